@@ -1,0 +1,162 @@
+"""Every precondition of the library, once, with a message that says what to do.
+
+Each function raises ``ValueError`` (or ``TypeError``) naming the argument, what was expected, what
+came, and the remedy; it returns nothing, or the value in its checked form.
+"""
+
+import difflib
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def choice(name: str, value: str, options: Iterable[str]) -> str:
+    """Checks that ``value`` is one of ``options``; the error offers the nearest."""
+    known = sorted(options)
+    if value in known:
+        return value
+    near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    # A long list would bury the message.
+    listed = known if len(known) <= 30 else [*near, "..."]
+    raise ValueError(f"{name}: unknown value {value!r}.{hint} Known: {', '.join(listed)}.")
+
+
+def sparsity(value: float, name: str = "sparsity") -> float:
+    """Checks that a sparsity lies in [0, 1)."""
+    number = float(value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(
+            f"{name}: expected a fraction in [0, 1), the share of the prunable weights that becomes zero, but got "
+            f"{value!r}. To remove 90 % of the weights pass 0.9."
+        )
+    return number
+
+
+def positive(name: str, value: float) -> None:
+    """Checks that a number is finite and above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: expected a finite number above 0, but got {value!r}.")
+
+
+def same_structure(name: str, tree: Any, reference_name: str, reference: Any) -> None:
+    """Checks that two trees have the same containers, and leaves of the same shapes."""
+    got, expected = jax.tree.structure(tree), jax.tree.structure(reference)
+    if got != expected:
+        raise ValueError(
+            f"{name}: expected the structure of {reference_name}, {_short(expected)}, but got {_short(got)}. Build it "
+            f"with jax.tree.map over {reference_name}, so that every leaf is present."
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(reference):
+        other = _at(tree, path)
+        if np.shape(other) != np.shape(leaf):
+            raise ValueError(
+                f"{name}: at {jax.tree_util.keystr(path)} expected the shape {np.shape(leaf)} of {reference_name}, "
+                f"but got {np.shape(other)}."
+            )
+
+
+def static_bools(name: str, tree: Any, reference: Any) -> None:
+    """Checks that a tree holds one Python bool for every leaf of the reference."""
+    if jax.tree.structure(tree) != jax.tree.structure(reference):
+        raise ValueError(
+            f"{name}: expected one Python bool for every leaf of the parameters, {_short(jax.tree.structure(reference))}, "
+            f"but got {_short(jax.tree.structure(tree))}. jp.tree.prunable(params) makes such a tree."
+        )
+    for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, (bool, np.bool_)):
+            raise TypeError(
+                f"{name}: expected Python bools (it is static: it decides what is compiled), but found a "
+                f"{type(leaf).__name__}. For a choice of single weights use a mask."
+            )
+
+
+def mask(name: str, tree: Any, params: Any) -> None:
+    """Checks that a tree is a mask of ``params``: same structure and shapes, boolean leaves."""
+    same_structure(name, tree, "params", params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.result_type(leaf) != jnp.bool_:
+            raise TypeError(
+                f"{name}: expected boolean leaves (True = kept), but {jax.tree_util.keystr(path)} is "
+                f"{jnp.result_type(leaf)}. Masks are never multiplied; compare to get booleans: values != 0."
+            )
+
+
+def finite(name: str, tree: Any, remedy: str) -> None:
+    """Checks that no leaf holds NaN or infinity.  Does nothing under a JAX transformation."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        bad = int(jnp.size(leaf) - jnp.sum(jnp.isfinite(leaf)))
+        if bad:
+            where = jax.tree_util.keystr(path) or "the array"
+            raise ValueError(
+                f"{name}: expected finite numbers, but {where} holds {bad} that are NaN or infinite. {remedy}"
+            )
+
+
+def labels(name: str, values: np.ndarray, classes: int) -> None:
+    """Checks that labels are integers in [0, classes) and that every class occurs."""
+    values = np.asarray(values)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"{name}: expected integer class labels, but got {values.dtype}.")
+    outside = values[(values < 0) | (values >= classes)]
+    if outside.size:
+        raise ValueError(
+            f"{name}: expected labels in [0, {classes}), but found {int(outside[0])}. Raise the number of classes, or relabel."
+        )
+    empty = np.setdiff1d(np.arange(classes), values)
+    if empty.size:
+        raise ValueError(
+            f"{name}: class {int(empty[0])} has no example ({empty.size} of {classes} classes are empty). Leave those "
+            "classes out of the task, or use more data."
+        )
+
+
+def batch(value: Mapping[str, Any], name: str = "batch") -> None:
+    """Checks a batch: an image and a label for every example, and weights that are not negative."""
+    for key in ("image", "label"):
+        if key not in value:
+            raise ValueError(
+                f"{name}: expected the keys 'image', 'label' and optionally 'weight', but got {sorted(value)}."
+            )
+    sizes = {key: np.shape(entry)[0] for key, entry in value.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"{name}: expected as many labels and weights as images, but the lengths are {sizes}.")
+
+
+def writable(name: str, folder: str | os.PathLike[str]) -> Path:
+    """Makes the folder where it is missing, and checks that a file can be written there."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{name}: cannot write in {str(path)!r} ({error.strerror or error}). Choose a folder that you may write to."
+        ) from error
+    return path
+
+
+def fields(name: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Checks that every key that was given is a known field."""
+    options = list(known)
+    for key in given:
+        choice(f"{name}: field", key, options)
+
+
+def _short(structure: Any) -> str:
+    text = str(structure)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _at(tree: Any, path: tuple[Any, ...]) -> Any:
+    return dict(jax.tree_util.tree_leaves_with_path(tree))[path]

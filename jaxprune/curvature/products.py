@@ -1,0 +1,105 @@
+"""Products of a curvature matrix with a vector, never forming the matrix."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import check, losses
+from jaxprune.network import Network
+from jaxprune.types import Batch, Loss, Params
+
+MATRICES = ("hessian", "ggn", "empirical_fisher")
+
+
+def hvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
+    """Computes H v, the Hessian of the weighted mean loss times a vector (Pearlmutter, 1994).
+
+    Args:
+      network: evaluated, and differentiated, in evaluation mode.
+      loss: per-example loss.
+      batch: images, labels and optional weights.
+      vector: v, structure and shapes of ``network.params``.
+
+    Returns:
+      H v, of the same structure.
+
+    Raises:
+      ValueError: the vector does not fit the parameters, or the batch its own parts.
+
+    For the loss ||w x||^2 of one output, H = 2 x x^T:
+
+    >>> from jaxprune import losses
+    >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
+    >>> batch = {"image": jnp.array([[1.0, 3.0]]), "label": jnp.zeros((1, 1))}
+    >>> hvp(net, losses.squared_error, batch, jnp.array([[1.0], [0.0]]))[:, 0]
+    Array([2., 6.], dtype=float32)
+    """
+    _check(network, batch, vector)
+    return _hvp(network, batch, vector, loss=loss)
+
+
+def ggnvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
+    """Computes G v with the generalised Gauss-Newton matrix G = sum_n weight_n J_n^T H_out J_n / sum_n weight_n.
+
+    J_n is the Jacobian of output n, H_out the Hessian of its loss with respect to it.  Arguments, result and errors are
+    those of ``hvp``.  Source: Schraudolph (2002).
+    """
+    _check(network, batch, vector)
+    return _ggnvp(network, batch, vector, loss=loss)
+
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def _hvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Params:
+    def value(params: Params) -> Any:
+        return losses.mean(loss, network.apply(params, network.state, batch["image"]), batch)
+
+    return jax.jvp(jax.grad(value), (network.params,), (vector,))[1]
+
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def _ggnvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Params:
+    def outputs(params: Params) -> Any:
+        return network.apply(params, network.state, batch["image"])
+
+    return linearised(outputs, loss, batch, network.params, "ggn")(vector)
+
+
+def linearised(outputs: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any, matrix: str) -> Callable[[Any], Any]:
+    """Returns v -> M v, with everything that does not depend on v computed once.
+
+    Args:
+      outputs: variables -> outputs [b, c].
+      loss: per-example loss.
+      batch: the labels and weights.
+      at: the variables to differentiate at.
+      matrix: "hessian", "ggn" or "empirical_fisher" (sum_n weight_n g_n g_n^T / sum_n weight_n, g_n the gradient of the
+        loss of example n).
+    """
+    if matrix == "hessian":
+        return jax.linearize(jax.grad(lambda variables: losses.mean(loss, outputs(variables), batch)), at)[1]
+
+    if matrix == "ggn":
+        values, forward, backward = _both_ways(outputs, at)
+        _, hessian_out = jax.linearize(jax.grad(lambda values: losses.mean(loss, values, batch)), values)
+        return lambda vector: backward(hessian_out(forward(vector)))
+
+    weight = losses.weights(batch)
+    share = weight / jnp.maximum(jnp.sum(weight), jnp.finfo(weight.dtype).tiny)
+    _, forward, backward = _both_ways(lambda variables: loss(outputs(variables), batch), at)
+    return lambda vector: backward(jnp.where(share > 0, share * forward(vector), 0.0))
+
+
+def _both_ways(function: Callable[[Any], Any], at: Any) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
+    values, forward = jax.linearize(function, at)
+    transpose = jax.linear_transpose(forward, at)
+    return values, forward, lambda cotangent: transpose(cotangent)[0]
+
+
+def _check(network: Network, batch: Batch, vector: Params) -> None:
+    check.batch(batch)
+    check.same_structure("vector", vector, "network.params", network.params)

@@ -1,0 +1,98 @@
+"""Batches by index: padded with weight 0, in an order that never depends on the number of hosts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprune import check
+from jaxprune.data.splits import shuffled
+
+
+class Batches(Sequence[dict[str, Any]]):
+    """All examples once, in order, in batches of one size; the last one is padded with examples of weight 0.
+
+    Args:
+      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``.
+      size: examples in a (global) batch.
+      host: (index, count): this host's part of every batch.  The global batches are the same for every count.
+
+    Raises:
+      ValueError: no example, lengths that differ, or a size that the number of hosts does not divide.
+
+    >>> batches = Batches({"image": np.zeros((5, 8, 8, 1)), "label": np.arange(5)}, 4)
+    >>> [batch["weight"].tolist() for batch in batches]
+    [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]
+    """
+
+    def __init__(self, data: Mapping[str, Any], size: int, host: tuple[int, int] = (0, 1)) -> None:
+        _check(data, size, host)
+        self._data, self._size, self._host = data, size, host
+        self._count = len(data["label"])
+
+    def __len__(self) -> int:
+        return -(-self._count // self._size)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index: expected a batch in [0, {len(self)}), but got {index}.")
+        start = index % len(self) * self._size
+        order = np.arange(start, min(start + self._size, self._count))
+        return _take(self._data, order, self._size, self._host)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+
+def training_batch(
+    data: Mapping[str, Any], size: int, seed: int, step: int, host: tuple[int, int] = (0, 1)
+) -> dict[str, Any]:
+    """Returns the batch of a training step: a pure function of (data, size, seed, step).
+
+    Every epoch is a new permutation that visits each example once; its last batch is padded with weight 0.  Resuming
+    at a step needs no state but the step.
+
+    Args:
+      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``.
+      size: examples in a (global) batch.
+      seed: another seed gives another order.
+      step: the number of the step, from 0.
+      host: (index, count): this host's part of the batch.
+
+    >>> data = {"image": np.zeros((4, 1, 1, 1)), "label": np.arange(4)}
+    >>> sorted(np.concatenate([training_batch(data, 2, 0, step)["label"] for step in (0, 1)]).tolist())
+    [0, 1, 2, 3]
+    """
+    _check(data, size, host)
+    count = len(data["label"])
+    epoch, turn = divmod(step, -(-count // size))
+    order = shuffled(count, f"epoch/{seed}/{epoch}")[turn * size : (turn + 1) * size]
+    return _take(data, order, size, host)
+
+
+def _take(data: Mapping[str, Any], order: np.ndarray, size: int, host: tuple[int, int]) -> dict[str, Any]:
+    each = size // host[1]
+    mine = order[host[0] * each : (host[0] + 1) * each]
+
+    def padded(values: Any) -> np.ndarray:
+        values = np.asarray(values)
+        result = np.zeros((each, *values.shape[1:]), values.dtype)
+        result[: len(mine)] = values[mine]
+        return result
+
+    weight = data.get("weight", np.ones(len(data["label"]), np.float32))
+    return {name: padded(values) for name, values in {**data, "weight": weight}.items()}
+
+
+def _check(data: Mapping[str, Any], size: int, host: tuple[int, int]) -> None:
+    check.batch(data, "data")
+    if len(data["label"]) == 0:
+        raise ValueError("data: expected at least one example, but the split or task is empty. Choose another.")
+    index, count = host
+    if size < 1 or count < 1 or size % count or not 0 <= index < count:
+        raise ValueError(
+            f"size, host: expected a batch size of 1 or more that the number of hosts divides, but got size={size} and "
+            f"host={host}."
+        )

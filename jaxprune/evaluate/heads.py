@@ -1,0 +1,144 @@
+"""Heads fitted on frozen features, in closed form or by another library.
+
+A maker of heads is configured, then applied: ``ridge(1.0)(features [n, d], labels [n], classes)`` returns a ``Network``
+whose images are features: ``head(features [b, d]) -> outputs [b, classes]``, larger = more likely.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from jaxprune import check
+from jaxprune.network import Network
+
+HeadMaker = Callable[[Any, Any, int], Network]
+
+
+def ridge(penalty: float = 1.0) -> HeadMaker:
+    """Fits a class-balanced ridge regression to one-hot labels.
+
+    Minimises ``sum_n b_n ||W^T [x_n, 1] - e_(y_n)||^2 + penalty ||W||^2`` with ``b_n = n / (classes * n_(y_n))``, so
+    every class weighs the same.  The bias is penalised too, as in the public code of Iurada, Ciccone and Tommasi
+    (CVPR 2024), whose penalty is 1; the normalisation of the balance is our choice.
+
+    Args:
+      penalty: above 0.
+
+    >>> features, labels = jnp.array([[1.0], [-1.0]]), jnp.array([0, 1])
+    >>> ridge(2.0)(features, labels, 2)(jnp.array([[1.0]])).round(3)
+    Array([[0.5, 0. ]], dtype=float32)
+    """
+    check.positive("penalty", penalty)
+
+    def fit(features: Any, labels: Any, classes: int) -> Network:
+        # In float64 on the host: the normal equations square the condition number, and the problem is small.
+        x, y = _checked(features, labels, classes)
+        balance = len(y) / (classes * np.bincount(y, minlength=classes)[y])
+        x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+        gram = (x * balance[:, None]).T @ x + penalty * np.eye(x.shape[1])
+        solution = np.linalg.solve(gram, (x * balance[:, None]).T @ np.eye(classes)[y])
+        return _affine(solution[:-1], solution[-1], features)
+
+    return fit
+
+
+def nearest_mean() -> HeadMaker:
+    """Classifies by the nearest class mean: outputs are ``-||x - mean_c||^2``.
+
+    >>> features, labels = jnp.array([[0.0], [2.0]]), jnp.array([0, 1])
+    >>> nearest_mean()(features, labels, 2)(jnp.array([[0.5]]))
+    Array([[-0.25, -2.25]], dtype=float32)
+    """
+
+    def fit(features: Any, labels: Any, classes: int) -> Network:
+        x, y = _checked(features, labels, classes)
+        means = np.stack([x[y == label].mean(axis=0) for label in range(classes)])
+        return Network(_negative_distances, jnp.asarray(means, jnp.asarray(features).dtype))
+
+    return fit
+
+
+def nearest_neighbours(k: int = 5) -> HeadMaker:
+    """Classifies by the k nearest examples (Euclidean): outputs are the shares of their votes.
+
+    Args:
+      k: how many neighbours; at most the number of examples.
+
+    >>> features, labels = jnp.array([[0.0], [2.0]]), jnp.array([0, 1])
+    >>> nearest_neighbours(1)(features, labels, 2)(jnp.array([[0.5]]))
+    Array([[1., 0.]], dtype=float32)
+    """
+    check.positive("k", k)
+
+    def fit(features: Any, labels: Any, classes: int) -> Network:
+        x, y = _checked(features, labels, classes)
+        if k > len(y):
+            raise ValueError(f"k: expected at most the {len(y)} examples that the head is fitted on, but got {k}.")
+        dtype = jnp.asarray(features).dtype
+        params = {"features": jnp.asarray(x, dtype), "votes": jnp.asarray(np.eye(classes)[y] / k, dtype)}
+        return Network(_Votes(k), params)
+
+    return fit
+
+
+def logistic(penalty: float = 1.0) -> HeadMaker:
+    """Fits a class-balanced logistic regression (scikit-learn's): outputs are logits.
+
+    Args:
+      penalty: ``||W||^2 / 2`` weighs this much against the sum of the losses; the bias is free.
+
+    >>> features, labels = jnp.array([[1.0], [-1.0]]), jnp.array([0, 1])
+    >>> logistic()(features, labels, 2)(jnp.array([[1.0]])).argmax()
+    Array(0, dtype=int32)
+    """
+    check.positive("penalty", penalty)
+
+    def fit(features: Any, labels: Any, classes: int) -> Network:
+        x, y = _checked(features, labels, classes)
+        model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=10_000, tol=1e-8).fit(x, y)
+        kernel, bias = model.coef_.T, model.intercept_
+        if classes == 2:  # scikit-learn then gives the logit of class 1 alone
+            kernel, bias = np.concatenate([0 * kernel, kernel], axis=1), np.array([0.0, bias[0]])
+        return _affine(kernel, bias, features)
+
+    return fit
+
+
+def _checked(features: Any, labels: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(features, np.float64), np.asarray(labels)
+    if x.ndim != 2 or len(x) != len(y):
+        raise ValueError(f"features: expected [n, d] for {len(y)} labels, but got {x.shape}. Average over space first.")
+    check.labels("labels", y, classes)
+    check.finite("features", x, "Look at the network that made them.")
+    return x, y
+
+
+def _affine(kernel: np.ndarray, bias: np.ndarray, like: Any) -> Network:
+    dtype = jnp.asarray(like).dtype
+    return Network(_affine_apply, {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)})
+
+
+def _affine_apply(params: Any, state: Any, features: Any) -> Any:
+    del state
+    return features @ params["kernel"] + params["bias"][None, :]
+
+
+def _negative_distances(params: Any, state: Any, features: Any) -> Any:
+    del state
+    return -jnp.sum((features[:, None, :] - params[None, :, :]) ** 2, axis=-1)
+
+
+@dataclass(frozen=True)
+class _Votes:
+    k: int
+
+    def __call__(self, params: Any, state: Any, features: Any) -> Any:
+        del state
+        nearness = _negative_distances(params["features"], {}, features)
+        _, nearest = jax.lax.top_k(nearness, self.k)
+        return jnp.sum(params["votes"][nearest], axis=1)

@@ -1,0 +1,124 @@
+"""Zero-shot transfer: a head fitted once on the dense network's features, frozen, and put on the pruned network."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import losses, sites
+from jaxprune.curvature import average
+from jaxprune.network import Network
+from jaxprune.types import Batch, Evaluator, Loss
+
+
+def features(network: Network, batches: Iterable[Batch], site: str = "features") -> np.ndarray:
+    """Reads the features of all examples whose weight is above 0.
+
+    Args:
+      network: one that tags ``site`` (our models tag the input of their head "features").
+      batches: the images.
+      site: the name of a tagged value [b, d].
+
+    Returns:
+      [n, d], examples in the order of the batches.
+
+    Raises:
+      ValueError: no such site, or its value is not [b, d].
+    """
+    rows = []
+    for batch in batches:
+        (values,) = sites.read_jit(network, batch["image"], sites=(site,))
+        if values.ndim != 2:
+            raise ValueError(f"site: expected a value [b, d], but {site!r} is {values.shape}. Choose another site.")
+        rows.append(np.asarray(values)[_counted(batch)])
+    return np.concatenate(rows)
+
+
+def with_head(network: Network, head: Network, site: str = "features") -> Network:
+    """Puts a frozen head on the features of a network: ``outputs = head(features(images))``.
+
+    The head lies in the state, so it is not trained, scored or pruned; training goes through it.  The network is
+    evaluated, and trained, in evaluation mode (BatchNorm frozen).
+
+    Returns:
+      A network with the same parameters; its state is ``{"network": ..., "head": ...}``.
+    """
+    state = {"network": network.state, "head": head.params}
+    return Network(_WithHead(network.apply, head.apply, site), network.params, state)
+
+
+def accuracy(batches: Iterable[Batch]) -> Evaluator:
+    """Measures the share of examples whose largest output is the label.
+
+    Args:
+      batches: read each time the evaluator is called; examples of weight 0 do not count.
+
+    Returns:
+      An evaluator of {"accuracy", "standard_error", "n"}; the standard error is ``sqrt(a (1 - a) / n)``.
+
+    >>> net = Network(lambda p, s, x: x, {})
+    >>> accuracy([{"image": jnp.eye(2), "label": jnp.array([0, 0])}])(net)["accuracy"]
+    0.5
+    """
+
+    def evaluate(network: Network) -> dict[str, float]:
+        return summary(correct(network, batches))
+
+    return evaluate
+
+
+def correct(network: Network, batches: Iterable[Batch]) -> np.ndarray:
+    """Says for every example of weight above 0 whether the largest output (the first of ties) is the label: bool [n]."""
+    rows = []
+    for batch in batches:
+        outputs = _outputs(network, batch["image"])
+        rows.append((np.argmax(outputs, axis=-1) == np.asarray(batch["label"]))[_counted(batch)])
+    return np.concatenate(rows)
+
+
+def summary(hits: np.ndarray) -> dict[str, float]:
+    """Summarises a bool [n] as {"accuracy", "standard_error", "n"}.
+
+    >>> summary(np.array([True, True, False, True]))["accuracy"]
+    0.75
+    """
+    share = float(np.mean(hits))
+    return {"accuracy": share, "standard_error": float(np.sqrt(share * (1 - share) / len(hits))), "n": float(len(hits))}
+
+
+def mean_loss(loss: Loss, batches: Iterable[Batch]) -> Evaluator:
+    """Measures the weighted mean loss over all batches: an evaluator of {"loss"}."""
+
+    def evaluate(network: Network) -> dict[str, float]:
+        return {"loss": float(average(lambda batch: _loss(network, batch, loss=loss), batches))}
+
+    return evaluate
+
+
+@dataclass(frozen=True)
+class _WithHead:
+    body: Any
+    head: Any
+    site: str
+
+    def __call__(self, params: Any, state: Any, images: Any) -> Any:
+        (values,) = sites.read(Network(self.body, params, state["network"]), images, [self.site])
+        return self.head(state["head"], {}, values)
+
+
+@jax.jit
+def _outputs(network: Network, images: Any) -> Any:
+    return network(images)
+
+
+@partial(jax.jit, static_argnames="loss")
+def _loss(network: Network, batch: Batch, *, loss: Loss) -> Any:
+    return losses.mean(loss, network(batch["image"]), batch)
+
+
+def _counted(batch: Batch) -> np.ndarray:
+    return np.asarray(losses.weights(batch)) > 0

@@ -1,0 +1,39 @@
+"""Files that appear under their final name only when they are complete."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file at once: to a temporary name in the same folder, flushed to disk, then renamed.
+
+    A process killed at any moment leaves the old file, or the new one, or a stray ``.tmp-*`` beside it.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as JSON, keys sorted; NaN and infinity are refused, since JSON has none."""
+    write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to disk, so that a rename survives a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""Losses of each example, and their weighted mean."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune.types import Batch, Loss
+
+
+def cross_entropy(outputs: Any, batch: Batch) -> Any:
+    """Softmax cross-entropy, ``-log softmax(f)_y`` for each example.
+
+    Args:
+      outputs: logits [b, c].
+      batch: with ``"label"``: integers [b], or target probabilities [b, c].
+
+    Returns:
+      The loss of each example [b], in nats.
+
+    >>> cross_entropy(jnp.zeros((1, 4)), {"label": jnp.array([2])})
+    Array([1.3862944], dtype=float32)
+    """
+    return -jnp.sum(_targets(outputs, batch) * jax.nn.log_softmax(outputs), axis=-1)
+
+
+def squared_error(outputs: Any, batch: Batch) -> Any:
+    """Squared distance to the one-hot label, ``sum_c (f_c - [y = c])^2`` for each example.
+
+    Args:
+      outputs: [b, c].
+      batch: with ``"label"``: integers [b], or targets [b, c].
+
+    Returns:
+      The loss of each example [b].
+
+    >>> squared_error(jnp.array([[1.0, 0.5]]), {"label": jnp.array([0])})
+    Array([0.25], dtype=float32)
+    """
+    return jnp.sum((outputs - _targets(outputs, batch)) ** 2, axis=-1)
+
+
+def weights(batch: Batch) -> Any:
+    """Returns the weight of every example [b]: ``batch["weight"]``, or ones."""
+    if "weight" in batch:
+        return jnp.asarray(batch["weight"])
+    return jnp.ones(jnp.shape(batch["label"])[:1])
+
+
+def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
+    """Computes the weighted mean loss, ``sum_n weight_n loss_n / sum_n weight_n``.
+
+    An example of weight 0 does not count, even where its loss is NaN.  A batch in which nothing counts has mean 0.
+
+    >>> batch = {"label": jnp.array([0, 1]), "weight": jnp.array([1.0, 0.0])}
+    >>> mean(cross_entropy, jnp.zeros((2, 2)), batch)
+    Array(0.6931472, dtype=float32)
+    """
+    weight = weights(batch)
+    # Padding is cut off before the loss, not after: where() on the loss alone would let NaN back in as a gradient.
+    outputs = jnp.where(weight[:, None] > 0, outputs, 0.0)
+    values = loss(outputs, batch)
+    if values.shape != weight.shape:
+        raise ValueError(
+            f"loss: expected one number for each example, shape {weight.shape}, but got {values.shape}. A loss must not "
+            "average over the batch itself; jaxprune weighs the examples."
+        )
+    total = jnp.sum(weight)
+    return jnp.sum(jnp.where(weight > 0, weight * values, 0.0)) / jnp.where(total > 0, total, 1.0)
+
+
+def _targets(outputs: Any, batch: Batch) -> Any:
+    label = jnp.asarray(batch["label"])
+    if label.ndim == 1:
+        return jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype)
+    return label

@@ -1,0 +1,256 @@
+"""From scores to masks: exact selection, and applying a mask.
+
+A mask prunes the weights with the smallest scores.  Which these are is found by counting, not by sorting: a bisection
+over the bits of a score finds the largest pruned one, and a second one over positions settles its ties.  Each step
+is a comparison and a sum, so leaves may be sharded in any way, nothing is gathered, and any number of devices finds the
+same mask, bit for bit.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxprune import check, tree
+from jaxprune.types import Select
+
+
+def unstructured(sparsity: float, allocation: str = "global") -> Select:
+    """Prunes single weights: exactly ``round(sparsity * n)`` of the n prunable ones, those with the smallest scores.
+
+    Ties are pruned in the order of their position (leaves in tree order, row-major inside).  -0.0 equals 0.0; NaN ranks
+    lowest under ``jit`` and is an error outside of it.
+
+    Args:
+      sparsity: the share of the prunable weights that becomes zero, in [0, 1).
+      allocation: how it is shared out among the leaves.
+        "global": one threshold for all.
+        "uniform": the same share of every leaf.
+        "erk": Erdős-Rényi-kernel, density of a leaf proportional to sum(shape) / prod(shape), at most 1.
+
+    Returns:
+      A ``Select``: ``(scores, prunable) -> mask``.
+
+    Raises:
+      ValueError: unknown allocation, sparsity outside [0, 1), scores that are not finite, or more than 2^32 weights.
+
+    Source: the Erdős-Rényi-kernel allocation is from Evci et al. (2020), arXiv 1911.11134.
+
+    >>> scores = {"w": jnp.array([3.0, -1.0, 2.0, 0.5])}
+    >>> unstructured(0.5)(scores, {"w": True})
+    {'w': Array([ True, False,  True, False], dtype=bool)}
+    """
+    check.sparsity(sparsity)
+    allocate = {"global": None, "uniform": _uniform, "erk": _erdos_renyi}
+    check.choice("allocation", allocation, allocate)
+    share = allocate[allocation]
+
+    def select(scores: Any, prunable: Any) -> Any:
+        leaves, flags, structure = _prepare(scores, prunable)
+        chosen = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+        total = sum(leaf.size for leaf in chosen)
+        if share is None:
+            kept = _keep_largest(chosen, round(sparsity * total))
+        else:
+            counts = share([leaf.shape for leaf in chosen], round(sparsity * total))
+            kept = [_keep_largest([leaf], count)[0] for leaf, count in zip(chosen, counts, strict=True)]
+        masks = iter(kept)
+        return structure.unflatten([next(masks) if flag else _all_true(leaf) for leaf, flag in zip(leaves, flags)])  # noqa: B905
+
+    return select
+
+
+def n_of_m(n: int, m: int, axis: int = -2) -> Select:
+    """Keeps the n largest scores of every m consecutive weights along the input axis (2 of 4 is what hardware runs).
+
+    Args:
+      n: how many of each group are kept.
+      m: the size of a group.
+      axis: the input (contraction) axis of a kernel; -2 is the input channel of HWIO and of [in, out].
+
+    Returns:
+      A ``Select``: ``(scores, prunable) -> mask``.  Ties are pruned in the order of their position.
+
+    Raises:
+      ValueError: not 0 < n <= m, or a prunable leaf whose input axis m does not divide.
+
+    >>> scores = {"w": jnp.array([[1.0], [4.0], [3.0], [2.0]])}
+    >>> n_of_m(2, 4)(scores, {"w": True})["w"][:, 0]
+    Array([False,  True,  True, False], dtype=bool)
+    """
+    if not 0 < n <= m:
+        raise ValueError(f"n, m: expected 0 < n <= m, but got n={n} and m={m}. 2 of 4 keeps half of the weights.")
+
+    def select(scores: Any, prunable: Any) -> Any:
+        _prepare(scores, prunable)
+
+        def one(name: str, leaf: Any, flag: bool) -> Any:
+            if not flag:
+                return _all_true(leaf)
+            if leaf.ndim < 2 or leaf.shape[axis] % m:
+                raise ValueError(
+                    f"prunable: {m} does not divide the input axis ({axis}) of {name}, whose shape is {leaf.shape}. "
+                    "Exclude this leaf, or choose another m."
+                )
+            groups = jnp.moveaxis(leaf, axis, -1)
+            groups = groups.reshape(*groups.shape[:-1], -1, m)
+            # Rank inside the group by comparing all pairs: m is small, and nothing is gathered.
+            mine, other = groups[..., :, None], groups[..., None, :]
+            later = np.arange(m)[:, None] < np.arange(m)[None, :]
+            beaten_by = (other > mine) | ((other == mine) & later.reshape((1,) * (groups.ndim - 1) + (m, m)))
+            kept = jnp.sum(beaten_by, axis=-1) < n
+            return jnp.moveaxis(kept.reshape(*kept.shape[:-2], -1), -1, axis)
+
+        return tree.map_named(one, scores, prunable)
+
+    return select
+
+
+def apply(mask: Any, params: Any) -> Any:
+    """Sets pruned weights to zero.
+
+    >>> apply({"w": jnp.array([True, False])}, {"w": jnp.array([1.0, jnp.nan])})
+    {'w': Array([1., 0.], dtype=float32)}
+    """
+    check.mask("mask", mask, params)
+    return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, 0), mask, params)
+
+
+def sparsity(mask: Any, prunable: Any) -> float:
+    """Computes the share of the prunable weights that a mask sets to zero.
+
+    >>> sparsity({"w": jnp.array([True, False]), "b": jnp.array([True])}, {"w": True, "b": False})
+    0.5
+    """
+    check.static_bools("prunable", prunable, mask)
+    chosen = [leaf for leaf, flag in zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True) if flag]
+    if not chosen:
+        raise ValueError("prunable: expected at least one True leaf, but every leaf is False.")
+    return sum(int(jnp.sum(~leaf)) for leaf in chosen) / tree.size(chosen)
+
+
+def ones(params: Any) -> Any:
+    """Makes the mask that keeps everything."""
+    return jax.tree.map(_all_true, params)
+
+
+def _all_true(leaf: Any) -> jax.Array:
+    return jnp.ones(leaf.shape, dtype=bool)
+
+
+def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
+    check.static_bools("prunable", prunable, scores)
+    check.finite("scores", scores, "Look at the loss and at the images; a score that is not finite ranks nothing.")
+    leaves, structure = jax.tree.flatten(scores)
+    flags = [bool(flag) for flag in jax.tree.leaves(prunable)]
+    if not any(flags):
+        raise ValueError(
+            "prunable: expected at least one True leaf, but every leaf is False: there is nothing to prune."
+        )
+    if sum(leaf.size for leaf in leaves) > 2**32:
+        raise ValueError(
+            f"scores: expected at most 2^32 weights, whose positions fit 32 bits, but got {tree.size(scores)}."
+        )
+    return leaves, flags, structure
+
+
+def _keep_largest(leaves: list[Any], pruned: int) -> list[Any]:
+    """Masks of ``leaves`` that prune exactly the ``pruned`` smallest, ties by position."""
+    if pruned == 0:
+        return [_all_true(leaf) for leaf in leaves]
+    return _bisect(leaves, pruned)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _bisect(leaves: list[Any], pruned: int) -> list[Any]:
+    dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
+    total = sum(leaf.size for leaf in leaves)
+    offsets = np.cumsum([0] + [leaf.size for leaf in leaves[:-1]])
+
+    def count(predicate: Any) -> Any:
+        return sum(jnp.sum(predicate(index), dtype=jnp.uint32) for index in range(len(leaves)))
+
+    # Neither the keys nor the positions are stored: recomputing them is cheaper than reading them.
+    def key(index: int) -> Any:
+        return _ordered_bits(leaves[index].astype(dtype))
+
+    def position(index: int) -> Any:
+        return _positions(leaves[index].shape, int(offsets[index]))
+
+    wanted = jnp.uint32(pruned)
+    score_type = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
+    threshold = _smallest(score_type, jnp.iinfo(score_type).bits, lambda t: count(lambda i: key(i) <= t) >= wanted)
+    ties_pruned = wanted - count(lambda i: key(i) < threshold)
+    ties = count(lambda i: key(i) == threshold)
+    last = lax.cond(
+        ties == ties_pruned,
+        lambda: jnp.uint32(total - 1),
+        lambda: _smallest(
+            jnp.uint32,
+            (total - 1).bit_length(),
+            lambda p: count(lambda i: (key(i) == threshold) & (position(i) <= p)) >= ties_pruned,
+        ),
+    )
+    return [(key(i) > threshold) | ((key(i) == threshold) & (position(i) > last)) for i in range(len(leaves))]
+
+
+def _smallest(dtype: Any, bits: int, enough: Any) -> Any:
+    """The smallest unsigned integer below 2^bits for which the monotone predicate ``enough`` holds (it holds for the
+    largest): a plain bisection, since a pass over more thresholds at once measured slower.
+    """
+
+    def step(turn: Any, low: Any) -> Any:
+        half = dtype(1) << (bits - 1 - turn).astype(dtype)
+        return jnp.where(enough(low + (half - dtype(1))), low, low + half)
+
+    return lax.fori_loop(0, bits, step, dtype(0))
+
+
+def _ordered_bits(values: Any) -> Any:
+    """Maps floats to unsigned integers of the same order; -0.0 goes where 0.0 goes, NaN to the bottom."""
+    unsigned = jnp.uint64 if values.dtype == jnp.float64 else jnp.uint32
+    bits = lax.bitcast_convert_type(jnp.where(values == 0, jnp.zeros((), values.dtype), values), unsigned)
+    sign = unsigned(1) << unsigned(jnp.iinfo(unsigned).bits - 1)
+    ordered = jnp.where(bits >= sign, ~bits, bits | sign)
+    return jnp.where(jnp.isnan(values), unsigned(0), ordered)
+
+
+def _positions(shape: tuple[int, ...], offset: int) -> Any:
+    """Row-major positions from ``offset``, made on each device from its own indices (a reshape would gather)."""
+    total = jnp.full(shape, offset, dtype=jnp.uint32)
+    for axis, stride in enumerate(np.cumprod([1, *shape[:0:-1]], dtype=np.int64)[::-1]):
+        total += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+    return total
+
+
+def _uniform(shapes: list[tuple[int, ...]], pruned: int) -> list[int]:
+    """The same share of every leaf, rounded so that the total is exact."""
+    sizes = np.array([int(np.prod(shape, dtype=np.int64)) for shape in shapes])
+    return _round_to_total(sizes * (pruned / sizes.sum()), pruned, sizes)
+
+
+def _erdos_renyi(shapes: list[tuple[int, ...]], pruned: int) -> list[int]:
+    """Density proportional to sum(shape) / prod(shape); leaves that would exceed density 1 stay dense."""
+    sizes = np.array([int(np.prod(shape, dtype=np.int64)) for shape in shapes])
+    raw = np.array([float(sum(shape)) for shape in shapes])  # raw density times size
+    kept, dense = sizes.sum() - pruned, np.zeros(len(sizes), dtype=bool)
+    while True:
+        scale = (kept - sizes[dense].sum()) / raw[~dense].sum()
+        over = ~dense & (scale * raw > sizes)
+        if not over.any():
+            break
+        dense |= over
+    return _round_to_total(sizes - np.where(dense, sizes, scale * raw), pruned, sizes)
+
+
+def _round_to_total(exact: np.ndarray, total: int, sizes: np.ndarray) -> list[int]:
+    """Rounds down, then gives what is missing to the largest remainders (the earlier leaf first)."""
+    counts = np.minimum(np.floor(exact + 1e-9).astype(np.int64), sizes)
+    order = np.argsort(-(exact - counts), kind="stable")
+    missing = total - counts.sum()
+    for index in order[:missing]:
+        counts[index] += 1
+    return counts.tolist()

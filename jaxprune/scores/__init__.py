@@ -1,0 +1,11 @@
+"""Makers of scores: each returns ``(network, batches) -> scores``, one number a weight, larger = keep.
+
+``batches`` is a list (or anything that can be read twice) of batches of any size; a score is that of all their examples
+taken together, weighted.
+"""
+
+from jaxprune.scores.first_order import fisher, grasp, snip
+from jaxprune.scores.second_order import block_hessian, diagonal_hessian
+from jaxprune.scores.without_data import magnitude, random, synflow
+
+__all__ = ["block_hessian", "diagonal_hessian", "fisher", "grasp", "magnitude", "random", "snip", "synflow"]

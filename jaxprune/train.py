@@ -1,0 +1,189 @@
+"""One training step, and the loop around it: masks, checkpoints, resume."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from rich.progress import Progress
+
+from jaxprune import check, checkpoint, files, losses
+from jaxprune.data.batches import training_batch
+from jaxprune.network import Network
+from jaxprune.types import Batch, Loss
+
+
+@partial(jax.jit, static_argnames=("loss", "update"), donate_argnames=("network", "optimizer"))
+def step(
+    network: Network, optimizer: Any, batch: Batch, key: jax.Array, *, loss: Loss, update: Callable[..., Any]
+) -> tuple[Network, Any, dict[str, Any]]:
+    """Takes one step of an optax transformation on the weighted mean loss of a batch.
+
+    If the loss or a gradient is not finite, nothing changes and ``"finite"`` is False.
+
+    Args:
+      network: trained by ``train_apply`` where it has one, else as it stands.  Its buffers are given up (donated).
+      optimizer: the state of the transformation; donated.
+      batch: images, labels, weights.
+      key: for dropout.
+      loss: per-example loss.
+      update: ``tx.update``; equal functions share one compiled step.
+
+    Returns:
+      (network, optimizer, {"loss": mean loss before the step, "gradient_norm", "finite"}).
+    """
+
+    def value(params: Any) -> tuple[Any, Any]:
+        if network.train_apply is None:
+            outputs, state = network.apply(params, network.state, batch["image"]), network.state
+        else:
+            outputs, state = network.train_apply(params, network.state, batch["image"], {"dropout": key})
+        return losses.mean(loss, outputs, batch), state
+
+    (current, state), gradient = jax.value_and_grad(value, has_aux=True)(network.params)
+    norm = optax.tree.norm(gradient)
+    updates, new_optimizer = update(gradient, optimizer, network.params)
+    finite = jnp.isfinite(current) & jnp.isfinite(norm)
+    before = (network.params, network.state, optimizer)
+    after = (optax.apply_updates(network.params, updates), state, new_optimizer)
+    params, state, optimizer = jax.tree.map(lambda old, new: jnp.where(finite, new, old), before, after)
+    metrics = {"loss": current, "gradient_norm": norm, "finite": finite}
+    return network.replace(params=params, state=state), optimizer, metrics
+
+
+def fit(
+    network: Network,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    data: Mapping[str, Any],
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    folder: str | os.PathLike[str] | None = None,
+    save_every: int = 1000,
+    log_every: int = 50,
+    progress: str | None = None,
+) -> Network:
+    """Trains a network; killed and called again with the same folder, it goes on where it was.
+
+    Batches and keys are functions of (seed, step), so a resumed run takes the same steps as one that was never
+    interrupted and ends with the same bytes (on the same machine and devices).  One process; the batch may be sharded.
+
+    Args:
+      network: where to start.
+      loss: per-example loss.
+      tx: any optax transformation; ``jp.optim.with_mask(tx, mask)`` keeps pruned weights at zero.
+      data: ``{"image": [n, ...], "label": [n]}``.
+      steps: how many steps in all, those before a resume included.
+      batch_size: examples in a batch.
+      seed: decides the order of the data and the dropout keys.
+      folder: where checkpoints and ``metrics.jsonl`` go.  None: nothing is written.
+      save_every: steps between checkpoints; the last step is always saved.
+      log_every: steps between lines of ``metrics.jsonl`` ({"step", "loss", "gradient_norm"}).
+      progress: what to call the run in a progress bar.  None: no bar.
+
+    Returns:
+      The trained network.
+
+    Raises:
+      FloatingPointError: the loss or a gradient is not finite; that step was not taken, nothing was saved after it, and
+        the newest checkpoint is finite.
+      SystemExit: SIGTERM came; the state was saved.
+      ValueError: the folder cannot be written, or holds a checkpoint of another network.
+    """
+    root = None if folder is None else check.writable("folder", folder)
+    check.positive("steps", steps)
+    # Private copies: the step donates its buffers, and the caller's network and mask must stay alive.
+    state = jax.tree.map(jnp.array, (network, tx.init(network.params)))
+    start = 0
+    if root is not None and (found := checkpoint.restore(root, state)) is not None:
+        start, state = found
+    key = jax.random.key(seed)
+    with _log(root, start) as log, _sigterm() as stop, _bar(progress, start, steps) as advance:
+        last: dict[str, Any] | None = None
+        for number in range(start, steps):
+            batch = training_batch(data, batch_size, seed, number)
+            previous = last
+            *state, last = step(*state, batch, jax.random.fold_in(key, number), loss=loss, update=tx.update)
+            done = number + 1
+            saving = root is not None and (done % save_every == 0 or done == steps or stop.is_set())
+            # Ordinarily the flag of the step before is read: waiting for this one would leave the device idle.
+            _demand_finite(previous, number)
+            if saving or done == steps:
+                _demand_finite(last, done)
+            if done % log_every == 0 or done == steps:
+                log(done, last)
+            advance(done)
+            if root is not None and saving:
+                checkpoint.save(root, done, tuple(state))
+            if stop.is_set():
+                raise SystemExit(143)
+    return state[0]
+
+
+def _demand_finite(metrics: dict[str, Any] | None, number: int) -> None:
+    if metrics is not None and not bool(metrics["finite"]):
+        raise FloatingPointError(
+            f"loss: step {number} gave loss {float(metrics['loss'])} and gradient norm {float(metrics['gradient_norm'])}; "
+            "it was not taken, and the newest checkpoint is from before it. Lower the learning rate, or look at the data."
+        )
+
+
+@contextmanager
+def _log(root: Path | None, start: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    """Appends JSON lines to ``metrics.jsonl``; lines of steps that are taken again after a resume are dropped."""
+    if root is None:
+        yield lambda number, metrics: None
+        return
+    path = root / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    files.write(path, "".join(line + "\n" for line in lines if _step_of(line) <= start))
+    with path.open("a") as handle:
+
+        def log(number: int, metrics: dict[str, Any]) -> None:
+            row = {"step": number, "loss": float(metrics["loss"]), "gradient_norm": float(metrics["gradient_norm"])}
+            handle.write(json.dumps(row) + "\n")
+            handle.flush()
+
+        yield log
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # half a line, from a process that was killed while writing it
+
+
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """Turns SIGTERM into a flag for as long as the loop runs."""
+    stop = threading.Event()
+    # Python takes signals in its main thread only; elsewhere the signal keeps its old meaning.
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _bar(name: str | None, start: int, steps: int) -> Iterator[Callable[[int], None]]:
+    if name is None:
+        yield lambda done: None
+        return
+    with Progress(transient=True) as progress:
+        task = progress.add_task(name, total=steps, completed=start)
+        yield lambda done: progress.update(task, completed=done)

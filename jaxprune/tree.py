@@ -1,0 +1,129 @@
+"""Trees of arrays: the names of their leaves, which of them are prunable, and arithmetic."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+KERNELS = r"(^|/)(kernel|weight|[wW]\d*)$"
+
+
+def name(path: tuple[Any, ...]) -> str:
+    """Writes a key path as text: ``(DictKey("Conv_0"), DictKey("kernel"))`` is ``"Conv_0/kernel"``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def names(tree: Any) -> list[str]:
+    """Lists the names of the leaves, in the order of ``jax.tree.leaves``.
+
+    >>> names({"Dense_0": {"kernel": 1.0, "bias": 2.0}, "scale": 3.0})
+    ['Dense_0/bias', 'Dense_0/kernel', 'scale']
+    """
+    return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """Maps ``function(name, leaf, *leaves)`` over trees of one structure.
+
+    >>> map_named(lambda name, leaf: name if leaf > 1 else "", {"a": 1.0, "b": 2.0})
+    {'a': '', 'b': 'b'}
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(name(path), *leaves), tree, *rest)
+
+
+def prunable(params: Any, include: str = KERNELS, exclude: str | None = None) -> Any:
+    """Says which leaves may be pruned: by default the kernels of convolutions and dense layers.
+
+    A leaf is prunable if it has two or more axes, ``include`` matches its name and ``exclude`` does
+    not (regular expressions, found anywhere in a name such as ``"Block_0/Conv_1/kernel"``).
+
+    Args:
+      params: the parameters of a network.
+      include: what to prune.  The default matches leaves called kernel, weight, w or w1.
+      exclude: what to leave alone all the same, for example ``"^head/"``.
+
+    Returns:
+      A static tree with one Python bool for every leaf.
+
+    Raises:
+      ValueError: no leaf is prunable under these patterns; the message lists the names there are.
+
+    >>> params = {"Conv_0": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}, "head": {"kernel": jnp.ones((8, 2))}}
+    >>> prunable(params, exclude="^head/")
+    {'Conv_0': {'bias': False, 'kernel': True}, 'head': {'kernel': False}}
+    """
+
+    def wanted(leaf_name: str, leaf: Any) -> bool:
+        if np.ndim(leaf) < 2 or not re.search(include, leaf_name):
+            return False
+        return exclude is None or not re.search(exclude, leaf_name)
+
+    chosen = map_named(wanted, params)
+    if not any(jax.tree.leaves(chosen)):
+        raise ValueError(
+            f"include/exclude: expected patterns that leave something to prune, but include={include!r} with "
+            f"exclude={exclude!r} matches no leaf of two or more axes. The leaves are: {', '.join(names(params))}."
+        )
+    return chosen
+
+
+def leaf(tree: Any, path: str) -> Any:
+    """Returns the leaf of that name.
+
+    Raises:
+      ValueError: there is no such leaf; the message lists the names there are.
+
+    >>> leaf({"Dense_0": {"kernel": 1.0}}, "Dense_0/kernel")
+    1.0
+    """
+    found = dict(zip(names(tree), jax.tree.leaves(tree), strict=True))
+    if path not in found:
+        raise ValueError(f"path: no leaf is called {path!r}. The leaves are: {', '.join(found)}.")
+    return found[path]
+
+
+def replace(tree: Any, path: str, value: Any) -> Any:
+    """Returns the tree with the leaf of that name replaced.
+
+    >>> replace({"a": 1.0, "b": 2.0}, "b", 5.0)
+    {'a': 1.0, 'b': 5.0}
+    """
+    leaf(tree, path)
+    return map_named(lambda leaf_name, old: value if leaf_name == path else old, tree)
+
+
+def size(tree: Any) -> int:
+    """Counts the numbers in all leaves (arrays, or anything that has a shape).
+
+    >>> size({"a": jnp.ones((2, 3)), "b": jnp.ones(4)})
+    10
+    """
+    return sum(int(np.prod(np.shape(leaf), dtype=np.int64)) for leaf in jax.tree.leaves(tree))
+
+
+def add(left: Any, right: Any) -> Any:
+    """Adds two trees, leaf by leaf."""
+    return jax.tree.map(jnp.add, left, right)
+
+
+def scale(factor: Any, tree: Any) -> Any:
+    """Multiplies every leaf by a number."""
+    return jax.tree.map(lambda leaf: factor * leaf, tree)
+
+
+def dot(left: Any, right: Any) -> jax.Array:
+    """Computes the inner product of two trees, the sum over all leaves.
+
+    >>> float(dot({"a": jnp.ones(3)}, {"a": jnp.full(3, 2.0)}))
+    6.0
+    """
+    products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), left, right))
+    return sum(products[1:], start=products[0])
+
+
+def zeros_like(tree: Any) -> Any:
+    """Makes a tree of zeros of the same shapes."""
+    return jax.tree.map(jnp.zeros_like, tree)
