@@ -1,7 +1,6 @@
 """Pruning in rounds: score, select, score again."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -45,7 +45,7 @@ def changed(config: Any) -> dict[str, Any]:
 
 def key(study: str, config: Any) -> str:
     """Names a run: the first 16 hexadecimal digits of the SHA-256 of the study and the changed fields."""
-    return _sha256({"study": study, "config": changed(config)})[:16]
+    return digest({"study": study, "config": changed(config)})[:16]
 
 
 class Store:
@@ -78,7 +78,7 @@ class Store:
           ValueError: a metric is NaN or infinite: JSON has no such number, and a table should not either.
         """
         body = {"config": dataclasses.asdict(config), "metrics": dict(metrics)}
-        record = {**body, "digest": _sha256(body), "provenance": dict(provenance)}
+        record = {**body, "digest": digest(body), "provenance": dict(provenance)}
         files.write_json(self.path(config), record)
 
     def read(self, config: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Store:
         try:
             record = json.loads(path.read_text())
             body = {"config": record["config"], "metrics": record["metrics"]}
-            whole = record["digest"] == _sha256(body)
+            whole = record["digest"] == digest(body)
         except (ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -145,5 +145,6 @@ def _commit() -> str:
         return "unknown"
 
 
-def _sha256(value: Any) -> str:
+def digest(value: Any) -> str:
+    """Hashes a JSON value to the hexadecimal digits of its SHA-256."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()

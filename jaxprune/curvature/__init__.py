@@ -5,7 +5,7 @@ Every number is the named matrix of the weighted mean loss of the network in eva
 """
 
 from jaxprune.curvature.blocks import block, block_product, diagonal
-from jaxprune.curvature.products import ggnvp, hvp
+from jaxprune.curvature.products import ggnvp, gradient, hvp
 from jaxprune.curvature.stream import average
 
-__all__ = ["average", "block", "block_product", "diagonal", "ggnvp", "hvp"]
+__all__ = ["average", "block", "block_product", "diagonal", "ggnvp", "gradient", "hvp"]

@@ -14,6 +14,19 @@ from jaxprune.types import Batch, Loss, Params
 MATRICES = ("hessian", "ggn", "empirical_fisher")
 
 
+def gradient(network: Network, loss: Loss, batch: Batch) -> Params:
+    """Computes the gradient of the weighted mean loss, in evaluation mode.
+
+    >>> from jaxprune import losses
+    >>> net = Network(lambda p, s, x: x @ p, jnp.ones((2, 1)))
+    >>> batch = {"image": jnp.array([[1.0, 3.0]]), "label": jnp.zeros((1, 1))}
+    >>> gradient(net, losses.squared_error, batch)[:, 0]
+    Array([ 8., 24.], dtype=float32)
+    """
+    check.batch(batch)
+    return _gradient(network, batch, loss=loss)
+
+
 def hvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
     """Computes H v, the Hessian of the weighted mean loss times a vector (Pearlmutter, 1994).
 
@@ -53,11 +66,18 @@ def ggnvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
 
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
-def _hvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Params:
-    def value(params: Params) -> Any:
-        return losses.mean(loss, network.apply(params, network.state, batch["image"]), batch)
+def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
+    return jax.grad(_mean_loss(network, loss, batch))(network.params)
 
-    return jax.jvp(jax.grad(value), (network.params,), (vector,))[1]
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def _hvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Params:
+    return jax.jvp(jax.grad(_mean_loss(network, loss, batch)), (network.params,), (vector,))[1]
+
+
+def _mean_loss(network: Network, loss: Loss, batch: Batch) -> Callable[[Params], Any]:
+    return lambda params: losses.mean(loss, network.apply(params, network.state, batch["image"]), batch)
 
 
 @partial(jax.jit, static_argnames="loss")

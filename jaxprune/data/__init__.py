@@ -2,7 +2,8 @@
 
 from jaxprune.data.batches import Batches, training_batch
 from jaxprune.data.digits import digits
-from jaxprune.data.shapes import SHAPES, TEXTURES, Scenes, scenes, shapes
+from jaxprune.data.shape_classes import shape_tasks, shapes
+from jaxprune.data.shapes import COLOURS, SHAPES, TEXTURES, Scenes, scenes
 from jaxprune.data.shifts import SHIFTS, shift
 from jaxprune.data.source import Arrays, Source, select
 from jaxprune.data.splits import FRACTIONS, split
@@ -10,6 +11,7 @@ from jaxprune.data.tasks import Task, imagenet_tasks, members
 from jaxprune.data.tfds import tfds
 
 __all__ = [
+    "COLOURS",
     "FRACTIONS",
     "SHAPES",
     "SHIFTS",
@@ -24,6 +26,7 @@ __all__ = [
     "members",
     "scenes",
     "select",
+    "shape_tasks",
     "shapes",
     "shift",
     "split",

@@ -7,6 +7,7 @@ fixed stretch of each stream: scene i depends on the key and on i, and on no oth
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +146,8 @@ def turned(turns: np.ndarray) -> np.ndarray:
 def grain(key: int, first: int, count: int) -> np.ndarray:
     """Draws noise of mean 0 and deviation 1, nearly normal, [count, GRID, GRID].
 
-    It is grey, as the grain of a film is.  Each number is the sum of the four quarters of a word, which are independent and uniform.
+    It is grey, as the grain of a film is.  Each number is the sum of the four quarters of a word, which
+    are independent and uniform.
     """
     raw = bits(key, _GRAIN, first, count, GRID * GRID)
     low = np.uint64(0xFFFF)
@@ -160,7 +162,7 @@ def layout(
     count: int,
     objects: tuple[int, int],
     difficulty: float,
-    fixed: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None],
+    fixed: Sequence[np.ndarray | None],
 ) -> Layout:
     """Decides what is where in the scenes ``first`` to ``first + count``.
 

@@ -55,7 +55,7 @@ class Scenes:
     colour: Int32[np.ndarray, "n k"]
     size: Float32[np.ndarray, "n k"]
     position: Float32[np.ndarray, "n k 2"]
-    background: Int32[np.ndarray, "n"]
+    background: Int32[np.ndarray, " n"]
     mask: Bool[np.ndarray, "n k h w"]
     box: Int32[np.ndarray, "n k 4"]
 
@@ -81,11 +81,13 @@ def scenes(
     of 32 pixels, sharper.
 
     With one object in a scene, its shape, texture, colour, size, position and rotation, and the
-    background, are independent.  With several, the picture is divided into 2 x 2 or 3 x 3 cells,
-    objects shrink with the cells and get a cell each, and wander off as far as the difficulty says.
-    They may overlap, but where an object would show less than half of its pixels (judged at 32 x 32) all positions of that scene are drawn again, up to 16 times; after that every object stands
-    in the middle of its cell, where none hides another.  Only positions are drawn again, so the
-    other factors stay independent.
+    background, are independent.  With several, the picture is divided into 2 x 2 cells (3 x 3 from
+    five objects on); objects shrink with the cells, get one each, and wander off as far as the
+    difficulty says.
+    They may overlap, but where an object would show less than half of its pixels (judged at 32 x 32)
+    all positions of that scene are drawn again, up to 16 times; after that every object stands in
+    the middle of its cell, where none hides another.  Only positions are drawn again, so the other
+    factors stay independent.
 
     Fixing a factor leaves all other draws as they are: the same key with other textures gives the
     same scenes in other clothes.  (With several objects a fixed shape may change positions.)
@@ -122,7 +124,8 @@ def scenes(
     low, high = _objects(objects)
     if not 0.0 <= difficulty <= 1.0:
         raise ValueError(
-            f"difficulty: expected a number in [0, 1], from easy to hard, but got {difficulty!r}. Pass 0.5 for the middle."
+            f"difficulty: expected a number in [0, 1], from easy to hard, but got {difficulty!r}. Pass 0.5 for the "
+            "middle."
         )
     fixed = [
         _factor(name, value, count, high, options)
@@ -135,7 +138,7 @@ def scenes(
     step, parts = max(1, _CHUNK // (image * image)), []
     for first in range(0, count, step):
         rows = slice(first, min(first + step, count))
-        given = tuple(None if value is None else value[rows] for value in fixed)
+        given = [None if value is None else value[rows] for value in fixed]
         plan = layout(words, first, rows.stop - first, (low, high), difficulty, given)
         parts.append(_paint(words, first, plan, image, ranges(difficulty).noise))
     return Scenes(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
@@ -146,8 +149,15 @@ def _paint(key: int, first: int, plan: Layout, image: int, noise: float) -> dict
     covered = coverage(plan.shape, plan.size, plan.position, plan.direction, image)
     canvas = np.zeros(())
     for layer in range(plan.texture.shape[1]):
-        weave = (plan.period, plan.origin, plan.weave, plan.phase, plan.table)
-        mix = pattern(plan.texture[:, layer], *(value[:, layer] for value in weave), image)[..., None]
+        mix = pattern(
+            plan.texture[:, layer],
+            plan.period[:, layer],
+            plan.origin[:, layer],
+            plan.weave[:, layer],
+            plan.phase[:, layer],
+            plan.table[:, layer],
+            image,
+        )[..., None]
         main, second = plan.tones[:, layer, :, None, None].swapaxes(0, 1)
         paint = main + mix * (second - main)
         canvas = paint if layer == 0 else canvas + covered[:, layer - 1, :, :, None] * (paint - canvas)
@@ -182,14 +192,15 @@ def _enlarge(noise: np.ndarray, image: int) -> np.ndarray:
 
 def _boxes(mask: np.ndarray) -> np.ndarray:
     """Finds the tight half-open box (y0, x0, y1, x1) of each mask, zeros where it is empty, [n, k, 4]."""
-    sides = []
-    for lines in (mask.any(axis=3), mask.any(axis=2)):
-        some = lines.any(axis=2)
-        start = np.where(some, lines.argmax(axis=2), 0)
-        stop = np.where(some, lines.shape[2] - lines[..., ::-1].argmax(axis=2), 0)
-        sides.append((start, stop))
-    (y0, y1), (x0, x1) = sides
+    (y0, y1), (x0, x1) = _extent(np.any(mask, axis=3)), _extent(np.any(mask, axis=2))
     return np.stack([y0, x0, y1, x1], axis=-1).astype(np.int32)
+
+
+def _extent(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the first True along the last axis, and the place after the last; zeros where there is none."""
+    some = np.any(lines, axis=-1)
+    start, rest = np.argmax(lines, axis=-1), np.argmax(lines[..., ::-1], axis=-1)
+    return np.where(some, start, 0), np.where(some, lines.shape[-1] - rest, 0)
 
 
 def _key(key: Any) -> int:
@@ -237,7 +248,7 @@ def _factor(name: str, value: Any, count: int, slots: int, options: tuple[str, .
         )
     if indices.shape not in ((count,), (count, slots)):
         raise ValueError(
-            f"{name}: expected the shape ({count},) or ({count}, {slots}), one index for each scene or for each object, "
+            f"{name}: expected the shape ({count},) or ({count}, {slots}), one index for each scene or each object, "
             f"but got {indices.shape}. For the same in all scenes pass np.full({count}, index)."
         )
     outside = indices[(indices < 0) | (indices >= len(options))]

@@ -80,7 +80,9 @@ def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None 
     wanted = tuple(range(len(source.classes))) if classes is None else classes
     for number in wanted:
         if not 0 <= number < len(source.classes):
-            raise ValueError(f"classes: expected numbers in [0, {len(source.classes)}) for {source.name}, but got {number}.")
+            raise ValueError(
+                f"classes: expected numbers in [0, {len(source.classes)}) for {source.name}, but got {number}."
+            )
     position = np.full(len(source.classes), -1, dtype=np.int32)
     position[list(wanted)] = np.arange(len(wanted))
     labels = position[source.labels[indices]]

@@ -33,7 +33,9 @@ def split(
     shares = dict(FRACTIONS if fractions is None else fractions)
     total = sum(shares.values())
     if min(shares.values(), default=0) <= 0 or total > 1 + 1e-9:
-        raise ValueError(f"fractions: expected positive shares that sum to at most 1, but got {shares} (sum {total:g}).")
+        raise ValueError(
+            f"fractions: expected positive shares that sum to at most 1, but got {shares} (sum {total:g})."
+        )
     labels = np.asarray(labels)
     order = shuffled(len(labels), f"split/{name}/{seed}")
     edges = np.concatenate([[0.0], np.cumsum(list(shares.values()))])

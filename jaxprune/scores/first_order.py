@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import check, losses
-from jaxprune.curvature import average, hvp
+from jaxprune import check, curvature, losses
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params, Score, Scores
 
@@ -30,7 +29,7 @@ def snip(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        gradient = average(lambda batch: _gradient(network, batch, loss=loss), batches)
+        gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         return jax.tree.map(lambda w, g: jnp.abs(w * g), network.params, gradient)
 
     return score
@@ -51,8 +50,8 @@ def grasp(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Sequence[Batch]) -> Scores:
-        gradient = average(lambda batch: _gradient(network, batch, loss=loss), batches)
-        product = average(lambda batch: hvp(network, loss, batch, gradient), batches)
+        gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
+        product = curvature.average(lambda batch: curvature.hvp(network, loss, batch, gradient), batches)
         return jax.tree.map(jnp.multiply, network.params, product)
 
     return score
@@ -73,17 +72,10 @@ def fisher(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        diagonal = average(lambda batch: _mean_square(network, batch, loss), batches)
+        diagonal = curvature.average(lambda batch: _mean_square(network, batch, loss), batches)
         return jax.tree.map(lambda w, f: w**2 * f / 2, network.params, diagonal)
 
     return score
-
-
-@partial(jax.jit, static_argnames="loss")
-def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
-    return jax.grad(lambda params: losses.mean(loss, network.apply(params, network.state, batch["image"]), batch))(
-        network.params
-    )
 
 
 def _mean_square(network: Network, batch: Batch, loss: Loss) -> Params:
@@ -97,7 +89,7 @@ def _mean_square(network: Network, batch: Batch, loss: Loss) -> Params:
     parts = [part for part in parts if float(jnp.sum(part["weight"])) > 0]
     if not parts:
         return jax.tree.map(jnp.zeros_like, network.params)
-    return average(lambda part: _squares(network, part, loss=loss), parts)
+    return curvature.average(lambda part: _squares(network, part, loss=loss), parts)
 
 
 @partial(jax.jit, static_argnames="loss")

@@ -52,7 +52,7 @@ def block_hessian(
     blocks: str | int = "unit",
     matrix: str = "hessian",
     damping: float = 1e-3,
-    ranking: str = "signed",
+    ranking: str = "absolute",
     scope: Scope = None,
 ) -> Score:
     """Scores weights by an exact diagonal block H_B of the Hessian, in one of two forms.
@@ -68,8 +68,9 @@ def block_hessian(
       blocks: "unit", "layer" or an int, as in ``jp.curvature.block_product``.
       matrix: "hessian", "ggn" or "empirical_fisher".
       damping: for "obs": d is this times the mean diagonal of the leaf.
-      ranking: for "quadratic": "signed" keeps the sign of a share (the most negative is pruned first), "absolute" ranks
-        by its size.
+      ranking: for "quadratic": "absolute" ranks by the size of a share; "signed" keeps its sign, so the most negative is
+        pruned first.  A large negative share means strong interaction, not that the weight is harmful: in the bundled
+        study the signed ranking destroys the network at 10 % sparsity.
       scope: which leaves to score; others come back zero and cost nothing.  None: every leaf.
 
     Returns:

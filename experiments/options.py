@@ -1,0 +1,67 @@
+"""What the words of a command line mean: the only tables from strings to functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+import jaxprune as jp
+from jaxprune import check
+from jaxprune.evaluate import heads
+from jaxprune.types import Loss, Prunable, Score
+
+LOSSES: Mapping[str, Loss] = {"squared_error": jp.losses.squared_error, "cross_entropy": jp.losses.cross_entropy}
+
+HEADS: Mapping[str, Callable[[float], heads.HeadMaker]] = {
+    "ridge": heads.ridge,
+    "logistic": heads.logistic,
+    "nearest-mean": lambda penalty: heads.nearest_mean(),
+    "nearest-neighbours": lambda penalty: heads.nearest_neighbours(),
+}
+
+SCORES: Mapping[str, Callable[[Loss, int, Prunable], Score]] = {
+    "magnitude": lambda loss, seed, scope: jp.scores.magnitude(),
+    "diagonal": lambda loss, seed, scope: jp.scores.diagonal_hessian(loss, scope=scope),
+    "block-quadratic": lambda loss, seed, scope: jp.scores.block_hessian(loss, form="quadratic", scope=scope),
+    "block-signed": lambda loss, seed, scope: jp.scores.block_hessian(
+        loss, form="quadratic", ranking="signed", scope=scope
+    ),
+    "block-obs": lambda loss, seed, scope: jp.scores.block_hessian(loss, form="obs", scope=scope),
+    "fisher": lambda loss, seed, scope: jp.scores.fisher(loss),
+    "snip": lambda loss, seed, scope: jp.scores.snip(loss),
+    "grasp": lambda loss, seed, scope: jp.scores.grasp(loss),
+    "synflow": lambda loss, seed, scope: jp.scores.synflow(),
+    "random": lambda loss, seed, scope: jp.scores.random(jax.random.key(seed)),
+}
+
+
+def load(data: str, folder: str | None = None, size: int = 32) -> tuple[Any, tuple[jp.data.Task, ...]]:
+    """Opens a source and its tasks.
+
+    Args:
+      data: "digits", "shapes", or "tfds:<name>" for a prepared TensorFlow data set.
+      folder: where prepared data sets lie.
+      size: side of the images of a TensorFlow data set.
+
+    Returns:
+      (source, tasks).  ImageNet has the ten shipped groups; any other data set two halves of its classes.
+    """
+    if data == "digits":
+        return jp.data.digits(), halves(10, ("0-4", "5-9"))
+    if data == "shapes":
+        return jp.data.shapes(), jp.data.shape_tasks()
+    if not data.startswith("tfds:"):
+        check.choice("data", data, ("digits", "shapes", "tfds:<name>"))
+    source = jp.data.tfds(data.removeprefix("tfds:"), size=size, folder=folder)
+    if data.startswith("tfds:imagenet2012"):
+        return source, jp.data.imagenet_tasks()
+    return source, halves(len(source.classes), ("first half", "second half"))
+
+
+def halves(classes: int, names: tuple[str, str]) -> tuple[jp.data.Task, ...]:
+    """Groups the classes of a source into a lower and an upper half."""
+    middle = classes // 2
+    return (
+        jp.data.Task(names[0], tuple(range(middle))),
+        jp.data.Task(names[1], tuple(range(middle, classes))),
+    )

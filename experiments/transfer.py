@@ -1,0 +1,349 @@
+"""What does a network pruned for one task keep on the others?
+
+    python -m experiments.transfer --data digits
+
+Predictions of Iurada, Occhiena and Tommasi (2025), arXiv 2509.24066: (P1) a pretrained network pruned with data of one
+task keeps its zero-shot accuracy on that task and on tasks it was never shown, up to high sparsity; (P2) fine-tuning on
+the source task alone helps the others too.  The protocol is ours: the paper's splits, grid and settings were not to be
+had.  Every split is disjoint, and the head of a task is fitted once, on features of the dense network, and then frozen.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import options, transfer_page
+from jaxprune import check, files, records
+from jaxprune.evaluate import transfer
+from jaxprune.evaluate.heads import HeadMaker
+
+# ---------------------------------------------------------------------------------------------- configuration
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers of a run, apart from seed, score and sparsity."""
+
+    data: str = "digits"
+    """digits, shapes, or tfds:<name> for a prepared TensorFlow data set."""
+    data_folder: str | None = None
+    """Where prepared TensorFlow data sets lie."""
+    source: str = ""
+    """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
+    shifts: tuple[str, ...] = ("noise", "rotation", "blur", "contrast")
+    """Shifted domains of every task, evaluated as well."""
+    depth: int = 8
+    """Depth of the CIFAR ResNet, 6 n + 2."""
+    width: int = 6
+    """Channels of its first stage."""
+    pretrain_steps: int = 1000
+    pretrain_rate: float = 5e-3
+    """Peak learning rate of AdamW on cross-entropy over all classes, with cosine decay."""
+    batch_size: int = 64
+    head: str = "ridge"
+    """ridge, logistic, nearest-mean or nearest-neighbours."""
+    penalties: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+    """Of the head; chosen for each task by its accuracy on the selection split, with dense features."""
+    loss: str = "squared_error"
+    """Through the frozen source head, for scoring and fine-tuning: squared_error or cross_entropy."""
+    rounds: int = 1
+    """Rounds of pruning: 1 is one-shot, more re-score after each (exponential schedule)."""
+    finetune_steps: int = 100
+    finetune_rate: float = 2e-3
+    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen."""
+
+
+@dataclass(frozen=True)
+class Run(Settings):
+    """One cell of the grid, and one record."""
+
+    seed: int = dataclasses.field(kw_only=True)
+    score: str = dataclasses.field(kw_only=True)
+    sparsity: float = dataclasses.field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Study(Settings):
+    """The grid of runs: every score at every sparsity for every seed, and the dense network for every seed."""
+
+    scores: tuple[str, ...] = ("magnitude", "diagonal", "block-quadratic", "block-obs", "random")
+    sparsities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    out: Path = Path("results/transfer")
+    """Where records, checkpoints, tables and the page go.  What is there already is not computed again."""
+    shard: str = "1/1"
+    """i/n: compute the i-th of n parts of the grid, so that n processes share one study."""
+
+
+def grid(study: Study) -> list[Run]:
+    """Lists the runs of a study, in an order that keeps a seed, and a score, together."""
+    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(Settings)}
+    cells = [("dense", 0.0), *((score, sparsity) for score in study.scores for sparsity in study.sparsities)]
+    return [
+        Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in study.seeds for score, sparsity in cells
+    ]
+
+
+def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]:
+    """Finds every bad value before anything expensive starts; returns the source of images, its tasks, and the first."""
+    for score in study.scores:
+        check.choice("scores", score, options.SCORES)
+    check.choice("head", study.head, options.HEADS)
+    check.choice("loss", study.loss, options.LOSSES)
+    for sparsity in study.sparsities:
+        check.sparsity(sparsity, "sparsities")
+    for shift in study.shifts:
+        check.choice("shifts", shift, jp.data.SHIFTS)
+    for name in ("pretrain_steps", "finetune_steps", "batch_size", "rounds", "pretrain_rate", "finetune_rate", "width"):
+        check.positive(name, getattr(study, name))
+    if not (study.scores and study.sparsities and study.seeds and study.penalties):
+        raise ValueError("scores, sparsities, seeds, penalties: expected at least one of each, but one is empty.")
+    part(study.shard)
+    check.writable("out", study.out)
+    images, tasks = options.load(study.data, study.data_folder)
+    source = jp.data.tasks.find(tasks, study.source) if study.source else tasks[0]
+    return images, tasks, source
+
+
+def part(shard: str) -> tuple[int, int]:
+    """Reads "i/n" as (i, n)."""
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"shard: expected i/n with 1 <= i <= n, such as 2/4, but got {shard!r}.")
+    return int(index), int(count)
+
+
+# ----------------------------------------------------------------------------- the dense network and its heads
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Test images of a task: as they are, or shifted."""
+
+    task: jp.data.Task
+    shift: str | None
+    data: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What records and figures call it."""
+        return f"{self.task.name} + {self.shift}" if self.shift else self.task.name
+
+
+@dataclass(frozen=True)
+class World:
+    """What all runs of one seed share."""
+
+    loss: jp.types.Loss
+    source: jp.data.Task
+    dense: jp.Network
+    makers: dict[str, HeadMaker]
+    heads: dict[str, jp.Network]
+    prunable: Any
+    scoring: jp.data.Batches
+    finetuning: dict[str, Any]
+    fitting: dict[str, dict[str, Any]]
+    tests: dict[str, Domain]
+    fingerprint: str
+
+    def headed(self, network: jp.Network) -> jp.Network:
+        """Puts the frozen head of the source task on a network."""
+        return transfer.with_head(network, self.heads[self.source.name])
+
+
+def prepare(settings: Settings, seed: int, images: Any, tasks: Sequence[jp.data.Task], source: Any, out: Path) -> World:
+    """Splits the data, pretrains the network (or loads it) and fits the frozen heads."""
+    parts = jp.data.split(images.labels, images.name, seed)
+    pretraining = jp.data.select(images, parts["pretraining"])
+    dense = pretrain(settings, seed, pretraining, len(images.classes), out)
+
+    data = {
+        (task.name, name): jp.data.select(images, parts[name], task.classes)
+        for task in tasks
+        for name in ("head", "selection", "test")
+    }
+    makers, heads = {}, {}
+    for task in tasks:
+        fitting = data[task.name, "head"]
+        features = transfer.features(dense, batches(fitting))
+        makers[task.name] = choose_head(settings, dense, features, fitting["label"], data[task.name, "selection"])
+        heads[task.name] = makers[task.name](features, fitting["label"], len(task.classes))
+    clean = [Domain(task, None, data[task.name, "test"]) for task in tasks]
+    shifted = [
+        Domain(one.task, shift, {**one.data, "image": jp.data.shift(one.data["image"], shift, seed)})
+        for one in clean
+        for shift in settings.shifts
+    ]
+    return World(
+        loss=options.LOSSES[settings.loss],
+        source=source,
+        dense=dense,
+        makers=makers,
+        heads=heads,
+        # The classifier of the pretraining is not part of the pruned network: the heads replace it.
+        prunable=jp.tree.prunable(dense.params, exclude="^head/"),
+        scoring=batches(jp.data.select(images, parts["scoring"], source.classes)),
+        finetuning=jp.data.select(images, parts["finetuning"], source.classes),
+        fitting={task.name: data[task.name, "head"] for task in tasks},
+        tests={one.name: one for one in (*clean, *shifted)},
+        fingerprint=records.fingerprint(pretraining["image"], pretraining["label"], images.labels),
+    )
+
+
+def batches(data: dict[str, Any]) -> jp.data.Batches:
+    """Cuts data into batches of at most 256 examples."""
+    return jp.data.Batches(data, min(256, len(data["label"])))
+
+
+def pretrain(settings: Settings, seed: int, data: dict[str, Any], classes: int, out: Path) -> jp.Network:
+    """Trains the network on all classes with cross-entropy, or loads the checkpoint of an earlier run."""
+    module = jp.models.resnet_cifar(settings.depth, classes, settings.width)
+    variables = module.init(jax.random.key(seed), data["image"][:1])
+    network = jp.Network.from_linen(module, variables, train={"train": True})
+    rate = optax.cosine_decay_schedule(settings.pretrain_rate, settings.pretrain_steps)
+    names = ("data", "depth", "width", "pretrain_steps", "pretrain_rate", "batch_size")
+    identity = {name: getattr(settings, name) for name in names} | {"seed": seed}
+    folder = check.writable("out", out / "networks" / records.digest(identity)[:16])
+    with files.locked(folder.with_suffix(".lock")):
+        return jp.train.fit(
+            network,
+            jp.losses.cross_entropy,
+            optax.adamw(rate, weight_decay=1e-2),
+            data,
+            steps=settings.pretrain_steps,
+            batch_size=settings.batch_size,
+            seed=seed,
+            folder=folder,
+            progress=f"pretraining, seed {seed}",
+        )
+
+
+def choose_head(settings: Settings, dense: jp.Network, features: Any, labels: Any, selection: Any) -> HeadMaker:
+    """Chooses the penalty of a task's head: the best on the selection split, with dense features."""
+    makers = [options.HEADS[settings.head](penalty) for penalty in sorted(settings.penalties, reverse=True)]
+    held_out = transfer.features(dense, batches(selection))
+
+    def accuracy(maker: HeadMaker) -> float:
+        outputs = maker(features, labels, int(labels.max()) + 1)(held_out)
+        return float(np.mean(np.argmax(outputs, axis=-1) == selection["label"]))
+
+    return max(makers, key=accuracy)  # the first of equals: the largest penalty, so the simplest head
+
+
+# ------------------------------------------------------------------------------------------------------ the runs
+
+
+def masks_of(world: World, score: str, seed: int, rounds: int) -> Any:
+    """Returns sparsity -> mask; one-shot pruning scores once for all sparsities."""
+    if score == "dense":
+        return lambda sparsity: jp.masks.ones(world.dense.params)
+    headed = world.headed(world.dense)
+    make = options.SCORES[score](world.loss, seed, world.prunable)
+    if rounds > 1:
+        return lambda sparsity: jp.pruning.prune(
+            headed, make, world.scoring, world.prunable, jp.schedules.exponential(sparsity, rounds)
+        )
+    values = make(headed, world.scoring)
+    check.finite("scores", values, "Look at the loss and at the images.")
+    return lambda sparsity: jp.masks.unstructured(sparsity)(values, world.prunable)
+
+
+def measure(world: World, network: jp.Network) -> dict[str, Any]:
+    """Evaluates every test domain with the frozen head, and with one fitted anew on this network's features."""
+    refitted = {}
+    for task, data in world.fitting.items():
+        features, classes = transfer.features(network, batches(data)), int(data["label"].max()) + 1
+        refitted[task] = world.makers[task](features, data["label"], classes)
+    result: dict[str, Any] = {"frozen": {}, "refitted": {}}
+    for name, one in world.tests.items():
+        features = transfer.features(network, batches(one.data))
+        for kind, heads in (("frozen", world.heads), ("refitted", refitted)):
+            hits = np.argmax(heads[one.task.name](features), axis=-1) == one.data["label"]
+            result[kind][name] = {**transfer.summary(hits), "hits": "".join("01"[int(hit)] for hit in hits)}
+    return result
+
+
+def increase(world: World, pruned: Any) -> dict[str, float]:
+    """Compares the increase of the loss on the scoring data with what its Taylor expansion predicts."""
+    dense = world.headed(world.dense)
+    step = jax.tree.map(lambda new, old: new - old, pruned, dense.params)
+    loss = transfer.mean_loss(world.loss, world.scoring)
+    product = jp.curvature.average(lambda batch: jp.curvature.hvp(dense, world.loss, batch, step), world.scoring)
+    gradient = jp.curvature.average(lambda batch: jp.curvature.gradient(dense, world.loss, batch), world.scoring)
+    return {
+        "true": loss(dense.replace(params=pruned))["loss"] - loss(dense)["loss"],
+        "quadratic": float(jp.tree.dot(step, product)) / 2,
+        "linear": float(jp.tree.dot(step, gradient)),
+    }
+
+
+def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation) -> dict[str, Any]:
+    """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again."""
+    params = jp.masks.apply(mask, world.dense.params)
+    tuned = jp.train.fit(
+        world.headed(world.dense.replace(params=params)),
+        world.loss,
+        jp.optim.with_mask(tx, mask),
+        world.finetuning,
+        steps=run.finetune_steps,
+        batch_size=run.batch_size,
+        seed=run.seed,
+    )
+    kept = jp.tree.map_named(lambda name, leaf: float(np.mean(np.asarray(leaf))), mask)
+    layers = zip(jp.tree.names(mask), jax.tree.leaves(kept), jax.tree.leaves(world.prunable), strict=True)
+    return {
+        "source": world.source.name,
+        "domains": {
+            name: {"task": one.task.name, "shift": one.shift, "chance": one.task.chance}
+            for name, one in world.tests.items()
+        },
+        "pruned": measure(world, world.dense.replace(params=params)),
+        "finetuned": measure(world, world.dense.replace(params=tuned.params)),
+        "loss_increase": increase(world, params),
+        "sparsity": jp.masks.sparsity(mask, world.prunable),
+        "layer_sparsity": {name: 1 - share for name, share, flag in layers if flag},
+        "mask": records.fingerprint(*map(np.asarray, jax.tree.leaves(mask))),
+    }
+
+
+def main(study: Study, console: Console | None = None) -> Path:
+    """Computes what is missing of a study, writes its page, and returns where that lies."""
+    console = console or Console()
+    images, tasks, source = validate(study)
+    study = dataclasses.replace(study, source=source.name)
+    store = records.Store(study.out / "records", "transfer")
+    runs = grid(study)
+    index, count = part(study.shard)
+    missing = [run for run in runs[index - 1 :: count] if not store.has(run)]
+    console.print(f"{len(runs)} runs, {len(missing)} of them to do here.")
+    # One transformation for all runs: fine-tuning is compiled once.
+    tx = optax.adam(optax.cosine_decay_schedule(study.finetune_rate, study.finetune_steps))
+    for seed in dict.fromkeys(run.seed for run in missing):
+        world = prepare(study, seed, images, tasks, source, study.out)
+        for score in dict.fromkeys(run.score for run in missing if run.seed == seed):
+            mask_at = masks_of(world, score, seed, study.rounds)
+            for run in (run for run in missing if (run.seed, run.score) == (seed, score)):
+                start = time.perf_counter()
+                metrics = execute(world, run, mask_at(run.sparsity), tx)
+                store.write(run, metrics, records.provenance(world.fingerprint, time.perf_counter() - start))
+                shown = [metrics[stage]["frozen"][source.name]["accuracy"] for stage in ("pruned", "finetuned")]
+                console.print(f"seed {seed}  {score:16} {run.sparsity:4.0%}  source {shown[0]:.3f} -> {shown[1]:.3f}")
+    undone = [run for run in runs if not store.has(run)]
+    if undone:
+        console.print(f"{len(undone)} runs belong to other shards; the page is written by whichever finishes last.")
+        return study.out
+    return transfer_page.write(study, [store.read(run) for run in runs], console)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Study, description=__doc__))

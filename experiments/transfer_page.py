@@ -1,0 +1,3 @@
+def write(study, rows, console):
+
+    return study.out

@@ -1,0 +1,89 @@
+"""Prepared TensorFlow Datasets, read without TensorFlow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets
+
+from jaxprune import check
+
+
+class _Prepared:
+    """A source over a random-access split: labels read once, images decoded when asked for."""
+
+    def __init__(
+        self, name: str, examples: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], size: int
+    ) -> None:
+        self.name, self.labels, self.classes = name, labels, classes
+        self._examples, self._size = examples, size
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Returns float32 images [len(indices), size, size, c] in [0, 1], resized bilinearly with antialiasing."""
+        return np.stack([_resized(self._examples[int(index)]["image"], self._size) for index in indices])
+
+
+def tfds(name: str, split: str = "train", *, size: int, folder: str | None = None) -> Any:
+    """Opens a prepared data set in array_record format, with ``tfds.data_source``; TensorFlow is not needed.
+
+    Needs the extra ``jaxprune[data]`` (Pillow, importlib_resources).
+
+    Args:
+      name: the name of the data set, such as "cifar10" or "imagenet2012:5.1.0".
+      split: which split, such as "train" or "train[:10%]".
+      size: images are resized to size x size pixels.
+      folder: where prepared sets lie.  None: the default of TensorFlow Datasets.
+
+    Returns:
+      A ``Source``.
+
+    Raises:
+      ValueError: no such data set or split, a set that was not prepared, fewer examples than its metadata says, an
+        empty split, or examples without "image" and "label".
+    """
+    check.positive("size", size)
+    base = name.split(":")[0].split("/")[0]
+    check.choice("data: tfds", base, tensorflow_datasets.list_builders(with_community_datasets=False))
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=folder, file_format="array_record")
+        info = builder.info
+        examples = builder.as_data_source(split=split)
+    except Exception as error:
+        raise ValueError(
+            f"data: cannot open tfds:{name}, split {split!r}: {error} Prepare it once, on a machine with TensorFlow, by "
+            f"`tfds build {base} --file_format=array_record`, and pass its folder."
+        ) from error
+    if not {"image", "label"} <= set(info.features or ()):
+        raise ValueError(
+            f"data: expected examples with 'image' and 'label', but tfds:{name} has {sorted(info.features)}."
+        )
+    expected = info.splits[split].num_examples if info.splits else len(examples)
+    if len(examples) != expected or expected == 0:
+        raise ValueError(
+            f"data: split {split!r} of tfds:{name} should have {expected} examples by its metadata, but {len(examples)} "
+            "are there. Prepare it again."
+        )
+    labels = _labels(builder, split, examples)
+    return _Prepared(f"tfds:{name}:{split}", examples, labels, tuple(info.features["label"].names), size)
+
+
+def _labels(builder: Any, split: str, examples: Sequence[Any]) -> np.ndarray:
+    skip = {"image": tensorflow_datasets.decode.SkipDecoding()}  # labels only: no picture is decoded
+    undecoded = builder.as_data_source(split=split, decoders=skip)
+    try:
+        undecoded[0]
+    except ImportError:
+        # Mocked sets hold no encoded pictures, and would encode them with TensorFlow to skip decoding them.
+        undecoded = examples
+    return np.array([undecoded[index]["label"] for index in range(len(examples))], dtype=np.int32)
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    from PIL import Image  # an extra of its own: only this source decodes pictures
+
+    if image.shape[:2] != (size, size):
+        grey = image.shape[-1] == 1
+        picture = Image.fromarray(image[..., 0] if grey else image)
+        resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+        image = resized[..., None] if grey else resized
+    return image.astype(np.float32) / 255
