@@ -1,6 +1,7 @@
 """What the words of a command line mean: the only tables from strings to functions."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,19 +20,28 @@ HEADS: Mapping[str, Callable[[float], heads.HeadMaker]] = {
     "nearest-neighbours": lambda penalty: heads.nearest_neighbours(),
 }
 
-SCORES: Mapping[str, Callable[[Loss, int, Prunable], Score]] = {
-    "magnitude": lambda loss, seed, scope: jp.scores.magnitude(),
-    "diagonal": lambda loss, seed, scope: jp.scores.diagonal_hessian(loss, scope=scope),
-    "block-quadratic": lambda loss, seed, scope: jp.scores.block_hessian(loss, form="quadratic", scope=scope),
-    "block-signed": lambda loss, seed, scope: jp.scores.block_hessian(
-        loss, form="quadratic", ranking="signed", scope=scope
-    ),
-    "block-obs": lambda loss, seed, scope: jp.scores.block_hessian(loss, form="obs", scope=scope),
-    "fisher": lambda loss, seed, scope: jp.scores.fisher(loss),
-    "snip": lambda loss, seed, scope: jp.scores.snip(loss),
-    "grasp": lambda loss, seed, scope: jp.scores.grasp(loss),
-    "synflow": lambda loss, seed, scope: jp.scores.synflow(),
-    "random": lambda loss, seed, scope: jp.scores.random(jax.random.key(seed)),
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a score may be configured with."""
+
+    loss: Loss
+    scope: Prunable
+    seed: int
+    damping: float
+
+
+SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
+    "magnitude": lambda o: jp.scores.magnitude(),
+    "diagonal": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope),
+    "block-quadratic": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", scope=o.scope),
+    "block-signed": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", ranking="signed", scope=o.scope),
+    "block-obs": lambda o: jp.scores.block_hessian(o.loss, form="obs", damping=o.damping, scope=o.scope),
+    "fisher": lambda o: jp.scores.fisher(o.loss),
+    "snip": lambda o: jp.scores.snip(o.loss),
+    "grasp": lambda o: jp.scores.grasp(o.loss),
+    "synflow": lambda o: jp.scores.synflow(),
+    "random": lambda o: jp.scores.random(jax.random.key(o.seed)),
 }
 
 

@@ -58,6 +58,8 @@ class Settings:
     """Through the frozen source head, for scoring and fine-tuning: squared_error or cross_entropy."""
     rounds: int = 1
     """Rounds of pruning: 1 is one-shot, more re-score after each (exponential schedule)."""
+    damping: float = 1e-2
+    """Of block-obs, relative to the mean diagonal of a leaf."""
     finetune_steps: int = 100
     finetune_rate: float = 2e-3
     """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen."""
@@ -81,6 +83,8 @@ class Study(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)
     out: Path = Path("results/transfer")
     """Where records, checkpoints, tables and the page go.  What is there already is not computed again."""
+    margin: float = 0.05
+    """A network keeps an accuracy if it loses less than this; only the verdicts depend on it."""
     shard: str = "1/1"
     """i/n: compute the i-th of n parts of the grid, so that n processes share one study."""
 
@@ -104,7 +108,16 @@ def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]
         check.sparsity(sparsity, "sparsities")
     for shift in study.shifts:
         check.choice("shifts", shift, jp.data.SHIFTS)
-    for name in ("pretrain_steps", "finetune_steps", "batch_size", "rounds", "pretrain_rate", "finetune_rate", "width"):
+    for name in (
+        "pretrain_steps",
+        "finetune_steps",
+        "batch_size",
+        "rounds",
+        "pretrain_rate",
+        "finetune_rate",
+        "width",
+        "margin",
+    ):
         check.positive(name, getattr(study, name))
     if not (study.scores and study.sparsities and study.seeds and study.penalties):
         raise ValueError("scores, sparsities, seeds, penalties: expected at least one of each, but one is empty.")
@@ -154,6 +167,7 @@ class World:
     finetuning: dict[str, Any]
     fitting: dict[str, dict[str, Any]]
     tests: dict[str, Domain]
+    pretrained: dict[str, float]
     fingerprint: str
 
     def headed(self, network: jp.Network) -> jp.Network:
@@ -196,6 +210,7 @@ def prepare(settings: Settings, seed: int, images: Any, tasks: Sequence[jp.data.
         finetuning=jp.data.select(images, parts["finetuning"], source.classes),
         fitting={task.name: data[task.name, "head"] for task in tasks},
         tests={one.name: one for one in (*clean, *shifted)},
+        pretrained=transfer.accuracy(batches(jp.data.select(images, parts["test"])))(dense),
         fingerprint=records.fingerprint(pretraining["image"], pretraining["label"], images.labels),
     )
 
@@ -243,15 +258,15 @@ def choose_head(settings: Settings, dense: jp.Network, features: Any, labels: An
 # ------------------------------------------------------------------------------------------------------ the runs
 
 
-def masks_of(world: World, score: str, seed: int, rounds: int) -> Any:
+def masks_of(world: World, settings: Settings, score: str, seed: int) -> Any:
     """Returns sparsity -> mask; one-shot pruning scores once for all sparsities."""
     if score == "dense":
         return lambda sparsity: jp.masks.ones(world.dense.params)
     headed = world.headed(world.dense)
-    make = options.SCORES[score](world.loss, seed, world.prunable)
-    if rounds > 1:
+    make = options.SCORES[score](options.ScoreOptions(world.loss, world.prunable, seed, settings.damping))
+    if settings.rounds > 1:
         return lambda sparsity: jp.pruning.prune(
-            headed, make, world.scoring, world.prunable, jp.schedules.exponential(sparsity, rounds)
+            headed, make, world.scoring, world.prunable, jp.schedules.exponential(sparsity, settings.rounds)
         )
     values = make(headed, world.scoring)
     check.finite("scores", values, "Look at the loss and at the images.")
@@ -303,6 +318,7 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
     layers = zip(jp.tree.names(mask), jax.tree.leaves(kept), jax.tree.leaves(world.prunable), strict=True)
     return {
         "source": world.source.name,
+        "pretrained": world.pretrained,
         "domains": {
             name: {"task": one.task.name, "shift": one.shift, "chance": one.task.chance}
             for name, one in world.tests.items()
@@ -331,7 +347,7 @@ def main(study: Study, console: Console | None = None) -> Path:
     for seed in dict.fromkeys(run.seed for run in missing):
         world = prepare(study, seed, images, tasks, source, study.out)
         for score in dict.fromkeys(run.score for run in missing if run.seed == seed):
-            mask_at = masks_of(world, score, seed, study.rounds)
+            mask_at = masks_of(world, study, score, seed)
             for run in (run for run in missing if (run.seed, run.score) == (seed, score)):
                 start = time.perf_counter()
                 metrics = execute(world, run, mask_at(run.sparsity), tx)

@@ -167,39 +167,58 @@ def _keep_largest(leaves: list[Any], pruned: int) -> list[Any]:
 @functools.partial(jax.jit, static_argnums=1)
 def _bisect(leaves: list[Any], pruned: int) -> list[Any]:
     dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
+    leaves = [leaf.astype(dtype) for leaf in leaves]
     total = sum(leaf.size for leaf in leaves)
     offsets = np.cumsum([0] + [leaf.size for leaf in leaves[:-1]])
+    wanted = jnp.uint32(pruned)
 
-    def count(predicate: Any) -> Any:
-        return sum(jnp.sum(predicate(index), dtype=jnp.uint32) for index in range(len(leaves)))
+    def count(flags: list[Any]) -> Any:
+        return sum(_count(flag) for flag in flags)
 
-    # Neither the keys nor the positions are stored: recomputing them is cheaper than reading them.
-    def key(index: int) -> Any:
-        return _ordered_bits(leaves[index].astype(dtype))
+    # The bisection walks over the bits, but compares floats: no pass has to compute the bits of every score.
+    # not(score > value) takes NaN for small, and -0.0 for 0.0.
+    unsigned = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
+    lowest = _ordered_bits(jnp.full((), -jnp.inf, dtype))
+    missing = count([jnp.isnan(leaf) for leaf in leaves])
 
-    def position(index: int) -> Any:
+    def enough(bits: Any) -> Any:
+        value = _float_of(bits, dtype)
+        return jnp.where(bits < lowest, missing, count([~(leaf > value) for leaf in leaves])) >= wanted
+
+    cut = _smallest(unsigned, jnp.iinfo(unsigned).bits, enough)
+    value = _float_of(cut, dtype)
+    # Where so many scores are NaN that the cut falls among them, the ties are the NaN.
+    among_nan = cut < lowest
+    ties = [jnp.where(among_nan, jnp.isnan(leaf), leaf == value) for leaf in leaves]
+    below = [~(leaf >= value) & ~among_nan for leaf in leaves]
+    ties_pruned = wanted - count(below)
+
+    def positions(index: int) -> Any:
         return _positions(leaves[index].shape, int(offsets[index]))
 
-    wanted = jnp.uint32(pruned)
-    score_type = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
-    threshold = _smallest(score_type, jnp.iinfo(score_type).bits, lambda t: count(lambda i: key(i) <= t) >= wanted)
-    ties_pruned = wanted - count(lambda i: key(i) < threshold)
-    ties = count(lambda i: key(i) == threshold)
     last = lax.cond(
-        ties == ties_pruned,
+        count(ties) == ties_pruned,
         lambda: jnp.uint32(total - 1),
         lambda: _smallest(
             jnp.uint32,
             (total - 1).bit_length(),
-            lambda p: count(lambda i: (key(i) == threshold) & (position(i) <= p)) >= ties_pruned,
+            lambda end: count([tie & (positions(i) <= end) for i, tie in enumerate(ties)]) >= ties_pruned,
         ),
     )
-    return [(key(i) > threshold) | ((key(i) == threshold) & (position(i) > last)) for i in range(len(leaves))]
+    return [~(below[i] | (tie & (positions(i) <= last))) for i, tie in enumerate(ties)]
+
+
+def _count(flag: Any) -> Any:
+    # XLA on CPU adds integers one by one, and floats in vectors: rows are counted in float32, which is exact up to 2^24.
+    if flag.ndim and flag.shape[-1] <= 2**24:
+        flag = jnp.sum(flag.astype(jnp.float32), axis=-1).astype(jnp.uint32)
+    return jnp.sum(flag, dtype=jnp.uint32)
 
 
 def _smallest(dtype: Any, bits: int, enough: Any) -> Any:
-    """The smallest unsigned integer below 2^bits for which the monotone predicate ``enough`` holds (it holds for the
-    largest): a plain bisection, since a pass over more thresholds at once measured slower.
+    """Finds the smallest unsigned integer below 2^bits for which a monotone predicate holds (it holds for the largest).
+
+    A plain bisection: comparing with more thresholds in one pass measured slower.
     """
 
     def step(turn: Any, low: Any) -> Any:
@@ -209,13 +228,18 @@ def _smallest(dtype: Any, bits: int, enough: Any) -> Any:
     return lax.fori_loop(0, bits, step, dtype(0))
 
 
-def _ordered_bits(values: Any) -> Any:
-    """Maps floats to unsigned integers of the same order; -0.0 goes where 0.0 goes, NaN to the bottom."""
-    unsigned = jnp.uint64 if values.dtype == jnp.float64 else jnp.uint32
-    bits = lax.bitcast_convert_type(jnp.where(values == 0, jnp.zeros((), values.dtype), values), unsigned)
+def _ordered_bits(value: Any) -> Any:
+    """Maps a float to an unsigned integer so that the order of numbers is kept."""
+    unsigned = jnp.uint64 if value.dtype == jnp.float64 else jnp.uint32
+    bits = lax.bitcast_convert_type(value, unsigned)
     sign = unsigned(1) << unsigned(jnp.iinfo(unsigned).bits - 1)
-    ordered = jnp.where(bits >= sign, ~bits, bits | sign)
-    return jnp.where(jnp.isnan(values), unsigned(0), ordered)
+    return jnp.where(bits >= sign, ~bits, bits | sign)
+
+
+def _float_of(ordered: Any, dtype: Any) -> Any:
+    """Inverts ``_ordered_bits``."""
+    sign = ordered.dtype.type(1) << ordered.dtype.type(jnp.iinfo(ordered.dtype).bits - 1)
+    return lax.bitcast_convert_type(jnp.where(ordered >= sign, ordered ^ sign, ~ordered), dtype)
 
 
 def _positions(shape: tuple[int, ...], offset: int) -> Any:

@@ -48,6 +48,8 @@ def tfds(name: str, split: str = "train", *, size: int, folder: str | None = Non
         builder = tensorflow_datasets.builder(name, data_dir=folder, file_format="array_record")
         info = builder.info
         examples = builder.as_data_source(split=split)
+        there = _count_records(info, split)
+    # TFDS and its readers raise many kinds of errors here, and each of them means the same to the user.
     except Exception as error:
         raise ValueError(
             f"data: cannot open tfds:{name}, split {split!r}: {error} Prepare it once, on a machine with TensorFlow, by "
@@ -57,14 +59,33 @@ def tfds(name: str, split: str = "train", *, size: int, folder: str | None = Non
         raise ValueError(
             f"data: expected examples with 'image' and 'label', but tfds:{name} has {sorted(info.features)}."
         )
-    expected = info.splits[split].num_examples if info.splits else len(examples)
-    if len(examples) != expected or expected == 0:
+    if len(examples) == 0:
+        raise ValueError(f"data: split {split!r} of tfds:{name} has no example. Choose another.")
+    whole, claimed, found = there
+    if claimed != found:
         raise ValueError(
-            f"data: split {split!r} of tfds:{name} should have {expected} examples by its metadata, but {len(examples)} "
-            "are there. Prepare it again."
+            f"data: split {whole!r} of tfds:{name} should have {claimed} examples by its metadata, but {found} are there. "
+            "Prepare it again."
         )
     labels = _labels(builder, split, examples)
     return _Prepared(f"tfds:{name}:{split}", examples, labels, tuple(info.features["label"].names), size)
+
+
+def _count_records(info: Any, split: str) -> tuple[str, int, int]:
+    """Counts the records in the files of a split: (its name without a slice, how many by the metadata, how many)."""
+    whole = split.split("[")[0]
+    if not info.splits:  # a mocked set has no files
+        return whole, 0, 0
+    from array_record.python import array_record_module  # not there on every platform
+
+    found = 0
+    for path in info.splits[whole].filepaths:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        found += reader.num_records()
+        if not reader.ok():
+            raise ValueError(f"{path} is damaged.")
+        reader.close()
+    return whole, info.splits[whole].num_examples, found
 
 
 def _labels(builder: Any, split: str, examples: Sequence[Any]) -> np.ndarray:

@@ -60,7 +60,7 @@ def accuracy(batches: Iterable[Batch]) -> Evaluator:
       An evaluator of {"accuracy", "standard_error", "n"}; the standard error is ``sqrt(a (1 - a) / n)``.
 
     >>> net = Network(lambda p, s, x: x, {})
-    >>> accuracy([{"image": jnp.eye(2), "label": jnp.array([0, 0])}])(net)["accuracy"]
+    >>> accuracy([{"image": np.eye(2), "label": np.array([0, 0])}])(net)["accuracy"]
     0.5
     """
 

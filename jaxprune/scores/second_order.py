@@ -51,7 +51,7 @@ def block_hessian(
     form: str,
     blocks: str | int = "unit",
     matrix: str = "hessian",
-    damping: float = 1e-3,
+    damping: float = 1e-2,
     ranking: str = "absolute",
     scope: Scope = None,
 ) -> Score:
@@ -67,7 +67,8 @@ def block_hessian(
       form: "quadratic" or "obs".  There is no default: the two answer different questions.
       blocks: "unit", "layer" or an int, as in ``jp.curvature.block_product``.
       matrix: "hessian", "ggn" or "empirical_fisher".
-      damping: for "obs": d is this times the mean diagonal of the leaf.
+      damping: for "obs": d is this times the mean diagonal of the leaf.  The ranking depends on it; 1e-2 is the value of
+        SparseGPT (Frantar and Alistarh, 2023, arXiv 2301.00774).
       ranking: for "quadratic": "absolute" ranks by the size of a share; "signed" keeps its sign, so the most negative is
         pruned first.  A large negative share means strong interaction, not that the weight is harmful: in the bundled
         study the signed ranking destroys the network at 10 % sparsity.

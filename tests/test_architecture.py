@@ -1,0 +1,132 @@
+"""The shape of the project: import floors, public names, documentation, sizes."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import jaxprune as jp
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxprune"
+FLOORS = [
+    {"types", "check", "files"},
+    {"tree", "mesh", "stats", "records"},
+    {"network", "losses"},
+    {"sites"},
+    {"data", "models", "curvature", "masks", "schedules", "checkpoint"},
+    {"scores", "optim"},
+    {"pruning", "train"},
+    {"evaluate"},
+    {"report"},
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def station(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The stations that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "jaxprune":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxprune."):
+            found.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("jaxprune.")}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path):
+    here = station(path)
+    for name in imported(path) - {here}:
+        assert FLOOR[name] < FLOOR[here], f"{here} (floor {FLOOR[here]}) imports {name} (floor {FLOOR[name]})"
+
+
+@pytest.mark.parametrize("name", ["scores", "masks", "optim", "evaluate", "curvature"])
+def test_the_core_knows_no_models_and_no_data(name):
+    assert not {"models", "data"} & set().union(*(imported(path) for path in MODULES if station(path) == name))
+
+
+def test_the_library_knows_no_experiments():
+    assert not [path for path in MODULES if re.search(r"^\s*(from|import) experiments", path.read_text(), re.MULTILINE)]
+
+
+PUBLIC = {
+    "": ["Network"],
+    "losses": ["cross_entropy", "squared_error"],
+    "curvature": ["hvp", "ggnvp", "diagonal", "block_product", "block"],
+    "scores": ["magnitude", "random", "snip", "grasp", "synflow", "fisher", "diagonal_hessian", "block_hessian"],
+    "masks": ["unstructured", "n_of_m", "apply", "sparsity"],
+    "schedules": ["one_shot", "exponential", "cubic"],
+    "tree": ["prunable", "names"],
+    "optim": ["with_mask"],
+    "models": ["resnet_cifar", "resnet", "vit"],
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_there(name):
+    module = getattr(jp, name) if name else jp
+    assert not [public for public in PUBLIC[name] if not callable(getattr(module, public, None))]
+
+
+@pytest.mark.parametrize("info", list(pkgutil.walk_packages(jp.__path__, "jaxprune.")), ids=lambda info: info.name)
+def test_every_public_name_is_documented(info):
+    module = importlib.import_module(info.name)
+    assert module.__doc__
+    members = [value for name, value in vars(module).items() if not name.startswith("_")]
+    own = [value for value in members if getattr(value, "__module__", None) == info.name]
+    assert not [value.__name__ for value in own if not inspect.getdoc(value)]
+    assert set(getattr(module, "__all__", [])) <= set(vars(module))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_and_functions_stay_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            documentation = (ast.get_docstring(node) or "").count("\n")
+            assert node.end_lineno - node.lineno - documentation <= 60, f"{path.name}: {node.name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_library_does_not_print_and_has_no_globals(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    assert not [node for node in nodes if isinstance(node, ast.Global)]
+    assert not [node for node in nodes if isinstance(node, ast.Name) and node.id == "print"]
+
+
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("0.9")
+
+
+def test_the_commands_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text()
+    commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
+    assert {"scripts/demo", "scripts/test", "scripts/benchmark", "experiments.transfer"} == commands
+    for command in commands:
+        path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")
+        assert path.exists()
+
+
+def test_what_is_committed_names_no_machine():
+    texts = [path.read_text() for pattern in ("*.md", "*.toml", "*.txt", "scripts/*") for path in ROOT.glob(pattern)]
+    assert not [
+        line for text in texts for line in text.splitlines() if re.search(r"/home/|/root/|/work/|index-url", line)
+    ]
