@@ -60,6 +60,8 @@ class Settings:
     """Rounds of pruning: 1 is one-shot, more re-score after each (exponential schedule)."""
     damping: float = 1e-2
     """Of block-obs, relative to the mean diagonal of a leaf."""
+    recalibrate: bool = False
+    """Re-estimate BatchNorm statistics after pruning, on the fine-tuning images of the source task."""
     finetune_steps: int = 100
     finetune_rate: float = 2e-3
     """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen."""
@@ -99,7 +101,7 @@ def grid(study: Study) -> list[Run]:
 
 
 def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]:
-    """Finds every bad value before anything expensive starts; returns the source of images, its tasks, and the first."""
+    """Finds every bad value before anything expensive starts; returns images, their tasks, and the source task."""
     for score in study.scores:
         check.choice("scores", score, options.SCORES)
     check.choice("head", study.head, options.HEADS)
@@ -124,7 +126,7 @@ def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]
     part(study.shard)
     check.writable("out", study.out)
     images, tasks = options.load(study.data, study.data_folder)
-    source = jp.data.tasks.find(tasks, study.source) if study.source else tasks[0]
+    source = jp.data.find_task(tasks, study.source) if study.source else tasks[0]
     return images, tasks, source
 
 
@@ -305,8 +307,11 @@ def increase(world: World, pruned: Any) -> dict[str, float]:
 def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation) -> dict[str, Any]:
     """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again."""
     params = jp.masks.apply(mask, world.dense.params)
+    pruned = world.dense.replace(params=params)
+    if run.recalibrate:
+        pruned = jp.train.recalibrate(pruned, [world.finetuning])
     tuned = jp.train.fit(
-        world.headed(world.dense.replace(params=params)),
+        world.headed(pruned),
         world.loss,
         jp.optim.with_mask(tx, mask),
         world.finetuning,
@@ -323,8 +328,8 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
             name: {"task": one.task.name, "shift": one.shift, "chance": one.task.chance}
             for name, one in world.tests.items()
         },
-        "pruned": measure(world, world.dense.replace(params=params)),
-        "finetuned": measure(world, world.dense.replace(params=tuned.params)),
+        "pruned": measure(world, pruned),
+        "finetuned": measure(world, pruned.replace(params=tuned.params)),
         "loss_increase": increase(world, params),
         "sparsity": jp.masks.sparsity(mask, world.prunable),
         "layer_sparsity": {name: 1 - share for name, share, flag in layers if flag},
@@ -361,5 +366,15 @@ def main(study: Study, console: Console | None = None) -> Path:
     return transfer_page.write(study, [store.read(run) for run in runs], console)
 
 
+def command() -> None:
+    """Reads the command line; a bad value ends in one line, without a traceback."""
+    study = tyro.cli(Study, description=__doc__)
+    try:
+        validate(study)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    main(study)
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Study, description=__doc__))
+    command()

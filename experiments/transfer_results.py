@@ -8,6 +8,9 @@ import pandas as pd
 
 from jaxprune import stats
 
+Table = Any
+"""A pandas frame.  Type checkers take a column, or a choice of rows, for many other things."""
+
 STAGES = ("pruned", "finetuned")
 GROUPS = {
     "source": "the task that pruned it",
@@ -122,7 +125,7 @@ def claims(margin: float, groups: Sequence[str], control: bool) -> list[Claim]:
     return listed
 
 
-def verdicts(results: Results, listed: Sequence[Claim]) -> pd.DataFrame:
+def verdicts(results: Results, listed: Sequence[Claim]) -> Table:
     """Tests every claim for every score and sparsity: one row each, with the paired difference and its interval."""
     rows = []
     for claim in listed:
@@ -137,7 +140,7 @@ def verdicts(results: Results, listed: Sequence[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def accuracies(results: Results) -> pd.DataFrame:
+def accuracies(results: Results) -> Table:
     """Tabulates the accuracy of every cell, stage, group and head with its interval over seeds and examples."""
     rows = []
     cells = [("dense", 0.0), *((score, sparsity) for score in results.scores for sparsity in results.sparsities)]
@@ -153,7 +156,7 @@ def accuracies(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def runs(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def runs(records: Sequence[dict[str, Any]]) -> Table:
     """Lists every accuracy of every run as measured, with its standard error and n."""
     rows = []
     for record in records:
@@ -167,7 +170,7 @@ def runs(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def losses(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def losses(records: Sequence[dict[str, Any]]) -> Table:
     """Lists the true and the predicted increase of the scoring loss of every run."""
     keys = ("score", "sparsity", "seed")
     return pd.DataFrame(
@@ -175,7 +178,12 @@ def losses(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def reach(table: pd.DataFrame, claim: str, score: str) -> float | None:
+def by_cell(table: Table) -> Any:
+    """Cuts a table by score and sparsity: ((score, sparsity), rows) for each cell, in the order of the table."""
+    return table.groupby(["score", "sparsity"], sort=False)
+
+
+def reach(table: Table, claim: str, score: str) -> float | None:
     """Returns the sparsity up to which a claim holds without a gap, or None where it does not hold at the lowest."""
     rows = table[(table.claim == claim) & (table.score == score)].sort_values("sparsity")
     held = rows.sparsity[(rows.verdict == "holds").cumprod().astype(bool)]

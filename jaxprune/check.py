@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def choice(name: str, value: str, options: Iterable[str]) -> str:
@@ -67,8 +68,9 @@ def static_bools(name: str, tree: Any, reference: Any) -> None:
     """Checks that a tree holds one Python bool for every leaf of the reference."""
     if jax.tree.structure(tree) != jax.tree.structure(reference):
         raise ValueError(
-            f"{name}: expected one Python bool for every leaf of the parameters, {_short(jax.tree.structure(reference))}, "
-            f"but got {_short(jax.tree.structure(tree))}. jp.tree.prunable(params) makes such a tree."
+            f"{name}: expected one Python bool for every leaf of the parameters, "
+            f"{_short(jax.tree.structure(reference))}, but got {_short(jax.tree.structure(tree))}. "
+            "jp.tree.prunable(params) makes such a tree."
         )
     for leaf in jax.tree.leaves(tree):
         if not isinstance(leaf, (bool, np.bool_)):
@@ -92,7 +94,7 @@ def mask(name: str, tree: Any, params: Any) -> None:
 def finite(name: str, tree: Any, remedy: str) -> None:
     """Checks that no leaf holds NaN or infinity.  Does nothing under a JAX transformation."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
         bad = int(jnp.size(leaf) - jnp.sum(jnp.isfinite(leaf)))
         if bad:
@@ -110,7 +112,8 @@ def labels(name: str, values: np.ndarray, classes: int) -> None:
     outside = values[(values < 0) | (values >= classes)]
     if outside.size:
         raise ValueError(
-            f"{name}: expected labels in [0, {classes}), but found {int(outside[0])}. Raise the number of classes, or relabel."
+            f"{name}: expected labels in [0, {classes}), but found {int(outside[0])}. Raise the number of classes, "
+            "or relabel."
         )
     empty = np.setdiff1d(np.arange(classes), values)
     if empty.size:
@@ -144,13 +147,6 @@ def writable(name: str, folder: str | os.PathLike[str]) -> Path:
             f"{name}: cannot write in {str(path)!r} ({error.strerror or error}). Choose a folder that you may write to."
         ) from error
     return path
-
-
-def fields(name: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Checks that every key that was given is a known field."""
-    options = list(known)
-    for key in given:
-        choice(f"{name}: field", key, options)
 
 
 def _short(structure: Any) -> str:

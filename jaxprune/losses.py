@@ -62,8 +62,8 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
     values = loss(outputs, batch)
     if values.shape != weight.shape:
         raise ValueError(
-            f"loss: expected one number for each example, shape {weight.shape}, but got {values.shape}. A loss must not "
-            "average over the batch itself; jaxprune weighs the examples."
+            f"loss: expected one number for each example, shape {weight.shape}, but got {values.shape}. A loss must "
+            "not average over the batch itself; jaxprune weighs the examples."
         )
     total = jnp.sum(weight)
     return jnp.sum(jnp.where(weight > 0, weight * values, 0.0)) / jnp.where(total > 0, total, 1.0)

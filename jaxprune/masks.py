@@ -58,7 +58,9 @@ def unstructured(sparsity: float, allocation: str = "global") -> Select:
             counts = share([leaf.shape for leaf in chosen], round(sparsity * total))
             kept = [_keep_largest([leaf], count)[0] for leaf, count in zip(chosen, counts, strict=True)]
         masks = iter(kept)
-        return structure.unflatten([next(masks) if flag else _all_true(leaf) for leaf, flag in zip(leaves, flags)])  # noqa: B905
+        return structure.unflatten(
+            [next(masks) if flag else _all_true(leaf) for leaf, flag in zip(leaves, flags, strict=True)]
+        )
 
     return select
 
@@ -209,7 +211,7 @@ def _bisect(leaves: list[Any], pruned: int) -> list[Any]:
 
 
 def _count(flag: Any) -> Any:
-    # XLA on CPU adds integers one by one, and floats in vectors: rows are counted in float32, which is exact up to 2^24.
+    # XLA on CPU adds integers one by one, and floats in vectors: rows are counted in float32, exact up to 2^24.
     if flag.ndim and flag.shape[-1] <= 2**24:
         flag = jnp.sum(flag.astype(jnp.float32), axis=-1).astype(jnp.uint32)
     return jnp.sum(flag, dtype=jnp.uint32)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def make(devices: list[jax.Device] | None = None) -> Mesh:
+def make(devices: list[Any] | None = None) -> Mesh:
     """Makes a mesh with one axis, ``"data"``, over all devices (or those given).
 
     >>> make(jax.devices()[:1]).axis_names
@@ -37,8 +37,8 @@ def shard_batch(mesh: Mesh, batch: Any) -> Any:
     for leaf in jax.tree.leaves(batch):
         if np.shape(leaf)[0] % count:
             raise ValueError(
-                f"batch: expected a number of examples that {count} devices divide, but got {np.shape(leaf)[0]}. Choose "
-                "another batch size; jp.data.Batches pads the last batch with weight 0."
+                f"batch: expected a number of examples that {count} devices divide, but got {np.shape(leaf)[0]}. "
+                "Choose another batch size; jp.data.Batches pads the last batch with weight 0."
             )
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
 

@@ -85,4 +85,5 @@ class _LinenTrainApply:
 
     def __call__(self, params: Any, state: State, images: Any, rngs: Any) -> tuple[Any, State]:
         variables = {"params": params, **state}
-        return self.module.apply(variables, images, rngs=rngs, mutable=list(state), **dict(self.arguments))  # type: ignore[return-value]
+        outputs, state = self.module.apply(variables, images, rngs=rngs, mutable=list(state), **dict(self.arguments))
+        return outputs, state

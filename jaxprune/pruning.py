@@ -67,7 +67,5 @@ def prune(
     >>> prune(net, scores.magnitude(), [], {"w": True}, schedules.exponential(0.5, 3))["w"][:, 0]
     Array([ True, False, False,  True], dtype=bool)
     """
-    mask = masks.ones(network.params)
-    for mask in rounds(network, score, batches, prunable, schedule, select):
-        pass
+    *_, mask = rounds(network, score, batches, prunable, schedule, select)
     return mask

@@ -1,8 +1,9 @@
 """Records: one run is one file, named by a hash of its configuration.
 
 A record is ``{"config", "metrics", "digest", "provenance"}``.  Its name hashes the study and those fields of the
-configuration that differ from their defaults, so a new field with a default leaves old records valid.  The digest hashes
-configuration and metrics, not the provenance: two runs that agree have equal digests whenever and wherever they ran.
+configuration that differ from their defaults, so a new field with a default leaves old records valid.  The digest
+hashes configuration and metrics, not the provenance: two runs that agree have equal digests whenever and wherever they
+ran.
 """
 
 import dataclasses
@@ -91,11 +92,11 @@ class Store:
         try:
             record = json.loads(path.read_text())
             body = {"config": record["config"], "metrics": record["metrics"]}
-            whole = record["digest"] == digest(body)
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise ValueError(f"record: {str(path)!r} is damaged. Delete it; running again makes it anew.")
+            if record["digest"] != digest(body):
+                raise ValueError("its digest does not fit")
+        except (ValueError, KeyError, TypeError) as error:
+            remedy = "Delete it; running again makes it anew."
+            raise ValueError(f"record: {str(path)!r} is damaged ({error}). {remedy}") from error
         return record
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ from jaxprune import files
 # Okabe and Ito's palette, which colour-blind readers can tell apart too, darkest first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A3D9A")
 
-_STYLE = {
+_STYLE: Any = {
     "axes.edgecolor": "#8a8578",
     "axes.grid": True,
     "axes.labelcolor": "#3b382f",

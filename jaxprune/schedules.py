@@ -21,7 +21,7 @@ def exponential(sparsity: float, rounds: int) -> tuple[float, ...]:
     [0.536, 0.785, 0.9]
     """
     final = check.sparsity(sparsity)
-    return tuple(1 - (1 - final) ** (step / rounds) for step in range(1, _rounds(rounds))) + (final,)
+    return (*(1 - (1 - final) ** (step / rounds) for step in range(1, _rounds(rounds))), final)
 
 
 def cubic(sparsity: float, rounds: int, initial: float = 0.0) -> tuple[float, ...]:
@@ -35,7 +35,7 @@ def cubic(sparsity: float, rounds: int, initial: float = 0.0) -> tuple[float, ..
     final, start = check.sparsity(sparsity), check.sparsity(initial, "initial")
     if start > final:
         raise ValueError(f"initial: expected at most the final sparsity {final}, but got {start}. Masks only shrink.")
-    return tuple(final + (start - final) * (1 - step / rounds) ** 3 for step in range(1, _rounds(rounds))) + (final,)
+    return (*(final + (start - final) * (1 - step / rounds) ** 3 for step in range(1, _rounds(rounds))), final)
 
 
 def _rounds(rounds: int) -> int:

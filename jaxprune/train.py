@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -120,7 +120,7 @@ def fit(
             _demand_finite(previous, number)
             if saving or done == steps:
                 _demand_finite(last, done)
-            if done % log_every == 0 or done == steps:
+            if last and (done % log_every == 0 or done == steps):
                 log(done, last)
             advance(done)
             if root is not None and saving:
@@ -130,11 +130,58 @@ def fit(
     return state[0]
 
 
+def recalibrate(network: Network, batches: Iterable[Batch]) -> Network:
+    """Replaces the running statistics of a network by those of its own activations on these batches.
+
+    An explicit step, for example after pruning: nothing in jaxprune does it unasked.  Every statistic s that
+    ``train_apply`` updates as ``m s + (1 - m) b`` becomes the mean of b over the batches (for a variance: the mean of
+    the variances within batches).  What it does not update stays.
+
+    Args:
+      network: one with a ``train_apply``.
+      batches: without padding, which would enter the statistics.
+
+    Raises:
+      ValueError: the network has no ``train_apply``, or there is no batch, or one that is padded.
+    """
+    if network.train_apply is None:
+        raise ValueError("network: expected a train_apply, whose statistics are averaged, but it has none.")
+    found = []
+    for batch in batches:
+        if not bool(jnp.all(losses.weights(batch) > 0)):
+            raise ValueError(
+                "batches: expected no padding, which would enter the statistics. Choose a size that divides."
+            )
+        found.append(_statistics(network, batch["image"]))
+    if not found:
+        raise ValueError("batches: expected at least one batch, but got none.")
+    return network.replace(state=jax.tree.map(lambda *values: sum(values) / len(values), *found))
+
+
+@jax.jit
+def _statistics(network: Network, images: Any) -> Any:
+    """The statistics of one batch: updating zeros gives (1 - m) b, and updating v gives m v more."""
+
+    def updated(state: Any) -> Any:
+        return network.train_apply(network.params, state, images, {"dropout": jax.random.key(0)})[1]  # type: ignore[misc]
+
+    share = updated(jax.tree.map(jnp.zeros_like, network.state))
+    # v of the size of the statistics themselves, so that the difference loses no digits.
+    probe = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.maximum(jnp.max(jnp.abs(leaf)), 1e-6)), share)
+
+    def solve(old: Any, part: Any, filled: Any, both: Any) -> Any:
+        kept = jnp.mean((both - part) / filled)
+        return jnp.where(kept < 1, part / jnp.where(kept < 1, 1 - kept, 1), old)
+
+    return jax.tree.map(solve, network.state, share, probe, updated(probe))
+
+
 def _demand_finite(metrics: dict[str, Any] | None, number: int) -> None:
     if metrics is not None and not bool(metrics["finite"]):
         raise FloatingPointError(
-            f"loss: step {number} gave loss {float(metrics['loss'])} and gradient norm {float(metrics['gradient_norm'])}; "
-            "it was not taken, and the newest checkpoint is from before it. Lower the learning rate, or look at the data."
+            f"loss: step {number} gave loss {float(metrics['loss'])} and gradient norm "
+            f"{float(metrics['gradient_norm'])}; it was not taken, and the newest checkpoint is from before it. "
+            "Lower the learning rate, or look at the data."
         )
 
 

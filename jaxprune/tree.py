@@ -51,9 +51,9 @@ def prunable(params: Any, include: str = KERNELS, exclude: str | None = None) ->
     Raises:
       ValueError: no leaf is prunable under these patterns; the message lists the names there are.
 
-    >>> params = {"Conv_0": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}, "head": {"kernel": jnp.ones((8, 2))}}
-    >>> prunable(params, exclude="^head/")
-    {'Conv_0': {'bias': False, 'kernel': True}, 'head': {'kernel': False}}
+    >>> dense = {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}
+    >>> prunable({"body": dense, "head": dense}, exclude="^head/")
+    {'body': {'bias': False, 'kernel': True}, 'head': {'bias': False, 'kernel': False}}
     """
 
     def wanted(leaf_name: str, leaf: Any) -> bool:
@@ -121,9 +121,4 @@ def dot(left: Any, right: Any) -> jax.Array:
     6.0
     """
     products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), left, right))
-    return sum(products[1:], start=products[0])
-
-
-def zeros_like(tree: Any) -> Any:
-    """Makes a tree of zeros of the same shapes."""
-    return jax.tree.map(jnp.zeros_like, tree)
+    return sum(products, start=jnp.zeros(()))

@@ -1,8 +1,8 @@
 """Exact diagonals, block products and dense blocks, by products restricted to one leaf.
 
 A leaf is cut into blocks; ``labels`` says for every weight to which block it belongs.  For a vector v, block b receives
-M_bb v_b: the product M (v restricted to b), read at b.  The tangent starts at the leaf and only the gradient of the leaf
-is taken, so what lies before it is computed once.  Many blocks go through one compiled program, a chunk at a time.
+M_bb v_b: the product M (v restricted to b), read at b.  The tangent starts at the leaf and only the gradient of the
+leaf is taken, so what lies before it is computed once.  Many blocks go through one compiled program, a chunk at a time.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune import check, tree
 from jaxprune.curvature.products import MATRICES, linearised
@@ -238,7 +239,7 @@ def _restricted(network: Network, loss: Loss, batch: Batch, path: str, matrix: s
 
 
 def _is_traced(arguments: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
 
 
 def _chunks(count: int, padding: int) -> np.ndarray:

@@ -51,8 +51,9 @@ def training_batch(
 ) -> dict[str, Any]:
     """Returns the batch of a training step: a pure function of (data, size, seed, step).
 
-    Every epoch is a new permutation that visits each example once; its last batch is padded with weight 0.  Resuming
-    at a step needs no state but the step.
+    Batches are cut from an endless stream in which every epoch is a new permutation that visits each example once.  A
+    batch may end one epoch and begin the next; nothing is padded, since padding would enter BatchNorm's statistics.
+    Resuming at a step needs no state but the step.
 
     Args:
       data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``.
@@ -66,9 +67,10 @@ def training_batch(
     [0, 1, 2, 3]
     """
     _check(data, size, host)
-    count = len(data["label"])
-    epoch, turn = divmod(step, -(-count // size))
-    order = shuffled(count, f"epoch/{seed}/{epoch}")[turn * size : (turn + 1) * size]
+    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(data["label"]))
+    order = np.concatenate(
+        [shuffled(len(data["label"]), f"epoch/{seed}/{epoch}")[places[epochs == epoch]] for epoch in np.unique(epochs)]
+    )
     return _take(data, order, size, host)
 
 

@@ -1,5 +1,7 @@
 """Handwritten digits: 1,797 grey images of 8x8 pixels, real data that scikit-learn carries."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -14,6 +16,6 @@ def digits() -> Arrays:
     >>> digits().pixels.shape
     (1797, 8, 8, 1)
     """
-    bunch = load_digits()
+    bunch: Any = load_digits()
     pixels = (bunch.images / 16.0).astype(np.float32)[..., None]
     return Arrays("digits", pixels, bunch.target.astype(np.int32), tuple(str(digit) for digit in range(10)))

@@ -52,8 +52,8 @@ class Arrays:
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or len(self.pixels) != len(self.labels):
             raise ValueError(
-                f"pixels: expected images [n, h, w, c] with n = {len(self.labels)} labels, but got {self.pixels.shape}. "
-                "Grey images need a last axis of 1."
+                f"pixels: expected images [n, h, w, c] with n = {len(self.labels)} labels, but got "
+                f"{self.pixels.shape}. Grey images need a last axis of 1."
             )
         check.finite("pixels", self.pixels, "Find and drop these images.")
         check.labels("labels", self.labels, len(self.classes))

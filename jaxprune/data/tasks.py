@@ -40,13 +40,13 @@ def imagenet_tasks() -> tuple[Task, ...]:
     return tuple(Task(name, tuple(classes)) for name, classes in json.loads(text).items())
 
 
-def find(tasks: Sequence[Task], name: str) -> Task:
+def find_task(tasks: Sequence[Task], name: str) -> Task:
     """Returns the task of that name.
 
     Raises:
       ValueError: there is none; the message offers the nearest name.
 
-    >>> find([Task("low", (0, 1)), Task("high", (2, 3))], "high").classes
+    >>> find_task([Task("low", (0, 1)), Task("high", (2, 3))], "high").classes
     (2, 3)
     """
     named = {task.name: task for task in tasks}

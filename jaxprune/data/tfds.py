@@ -45,15 +45,15 @@ def tfds(name: str, split: str = "train", *, size: int, folder: str | None = Non
     base = name.split(":")[0].split("/")[0]
     check.choice("data: tfds", base, tensorflow_datasets.list_builders(with_community_datasets=False))
     try:
-        builder = tensorflow_datasets.builder(name, data_dir=folder, file_format="array_record")
+        builder: Any = tensorflow_datasets.builder(name, data_dir=folder, file_format="array_record")
         info = builder.info
         examples = builder.as_data_source(split=split)
         there = _count_records(info, split)
     # TFDS and its readers raise many kinds of errors here, and each of them means the same to the user.
     except Exception as error:
         raise ValueError(
-            f"data: cannot open tfds:{name}, split {split!r}: {error} Prepare it once, on a machine with TensorFlow, by "
-            f"`tfds build {base} --file_format=array_record`, and pass its folder."
+            f"data: cannot open tfds:{name}, split {split!r}: {error} Prepare it once, on a machine with TensorFlow, "
+            f"by `tfds build {base} --file_format=array_record`, and pass its folder."
         ) from error
     if not {"image", "label"} <= set(info.features or ()):
         raise ValueError(
@@ -64,8 +64,8 @@ def tfds(name: str, split: str = "train", *, size: int, folder: str | None = Non
     whole, claimed, found = there
     if claimed != found:
         raise ValueError(
-            f"data: split {whole!r} of tfds:{name} should have {claimed} examples by its metadata, but {found} are there. "
-            "Prepare it again."
+            f"data: split {whole!r} of tfds:{name} should have {claimed} examples by its metadata, but {found} are "
+            "there. Prepare it again."
         )
     labels = _labels(builder, split, examples)
     return _Prepared(f"tfds:{name}:{split}", examples, labels, tuple(info.features["label"].names), size)
@@ -76,7 +76,7 @@ def _count_records(info: Any, split: str) -> tuple[str, int, int]:
     whole = split.split("[")[0]
     if not info.splits:  # a mocked set has no files
         return whole, 0, 0
-    from array_record.python import array_record_module  # not there on every platform
+    from array_record.python import array_record_module  # type: ignore[attr-defined]  # not on every platform
 
     found = 0
     for path in info.splits[whole].filepaths:

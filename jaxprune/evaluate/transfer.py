@@ -71,7 +71,7 @@ def accuracy(batches: Iterable[Batch]) -> Evaluator:
 
 
 def correct(network: Network, batches: Iterable[Batch]) -> np.ndarray:
-    """Says for every example of weight above 0 whether the largest output (the first of ties) is the label: bool [n]."""
+    """Says for every example of weight above 0 if the largest output (the first of ties) is the label: bool [n]."""
     rows = []
     for batch in batches:
         outputs = _outputs(network, batch["image"])

@@ -1,6 +1,6 @@
 """Scores from gradients: SNIP, GraSP, the Fisher diagonal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -38,8 +38,8 @@ def snip(loss: Loss) -> Score:
 def grasp(loss: Loss) -> Score:
     """Scores a weight by what it does for the gradient flow, ``w (H g)``, g and H those of the mean loss.
 
-    Removing weight w changes ``g^T g`` by about ``-2 w (H g)``.  The paper prunes where ``-w (H g)`` is largest, so where
-    this score is smallest.  The authors' code also divides the logits by 200; to do so, put it into the loss.
+    Removing weight w changes ``g^T g`` by about ``-2 w (H g)``.  The paper prunes where ``-w (H g)`` is largest, so
+    where this score is smallest.  The authors' code also divides the logits by 200; to do so, put it into the loss.
 
     Source: Wang, Zhang and Grosse (2020), arXiv 2002.07376.
 
@@ -49,7 +49,7 @@ def grasp(loss: Loss) -> Score:
     Array([48., 24.], dtype=float32)
     """
 
-    def score(network: Network, batches: Sequence[Batch]) -> Scores:
+    def score(network: Network, batches: Iterable[Batch]) -> Scores:
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         product = curvature.average(lambda batch: curvature.hvp(network, loss, batch, gradient), batches)
         return jax.tree.map(jnp.multiply, network.params, product)
@@ -58,7 +58,7 @@ def grasp(loss: Loss) -> Score:
 
 
 def fisher(loss: Loss) -> Score:
-    """Scores a weight by ``w^2 F_jj / 2``, F the empirical Fisher: the mean of the squared gradients of single examples.
+    """Scores a weight by ``w^2 F_jj / 2``, F the empirical Fisher: the mean squared gradient of single examples.
 
     Every example passes through the network alone, so the network must not mix the examples of a batch (it does not in
     evaluation mode).  The squares are of each example's gradient, never of a batch's mean.

@@ -1,6 +1,6 @@
 """Scores from the exact Hessian: its diagonal, and its blocks in two forms that answer different questions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -67,11 +67,11 @@ def block_hessian(
       form: "quadratic" or "obs".  There is no default: the two answer different questions.
       blocks: "unit", "layer" or an int, as in ``jp.curvature.block_product``.
       matrix: "hessian", "ggn" or "empirical_fisher".
-      damping: for "obs": d is this times the mean diagonal of the leaf.  The ranking depends on it; 1e-2 is the value of
-        SparseGPT (Frantar and Alistarh, 2023, arXiv 2301.00774).
-      ranking: for "quadratic": "absolute" ranks by the size of a share; "signed" keeps its sign, so the most negative is
-        pruned first.  A large negative share means strong interaction, not that the weight is harmful: in the bundled
-        study the signed ranking destroys the network at 10 % sparsity.
+      damping: for "obs": d is this times the mean diagonal of the leaf.  The ranking depends on it; 1e-2 is the value
+        of SparseGPT (Frantar and Alistarh, 2023, arXiv 2301.00774).
+      ranking: for "quadratic": "absolute" ranks by the size of a share; "signed" keeps its sign, so the most negative
+        is pruned first.  A large negative share means strong interaction, not that the weight is harmful: in the
+        bundled study the signed ranking destroys the network at 10 % sparsity.
       scope: which leaves to score; others come back zero and cost nothing.  None: every leaf.
 
     Returns:
@@ -102,7 +102,7 @@ def block_hessian(
         shares = jax.tree.map(lambda w, hw: w * hw / 2, network.params, product)
         return shares if ranking == "signed" else jax.tree.map(jnp.abs, shares)
 
-    def surgeon(network: Network, batches: Sequence[Batch]) -> Scores:
+    def surgeon(network: Network, batches: Iterable[Batch]) -> Scores:
         def one(path: str, leaf: Any, wanted: bool) -> Any:
             if not wanted:
                 return jnp.zeros_like(leaf)
@@ -136,7 +136,8 @@ def _surgeon_scores(path: str, leaf: Any, dense: Any, members: Any, damping: flo
         )
         raise ValueError(
             f"damping: a Hessian block of {path} is not positive definite at damping={damping} (lowest eigenvalue "
-            f"{lowest:.3g}, mean diagonal {mean_diagonal:.3g}), so optimal-brain-surgeon scores mean nothing there; {remedy}"
+            f"{lowest:.3g}, mean diagonal {mean_diagonal:.3g}), so optimal-brain-surgeon scores mean nothing there; "
+            f"{remedy}"
         )
     # A row that stands for no weight must not disturb the others: it becomes a row of the identity.
     identity = jnp.eye(dense.shape[-1], dtype=dense.dtype)

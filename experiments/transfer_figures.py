@@ -1,0 +1,131 @@
+"""The figures of the transfer study."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import options
+from experiments.transfer_results import GROUPS, STAGES, Results, Table
+from jaxprune import data, report
+
+_LABELS = {
+    "magnitude": "magnitude",
+    "diagonal": "Hessian diagonal",
+    "block-quadratic": "Hessian block (quadratic)",
+    "block-signed": "Hessian block (quadratic, signed)",
+    "block-obs": "Hessian block (surgeon)",
+    "random": "random mask",
+}
+
+
+def label(score: str) -> str:
+    """Returns what figures and tables call a score."""
+    return _LABELS.get(score, score)
+
+
+def curves(results: Results, measured: Table) -> Figure:
+    """Draws accuracy against sparsity: a column for each group, a row before and one after fine-tuning."""
+    rows = measured[measured["head"] == "frozen"]
+    with report.figure(3.6 * len(results.groups), 6.4) as drawn:
+        axes = np.atleast_2d(drawn.subplots(2, len(results.groups), sharex=True, sharey=True))
+        for across, stage in zip(axes, STAGES, strict=True):
+            for axis, group in zip(across, results.groups, strict=True):
+                here = rows[(rows.stage == stage) & (rows["group"] == group)]
+                dense = here[here.score == "dense"].accuracy.item()
+                axis.axhline(dense, color="#2b2922", linestyle="--", linewidth=1)
+                axis.axhline(results.chance(group), color="#8a8578", linestyle=":", linewidth=1.2)
+                for score in results.scores:
+                    one = here[here.score == score].sort_values("sparsity")
+                    style = _line(results, score)
+                    axis.fill_between(
+                        100 * one.sparsity, one.low, one.high, color=style["color"], alpha=0.13, linewidth=0
+                    )
+                    axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **style)
+                axis.set_ylim(0, 1.02)
+                axis.set_title(GROUPS[group] if stage == "pruned" else "")
+        axes[0, 0].set_ylabel("accuracy, pruned")
+        axes[1, 0].set_ylabel("accuracy, fine-tuned on source")
+        for axis in axes[1]:
+            axis.set_xlabel("sparsity (%)")
+        drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results.scores))
+        return drawn
+
+
+def source_against_transfer(results: Results, measured: Table) -> Figure:
+    """Draws the accuracy on tasks never shown against that on the source, a line for each score."""
+    rows = measured[measured["head"] == "frozen"]
+    with report.figure(9.5, 4.6) as drawn:
+        axes = drawn.subplots(1, 2, sharex=True, sharey=True)
+        for axis, stage in zip(axes, STAGES, strict=True):
+            axis.plot([0, 1], [0, 1], color="#c9c2b1", linewidth=1)
+            here = rows[rows.stage == stage].pivot_table(
+                index=["score", "sparsity"], columns="group", values="accuracy"
+            )
+            dense = here.loc[("dense", 0.0)]
+            for score in results.scores:
+                one = here.loc[score]
+                x, y = [dense["source"], *one["source"]], [dense["transfer"], *one["transfer"]]
+                axis.plot(x, y, label=label(score), **_line(results, score))
+            axis.set_title("pruned" if stage == "pruned" else "fine-tuned on source")
+            axis.set(
+                xlabel="accuracy on the source task",
+                ylabel="accuracy on tasks never shown",
+                xlim=(0, 1.02),
+                ylim=(0, 1.02),
+            )
+            axis.set_aspect("equal")
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+        return drawn
+
+
+def predictions(results: Results, frame: Table) -> Figure:
+    """Draws the true increase of the loss against the one that the quadratic model predicts."""
+    with report.figure(9.5, 4.4) as drawn:
+        axis = drawn.subplots()
+        rows = frame[frame.score != "dense"]
+        low = max(1e-5, min(rows.quadratic[rows.quadratic > 0].min(), rows.true[rows.true > 0].min()))
+        high = max(rows.quadratic.max(), rows.true.max())
+        axis.plot([low, high], [low, high], color="#c9c2b1", linewidth=1)
+        for score in results.scores:
+            one = rows[rows.score == score]
+            color = _line(results, score)["color"]
+            axis.scatter(one.quadratic, one.true, s=20, color=color, alpha=0.75, label=label(score), linewidths=0)
+        # Linear near zero, so that a loss that fell is on the plot too.
+        axis.set_xscale("symlog", linthresh=1e-3)
+        axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set(xlabel="predicted increase of the loss, w′Hw/2", ylabel="true increase of the loss")
+        drawn.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+        return drawn
+
+
+def examples(study: Any) -> Figure:
+    """Draws an image of each class of the first two tasks, and the first task under each shift."""
+    images, tasks = options.load(study.data, study.data_folder)
+    first = [[int(np.flatnonzero(images.labels == label)[0]) for label in task.classes] for task in tasks[:2]]
+    rows = [(task.name, images.images(np.array(indices))) for task, indices in zip(tasks, first, strict=False)]
+    rows += [(shift, data.shift(rows[0][1], shift, 0)) for shift in study.shifts]
+    columns = max(len(pictures) for _, pictures in rows)
+    with report.figure(0.62 * columns * 3 + 0.4, 0.62 * (-(-len(rows) // 2)) + 0.5) as drawn:
+        grid = drawn.add_gridspec(-(-len(rows) // 2), 2)
+        for number, (name, pictures) in enumerate(rows):
+            axis = drawn.add_subplot(grid[number // 2, number % 2])
+            strip = np.concatenate(
+                [np.pad(one, ((0, 0), (0, 1), (0, 0)), constant_values=1) for one in pictures], axis=1
+            )
+            axis.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_title(name, fontsize=9, fontweight="normal", loc="left", pad=3)
+            axis.set_axis_off()
+        return drawn
+
+
+def _line(results: Results, score: str) -> dict[str, Any]:
+    if score == "random":
+        return {"color": "#8a8578", "marker": ".", "linewidth": 1.2, "linestyle": "-."}
+    named = [other for other in results.scores if other != "random"]
+    return {
+        "color": report.COLOURS[named.index(score) % len(report.COLOURS)],
+        "marker": "o",
+        "markersize": 3.5,
+        "linewidth": 1.6,
+    }
