@@ -119,8 +119,14 @@ def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]
         "finetune_rate",
         "width",
         "margin",
+        "damping",
     ):
         check.positive(name, getattr(study, name))
+    for penalty in study.penalties:
+        check.positive("penalties", penalty)
+    for seed in study.seeds:
+        if seed < 0:
+            raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
     if not (study.scores and study.sparsities and study.seeds and study.penalties):
         raise ValueError("scores, sparsities, seeds, penalties: expected at least one of each, but one is empty.")
     part(study.shard)
@@ -225,7 +231,7 @@ def batches(data: dict[str, Any]) -> jp.data.Batches:
 def pretrain(settings: Settings, seed: int, data: dict[str, Any], classes: int, out: Path) -> jp.Network:
     """Trains the network on all classes with cross-entropy, or loads the checkpoint of an earlier run."""
     module = jp.models.resnet_cifar(settings.depth, classes, settings.width)
-    variables = module.init(jax.random.key(seed), data["image"][:1])
+    variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
     network = jp.Network.from_linen(module, variables, train={"train": True})
     rate = optax.cosine_decay_schedule(settings.pretrain_rate, settings.pretrain_steps)
     names = ("data", "depth", "width", "pretrain_steps", "pretrain_rate", "batch_size")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -23,39 +24,51 @@ from jaxprune import check, files, tree
 def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -> Path:
     """Saves a tree of arrays as the checkpoint of a step; older ones are deleted but for ``keep``.
 
+    One process writes into a folder.
+
     Args:
       folder: where checkpoints live, one folder each.
       step: names the checkpoint.
-      state: any tree of arrays (a network, an optimizer state).  PRNG keys are saved as ``jax.random.key_data``.
-      keep: how many checkpoints stay, the newest.
+      state: any tree of arrays that are not empty (a network, an optimizer state).
+      keep: how many checkpoints stay, the newest; 1 or more.
 
     Returns:
       The folder of the checkpoint, complete.
 
     Raises:
-      ValueError: the folder cannot be written, or has a checkpoint of this step.
+      ValueError: the folder cannot be written, has a checkpoint of this step, or a leaf is empty or a PRNG key.
     """
     root = check.writable("folder", folder)
+    check.positive("keep", keep)
     final = root / f"{step:08d}"
     if final.exists():
         raise ValueError(f"step: {str(final)!r} exists. Resume from it, or choose another folder.")
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    names, leaves = tree.names(state), jax.tree.leaves(state)
+    for name, leaf in zip(names, leaves, strict=True):
+        if np.size(leaf) == 0 or jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            raise ValueError(
+                f"state: {name} is empty or a PRNG key, which cannot be saved. Save jax.random.key_data(key)."
+            )
+    arrays = [np.asarray(leaf) for leaf in leaves]
     temporary = root / f".tmp-{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
-        ocp.save(str((temporary / "arrays").absolute()), {str(index): leaf for index, leaf in enumerate(leaves)})
-        files.write_json(temporary / "manifest.json", _manifest(step, tree.names(state), leaves))
+        ocp.save(str((temporary / "arrays").absolute()), {str(index): leaf for index, leaf in enumerate(arrays)})
+        files.write_json(temporary / "manifest.json", _manifest(step, names, arrays))
         temporary.rename(final)
         files.sync_folder(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in _steps(root)[:-keep]:
-        shutil.rmtree(root / f"{old:08d}")
+        # Renamed first: whoever is killed in the middle leaves no half under a final name.
+        (root / f"{old:08d}").rename(root / f".tmp-{uuid.uuid4().hex}")
+    for leftover in root.glob(".tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     return final
 
 
 def restore(folder: str | os.PathLike[str], like: Any) -> tuple[int, Any] | None:
-    """Loads the newest checkpoint that is whole.
+    """Loads the newest checkpoint that is whole; damaged ones are put aside, under names that begin with a dot.
 
     Args:
       folder: where checkpoints live.
@@ -75,13 +88,22 @@ def restore(folder: str | os.PathLike[str], like: Any) -> tuple[int, Any] | None
     steps = _steps(root)
     for step in reversed(steps):
         path = root / f"{step:08d}"
-        problem, leaves = _load(path, like)
-        if problem is None:
-            return step, jax.tree.unflatten(jax.tree.structure(like), leaves)
-        warnings.warn(f"The checkpoint {str(path)!r} is damaged ({problem}); trying the one before it.", stacklevel=2)
+        try:
+            leaves = _load(path, like)
+        except _DamagedError as damage:
+            aside = root / f".damaged-{path.name}-{uuid.uuid4().hex[:8]}"
+            path.rename(aside)
+            message = f"The checkpoint {str(path)!r} is damaged ({damage}); trying the one before it."
+            warnings.warn(f"{message} It was renamed to {aside.name!r}.", stacklevel=2)
+            continue
+        return step, jax.tree.unflatten(jax.tree.structure(like), leaves)
     if steps:
-        raise ValueError(f"folder: every checkpoint in {str(root)!r} is damaged. Delete the folder to start again.")
+        raise ValueError(f"folder: every checkpoint in {str(root)!r} is damaged. Call again to start anew.")
     return None
+
+
+class _DamagedError(Exception):
+    """The files of a checkpoint are not as they were written."""
 
 
 def _steps(root: Path) -> list[int]:
@@ -95,19 +117,27 @@ def _manifest(step: int, names: list[str], leaves: list[np.ndarray]) -> dict[str
         {"name": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype), "sha256": _digest(leaf)}
         for name, leaf in zip(names, leaves, strict=True)
     ]
-    return {"step": step, "leaves": rows}
+    # The rows are hashed too: a changed name is damage, and not another network.
+    return {"step": step, "leaves": rows, "sha256": _digest_rows(rows)}
 
 
 def _digest(leaf: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
 
 
-def _load(path: Path, like: Any) -> tuple[str | None, list[Any]]:
-    """Returns (what is damaged or None, leaves); raises where the checkpoint is whole but of something else."""
+def _digest_rows(rows: Any) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _load(path: Path, like: Any) -> list[Any]:
+    """Loads the leaves of a checkpoint; raises where it is damaged, or whole but of something else."""
     try:
-        rows = json.loads((path / "manifest.json").read_text())["leaves"]
+        manifest = json.loads((path / "manifest.json").read_text())
+        rows = manifest["leaves"]
+        if manifest["sha256"] != _digest_rows(rows):
+            raise ValueError("its hash does not fit")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its manifest cannot be read: {error}", []
+        raise _DamagedError(f"its manifest cannot be read: {error}") from error
     targets = jax.tree.leaves(like)
     _check_same(path, rows, tree.names(like), targets)
     try:
@@ -115,11 +145,11 @@ def _load(path: Path, like: Any) -> tuple[str | None, list[Any]]:
         values = [np.asarray(arrays[str(index)]) for index in range(len(rows))]
     # Orbax and TensorStore raise many kinds of errors for damaged files; each of them means the same here.
     except Exception as error:
-        return f"its arrays cannot be read: {type(error).__name__}", []
+        raise _DamagedError(f"its arrays cannot be read: {type(error).__name__}") from error
     for row, value in zip(rows, values, strict=True):
         if _digest(value) != row["sha256"]:
-            return f"the bytes of {row['name']} have changed", []
-    return None, [_place(value, target) for value, target in zip(values, targets, strict=True)]
+            raise _DamagedError(f"the bytes of {row['name']} have changed")
+    return [_place(value, target) for value, target in zip(values, targets, strict=True)]
 
 
 def _check_same(path: Path, rows: list[dict[str, Any]], names: list[str], targets: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -29,8 +30,31 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON, keys sorted; NaN and infinity are refused, since JSON has none."""
-    write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    """Writes a value as JSON, keys sorted; errors are those of ``demand_finite``."""
+    demand_finite("value", value)
+    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def demand_finite(name: str, value: Any) -> None:
+    """Checks that every number in a JSON value is one that JSON has.
+
+    Raises:
+      ValueError: a number is NaN or infinite; the message says where it is.
+    """
+    for where, number in _numbers(value):
+        if not math.isfinite(number):
+            raise ValueError(
+                f"{name}: expected finite numbers, which JSON has, but {where or 'it'} is {number}. Find its cause, or "
+                "leave it out."
+            )
+
+
+def _numbers(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield where, value
+    elif isinstance(value, (dict, list, tuple)):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(entry, f"{where}/{key}".lstrip("/"))
 
 
 def sync_folder(folder: Path) -> None:

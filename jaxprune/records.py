@@ -76,8 +76,9 @@ class Store:
         """Writes the record of a run, at once and complete.
 
         Raises:
-          ValueError: a metric is NaN or infinite: JSON has no such number, and a table should not either.
+          ValueError: a metric is NaN or infinite (the message names it).
         """
+        files.demand_finite("metrics", dict(metrics))
         body = {"config": dataclasses.asdict(config), "metrics": dict(metrics)}
         record = {**body, "digest": digest(body), "provenance": dict(provenance)}
         files.write_json(self.path(config), record)

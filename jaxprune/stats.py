@@ -40,13 +40,15 @@ def bootstrap(values: Sequence[np.ndarray], *, seed: int, confidence: float = 0.
     if not values or any(len(entry) == 0 for entry in values):
         raise ValueError("values: expected one or more seeds with one or more examples each, but some are empty.")
     check.positive("resamples", resamples)
+    values = [np.asarray(entry, np.float64) for entry in values]
+    check.finite("values", values, "Leave out what could not be measured, and say so.")
     rng = np.random.Generator(np.random.Philox(key=seed))
     seeds = rng.integers(len(values), size=(resamples, len(values)))
     totals = np.zeros(resamples)
     for draw in seeds.T:
         for number, entry in enumerate(values):
             chosen = draw == number
-            totals[chosen] += _resampled_means(np.asarray(entry, np.float64), int(chosen.sum()), rng)
+            totals[chosen] += _resampled_means(entry, int(chosen.sum()), rng)
     means = totals / len(values)
     low, high = np.percentile(means, [50 * (1 - confidence), 50 * (1 + confidence)])
     return Interval(float(np.mean([np.mean(entry) for entry in values])), float(low), float(high))

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from rich.progress import Progress
 
@@ -27,7 +28,8 @@ def step(
 ) -> tuple[Network, Any, dict[str, Any]]:
     """Takes one step of an optax transformation on the weighted mean loss of a batch.
 
-    If the loss or a gradient is not finite, nothing changes and ``"finite"`` is False.
+    If the loss, a gradient, or anything the step would make of them is not finite, nothing changes and ``"finite"`` is
+    False.
 
     Args:
       network: trained by ``train_apply`` where it has one, else as it stands.  Its buffers are given up (donated).
@@ -51,12 +53,17 @@ def step(
     (current, state), gradient = jax.value_and_grad(value, has_aux=True)(network.params)
     norm = optax.tree.norm(gradient)
     updates, new_optimizer = update(gradient, optimizer, network.params)
-    finite = jnp.isfinite(current) & jnp.isfinite(norm)
     before = (network.params, network.state, optimizer)
     after = (optax.apply_updates(network.params, updates), state, new_optimizer)
+    finite = jnp.isfinite(current) & jnp.isfinite(norm) & _all_finite(after)
     params, state, optimizer = jax.tree.map(lambda old, new: jnp.where(finite, new, old), before, after)
     metrics = {"loss": current, "gradient_norm": norm, "finite": finite}
     return network.replace(params=params, state=state), optimizer, metrics
+
+
+def _all_finite(tree: Any) -> Any:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def fit(
@@ -95,18 +102,20 @@ def fit(
       The trained network.
 
     Raises:
-      FloatingPointError: the loss or a gradient is not finite; that step was not taken, nothing was saved after it, and
-        the newest checkpoint is finite.
+      FloatingPointError: the loss, a gradient or a new weight is not finite; that step was not taken, nothing was saved
+        after it, and the newest checkpoint is finite.
       SystemExit: SIGTERM came; the state was saved.
-      ValueError: the folder cannot be written, or holds a checkpoint of another network.
+      ValueError: the folder cannot be written, or holds a checkpoint of another network, seed or batch size, or of a
+        later step.
     """
     root = None if folder is None else check.writable("folder", folder)
     check.positive("steps", steps)
     # Private copies: the step donates its buffers, and the caller's network and mask must stay alive.
     state = jax.tree.map(jnp.array, (network, tx.init(network.params)))
-    start = 0
-    if root is not None and (found := checkpoint.restore(root, state)) is not None:
-        start, state = found
+    start, identity = 0, np.array([seed, batch_size])
+    if root is not None and (found := checkpoint.restore(root, (*state, identity))) is not None:
+        start, (*state, written) = found
+        _check_resume(root, start, steps, identity, written)
     key = jax.random.key(seed)
     with _log(root, start) as log, _sigterm() as stop, _bar(progress, start, steps) as advance:
         last: dict[str, Any] | None = None
@@ -115,17 +124,19 @@ def fit(
             previous = last
             *state, last = step(*state, batch, jax.random.fold_in(key, number), loss=loss, update=tx.update)
             done = number + 1
-            saving = root is not None and (done % save_every == 0 or done == steps or stop.is_set())
+            stopping = stop.is_set()  # read once: the signal may come at any moment
+            saving = root is not None and (done % save_every == 0 or done == steps or stopping)
+            logging = done % log_every == 0 or done == steps
             # Ordinarily the flag of the step before is read: waiting for this one would leave the device idle.
             _demand_finite(previous, number)
-            if saving or done == steps:
+            if saving or logging:
                 _demand_finite(last, done)
-            if last and (done % log_every == 0 or done == steps):
+            if last and logging:
                 log(done, last)
             advance(done)
             if root is not None and saving:
-                checkpoint.save(root, done, tuple(state))
-            if stop.is_set():
+                checkpoint.save(root, done, (*state, identity))
+            if stopping:
                 raise SystemExit(143)
     return state[0]
 
@@ -176,12 +187,24 @@ def _statistics(network: Network, images: Any) -> Any:
     return jax.tree.map(solve, network.state, share, probe, updated(probe))
 
 
+def _check_resume(root: Path, start: int, steps: int, identity: np.ndarray, written: np.ndarray) -> None:
+    if not np.array_equal(identity, written):
+        raise ValueError(
+            f"seed, batch_size: {str(root)!r} holds a run with {written.tolist()}, but got {identity.tolist()}. Choose "
+            "another folder, or the seed and batch size of that run."
+        )
+    if start > steps:
+        raise ValueError(
+            f"steps: {str(root)!r} holds step {start}, beyond the {steps} asked for. Choose another folder."
+        )
+
+
 def _demand_finite(metrics: dict[str, Any] | None, number: int) -> None:
     if metrics is not None and not bool(metrics["finite"]):
         raise FloatingPointError(
             f"loss: step {number} gave loss {float(metrics['loss'])} and gradient norm "
-            f"{float(metrics['gradient_norm'])}; it was not taken, and the newest checkpoint is from before it. "
-            "Lower the learning rate, or look at the data."
+            f"{float(metrics['gradient_norm'])}, or new weights that are not finite; it was not taken, and the newest "
+            "checkpoint is from before it. Lower the learning rate, or look at the data."
         )
 
 

@@ -12,7 +12,7 @@ leaf, so a mask with a missing, transposed or non-boolean leaf is refused by the
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -48,24 +48,28 @@ TrainApply = Callable[[Any, State, Any, Any], tuple[Any, State]]
 """``train_apply(params, state, images, rngs) -> (outputs [b, c], state)``, in training mode."""
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A loss of each example: ``(outputs [b, c], batch) -> [b]``."""
 
     def __call__(self, outputs: Any, batch: Batch, /) -> Any: ...
 
 
+@runtime_checkable
 class Score(Protocol):
     """Rates every weight of a network on data: ``(network, batches) -> scores``."""
 
     def __call__(self, network: Any, batches: Iterable[Batch], /) -> Any: ...
 
 
+@runtime_checkable
 class Select(Protocol):
     """Decides what stays: ``(scores, prunable) -> mask``."""
 
     def __call__(self, scores: Any, prunable: Any, /) -> Any: ...
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """Measures a network: ``(network) -> {name: number}``."""
 

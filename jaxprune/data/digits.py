@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from jaxprune.data.source import Arrays
 
@@ -16,6 +15,8 @@ def digits() -> Arrays:
     >>> digits().pixels.shape
     (1797, 8, 8, 1)
     """
+    from sklearn.datasets import load_digits  # takes a second to import
+
     bunch: Any = load_digits()
     pixels = (bunch.images / 16.0).astype(np.float32)[..., None]
     return Arrays("digits", pixels, bunch.target.astype(np.int32), tuple(str(digit) for digit in range(10)))

@@ -1,13 +1,14 @@
 """A source of labelled images, and the part of it that a task and a split pick out."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxprune import check
 
 
+@runtime_checkable
 class Source(Protocol):
     """Labelled images: all labels at hand, images fetched by index.
 

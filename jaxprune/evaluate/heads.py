@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from jaxprune import check
 from jaxprune.network import Network
@@ -73,7 +72,8 @@ def nearest_neighbours(k: int = 5) -> HeadMaker:
     >>> nearest_neighbours(1)(features, labels, 2)(jnp.array([[0.5]]))
     Array([[1., 0.]], dtype=float32)
     """
-    check.positive("k", k)
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k: expected a whole number of 1 or more, but got {k!r}.")
 
     def fit(features: Any, labels: Any, classes: int) -> Network:
         x, y = _checked(features, labels, classes)
@@ -99,6 +99,8 @@ def logistic(penalty: float = 1.0) -> HeadMaker:
     check.positive("penalty", penalty)
 
     def fit(features: Any, labels: Any, classes: int) -> Network:
+        from sklearn.linear_model import LogisticRegression  # takes a second to import, and only this head needs it
+
         x, y = _checked(features, labels, classes)
         model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=10_000, tol=1e-8).fit(x, y)
         kernel, bias = model.coef_.T, model.intercept_

@@ -34,7 +34,7 @@ def features(network: Network, batches: Iterable[Batch], site: str = "features")
         if values.ndim != 2:
             raise ValueError(f"site: expected a value [b, d], but {site!r} is {values.shape}. Choose another site.")
         rows.append(np.asarray(values)[_counted(batch)])
-    return np.concatenate(rows)
+    return _joined(rows)
 
 
 def with_head(network: Network, head: Network, site: str = "features") -> Network:
@@ -76,7 +76,7 @@ def correct(network: Network, batches: Iterable[Batch]) -> np.ndarray:
     for batch in batches:
         outputs = _outputs(network, batch["image"])
         rows.append((np.argmax(outputs, axis=-1) == np.asarray(batch["label"]))[_counted(batch)])
-    return np.concatenate(rows)
+    return _joined(rows)
 
 
 def summary(hits: np.ndarray) -> dict[str, float]:
@@ -85,6 +85,8 @@ def summary(hits: np.ndarray) -> dict[str, float]:
     >>> summary(np.array([True, True, False, True]))["accuracy"]
     0.75
     """
+    if len(hits) == 0:
+        raise ValueError("hits: expected at least one example, but got none. Is the test set empty, or all padding?")
     share = float(np.mean(hits))
     return {"accuracy": share, "standard_error": float(np.sqrt(share * (1 - share) / len(hits))), "n": float(len(hits))}
 
@@ -121,3 +123,9 @@ def _loss(network: Network, batch: Batch, *, loss: Loss) -> Any:
 
 def _counted(batch: Batch) -> np.ndarray:
     return np.asarray(losses.weights(batch)) > 0
+
+
+def _joined(rows: list[np.ndarray]) -> np.ndarray:
+    if not rows:
+        raise ValueError("batches: expected at least one batch, but got none. An iterator can be read only once.")
+    return np.concatenate(rows)

@@ -1,0 +1,248 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.utils.class_weight import compute_sample_weight
+
+import jaxprune as jp
+from jaxprune.evaluate import heads, transfer
+
+RNG = np.random.default_rng(0)
+MAKERS = [heads.ridge(0.5), heads.logistic(0.5), heads.nearest_mean(), heads.nearest_neighbours(3)]
+
+
+def problem(classes: int = 4, n: int = 60, dtype: type = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    # Classes of very unequal size, so that the balance shows.
+    labels = np.sort(np.concatenate([np.arange(classes), RNG.integers(classes, size=n - classes) ** 2 // classes]))
+    features = RNG.standard_normal((n, 5)) + np.eye(classes, 5)[labels]
+    return features.astype(dtype), labels.astype(np.int32)
+
+
+def apply(params, state, images):
+    hidden = jax.nn.relu(images.reshape(len(images), -1) @ params["first"])
+    checkpoint_name(images, "pixels")
+    return checkpoint_name(hidden, "features") @ params["second"] + state["shift"]
+
+
+def network(seed: int = 0, dtype: type = np.float32) -> jp.Network:
+    rng = np.random.default_rng(seed)
+    params = {"first": rng.standard_normal((12, 5)), "second": rng.standard_normal((5, 3))}
+    params = {name: jnp.asarray(value, dtype) for name, value in params.items()}
+    return jp.Network(apply, params, {"shift": jnp.zeros(3, dtype)})
+
+
+def pictures(n: int = 10, dtype: type = np.float32) -> dict[str, np.ndarray]:
+    images = np.random.default_rng(1).random((n, 2, 2, 3)).astype(dtype)
+    return {"image": images, "label": (np.arange(n) % 3).astype(np.int32)}
+
+
+def test_ridge_is_sklearns_weighted_ridge_with_a_penalised_bias():
+    x, y = problem()
+    augmented = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    oracle = Ridge(0.7, fit_intercept=False, solver="cholesky")
+    oracle.fit(augmented, np.eye(4)[y], sample_weight=compute_sample_weight("balanced", y))
+    with jax.enable_x64(True):
+        outputs = heads.ridge(0.7)(x, y, 4)(jnp.asarray(x))
+    np.testing.assert_allclose(outputs, oracle.predict(augmented), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_logistic_is_sklearns_balanced_logistic_regression(classes):
+    x, y = problem(classes)
+    oracle = LogisticRegression(C=1 / 0.3, class_weight="balanced", max_iter=10_000, tol=1e-8).fit(x, y)
+    with jax.enable_x64(True):
+        head = heads.logistic(0.3)(x, y, classes)
+        outputs = head(jnp.asarray(x))
+        shares = jax.nn.softmax(outputs)
+    assert outputs.shape == (len(x), classes)
+    np.testing.assert_allclose(shares, oracle.predict_proba(x), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(np.argmax(outputs, axis=1), oracle.predict(x))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_logistic_stands_at_the_minimum_it_states(classes):
+    x, y = problem(classes)
+    balance = jnp.asarray(compute_sample_weight("balanced", y))
+    with jax.enable_x64(True):
+        head = heads.logistic(0.3)(x, y, classes)
+
+        def objective(params):
+            losses = jp.losses.cross_entropy(head.apply(params, {}, jnp.asarray(x)), {"label": jnp.asarray(y)})
+            kernel = params["kernel"]
+            # Of two classes the first has weights 0: one vector alone is penalised.
+            return jnp.sum(jnp.asarray(balance) * losses) + 0.3 * jnp.sum(kernel**2) / 2
+
+        slope = jax.grad(objective)(head.params)
+    kernel, bias = np.asarray(slope["kernel"]), np.asarray(slope["bias"])
+    np.testing.assert_allclose(kernel[:, 1:] if classes == 2 else kernel, 0, atol=1e-4)
+    np.testing.assert_allclose(bias, 0, atol=1e-4)
+
+
+def test_nearest_mean_is_sklearns_nearest_centroid():
+    x, y = problem()
+    with jax.enable_x64(True):
+        outputs = heads.nearest_mean()(x, y, 4)(jnp.asarray(x))
+    oracle = NearestCentroid().fit(x, y)
+    distances = np.sum((x[:, None] - oracle.centroids_[None]) ** 2, axis=-1)
+    np.testing.assert_allclose(outputs, -distances, rtol=1e-10)
+    np.testing.assert_array_equal(np.argmax(outputs, axis=1), oracle.predict(x))
+
+
+@pytest.mark.parametrize("k", [1, 5, 60])
+def test_nearest_neighbours_vote_as_sklearns(k):
+    x, y = problem()
+    others = RNG.standard_normal((40, 5))
+    with jax.enable_x64(True):
+        shares = heads.nearest_neighbours(k)(x, y, 4)(jnp.asarray(others))
+    np.testing.assert_allclose(shares, KNeighborsClassifier(k).fit(x, y).predict_proba(others), atol=1e-10)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_head_has_the_type_of_its_features_and_forgets_their_order(make):
+    x, y = problem(dtype=np.float32)
+    head, order = make(x, y, 4), RNG.permutation(len(x))
+    assert {leaf.dtype for leaf in jax.tree.leaves(head.params)} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(make(x[order], y[order], 4)(x), head(x), atol=2e-5)
+    assert make(x[order], y[order], 4).apply == head.apply
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_with_head_is_the_head_of_the_features(make):
+    net, data = network(), pictures()
+    features = transfer.features(net, [data])
+    head = make(features, data["label"], 3)
+    np.testing.assert_allclose(transfer.with_head(net, head)(data["image"]), head(features), rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_is_frozen_and_gradients_go_through_it():
+    net, data = network(), pictures()
+    headed = transfer.with_head(net, heads.ridge()(transfer.features(net, [data]), data["label"], 3))
+    assert headed.params is net.params
+    assert jp.tree.names(headed.state) == ["head/bias", "head/kernel", "network/shift"]
+    slope = jp.curvature.gradient(headed, jp.losses.squared_error, data)
+    assert jp.tree.names(slope) == ["first", "second"]
+    assert np.any(np.asarray(slope["first"]) != 0)
+    np.testing.assert_array_equal(slope["second"], 0)  # the replaced classifier
+    tuned = jp.train.fit(headed, jp.losses.squared_error, optax.sgd(0.01), data, steps=2, batch_size=5, seed=0)
+    jax.tree.map(np.testing.assert_array_equal, tuned.state, headed.state)
+    assert np.any(np.asarray(tuned.params["first"] != net.params["first"]))
+
+
+def test_networks_with_heads_compare_equal_and_compile_once():
+    data, traces = pictures(), []
+
+    @jax.jit
+    def outputs(net, images):
+        traces.append(1)
+        return net(images)
+
+    for seed in range(3):
+        net = network(seed)
+        features = transfer.features(net, [data])
+        headed = transfer.with_head(net, heads.ridge()(features, data["label"], 3))
+        other = transfer.with_head(network(seed + 7), heads.ridge(9.0)(features, data["label"], 3))
+        assert headed.apply == other.apply
+        assert hash(headed.apply) == hash(other.apply)
+        outputs(headed, data["image"])
+    assert len(traces) == 1
+    nearest = transfer.with_head(net, heads.nearest_mean()(features, data["label"], 3))
+    assert nearest.apply != headed.apply
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 16])
+def test_features_are_those_of_the_examples_that_count_in_order(size):
+    net, data = network(), pictures()
+    expected = np.maximum(data["image"].reshape(10, -1) @ np.asarray(net.params["first"]), 0)
+    np.testing.assert_allclose(transfer.features(net, jp.data.Batches(data, size)), expected, rtol=1e-5, atol=1e-6)
+    weight = (np.arange(10) % 2).astype(np.float32)
+    some = transfer.features(net, jp.data.Batches({**data, "weight": weight}, size))
+    np.testing.assert_allclose(some, expected[1::2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 16])
+def test_accuracy_counts_every_example_of_positive_weight_once(size):
+    outputs = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0, 1]]
+    data = {"image": outputs, "label": np.array([0, 1, 2, 0, 1, 0, 1, 2], np.int32)}
+    net = jp.Network(lambda params, state, images: images, {})
+    got = transfer.accuracy(jp.data.Batches(data, size))(net)
+    assert got == {"accuracy": 0.625, "standard_error": pytest.approx(np.sqrt(0.625 * 0.375 / 8)), "n": 8.0}
+    weight = np.array([1, 1, 1, 1, 0, 0, 1, 1], np.float32)
+    some = transfer.correct(net, jp.data.Batches({**data, "weight": weight}, size))
+    assert some.tolist() == [True, True, True, True, False, False]
+
+
+def test_the_first_of_equal_outputs_wins():
+    net = jp.Network(lambda params, state, images: images, {})
+    batch = {"image": np.zeros((2, 3), np.float32), "label": np.array([0, 2])}
+    assert transfer.correct(net, [batch]).tolist() == [True, False]
+
+
+def test_mean_loss_is_the_same_for_every_batch_size():
+    data = pictures(dtype=np.float64)
+    weighted = {**data, "weight": np.linspace(0.0, 2.0, 10)}
+    with jax.enable_x64(True):
+        net = network(dtype=np.float64)
+        values = jp.losses.cross_entropy(net(data["image"]), data)
+        expected = np.average(values, weights=weighted["weight"])
+        for size in (1, 3, 4, 10, 16):
+            got = transfer.mean_loss(jp.losses.cross_entropy, jp.data.Batches(weighted, size))(net)
+            np.testing.assert_allclose(got["loss"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_features_that_are_not_a_table_are_an_error(make):
+    with pytest.raises(
+        ValueError, match=r"features: expected \[n, d\] for 4 labels, but got \(4, 2, 2\). Average over"
+    ):
+        make(np.ones((4, 2, 2)), np.array([0, 1, 0, 1]), 2)
+    with pytest.raises(ValueError, match=r"features: expected \[n, d\] for 4 labels, but got \(3, 2\)"):
+        make(np.ones((3, 2)), np.array([0, 1, 0, 1]), 2)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_empty_class_is_an_error(make):
+    with pytest.raises(ValueError, match=r"labels: class 1 has no example \(1 of 3 classes are empty\)"):
+        make(np.ones((4, 2)), np.array([0, 2, 0, 2]), 3)
+    with pytest.raises(ValueError, match=r"labels: expected labels in \[0, 2\), but found 2"):
+        make(np.ones((3, 2)), np.array([0, 1, 2]), 2)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_features_that_are_not_finite_are_an_error(make):
+    x, y = problem()
+    x[3, 2] = np.nan
+    with pytest.raises(
+        ValueError, match=r"features: expected finite numbers, but the array holds 1 .* Look at the network"
+    ):
+        make(x, y, 4)
+
+
+@pytest.mark.parametrize("maker", [heads.ridge, heads.logistic])
+@pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_penalty_that_is_not_positive_is_an_error(maker, penalty):
+    with pytest.raises(ValueError, match="penalty: expected a finite number above 0, but got"):
+        maker(penalty)
+
+
+def test_a_number_of_neighbours_out_of_range_is_an_error():
+    with pytest.raises(ValueError, match="k: expected a whole number of 1 or more, but got 0"):
+        heads.nearest_neighbours(0)
+    with pytest.raises(ValueError, match=r"k: expected at most the 3 examples .*, but got 4"):
+        heads.nearest_neighbours(4)(np.ones((3, 2)), np.array([0, 1, 1]), 2)
+
+
+def test_a_site_that_does_not_serve_is_an_error():
+    net, data = network(), pictures()
+    with pytest.raises(ValueError, match=r"sites: unknown value 'feature'. Did you mean 'features'"):
+        transfer.features(net, [data], "feature")
+    with pytest.raises(
+        ValueError, match=r"site: expected a value \[b, d\], but 'pixels' is \(10, 2, 2, 3\). Choose another"
+    ):
+        transfer.features(net, [data], "pixels")
+    head = heads.nearest_mean()(transfer.features(net, [data]), data["label"], 3)
+    with pytest.raises(ValueError, match=r"sites: unknown value 'head'. .*Known: features, pixels"):
+        transfer.with_head(net, head, "head")(data["image"])

@@ -1,0 +1,482 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import jaxprune as jp
+
+
+def data(count: int = 30, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=count).astype(np.int32)
+    images = 0.3 * rng.standard_normal((count, 2, 2, 1)) + np.eye(3, 4)[labels].reshape(count, 2, 2, 1)
+    return {"image": images.astype(np.float32), "label": labels}
+
+
+def apply(params, state, images):
+    del state
+    hidden = jax.nn.relu(images.reshape(len(images), -1) @ params["first"] + params["bias"])
+    return hidden @ params["second"]
+
+
+def network() -> jp.Network:
+    rng = np.random.default_rng(0)
+    shapes = {"first": (4, 8), "bias": (8,), "second": (8, 3)}
+    params = {name: jnp.asarray(0.5 * rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+    return jp.Network(apply, params, {"steps": jnp.zeros((), jnp.int32)})
+
+
+def train_apply(params, state, images, rngs):
+    del rngs
+    return apply(params, {}, images), {"steps": state["steps"] + 1}
+
+
+def mask_of(params: Any, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.5), params)
+
+
+def copied(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.array(leaf), tree)
+
+
+def same(left: Any, right: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), left, right)
+
+
+def fit(net: jp.Network, tx: Any, examples: Any = None, **options: Any) -> jp.Network:
+    settings = {"steps": 12, "batch_size": 8, "seed": 0, **options}
+    return jp.train.fit(net, jp.losses.cross_entropy, tx, data() if examples is None else examples, **settings)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+# --------------------------------------------------------------------------------------------------- the laws
+
+
+def test_the_loss_goes_down_and_is_logged(tmp_path):
+    loss = jp.evaluate.transfer.mean_loss(jp.losses.cross_entropy, [data()])
+    trained = fit(network(), optax.adam(0.05), steps=60, folder=tmp_path, log_every=10)
+    assert loss(trained)["loss"] < 0.3 * loss(network())["loss"]
+    logged = rows(tmp_path)
+    assert [row["step"] for row in logged] == [10, 20, 30, 40, 50, 60]
+    assert logged[-1]["loss"] < 0.5 * logged[0]["loss"]
+    assert set(logged[0]) == {"step", "loss", "gradient_norm"}
+
+
+def test_pruned_weights_stay_exactly_zero_under_adamw():
+    net = network()
+    mask = mask_of(net.params)
+    tx = jp.optim.with_mask(optax.adamw(0.05, weight_decay=0.1), mask)
+    trained = fit(net.replace(params=jp.masks.apply(mask, net.params)), tx)
+    for keep, leaf, old in zip(*map(jax.tree.leaves, (mask, trained.params, net.params)), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf)[~np.asarray(keep)], 0.0)
+        assert np.all(np.asarray(leaf)[np.asarray(keep)] != np.asarray(old)[np.asarray(keep)])
+
+
+def test_pruned_weights_become_zero_even_where_they_started_elsewhere():
+    net = network()
+    mask = mask_of(net.params)
+    trained = fit(net, jp.optim.with_mask(optax.sgd(0.1), mask), steps=1)
+    for keep, leaf in zip(jax.tree.leaves(mask), jax.tree.leaves(trained.params), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf)[~np.asarray(keep)], 0.0)
+
+
+def test_the_network_the_mask_and_the_data_of_the_caller_stay_alive():
+    net, examples = network(), data()
+    mask = mask_of(net.params)
+    before = copied((net, mask, examples))
+    fit(net, jp.optim.with_mask(optax.adam(0.1), mask), examples)
+    same((net, mask, examples), before)
+
+
+def test_one_step_is_the_gradient_step():
+    net, batch = network(), {**data(8), "weight": np.linspace(0, 1, 8, dtype=np.float32)}
+    slope = jp.curvature.gradient(net, jp.losses.cross_entropy, batch)
+    expected = copied(jax.tree.map(lambda w, g: w - 0.1 * g, net.params, slope))
+    tx = optax.sgd(0.1)
+    optimizer = tx.init(net.params)
+    got, _, metrics = jp.train.step(
+        jax.tree.map(jnp.array, net),
+        optimizer,
+        batch,
+        jax.random.key(0),
+        loss=jp.losses.cross_entropy,
+        update=tx.update,
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got.params, expected)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(slope), rtol=1e-5)
+    assert bool(metrics["finite"])
+
+
+def test_state_is_updated_by_train_apply_alone():
+    net = network()
+    assert int(fit(net, optax.sgd(0.1)).state["steps"]) == 0
+    assert int(fit(net.replace(train_apply=train_apply), optax.sgd(0.1)).state["steps"]) == 12
+
+
+class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.BatchNorm(use_running_average=not train)(nn.Dense(3)(images.reshape(len(images), -1)))
+
+
+def test_batch_statistics_move_in_training_and_only_there():
+    module = Normalised()
+    variables = module.init(jax.random.key(0), data()["image"][:1])
+    for train, moves in ((None, False), ({"train": True}, True)):
+        net = jp.Network.from_linen(module, variables, train=train)
+        trained = fit(net, optax.sgd(0.1), steps=2)
+        moved = [
+            np.any(np.asarray(a != b)) for a, b in zip(*map(jax.tree.leaves, (net.state, trained.state)), strict=True)
+        ]
+        assert all(moved) if moves else not any(moved)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
+
+
+def test_recalibration_replaces_statistics_by_those_of_the_batches_and_nothing_else():
+    module, batches = Normalised(), [data(16), data(16, seed=1)]
+    variables = module.init(jax.random.key(0), batches[0]["image"][:1])
+    net = jp.Network.from_linen(module, variables, train={"train": True})
+    got = jp.train.recalibrate(net, batches)
+    dense = net.params["Dense_0"]
+    hidden = [one["image"].reshape(16, -1) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"]) for one in batches]
+    statistics = got.state["batch_stats"]["BatchNorm_0"]
+    for name, measure in (("mean", np.mean), ("var", np.var)):
+        expected = np.mean([measure(one, axis=0) for one in hidden], axis=0)
+        np.testing.assert_allclose(statistics[name], expected, rtol=1e-4, atol=1e-5)
+    same(got.params, net.params)
+
+
+def test_recalibration_needs_statistics_and_batches_without_padding():
+    net = network().replace(train_apply=train_apply)
+    with pytest.raises(ValueError, match="network: expected a train_apply"):
+        jp.train.recalibrate(network(), [data()])
+    with pytest.raises(ValueError, match="batches: expected no padding"):
+        jp.train.recalibrate(net, jp.data.Batches(data(30), 16))
+    with pytest.raises(ValueError, match="batches: expected at least one batch, but got none"):
+        jp.train.recalibrate(net, [])
+
+
+def test_the_step_is_traced_once_for_all_steps_masks_seeds_and_networks():
+    traces = []
+
+    def counting(outputs, batch):
+        traces.append(1)
+        return jp.losses.cross_entropy(outputs, batch)
+
+    tx = optax.adamw(optax.cosine_decay_schedule(0.1, 10))
+    for seed in range(3):
+        net = network()
+        wrapped = jp.optim.with_mask(tx, mask_of(net.params, seed))
+        jp.train.fit(net, counting, wrapped, data(seed=seed), steps=9, batch_size=8, seed=seed)
+    assert len(traces) == 1
+
+
+# ------------------------------------------------------------------------------------------- what is not finite
+
+
+class FailingLater(dict):
+    """Data whose images turn to NaN, or that call something, when the batch of a step is made."""
+
+    def __init__(self, at: int, action: Any) -> None:
+        super().__init__(data())
+        self.turn, self.at, self.action = 0, at, action
+
+    def get(self, key: str, default: Any = None) -> Any:  # asked for "weight" once for every batch
+        if key == "weight":
+            if self.turn == self.at:
+                self.action(self)
+            self.turn += 1
+        return super().get(key, default)
+
+
+def poison(examples: dict[str, Any]) -> None:
+    examples["image"] = np.full_like(examples["image"], np.nan)
+
+
+def finite(tree: Any) -> bool:
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
+
+
+def newest(folder: Path, net: jp.Network, tx: Any) -> tuple[int, Any]:
+    found = jp.checkpoint.restore(folder, (net, tx.init(net.params), np.zeros(2, int)))
+    assert found is not None
+    step, (network, optimizer, _) = found
+    return step, (network, optimizer)
+
+
+@pytest.mark.parametrize("save_every", [1, 3])
+def test_nan_in_the_data_stops_within_a_step_and_keeps_what_was_saved(tmp_path, save_every):
+    examples, tx, net = FailingLater(7, poison), optax.adam(0.01), network()
+    with pytest.raises(
+        FloatingPointError, match=r"loss: step 8 gave loss nan .* it was not taken, .* Lower the learning"
+    ):
+        fit(net, tx, examples, folder=tmp_path, save_every=save_every, log_every=1)
+    assert examples.turn <= 9
+    step, (restored, optimizer) = newest(tmp_path, net, tx)
+    assert step == (7 if save_every == 1 else 6)
+    assert finite((restored, optimizer))
+    same(restored, fit(net, tx, steps=step))
+    assert all(np.isfinite([row["loss"], row["gradient_norm"]]).all() for row in rows(tmp_path))
+
+
+def test_nan_in_the_very_last_step_is_an_error(tmp_path):
+    with pytest.raises(FloatingPointError, match="step 12 gave loss nan"):
+        fit(network(), optax.adam(0.01), FailingLater(11, poison), folder=tmp_path)
+    assert steps_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e38, float("inf")])
+def test_a_huge_learning_rate_stops_and_the_newest_checkpoint_is_finite(tmp_path, rate):
+    tx, net = optax.sgd(rate), network()
+    with pytest.raises(FloatingPointError, match="Lower the learning rate"):
+        fit(net, tx, folder=tmp_path, save_every=1)
+    if steps_in(tmp_path):
+        assert finite(newest(tmp_path, net, tx)[1])
+
+
+@pytest.mark.parametrize(
+    "tx", [optax.sgd(float("inf")), optax.scale(float("nan"))], ids=["infinite rate", "NaN updates"]
+)
+def test_weights_that_become_not_finite_in_the_last_step_are_an_error(tx):
+    with pytest.raises(FloatingPointError, match="step 1"):
+        fit(network(), tx, steps=1)
+
+
+@pytest.mark.parametrize("train", [None, train_apply])
+def test_a_step_that_is_not_finite_changes_nothing(train):
+    net = network().replace(train_apply=train)
+    tx = jp.optim.with_mask(optax.adam(0.1), mask_of(net.params))
+    state = (net, tx.init(net.params))
+    before = copied(state)
+    batch = data(8)
+    batch["image"][3] = np.nan
+    *after, metrics = jp.train.step(*state, batch, jax.random.key(0), loss=jp.losses.cross_entropy, update=tx.update)
+    same(tuple(after), before)
+    assert not bool(metrics["finite"])
+
+
+def test_padding_leaves_no_trace_in_a_step():
+    net, tx = network(), optax.sgd(0.1)
+    batch = {**data(8), "weight": np.array([1] * 6 + [0] * 2, np.float32)}
+    batch["image"][6:] = 1e9
+    results = []
+    for one in (batch, {key: value[:6] for key, value in batch.items()}):
+        state = jax.tree.map(jnp.array, (net, tx.init(net.params)))
+        got, _, metrics = jp.train.step(*state, one, jax.random.key(0), loss=jp.losses.cross_entropy, update=tx.update)
+        results.append((got.params, metrics))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+
+
+# ------------------------------------------------------------------------------------- interruption and resume
+
+# BatchNorm, dropout, a mask and weight decay: everything that a resume could forget.
+RUN = """
+import json, os, signal, sys
+import jax, numpy as np, optax
+from flax import linen as nn
+import jaxprune as jp
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(8)(x.reshape(len(x), -1))
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        x = nn.Dropout(0.3, deterministic=not train)(nn.relu(x))
+        return nn.Dense(3)(x)
+
+class Interrupted(dict):
+    turns = 0
+    def get(self, key, default=None):  # asked for "weight" once for every batch
+        self.turns += key == "weight"
+        if self.turns == self["at"]:
+            os.kill(os.getpid(), self["signal"])
+        return super().get(key, default)
+    def items(self):
+        return ((key, self[key]) for key in self.keys())
+    def keys(self):
+        return ("image", "label")
+    def __iter__(self):
+        return iter(self.keys())
+
+def run(folder, at=0, number=0):
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((30, 2, 2, 1)).astype(np.float32), rng.integers(3, size=30).astype(np.int32)
+    module = Net()
+    variables = jax.jit(module.init)(jax.random.key(0), images[:1])
+    net = jp.Network.from_linen(module, variables, train={"train": True})
+    mask = jax.tree.map(lambda leaf: leaf > -0.1, net.params)
+    tx = jp.optim.with_mask(optax.adamw(optax.cosine_decay_schedule(0.05, 20)), mask)
+    data = Interrupted(image=images, label=labels, at=at, signal=number)
+    jp.train.fit(net, jp.losses.cross_entropy, tx, data, steps=20, batch_size=8, seed=3, folder=folder, save_every=5,
+                 log_every=1)
+
+for words in sys.argv[1:]:
+    folder, at, number = words.split(",")
+    run(folder, int(at), int(number))
+"""
+
+
+def process(*runs: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
+    words = [sys.executable, "-c", RUN, *runs]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=120)
+
+
+def manifest(folder: Path, step: int) -> str:
+    return (folder / f"{step:08d}" / "manifest.json").read_text()
+
+
+def test_a_run_killed_twice_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+    whole, again, broken = tmp_path / "whole", tmp_path / "again", tmp_path / "broken"
+
+    first = process(f"{whole},0,0", f"{broken},7,{signal.SIGTERM.value}")
+    assert first.returncode == 143, first.stderr
+    assert steps_in(broken) == ["00000005", "00000007"]
+    assert [row["step"] for row in rows(broken)] == list(range(1, 8))
+
+    second = process(f"{broken},6,{signal.SIGKILL.value}")  # the batch of step 13 is never made
+    assert second.returncode == -signal.SIGKILL, second.stderr
+    assert steps_in(broken)[-1] == "00000010"
+
+    third = process(f"{again},0,0", f"{broken},0,0")
+    assert third.returncode == 0, third.stderr
+    # A manifest holds the hash of every parameter, statistic, moment and mask.
+    assert manifest(broken, 20) == manifest(whole, 20)
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    # Two fresh processes agree as well.
+    assert manifest(again, 20) == manifest(whole, 20)
+    assert (again / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_sigterm_at_any_moment_saves_the_step_it_stops_after(tmp_path, monkeypatch):
+    dumps, lines = json.dumps, []
+
+    def late(row: Any, **options: Any) -> str:  # comes between the step and the end of the turn
+        lines.append(row)
+        if len(lines) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return dumps(row, **options)
+
+    tx, net, before = optax.adam(0.01), network(), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(json, "dumps", late)
+    with pytest.raises(SystemExit) as stopped:
+        fit(net, tx, folder=tmp_path, log_every=1)
+    monkeypatch.undo()
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert steps_in(tmp_path) == [f"{rows(tmp_path)[-1]['step']:08d}"]
+    same(fit(net, tx, folder=tmp_path, log_every=1), fit(net, tx))
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 13))
+
+
+def test_lines_of_steps_taken_again_and_half_lines_are_dropped(tmp_path):
+    fit(network(), optax.adam(0.01), steps=6, folder=tmp_path, log_every=1)
+    with (tmp_path / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 7, "loss": 1.0, "gradient_norm": 1.0}\n{"step": 8, "lo')
+    fit(network(), optax.adam(0.01), steps=9, folder=tmp_path, log_every=1)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 10))
+    whole = tmp_path / "whole"
+    fit(network(), optax.adam(0.01), steps=9, folder=whole, log_every=1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
+    tx = optax.adam(0.01)
+    trained = fit(network(), tx, folder=tmp_path)
+    untouched = FailingLater(0, poison)
+    same(fit(network(), tx, untouched, folder=tmp_path), trained)
+    assert untouched.turn == 0
+
+
+def test_a_resume_goes_past_a_damaged_checkpoint(tmp_path):
+    tx = optax.adam(0.01)
+    trained = fit(network(), tx, folder=tmp_path, save_every=5)
+    (tmp_path / "00000012" / "manifest.json").write_text("{")
+    with pytest.warns(UserWarning, match="00000012' is damaged"):
+        again = fit(network(), tx, folder=tmp_path, save_every=5)
+    same(again, trained)
+
+
+def test_a_checkpoint_of_another_network_is_an_error(tmp_path):
+    fit(network(), optax.adam(0.01), folder=tmp_path)
+    other = network()
+    other = other.replace(params={**other.params, "second": jnp.zeros((8, 5), jnp.float32)})
+    with pytest.raises(ValueError, match=r"is of another network or optimizer: it holds \('0/params/second', \(8, 3\)"):
+        fit(other, optax.adam(0.01), folder=tmp_path)
+    with pytest.raises(ValueError, match="is of another network or optimizer"):
+        fit(network(), optax.sgd(0.01, momentum=0.9), folder=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    untouched = FailingLater(0, poison)
+    with pytest.raises(ValueError, match=r"folder: cannot write in '.*file/run' \(Not a directory\). Choose a folder"):
+        fit(network(), optax.adam(0.01), untouched, folder=tmp_path / "file" / "run")
+    assert untouched.turn == 0
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_no_steps_are_an_error(steps):
+    with pytest.raises(ValueError, match="steps: expected a finite number above 0, but got"):
+        fit(network(), optax.sgd(0.1), steps=steps)
+
+
+@pytest.mark.parametrize("batch_size", [0, -8])
+def test_empty_batches_are_an_error(batch_size):
+    with pytest.raises(ValueError, match="expected a batch size of 1 or more"):
+        fit(network(), optax.sgd(0.1), batch_size=batch_size)
+
+
+# --------------------------------------------------------------------------------------------------- many devices
+
+SHARDED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import jax, jax.numpy as jnp, numpy as np, optax
+import jaxprune as jp
+from test_train import data, fit, mask_of, network
+
+assert jax.device_count() == 8
+mesh, net, tx = jp.mesh.make(), network(), optax.adam(0.01)
+tx = jp.optim.with_mask(tx, mask_of(net.params))
+batch = {**data(16), "weight": np.linspace(0, 1, 16, dtype=np.float32)}
+results = []
+for place, spread in ((lambda tree: tree, lambda batch: batch),
+                      (lambda tree: jp.mesh.replicate(mesh, tree), lambda batch: jp.mesh.shard_batch(mesh, batch))):
+    state = jax.tree.map(jnp.array, place((net, tx.init(net.params))))
+    for turn in range(4):
+        *state, metrics = jp.train.step(*state, spread(batch), jax.random.key(turn), loss=jp.losses.cross_entropy,
+                                        update=tx.update)
+    results.append((state[0].params, metrics))
+    results.append((fit(place(net), tx).params, metrics))
+for left, right in ((0, 2), (1, 3)):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6),
+                 results[left], results[right])
+assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(results[2][0]))
+print("same")
+"""
+
+
+def test_many_devices_give_the_result_of_one():
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    words = [sys.executable, "-c", SHARDED, str(Path(__file__).parent)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    assert done.stdout == "same\n", done.stderr
