@@ -100,6 +100,10 @@ def grid(study: Study) -> list[Run]:
     ]
 
 
+_COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps")
+_AMOUNTS = ("pretrain_rate", "finetune_rate", "damping", "margin")
+
+
 def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]:
     """Finds every bad value before anything expensive starts; returns images, their tasks, and the source task."""
     for score in study.scores:
@@ -110,17 +114,7 @@ def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]
         check.sparsity(sparsity, "sparsities")
     for shift in study.shifts:
         check.choice("shifts", shift, jp.data.SHIFTS)
-    for name in (
-        "pretrain_steps",
-        "finetune_steps",
-        "batch_size",
-        "rounds",
-        "pretrain_rate",
-        "finetune_rate",
-        "width",
-        "margin",
-        "damping",
-    ):
+    for name in (*_COUNTS, *_AMOUNTS):
         check.positive(name, getattr(study, name))
     for penalty in study.penalties:
         check.positive("penalties", penalty)
@@ -258,7 +252,7 @@ def choose_head(settings: Settings, dense: jp.Network, features: Any, labels: An
 
     def accuracy(maker: HeadMaker) -> float:
         outputs = maker(features, labels, int(labels.max()) + 1)(held_out)
-        return float(np.mean(np.argmax(outputs, axis=-1) == selection["label"]))
+        return float(np.mean(np.argmax(np.asarray(outputs), axis=-1) == selection["label"]))
 
     return max(makers, key=accuracy)  # the first of equals: the largest penalty, so the simplest head
 
@@ -291,7 +285,7 @@ def measure(world: World, network: jp.Network) -> dict[str, Any]:
     for name, one in world.tests.items():
         features = transfer.features(network, batches(one.data))
         for kind, heads in (("frozen", world.heads), ("refitted", refitted)):
-            hits = np.argmax(heads[one.task.name](features), axis=-1) == one.data["label"]
+            hits = np.argmax(np.asarray(heads[one.task.name](features)), axis=-1) == one.data["label"]
             result[kind][name] = {**transfer.summary(hits), "hits": "".join("01"[int(hit)] for hit in hits)}
     return result
 

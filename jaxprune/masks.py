@@ -118,7 +118,7 @@ def apply(mask: Any, params: Any) -> Any:
     {'w': Array([1., 0.], dtype=float32)}
     """
     check.mask("mask", mask, params)
-    return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, 0), mask, params)
+    return _apply(mask, params)
 
 
 def sparsity(mask: Any, prunable: Any) -> float:
@@ -137,6 +137,11 @@ def sparsity(mask: Any, prunable: Any) -> float:
 def ones(params: Any) -> Any:
     """Makes the mask that keeps everything."""
     return jax.tree.map(_all_true, params)
+
+
+@jax.jit
+def _apply(mask: Any, params: Any) -> Any:
+    return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, 0), mask, params)
 
 
 def _all_true(leaf: Any) -> jax.Array:

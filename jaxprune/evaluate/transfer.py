@@ -74,7 +74,7 @@ def correct(network: Network, batches: Iterable[Batch]) -> np.ndarray:
     """Says for every example of weight above 0 if the largest output (the first of ties) is the label: bool [n]."""
     rows = []
     for batch in batches:
-        outputs = _outputs(network, batch["image"])
+        outputs = np.asarray(_outputs(network, batch["image"]))
         rows.append((np.argmax(outputs, axis=-1) == np.asarray(batch["label"]))[_counted(batch)])
     return _joined(rows)
 
@@ -87,7 +87,7 @@ def summary(hits: np.ndarray) -> dict[str, float]:
     """
     if len(hits) == 0:
         raise ValueError("hits: expected at least one example, but got none. Is the test set empty, or all padding?")
-    share = float(np.mean(hits))
+    share = float(np.mean(np.asarray(hits)))
     return {"accuracy": share, "standard_error": float(np.sqrt(share * (1 - share) / len(hits))), "n": float(len(hits))}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import check, tree
 from jaxprune.curvature import average, block, block_product, diagonal
@@ -118,27 +119,32 @@ def block_hessian(
     return quadratic if form == "quadratic" else surgeon
 
 
-def _surgeon_scores(path: str, leaf: Any, dense: Any, members: Any, damping: float) -> Any:
+def _surgeon_scores(path: str, leaf: Any, dense: Any, members: np.ndarray, damping: float) -> Any:
     """Scores of one leaf from its dense blocks [blocks, m, m]; ``members`` [blocks, m] says whose rows these are."""
-    missing = members < 0
-    mean_diagonal = float(jnp.sum(jnp.diagonal(dense, axis1=1, axis2=2)) / leaf.size)
-    size = float(jnp.max(jnp.abs(dense)))
-    if size == 0:
+    scores, lowest, mean_diagonal = _invert(leaf, dense, members, damping)
+    lowest, mean_diagonal = float(lowest), float(mean_diagonal)
+    if lowest + damping * mean_diagonal > 0:
+        return scores
+    if mean_diagonal == lowest == 0:
         return jnp.zeros_like(leaf)  # the loss does not depend on this leaf: deleting any of it is free
-    lowest = float(jnp.min(jnp.linalg.eigvalsh(dense)))
-    needed = -lowest / mean_diagonal if mean_diagonal > 0 else float("inf")
-    # Rounding alone makes a singular block's lowest eigenvalue slightly negative; the damping must exceed that too.
-    if needed >= damping:
-        remedy = (
-            f'damping={2 * needed:.2g} suffices; matrix="ggn" never needs more than rounding.'
-            if needed < float("inf")
-            else 'no relative damping can help, since its mean diagonal is not positive: use matrix="ggn".'
-        )
-        raise ValueError(
-            f"damping: a Hessian block of {path} is not positive definite at damping={damping} (lowest eigenvalue "
-            f"{lowest:.3g}, mean diagonal {mean_diagonal:.3g}), so optimal-brain-surgeon scores mean nothing there; "
-            f"{remedy}"
-        )
+    remedy = 'no relative damping can help, since its mean diagonal is not positive: use matrix="ggn".'
+    if mean_diagonal > 0:
+        # Twice what makes the lowest eigenvalue zero.
+        remedy = f'damping={-2 * lowest / mean_diagonal:.2g} suffices; matrix="ggn" never needs more than rounding.'
+    raise ValueError(
+        f"damping: a Hessian block of {path} is not positive definite at damping={damping} (lowest eigenvalue "
+        f"{lowest:.3g}, mean diagonal {mean_diagonal:.3g}), so optimal-brain-surgeon scores mean nothing there; "
+        f"{remedy}"
+    )
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _invert(leaf: Any, dense: Any, members: Any, damping: Any) -> tuple[Any, Any, Any]:
+    """Scores, the lowest eigenvalue of all blocks, and the mean diagonal of the leaf."""
+    missing = members < 0
+    mean_diagonal = jnp.sum(jnp.diagonal(dense, axis1=1, axis2=2)) / leaf.size
+    lowest = jnp.min(jnp.linalg.eigvalsh(dense))
     # A row that stands for no weight must not disturb the others: it becomes a row of the identity.
     identity = jnp.eye(dense.shape[-1], dtype=dense.dtype)
     damped = dense + identity * jnp.where(missing, 1.0, damping * mean_diagonal)[:, None, :]
@@ -146,4 +152,4 @@ def _surgeon_scores(path: str, leaf: Any, dense: Any, members: Any, damping: flo
     weights = jnp.where(missing, 0, leaf.ravel()[members])
     scores = jnp.where(missing, 0, weights**2 / (2 * inverse))
     flat = jnp.zeros(leaf.size + 1, leaf.dtype).at[jnp.where(missing, leaf.size, members)].set(scores)
-    return flat[:-1].reshape(leaf.shape)
+    return flat[:-1].reshape(leaf.shape), lowest, mean_diagonal

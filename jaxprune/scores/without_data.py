@@ -1,7 +1,6 @@
 """Scores that read no labels: magnitude, random, SynFlow."""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ def magnitude() -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         del batches
-        return jax.tree.map(jnp.abs, network.params)
+        return _magnitudes(network.params)
 
     return score
 
@@ -39,10 +38,7 @@ def random(key: jax.Array) -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         del batches
-        leaves, structure = jax.tree.flatten(network.params)
-        keys = jax.random.split(key, len(leaves))
-        draws = [jax.random.uniform(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-        return structure.unflatten(draws)
+        return _draw(key, network.params)
 
     return score
 
@@ -71,7 +67,21 @@ def synflow() -> Score:
     return score
 
 
-@partial(jax.jit)
+# One program for the whole tree: compiling one for each shape of leaf takes seconds.
+@jax.jit
+def _magnitudes(params: Any) -> Scores:
+    return jax.tree.map(jnp.abs, params)
+
+
+@jax.jit
+def _draw(key: jax.Array, params: Any) -> Scores:
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    draws = [jax.random.uniform(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    return structure.unflatten(draws)
+
+
+@jax.jit
 def _flow(network: Network, ones: Any) -> Scores:
     positive = jax.tree.map(_absolute, network)
     gradient = jax.grad(lambda params: jnp.sum(network.apply(params, positive.state, ones)))(positive.params)
