@@ -7,6 +7,7 @@ same mask, bit for bit.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,8 +22,8 @@ from jaxprune.types import Select
 def unstructured(sparsity: float, allocation: str = "global") -> Select:
     """Prunes single weights: exactly ``round(sparsity * n)`` of the n prunable ones, those with the smallest scores.
 
-    Ties are pruned in the order of their position (leaves in tree order, row-major inside).  -0.0 equals 0.0; NaN ranks
-    lowest under ``jit`` and is an error outside of it.
+    Ties are pruned in the order of their position (leaves in tree order, row-major inside).  -0.0 equals 0.0, and so
+    may subnormal numbers; NaN ranks lowest under ``jit`` and is an error outside of it.
 
     Args:
       sparsity: the share of the prunable weights that becomes zero, in [0, 1).
@@ -102,7 +103,10 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Select:
             # Rank inside the group by comparing all pairs: m is small, and nothing is gathered.
             mine, other = groups[..., :, None], groups[..., None, :]
             later = np.arange(m)[:, None] < np.arange(m)[None, :]
-            beaten_by = (other > mine) | ((other == mine) & later.reshape((1,) * (groups.ndim - 1) + (m, m)))
+            # NaN loses against every number, and ties with NaN.
+            larger = (other > mine) | (jnp.isnan(mine) & ~jnp.isnan(other))
+            equal = (other == mine) | (jnp.isnan(mine) & jnp.isnan(other))
+            beaten_by = larger | (equal & later.reshape((1,) * (groups.ndim - 1) + (m, m)))
             kept = jnp.sum(beaten_by, axis=-1) < n
             return jnp.moveaxis(kept.reshape(*kept.shape[:-2], -1), -1, axis)
 
@@ -168,16 +172,15 @@ def _keep_largest(leaves: list[Any], pruned: int) -> list[Any]:
     """Masks of ``leaves`` that prune exactly the ``pruned`` smallest, ties by position."""
     if pruned == 0:
         return [_all_true(leaf) for leaf in leaves]
-    return _bisect(leaves, pruned)
+    return _bisect(leaves, np.uint32(pruned))
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _bisect(leaves: list[Any], pruned: int) -> list[Any]:
+@jax.jit
+def _bisect(leaves: list[Any], wanted: Any) -> list[Any]:
     dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
     leaves = [leaf.astype(dtype) for leaf in leaves]
     total = sum(leaf.size for leaf in leaves)
     offsets = np.cumsum([0] + [leaf.size for leaf in leaves[:-1]])
-    wanted = jnp.uint32(pruned)
 
     def count(flags: list[Any]) -> Any:
         return sum(_count(flag) for flag in flags)
@@ -260,28 +263,44 @@ def _positions(shape: tuple[int, ...], offset: int) -> Any:
 def _uniform(shapes: list[tuple[int, ...]], pruned: int) -> list[int]:
     """The same share of every leaf, rounded so that the total is exact."""
     sizes = np.array([int(np.prod(shape, dtype=np.int64)) for shape in shapes])
-    return _round_to_total(sizes * (pruned / sizes.sum()), pruned, sizes)
+    return _round_to_total(lambda amount: sizes * (amount / sizes.sum()), pruned, sizes)
 
 
 def _erdos_renyi(shapes: list[tuple[int, ...]], pruned: int) -> list[int]:
     """Density proportional to sum(shape) / prod(shape); leaves that would exceed density 1 stay dense."""
     sizes = np.array([int(np.prod(shape, dtype=np.int64)) for shape in shapes])
     raw = np.array([float(sum(shape)) for shape in shapes])  # raw density times size
-    kept, dense = sizes.sum() - pruned, np.zeros(len(sizes), dtype=bool)
-    while True:
-        scale = (kept - sizes[dense].sum()) / raw[~dense].sum()
-        over = ~dense & (scale * raw > sizes)
-        if not over.any():
-            break
-        dense |= over
-    return _round_to_total(sizes - np.where(dense, sizes, scale * raw), pruned, sizes)
+
+    def exact(amount: float) -> np.ndarray:
+        kept, dense = sizes.sum() - amount, np.zeros(len(sizes), dtype=bool)
+        while not dense.all():
+            scale = (kept - sizes[dense].sum()) / raw[~dense].sum()
+            over = ~dense & (scale * raw > sizes)
+            if not over.any():
+                return sizes - np.where(dense, sizes, scale * raw)
+            dense |= over
+        return np.zeros(len(sizes))
+
+    return _round_to_total(exact, pruned, sizes)
 
 
-def _round_to_total(exact: np.ndarray, total: int, sizes: np.ndarray) -> list[int]:
-    """Rounds down, then gives what is missing to the largest remainders (the earlier leaf first)."""
-    counts = np.minimum(np.floor(exact + 1e-9).astype(np.int64), sizes)
-    order = np.argsort(-(exact - counts), kind="stable")
-    missing = total - counts.sum()
-    for index in order[:missing]:
-        counts[index] += 1
+def _round_to_total(exact: Callable[[float], np.ndarray], total: int, sizes: np.ndarray) -> list[int]:
+    """Finds the amount whose shares, rounded, sum to ``total``, by bisection; of shares that rise together the earlier.
+
+    Shares only grow with the amount, so no leaf gets a weight back as the total grows, and masks are nested.  Rounding
+    by largest remainders does not have that.
+    """
+    if total >= sizes.sum():
+        return sizes.tolist()
+
+    def rounded(amount: float) -> np.ndarray:
+        return np.floor(exact(amount) + 0.5).astype(np.int64)
+
+    low, high = 0.0, float(sizes.sum())
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rounded(middle).sum() <= total else (low, middle)
+    counts = rounded(low)
+    rising = np.flatnonzero(rounded(high) > counts)
+    counts[rising[: total - counts.sum()]] += 1
     return counts.tolist()

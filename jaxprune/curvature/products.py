@@ -110,7 +110,12 @@ def linearised(outputs: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any,
 
     weight = losses.weights(batch)
     share = weight / jnp.maximum(jnp.sum(weight), jnp.finfo(weight.dtype).tiny)
-    _, forward, backward = _both_ways(lambda variables: loss(outputs(variables), batch), at)
+
+    def examples(variables: Any) -> Any:
+        # Padding is cut off before the loss, as in losses.mean: its NaN would come back through the derivative.
+        return loss(jnp.where(weight[:, None] > 0, outputs(variables), 0.0), batch)
+
+    _, forward, backward = _both_ways(examples, at)
     return lambda vector: backward(jnp.where(share > 0, share * forward(vector), 0.0))
 
 

@@ -130,7 +130,7 @@ class ViT(nn.Module):
         class_token = self.param("class_token", nn.initializers.zeros, (self.width,))
         class_token = repeat(class_token, "d -> b 1 d", b=patches.shape[0])
         tokens = jnp.concatenate([class_token, patches], axis=1)
-        return tokens + self.param("position", NORMAL, tokens.shape[1:])
+        return tokens + self.param("position", NORMAL, tokens.shape[1:])[None]
 
 
 class Block(nn.Module):

@@ -147,7 +147,7 @@ def _invert(leaf: Any, dense: Any, members: Any, damping: Any) -> tuple[Any, Any
     lowest = jnp.min(jnp.linalg.eigvalsh(dense))
     # A row that stands for no weight must not disturb the others: it becomes a row of the identity.
     identity = jnp.eye(dense.shape[-1], dtype=dense.dtype)
-    damped = dense + identity * jnp.where(missing, 1.0, damping * mean_diagonal)[:, None, :]
+    damped = dense + identity[None] * jnp.where(missing, 1.0, damping * mean_diagonal)[:, None, :]
     inverse = jnp.diagonal(jnp.linalg.inv(damped), axis1=1, axis2=2)
     weights = jnp.where(missing, 0, leaf.ravel()[members])
     scores = jnp.where(missing, 0, weights**2 / (2 * inverse))

@@ -252,7 +252,7 @@ def test_shapes_and_textures_can_be_told_apart():
         ({"key": jax.random.split(KEY, 3)}, r"key: expected one JAX PRNG key, but got uint32\[3, 2\].*one at a time"),
     ],
 )
-def test_bad_input_is_named(options, message):
+def test_bad_input_is_named(unchecked, options, message):
     options = {"key": KEY, "count": 4, **options}
     with pytest.raises(ValueError, match=message):
         scenes(**options)

@@ -1,0 +1,49 @@
+"""The strictness of the tests: float64, eight devices, checked annotations.
+
+Pytest loads this before it imports anything of jaxprune, also when the doctests of ``jaxprune/`` run in the same call.
+"""
+
+import jax
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+# Where a float is wanted an int will do, as everywhere in Python (PEP 484's numeric tower).
+jaxtyping.install_import_hook("jaxprune", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+# Arrays still live on the first device, unless a test shards them.
+jax.config.update("jax_num_cpu_devices", 8)
+
+settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Per test and not per process, because the doctests of the same worker print float32.
+
+    What a test module makes at import is made before this: constants are numpy arrays.
+    """
+    # Not the context manager: that is of one thread, and checkpoints are written in others.
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def same_rank():
+    """Broadcasting must be spelt out.  For the batteries of the core, as ``pytestmark``; elsewhere hand-written
+    networks may add a bias [c] to [b, c].
+
+    Strict promotion of types stays off: Flax brings float32 variables and float64 images to their common type.
+    """
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def unchecked():
+    """For the errors of the library's own checks that an annotation would otherwise meet first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

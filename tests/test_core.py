@@ -1,0 +1,372 @@
+"""Trees, networks, losses, schedules, the masked optimizer, sites."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+import jaxprune as jp
+from jaxprune import check
+from tests import cases
+
+pytestmark = pytest.mark.usefixtures("same_rank")
+
+# Trees.
+TREE = {
+    "block": {"conv": {"kernel": np.ones((3, 3, 1, 2)), "bias": np.ones(2)}, "w1": np.ones((2, 2))},
+    "head": [np.ones((2, 3))],
+}
+
+
+def test_leaves_are_named_by_their_path_in_tree_order():
+    assert jp.tree.names(TREE) == ["block/conv/bias", "block/conv/kernel", "block/w1", "head/0"]
+    assert jp.tree.names(np.ones(3)) == [""]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["block/conv/kernel", "block/w1"]),
+        ({"exclude": "w1"}, ["block/conv/kernel"]),
+        ({"include": "^head/"}, ["head/0"]),
+        ({"include": "."}, ["block/conv/kernel", "block/w1", "head/0"]),
+    ],
+)
+def test_prunable_leaves_match_the_patterns_and_have_two_axes(options, expected):
+    flags = jp.tree.prunable(TREE, **options)
+    assert [name for name, flag in zip(jp.tree.names(TREE), jax.tree.leaves(flags), strict=True) if flag] == expected
+    assert all(type(flag) is bool for flag in jax.tree.leaves(flags))
+
+
+@pytest.mark.parametrize("options", [{"include": "kernal"}, {"exclude": "."}, {"include": "bias"}])
+def test_patterns_that_leave_nothing_to_prune_are_refused(options):
+    with pytest.raises(
+        ValueError, match=r"include/exclude: .*matches no leaf of two or more axes.*block/conv/bias, block"
+    ):
+        jp.tree.prunable(TREE, **options)
+
+
+def test_replacing_a_leaf_changes_it_and_nothing_else():
+    replaced = jp.tree.replace(TREE, "block/w1", "new")
+    assert jp.tree.leaf(replaced, "block/w1") == "new"
+    assert jp.tree.replace(replaced, "block/w1", TREE["block"]["w1"]) == TREE
+    with pytest.raises(ValueError, match=r"path: no leaf is called 'w1'\. The leaves are: block/conv/bias"):
+        jp.tree.replace(TREE, "w1", 0)
+
+
+def test_arithmetic_of_trees_is_that_of_vectors():
+    left, right = cases.vector(TREE, 0), cases.vector(TREE, 1)
+    a, b = cases.flat(left), cases.flat(right)
+    np.testing.assert_allclose(cases.flat(jp.tree.add(left, jp.tree.scale(3, right))), a + 3 * b, rtol=1e-15)
+    np.testing.assert_allclose(jp.tree.dot(left, right), a @ b, rtol=1e-13)
+    assert jp.tree.size(TREE) == a.size == 30
+
+
+# Networks.
+def test_a_network_is_a_pytree_of_parameters_and_state_only():
+    case = cases.build("cnn")
+    leaves = jax.tree.leaves(case.network)
+    assert len(leaves) == len(jax.tree.leaves((case.network.params, case.network.state)))
+    images = case.batch["image"]
+    outputs = jax.jit(lambda network: network(images))(case.network)
+    np.testing.assert_allclose(outputs, case.network(images), rtol=1e-12)
+
+
+def test_networks_of_equal_modules_share_one_trace():
+    @chex.assert_max_traces(1)
+    def run(network, images):
+        return network(images)
+
+    jitted, images = jax.jit(run), np.ones((1, 4))
+    for seed in range(3):
+        module = nn.Dense(2, param_dtype=jnp.float64)
+        jitted(jp.Network.from_linen(module, module.init(jax.random.key(seed), images), {"train": True}), images)
+
+
+def test_networks_of_shapes_can_be_traced():
+    case = cases.build("resnet")
+    shapes = jax.eval_shape(lambda: case.network)
+    images = jax.ShapeDtypeStruct(case.batch["image"].shape, np.float64)
+    assert jax.eval_shape(lambda network, images: network(images), shapes, images).shape == (5, 3)
+
+
+class Norm(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, param_dtype=jnp.float64)(x)
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def test_training_updates_the_state_and_evaluation_does_not():
+    images = np.random.default_rng(0).normal(3, 2, (64, 2))
+    variables = Norm().init(jax.random.key(0), images)
+    network = jp.Network.from_linen(Norm(), variables, train={"train": True})
+    assert list(network.state) == ["batch_stats"]
+    outputs, state = network.train_apply(network.params, network.state, images, {"dropout": jax.random.key(1)})
+    mean = state["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * images.mean(axis=0), rtol=1e-6)
+    assert 0.3 < (outputs == 0).mean() < 0.7
+    np.testing.assert_array_equal(network(images), Norm().apply(variables, images))
+    assert jp.Network.from_linen(Norm(), variables).train_apply is None
+
+
+# Losses.
+OUTPUTS = np.random.default_rng(0).normal(size=(4, 3))
+LABELS = np.array([0, 2, 1, 2])
+
+
+def test_losses_are_those_of_optax():
+    entropy = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(OUTPUTS), LABELS)
+    squares = 2 * jnp.sum(optax.l2_loss(jnp.asarray(OUTPUTS), np.eye(3)[LABELS]), axis=-1)
+    for batch in ({"label": LABELS}, {"label": np.eye(3)[LABELS]}):
+        np.testing.assert_allclose(jp.losses.cross_entropy(jnp.asarray(OUTPUTS), batch), entropy, rtol=1e-12)
+        np.testing.assert_allclose(jp.losses.squared_error(jnp.asarray(OUTPUTS), batch), squares, rtol=1e-12)
+
+
+def test_the_mean_is_weighted():
+    weight = np.array([1.0, 0.0, 2.5, 0.5])
+    loss = jp.losses.cross_entropy
+    got = jp.losses.mean(loss, jnp.asarray(OUTPUTS), {"label": LABELS, "weight": weight})
+    np.testing.assert_allclose(
+        got, np.average(loss(jnp.asarray(OUTPUTS), {"label": LABELS}), weights=weight), rtol=1e-12
+    )
+    assert jp.losses.mean(loss, jnp.asarray(OUTPUTS), {"label": LABELS, "weight": np.zeros(4)}) == 0
+
+
+@pytest.mark.parametrize("loss", [jp.losses.cross_entropy, jp.losses.squared_error])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_padding_with_bad_outputs_leaves_the_mean_and_its_gradient_alone(loss, bad):
+    outputs = np.concatenate([OUTPUTS, np.full((1, 3), bad)])
+    batch = {"label": np.append(LABELS, 0), "weight": np.array([1.0, 2.0, 1.0, 1.0, 0.0])}
+
+    def mean(outputs, batch):
+        return jp.losses.mean(loss, outputs, batch)
+
+    value, gradient = jax.value_and_grad(mean)(outputs, batch)
+    expected = jax.value_and_grad(mean)(OUTPUTS, {key: entry[:4] for key, entry in batch.items()})
+    np.testing.assert_allclose(value, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(gradient[:4], expected[1], rtol=1e-12)
+    assert not gradient[4].any()
+
+
+def test_a_loss_that_averages_by_itself_is_refused():
+    with pytest.raises(ValueError, match=r"loss: expected one number for each example, shape \(4,\), but got \(\)"):
+        jp.losses.mean(lambda outputs, batch: jnp.mean(outputs), jnp.asarray(OUTPUTS), {"label": LABELS})
+
+
+# Schedules.
+def test_schedules_are_their_formulas_and_end_at_the_target():
+    assert jp.schedules.one_shot(0.3) == (0.3,)
+    np.testing.assert_allclose(1 - np.array(jp.schedules.exponential(0.9, 4)), 0.1 ** (np.arange(1, 5) / 4), rtol=1e-12)
+    expected = 0.8 + (0.2 - 0.8) * (1 - np.arange(1, 6) / 5) ** 3
+    np.testing.assert_allclose(jp.schedules.cubic(0.8, 5, 0.2), expected, rtol=1e-12)
+    for sparsity in (0.0, 0.123, 0.9, 0.9999):
+        for schedule in (jp.schedules.exponential(sparsity, 100), jp.schedules.cubic(sparsity, 100)):
+            assert len(schedule) == 100
+            assert list(schedule) == sorted(schedule)
+            assert schedule[-1] == sparsity
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jp.schedules.one_shot(1.0), r"sparsity: expected a fraction in \[0, 1\)"),
+        (lambda: jp.schedules.exponential(0.5, 0), "rounds: expected an integer of 1 or more, but got 0"),
+        (lambda: jp.schedules.exponential(0.5, True), "rounds: expected an integer of 1 or more, but got True"),
+        (lambda: jp.schedules.cubic(0.5, 3, 0.6), "initial: expected at most the final sparsity 0.5, but got 0.6"),
+    ],
+)
+def test_bad_schedules_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# The masked optimizer.
+PARAMS = {"w": np.array([[1.0, -2.0], [3.0, 4.0]]), "b": np.array([0.5, -0.5])}
+MASK = {"w": np.array([[True, False], [False, True]]), "b": np.array([True, True])}
+TRANSFORMATIONS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adamw": optax.adamw(0.1, weight_decay=0.3),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1)),
+    "decay_last": optax.chain(optax.sgd(0.1), optax.add_decayed_weights(0.1)),
+}
+every_transformation = pytest.mark.parametrize("name", TRANSFORMATIONS)
+
+
+def arrays(tree):
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def gradients(step):
+    return cases.vector(PARAMS, step)
+
+
+@every_transformation
+def test_pruned_weights_are_exactly_zero_from_the_first_step_on(name):
+    tx, params = jp.optim.with_mask(TRANSFORMATIONS[name], arrays(MASK)), arrays(PARAMS)
+    state = tx.init(params)
+    for step in range(3):
+        bad = jax.tree.map(lambda g, keep: jnp.where(keep, g, jnp.nan), gradients(step), arrays(MASK))
+        updates, state = tx.update(bad, state, params)
+        params = optax.apply_updates(params, updates)
+        for keep, leaf in zip(jax.tree.leaves(MASK), jax.tree.leaves(params), strict=True):
+            assert (leaf[~keep] == 0).all()
+            assert jnp.isfinite(leaf).all()
+            assert (leaf[keep] != 0).all()
+
+
+@every_transformation
+def test_kept_weights_train_as_if_the_pruned_ones_did_not_exist(name):
+    tx = TRANSFORMATIONS[name]
+    dense = [
+        leaf[keep] for keep, leaf in zip(jax.tree.leaves(MASK), map(jnp.asarray, jax.tree.leaves(PARAMS)), strict=True)
+    ]
+    masked, params = jp.optim.with_mask(tx, arrays(MASK)), arrays(PARAMS)
+    state, dense_state = masked.init(params), tx.init(dense)
+    for step in range(3):
+        updates, state = masked.update(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+        kept = [g[keep] for keep, g in zip(jax.tree.leaves(MASK), jax.tree.leaves(gradients(step)), strict=True)]
+        updates, dense_state = tx.update(kept, dense_state, dense)
+        dense = optax.apply_updates(dense, updates)
+        for keep, leaf, alone in zip(jax.tree.leaves(MASK), jax.tree.leaves(params), dense, strict=True):
+            np.testing.assert_allclose(leaf[keep], alone, rtol=1e-12)
+
+
+def train_step(tx):
+    def step(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def test_one_compiled_step_serves_every_mask_and_holds_none():
+    base = optax.adamw(0.1)
+    first = jp.optim.with_mask(base, arrays(MASK))
+    second = jp.optim.with_mask(base, jax.tree.map(jnp.logical_not, arrays(MASK)))
+    assert first.update is second.update
+    step = jax.jit(chex.assert_max_traces(train_step(first), 1))
+    for tx in (first, second):
+        params, state = step(arrays(PARAMS), tx.init(arrays(PARAMS)), gradients(0))
+        for keep, leaf in zip(jax.tree.leaves(state.mask), jax.tree.leaves(params), strict=True):
+            np.testing.assert_array_equal(leaf != 0, keep)
+    program = jax.make_jaxpr(train_step(first))(arrays(PARAMS), first.init(arrays(PARAMS)), gradients(0))
+    assert not [const for const in program.consts if np.size(const) > 1]
+    booleans = [var for var in program.jaxpr.invars if var.aval.dtype == bool]
+    assert [var.aval.shape for var in booleans] == [(2,), (2, 2)]
+
+
+def test_a_step_that_donates_its_state_leaves_the_callers_mask_alive():
+    mask, params = arrays(MASK), arrays(PARAMS)
+    tx = jp.optim.with_mask(optax.sgd(0.1), mask)
+    jax.jit(train_step(tx), donate_argnums=1)(params, tx.init(params), gradients(0))
+    np.testing.assert_array_equal(mask["w"], MASK["w"])
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        ({"w": MASK["w"]}, ValueError, "mask: expected the structure of params"),
+        (
+            {"w": MASK["w"][:1], "b": MASK["b"]},
+            ValueError,
+            r"mask: at \['w'\] expected the shape \(2, 2\).*got \(1, 2\)",
+        ),
+        ({"w": MASK["w"] * 1.0, "b": MASK["b"]}, TypeError, r"mask: expected boolean leaves.*\['w'\] is float64"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(mask, error, message):
+    with pytest.raises(error, match=message):
+        jp.optim.with_mask(optax.sgd(0.1), arrays(mask)).init(arrays(PARAMS))
+    with pytest.raises(error, match=message):
+        jp.masks.apply(arrays(mask), arrays(PARAMS))
+
+
+def test_an_update_without_parameters_is_refused():
+    tx = jp.optim.with_mask(optax.sgd(0.1), arrays(MASK))
+    with pytest.raises(ValueError, match=r"params: expected the parameters, but got None\. Call tx\.update"):
+        tx.update(gradients(0), tx.init(arrays(PARAMS)))
+
+
+# Sites.
+def tagged(params, state, images):
+    @jax.checkpoint
+    def block(x):
+        return checkpoint_name(jnp.tanh(x), "inside remat")
+
+    @jax.custom_jvp
+    def double(x):
+        return checkpoint_name(2 * x, "inside custom_jvp")
+
+    double.defjvp(lambda primals, tangents: (double(*primals), 2 * tangents[0]))
+    x = checkpoint_name(images * params, "first")
+    x = jax.jit(lambda x: jax.jit(lambda x: checkpoint_name(x + 1, "inside jit"))(x) * 2)(x)
+    return double(block(x))
+
+
+IMAGES = np.array([[0.1, 0.2]])
+BY_HAND = {
+    "first": 3 * IMAGES,
+    "inside jit": 3 * IMAGES + 1,
+    "inside remat": np.tanh(2 * (3 * IMAGES + 1)),
+    "inside custom_jvp": 2 * np.tanh(2 * (3 * IMAGES + 1)),
+}
+
+
+def test_tags_are_listed_in_the_order_of_the_program():
+    network = jp.Network(tagged, jnp.asarray(3.0))
+    assert jp.sites.tags(network, jax.ShapeDtypeStruct((1, 2), np.float64)) == list(BY_HAND)
+
+
+@pytest.mark.parametrize("read", [jp.sites.read, jp.sites.read_jit])
+def test_sites_are_read_through_nested_jit_remat_and_custom_derivatives(read):
+    network = jp.Network(tagged, jnp.asarray(3.0))
+    order = ("inside remat", "first", "inside custom_jvp", "inside jit")
+    for site, value in zip(order, read(network, IMAGES, sites=order), strict=True):
+        np.testing.assert_allclose(value, BY_HAND[site], rtol=1e-12)
+
+
+def test_sites_of_our_models_are_read_as_flax_computes_them():
+    case = cases.build("vit")
+    images = case.batch["image"]
+    # Without jit every equation would compile by itself.
+    features, keys = jp.sites.read_jit(case.network, images, sites=("features", "block0/keys"))
+    head = case.network.params["head"]
+    np.testing.assert_allclose(
+        features @ head["kernel"] + head["bias"][None], jax.jit(case.network.__call__)(images), rtol=1e-12
+    )
+    assert keys.shape == (5, 5, 2, 2)
+
+
+def test_reading_sites_can_be_differentiated():
+    def total(params):
+        return jnp.sum(jp.sites.read(jp.Network(tagged, params), IMAGES, ["inside jit"])[0])
+
+    np.testing.assert_allclose(jax.grad(total)(3.0), IMAGES.sum(), rtol=1e-12)
+
+
+def test_an_unknown_site_is_refused_and_the_nearest_is_named():
+    network = jp.Network(tagged, jnp.asarray(3.0))
+    with pytest.raises(ValueError, match=r"sites: unknown value 'fist'\. Did you mean 'first'.*Known: first, inside"):
+        jp.sites.read(network, IMAGES, ["fist"])
+
+
+# Preconditions that only these functions meet.
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda: check.labels("y", np.array([0.0]), 2), TypeError, "y: expected integer class labels, but got float64"),
+        (lambda: check.labels("y", np.array([0, 2]), 2), ValueError, r"y: expected labels in \[0, 2\), but found 2"),
+        (lambda: check.labels("y", np.array([0, 2]), 3), ValueError, r"y: class 1 has no example \(1 of 3"),
+        (lambda: check.writable("out", "/proc/nowhere"), ValueError, "out: cannot write in '/proc/nowhere'"),
+    ],
+)
+def test_preconditions_name_the_argument_and_the_remedy(run, error, message):
+    with pytest.raises(error, match=message):
+        run()
