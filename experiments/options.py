@@ -45,13 +45,13 @@ SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
 }
 
 
-def load(data: str, folder: str | None = None, size: int = 32) -> tuple[Any, tuple[jp.data.Task, ...]]:
+def load(data: str, folder: str | None, size: int) -> tuple[Any, tuple[jp.data.Task, ...]]:
     """Opens a source and its tasks.
 
     Args:
       data: "digits", "shapes", or "tfds:<name>" for a prepared TensorFlow data set.
       folder: where prepared data sets lie.
-      size: side of the images of a TensorFlow data set.
+      size: side of the images in pixels; the digits have 8 whatever it says.
 
     Returns:
       (source, tasks).  ImageNet has the ten shipped groups; any other data set two halves of its classes.
@@ -59,7 +59,7 @@ def load(data: str, folder: str | None = None, size: int = 32) -> tuple[Any, tup
     if data == "digits":
         return jp.data.digits(), halves(10, ("0-4", "5-9"))
     if data == "shapes":
-        return jp.data.shapes(), jp.data.shape_tasks()
+        return jp.data.shapes(0, image=size), jp.data.shape_tasks()
     if not data.startswith("tfds:"):
         check.choice("data", data, ("digits", "shapes", "tfds:<name>"))
     source = jp.data.tfds(data.removeprefix("tfds:"), size=size, folder=folder)

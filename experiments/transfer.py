@@ -38,6 +38,8 @@ class Settings:
     """digits, shapes, or tfds:<name> for a prepared TensorFlow data set."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
+    image_size: int = 32
+    """Side of the images in pixels; the digits have 8 whatever it says."""
     source: str = ""
     """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
     shifts: tuple[str, ...] = ("noise", "rotation", "blur", "contrast")
@@ -100,12 +102,21 @@ def grid(study: Study) -> list[Run]:
     ]
 
 
-_COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps")
+_COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "image_size")
 _AMOUNTS = ("pretrain_rate", "finetune_rate", "damping", "margin")
 
 
-def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]:
-    """Finds every bad value before anything expensive starts; returns images, their tasks, and the source task."""
+@dataclass(frozen=True)
+class Opened:
+    """The images of a study, their tasks, and which of these is the source."""
+
+    images: Any
+    tasks: tuple[jp.data.Task, ...]
+    source: jp.data.Task
+
+
+def validate(study: Study) -> Opened:
+    """Opens the data, and finds every bad value before anything expensive starts."""
     for score in study.scores:
         check.choice("scores", score, options.SCORES)
     check.choice("head", study.head, options.HEADS)
@@ -118,16 +129,21 @@ def validate(study: Study) -> tuple[Any, tuple[jp.data.Task, ...], jp.data.Task]
         check.positive(name, getattr(study, name))
     for penalty in study.penalties:
         check.positive("penalties", penalty)
+    for name in ("scores", "sparsities", "seeds", "penalties"):
+        values = getattr(study, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name}: expected one or more, each of them once, but got {values}.")
     for seed in study.seeds:
         if seed < 0:
             raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
-    if not (study.scores and study.sparsities and study.seeds and study.penalties):
-        raise ValueError("scores, sparsities, seeds, penalties: expected at least one of each, but one is empty.")
     part(study.shard)
+    jp.models.resnet_cifar(study.depth, 2, study.width)
     check.writable("out", study.out)
-    images, tasks = options.load(study.data, study.data_folder)
+    images, tasks = options.load(study.data, study.data_folder, study.image_size)
     source = jp.data.find_task(tasks, study.source) if study.source else tasks[0]
-    return images, tasks, source
+    for seed in study.seeds:
+        jp.data.split(images.labels, images.name, seed)
+    return Opened(images, tasks, source)
 
 
 def part(shard: str) -> tuple[int, int]:
@@ -166,6 +182,8 @@ class World:
     heads: dict[str, jp.Network]
     prunable: Any
     scoring: jp.data.Batches
+    scoring_loss: float
+    scoring_gradient: Any
     finetuning: dict[str, Any]
     fitting: dict[str, dict[str, Any]]
     tests: dict[str, Domain]
@@ -177,8 +195,9 @@ class World:
         return transfer.with_head(network, self.heads[self.source.name])
 
 
-def prepare(settings: Settings, seed: int, images: Any, tasks: Sequence[jp.data.Task], source: Any, out: Path) -> World:
+def prepare(settings: Settings, seed: int, opened: Opened, out: Path) -> World:
     """Splits the data, pretrains the network (or loads it) and fits the frozen heads."""
+    images, tasks, source = opened.images, opened.tasks, opened.source
     parts = jp.data.split(images.labels, images.name, seed)
     pretraining = jp.data.select(images, parts["pretraining"])
     dense = pretrain(settings, seed, pretraining, len(images.classes), out)
@@ -200,20 +219,27 @@ def prepare(settings: Settings, seed: int, images: Any, tasks: Sequence[jp.data.
         for one in clean
         for shift in settings.shifts
     ]
+    loss = options.LOSSES[settings.loss]
+    scoring = batches(jp.data.select(images, parts["scoring"], source.classes))
+    finetuning = jp.data.select(images, parts["finetuning"], source.classes)
+    headed = transfer.with_head(dense, heads[source.name])
+    used = [pretraining, finetuning, *scoring, *data.values()]
     return World(
-        loss=options.LOSSES[settings.loss],
+        loss=loss,
         source=source,
         dense=dense,
         makers=makers,
         heads=heads,
         # The classifier of the pretraining is not part of the pruned network: the heads replace it.
         prunable=jp.tree.prunable(dense.params, exclude="^head/"),
-        scoring=batches(jp.data.select(images, parts["scoring"], source.classes)),
-        finetuning=jp.data.select(images, parts["finetuning"], source.classes),
+        scoring=scoring,
+        scoring_loss=transfer.mean_loss(loss, scoring)(headed)["loss"],
+        scoring_gradient=jp.curvature.average(lambda batch: jp.curvature.gradient(headed, loss, batch), scoring),
+        finetuning=finetuning,
         fitting={task.name: data[task.name, "head"] for task in tasks},
         tests={one.name: one for one in (*clean, *shifted)},
         pretrained=transfer.accuracy(batches(jp.data.select(images, parts["test"])))(dense),
-        fingerprint=records.fingerprint(pretraining["image"], pretraining["label"], images.labels),
+        fingerprint=records.fingerprint(*(part[name] for part in used for name in ("image", "label"))),
     )
 
 
@@ -285,7 +311,9 @@ def measure(world: World, network: jp.Network) -> dict[str, Any]:
     for name, one in world.tests.items():
         features = transfer.features(network, batches(one.data))
         for kind, heads in (("frozen", world.heads), ("refitted", refitted)):
-            hits = np.argmax(np.asarray(heads[one.task.name](features)), axis=-1) == one.data["label"]
+            outputs = np.asarray(heads[one.task.name](features))
+            check.finite(f"outputs on {name}", outputs, "The network is damaged: lower finetune_rate.")
+            hits = np.argmax(outputs, axis=-1) == one.data["label"]
             result[kind][name] = {**transfer.summary(hits), "hits": "".join("01"[int(hit)] for hit in hits)}
     return result
 
@@ -294,13 +322,12 @@ def increase(world: World, pruned: Any) -> dict[str, float]:
     """Compares the increase of the loss on the scoring data with what its Taylor expansion predicts."""
     dense = world.headed(world.dense)
     step = jax.tree.map(lambda new, old: new - old, pruned, dense.params)
-    loss = transfer.mean_loss(world.loss, world.scoring)
     product = jp.curvature.average(lambda batch: jp.curvature.hvp(dense, world.loss, batch, step), world.scoring)
-    gradient = jp.curvature.average(lambda batch: jp.curvature.gradient(dense, world.loss, batch), world.scoring)
+    after = transfer.mean_loss(world.loss, world.scoring)(dense.replace(params=pruned))["loss"]
     return {
-        "true": loss(dense.replace(params=pruned))["loss"] - loss(dense)["loss"],
+        "true": after - world.scoring_loss,
         "quadratic": float(jp.tree.dot(step, product)) / 2,
-        "linear": float(jp.tree.dot(step, gradient)),
+        "linear": float(jp.tree.dot(step, world.scoring_gradient)),
     }
 
 
@@ -309,7 +336,7 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
     params = jp.masks.apply(mask, world.dense.params)
     pruned = world.dense.replace(params=params)
     if run.recalibrate:
-        pruned = jp.train.recalibrate(pruned, [world.finetuning])
+        pruned = jp.train.recalibrate(pruned, [world.finetuning], jax.random.key(run.seed))
     tuned = jp.train.fit(
         world.headed(pruned),
         world.loss,
@@ -337,43 +364,53 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
     }
 
 
-def main(study: Study, console: Console | None = None) -> Path:
+def main(study: Study, opened: Opened | None = None, console: Console | None = None) -> Path:
     """Computes what is missing of a study, writes its page, and returns where that lies."""
     console = console or Console()
-    images, tasks, source = validate(study)
-    study = dataclasses.replace(study, source=source.name)
+    opened = opened or validate(study)
+    study = dataclasses.replace(study, source=opened.source.name)
     store = records.Store(study.out / "records", "transfer")
     runs = grid(study)
-    index, count = part(study.shard)
-    missing = [run for run in runs[index - 1 :: count] if not store.has(run)]
+    for run in runs:
+        if store.has(run):
+            store.read(run)  # a damaged record is found now, not after hours of work
+    missing = [run for run in mine(runs, study.shard) if not store.has(run)]
     console.print(f"{len(runs)} runs, {len(missing)} of them to do here.")
     # One transformation for all runs: fine-tuning is compiled once.
     tx = optax.adam(optax.cosine_decay_schedule(study.finetune_rate, study.finetune_steps))
     for seed in dict.fromkeys(run.seed for run in missing):
-        world = prepare(study, seed, images, tasks, source, study.out)
+        world = prepare(study, seed, opened, study.out)
         for score in dict.fromkeys(run.score for run in missing if run.seed == seed):
             mask_at = masks_of(world, study, score, seed)
             for run in (run for run in missing if (run.seed, run.score) == (seed, score)):
                 start = time.perf_counter()
                 metrics = execute(world, run, mask_at(run.sparsity), tx)
                 store.write(run, metrics, records.provenance(world.fingerprint, time.perf_counter() - start))
-                shown = [metrics[stage]["frozen"][source.name]["accuracy"] for stage in ("pruned", "finetuned")]
+                shown = [metrics[stage]["frozen"][study.source]["accuracy"] for stage in ("pruned", "finetuned")]
                 console.print(f"seed {seed}  {score:16} {run.sparsity:4.0%}  source {shown[0]:.3f} -> {shown[1]:.3f}")
     undone = [run for run in runs if not store.has(run)]
     if undone:
         console.print(f"{len(undone)} runs belong to other shards; the page is written by whichever finishes last.")
         return study.out
-    return transfer_page.write(study, [store.read(run) for run in runs], console)
+    return transfer_page.write(study, opened.images, opened.tasks, [store.read(run) for run in runs], console)
+
+
+def mine(runs: Sequence[Run], shard: str) -> list[Run]:
+    """Returns this shard's runs.  Those of one seed and score stay together: they share the scoring."""
+    index, count = part(shard)
+    blocks = list(dict.fromkeys((run.seed, run.score) for run in runs))
+    chosen = set(blocks[index - 1 :: count])
+    return [run for run in runs if (run.seed, run.score) in chosen]
 
 
 def command() -> None:
     """Reads the command line; a bad value ends in one line, without a traceback."""
     study = tyro.cli(Study, description=__doc__)
     try:
-        validate(study)
+        opened = validate(study)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    main(study)
+    main(study, opened)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The figures of the transfer study."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import options
 from experiments.transfer_results import GROUPS, STAGES, Results, Table
 from jaxprune import data, report
 
@@ -27,7 +27,7 @@ def label(score: str) -> str:
 def curves(results: Results, measured: Table) -> Figure:
     """Draws accuracy against sparsity: a column for each group, a row before and one after fine-tuning."""
     rows = measured[measured["head"] == "frozen"]
-    with report.figure(3.6 * len(results.groups), 6.4) as drawn:
+    with report.figure(3.1 * len(results.groups), 6.2) as drawn:
         axes = np.atleast_2d(drawn.subplots(2, len(results.groups), sharex=True, sharey=True))
         for across, stage in zip(axes, STAGES, strict=True):
             for axis, group in zip(across, results.groups, strict=True):
@@ -99,12 +99,11 @@ def predictions(results: Results, frame: Table) -> Figure:
         return drawn
 
 
-def examples(study: Any) -> Figure:
+def examples(images: Any, tasks: Sequence[data.Task], shifts: Sequence[str]) -> Figure:
     """Draws an image of each class of the first two tasks, and the first task under each shift."""
-    images, tasks = options.load(study.data, study.data_folder)
     first = [[int(np.flatnonzero(images.labels == label)[0]) for label in task.classes] for task in tasks[:2]]
     rows = [(task.name, images.images(np.array(indices))) for task, indices in zip(tasks, first, strict=False)]
-    rows += [(shift, data.shift(rows[0][1], shift, 0)) for shift in study.shifts]
+    rows += [(shift, data.shift(rows[0][1], shift, 0)) for shift in shifts]
     columns = max(len(pictures) for _, pictures in rows)
     with report.figure(0.62 * columns * 3 + 0.4, 0.62 * (-(-len(rows) // 2)) + 0.5) as drawn:
         grid = drawn.add_gridspec(-(-len(rows) // 2), 2)

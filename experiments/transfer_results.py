@@ -15,7 +15,8 @@ STAGES = ("pruned", "finetuned")
 GROUPS = {
     "source": "the task that pruned it",
     "transfer": "tasks it was never shown",
-    "shifted": "shifted domains of all tasks",
+    "source, shifted": "the task that pruned it, under shift",
+    "transfer, shifted": "tasks it was never shown, under shift",
 }
 """The groups of test domains that claims are about."""
 
@@ -28,7 +29,7 @@ class Results:
       seed: of the bootstrap.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], seed: int = 0) -> None:
+    def __init__(self, records: Sequence[dict[str, Any]], seed: int) -> None:
         self._seed = seed
         self._cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
         for record in records:
@@ -38,7 +39,7 @@ class Results:
         self.sparsities = sorted({sparsity for score, sparsity in self._cells if score != "dense"})
         self.seeds = sorted({record["config"]["seed"] for record in records})
         shifted = any(entry["shift"] for entry in records[0]["metrics"]["domains"].values())
-        self.groups = [group for group in GROUPS if shifted or group != "shifted"]
+        self.groups = [group for group in GROUPS if shifted or "shifted" not in group]
 
     def metrics(self, score: str, sparsity: float) -> list[dict[str, Any]]:
         """Returns the metrics of a cell of the grid, one for each seed."""
@@ -95,23 +96,29 @@ def claims(margin: float, groups: Sequence[str], control: bool) -> list[Claim]:
     keeps = lambda interval: stats.at_least(interval, -margin)  # noqa: E731
     better = lambda interval: stats.above(interval, 0.0)  # noqa: E731
     points = f"{100 * margin:g} points"
-    pruned, tuned, dense = ("same", "pruned"), ("same", "finetuned"), ("dense", "pruned")
+    pruned, tuned = ("same", "pruned"), ("same", "finetuned")
+    dense, dense_tuned = ("dense", "pruned"), ("dense", "finetuned")
+    others = [group for group in groups if not group.startswith("source")]
     listed = [
         *(Claim(f"P1 {group}", f"pruned keeps dense to {points}", group, pruned, dense, keeps) for group in groups),
+        *(Claim(f"P2 helps {group}", "fine-tuned beats pruned", group, tuned, pruned, better) for group in others),
         *(
-            Claim(f"P2 helps {group}", "fine-tuned beats pruned", group, tuned, pruned, better)
-            for group in groups
-            if group != "source"
-        ),
-        *(
-            Claim(
-                f"P2 spares {group}", f"fine-tuned loses at most {points} against pruned", group, tuned, pruned, keeps
-            )
-            for group in groups
-            if group != "source"
+            Claim(f"P2 spares {group}", f"fine-tuned keeps pruned to {points}", group, tuned, pruned, keeps)
+            for group in others
         ),
         *(
             Claim(f"P2 restores {group}", f"fine-tuned keeps dense to {points}", group, tuned, dense, keeps)
+            for group in groups
+        ),
+        *(
+            Claim(
+                f"P2 control {group}",
+                f"fine-tuned keeps dense fine-tuned to {points}",
+                group,
+                tuned,
+                dense_tuned,
+                keeps,
+            )
             for group in groups
         ),
     ]
@@ -192,9 +199,8 @@ def reach(table: Table, claim: str, score: str) -> float | None:
 
 def _domains(metrics: dict[str, Any], group: str) -> list[str]:
     def belongs(entry: dict[str, Any]) -> bool:
-        if group == "shifted":
-            return entry["shift"] is not None
-        return entry["shift"] is None and (entry["task"] == metrics["source"]) == (group == "source")
+        tested = "source" if entry["task"] == metrics["source"] else "transfer"
+        return group == (tested if entry["shift"] is None else f"{tested}, shifted")
 
     return [name for name, entry in metrics["domains"].items() if belongs(entry)]
 

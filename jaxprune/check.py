@@ -93,10 +93,11 @@ def mask(name: str, tree: Any, params: Any) -> None:
 
 def finite(name: str, tree: Any, remedy: str) -> None:
     """Checks that no leaf holds NaN or infinity.  Does nothing under a JAX transformation."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            continue
-        bad = int(jnp.size(leaf) - jnp.sum(jnp.isfinite(leaf)))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    if not leaves or any(isinstance(leaf, Tracer) for _, leaf in leaves):
+        return
+    for (path, _), bad in zip(leaves, _count_not_finite([leaf for _, leaf in leaves]).tolist(), strict=True):
         if bad:
             where = jax.tree_util.keystr(path) or "the array"
             raise ValueError(
@@ -104,8 +105,13 @@ def finite(name: str, tree: Any, remedy: str) -> None:
             )
 
 
-def labels(name: str, values: np.ndarray, classes: int) -> None:
-    """Checks that labels are integers in [0, classes) and that every class occurs."""
+@jax.jit
+def _count_not_finite(leaves: list[Any]) -> jax.Array:
+    return jnp.stack([jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves])
+
+
+def label_range(name: str, values: Any, classes: int) -> np.ndarray:
+    """Checks that labels are integers in [0, classes)."""
     values = np.asarray(values)
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"{name}: expected integer class labels, but got {values.dtype}.")
@@ -113,9 +119,14 @@ def labels(name: str, values: np.ndarray, classes: int) -> None:
     if outside.size:
         raise ValueError(
             f"{name}: expected labels in [0, {classes}), but found {int(outside[0])}. Raise the number of classes, "
-            "or relabel."
+            "relabel, or leave out what has no label."
         )
-    empty = np.setdiff1d(np.arange(classes), values)
+    return values
+
+
+def labels(name: str, values: Any, classes: int) -> None:
+    """Checks that labels are integers in [0, classes) and that every class occurs."""
+    empty = np.setdiff1d(np.arange(classes), label_range(name, values, classes))
     if empty.size:
         raise ValueError(
             f"{name}: class {int(empty[0])} has no example ({empty.size} of {classes} classes are empty). Leave those "
@@ -124,7 +135,7 @@ def labels(name: str, values: np.ndarray, classes: int) -> None:
 
 
 def batch(value: Mapping[str, Any], name: str = "batch") -> None:
-    """Checks a batch: an image and a label for every example, and weights that are not negative."""
+    """Checks a batch: an image and a label for each of one or more examples, and weights that are not negative."""
     for key in ("image", "label"):
         if key not in value:
             raise ValueError(
@@ -133,6 +144,12 @@ def batch(value: Mapping[str, Any], name: str = "batch") -> None:
     sizes = {key: np.shape(entry)[0] for key, entry in value.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"{name}: expected as many labels and weights as images, but the lengths are {sizes}.")
+    if 0 in sizes.values():
+        raise ValueError(f"{name}: expected at least one example, but it is empty. Is the split or the task empty?")
+    if "weight" in value and not isinstance(value["weight"], Tracer):
+        lowest = np.min(np.asarray(value["weight"]))
+        if lowest < 0:
+            raise ValueError(f"{name}: expected weights of 0 or more, but found {lowest}.")
 
 
 def writable(name: str, folder: str | os.PathLike[str]) -> Path:

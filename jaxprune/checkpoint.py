@@ -155,7 +155,7 @@ def _load(path: Path, like: Any) -> list[Any]:
 def _check_same(path: Path, rows: list[dict[str, Any]], names: list[str], targets: list[Any]) -> None:
     for row, name, target in zip(rows, names, targets, strict=False):
         saved = (row["name"], tuple(row["shape"]), row["dtype"])
-        wanted = (name, np.shape(target), str(np.asarray(target).dtype))
+        wanted = (name, np.shape(target), str(target.dtype if hasattr(target, "dtype") else np.asarray(target).dtype))
         if saved != wanted:
             raise ValueError(
                 f"checkpoint: {str(path)!r} is of another network or optimizer: it holds {saved} where {wanted} was "
@@ -169,4 +169,5 @@ def _check_same(path: Path, rows: list[dict[str, Any]], names: list[str], target
 
 
 def _place(value: np.ndarray, target: Any) -> Any:
-    return jax.device_put(value, target.sharding) if isinstance(target, jax.Array) else value
+    sharding = getattr(target, "sharding", None)
+    return value if sharding is None else jax.device_put(value, sharding)

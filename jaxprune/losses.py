@@ -16,7 +16,7 @@ def cross_entropy(outputs: Any, batch: Batch) -> Any:
       batch: with ``"label"``: integers [b], or target probabilities [b, c].
 
     Returns:
-      The loss of each example [b], in nats.
+      The loss of each example [b], in nats; NaN where the label is outside [0, c).
 
     >>> cross_entropy(jnp.zeros((1, 4)), {"label": jnp.array([2])})
     Array([1.3862944], dtype=float32)
@@ -58,8 +58,10 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
     """
     weight = weights(batch)
     # Padding is cut off before the loss, not after: where() on the loss alone would let NaN back in as a gradient.
-    outputs = jnp.where(weight[:, None] > 0, outputs, 0.0)
-    values = loss(outputs, batch)
+    counts = weight[:, None] > 0
+    outputs = jnp.where(counts, outputs, 0.0)
+    label = jnp.asarray(batch["label"])
+    values = loss(outputs, {**batch, "label": jnp.where(counts if label.ndim > 1 else counts[:, 0], label, 0)})
     if values.shape != weight.shape:
         raise ValueError(
             f"loss: expected one number for each example, shape {weight.shape}, but got {values.shape}. A loss must "
@@ -72,5 +74,7 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
 def _targets(outputs: Any, batch: Batch) -> Any:
     label = jnp.asarray(batch["label"])
     if label.ndim == 1:
-        return jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype)
+        known = (label >= 0) & (label < outputs.shape[-1])
+        # A label outside the classes would be a row of zeros: no error, and a wrong number.  NaN shows, under jit too.
+        return jnp.where(known[:, None], jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype), jnp.nan)
     return label

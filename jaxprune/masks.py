@@ -161,9 +161,10 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
         raise ValueError(
             "prunable: expected at least one True leaf, but every leaf is False: there is nothing to prune."
         )
-    if sum(leaf.size for leaf in leaves) > 2**32:
+    prunable_size = sum(leaf.size for leaf, flag in zip(leaves, flags, strict=True) if flag)
+    if prunable_size >= 2**32:
         raise ValueError(
-            f"scores: expected at most 2^32 weights, whose positions fit 32 bits, but got {tree.size(scores)}."
+            f"scores: expected fewer than 2^32 prunable weights, whose positions fit 32 bits, but got {prunable_size}."
         )
     return leaves, flags, structure
 

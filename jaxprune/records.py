@@ -7,6 +7,7 @@ ran.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -135,6 +136,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+@functools.cache
 def _commit() -> str:
     """The commit of the code, with a plus sign where files were changed; "unknown" outside a checkout."""
     here = Path(__file__).parent

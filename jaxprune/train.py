@@ -83,7 +83,7 @@ def fit(
     """Trains a network; killed and called again with the same folder, it goes on where it was.
 
     Batches and keys are functions of (seed, step), so a resumed run takes the same steps as one that was never
-    interrupted and ends with the same bytes (on the same machine and devices).  One process; the batch may be sharded.
+    interrupted and ends with the same bytes (on the same machine and devices).  One process.
 
     Args:
       network: where to start.
@@ -110,9 +110,13 @@ def fit(
     """
     root = None if folder is None else check.writable("folder", folder)
     check.positive("steps", steps)
+    check.batch(data, "data")
+    if np.ndim(data["label"]) == 1:
+        outputs = jax.eval_shape(network.apply, network.params, network.state, data["image"][:1])
+        check.label_range("data: labels", data["label"], outputs.shape[-1])
     # Private copies: the step donates its buffers, and the caller's network and mask must stay alive.
     state = jax.tree.map(jnp.array, (network, tx.init(network.params)))
-    start, identity = 0, np.array([seed, batch_size])
+    start, identity = 0, np.array([seed, batch_size, len(data["label"])])
     if root is not None and (found := checkpoint.restore(root, (*state, identity))) is not None:
         start, (*state, written) = found
         _check_resume(root, start, steps, identity, written)
@@ -141,7 +145,7 @@ def fit(
     return state[0]
 
 
-def recalibrate(network: Network, batches: Iterable[Batch]) -> Network:
+def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> Network:
     """Replaces the running statistics of a network by those of its own activations on these batches.
 
     An explicit step, for example after pruning: nothing in jaxprune does it unasked.  Every statistic s that
@@ -151,6 +155,7 @@ def recalibrate(network: Network, batches: Iterable[Batch]) -> Network:
     Args:
       network: one with a ``train_apply``.
       batches: without padding, which would enter the statistics.
+      key: for dropout, where the network has any.
 
     Raises:
       ValueError: the network has no ``train_apply``, or there is no batch, or one that is padded.
@@ -163,18 +168,18 @@ def recalibrate(network: Network, batches: Iterable[Batch]) -> Network:
             raise ValueError(
                 "batches: expected no padding, which would enter the statistics. Choose a size that divides."
             )
-        found.append(_statistics(network, batch["image"]))
+        found.append(_statistics(network, batch["image"], key))
     if not found:
         raise ValueError("batches: expected at least one batch, but got none.")
     return network.replace(state=jax.tree.map(lambda *values: sum(values) / len(values), *found))
 
 
 @jax.jit
-def _statistics(network: Network, images: Any) -> Any:
+def _statistics(network: Network, images: Any, key: jax.Array) -> Any:
     """The statistics of one batch: updating zeros gives (1 - m) b, and updating v gives m v more."""
 
     def updated(state: Any) -> Any:
-        return network.train_apply(network.params, state, images, {"dropout": jax.random.key(0)})[1]  # type: ignore[misc]
+        return network.train_apply(network.params, state, images, {"dropout": key})[1]  # type: ignore[misc]
 
     share = updated(jax.tree.map(jnp.zeros_like, network.state))
     # v of the size of the statistics themselves, so that the difference loses no digits.
@@ -190,8 +195,8 @@ def _statistics(network: Network, images: Any) -> Any:
 def _check_resume(root: Path, start: int, steps: int, identity: np.ndarray, written: np.ndarray) -> None:
     if not np.array_equal(identity, written):
         raise ValueError(
-            f"seed, batch_size: {str(root)!r} holds a run with {written.tolist()}, but got {identity.tolist()}. Choose "
-            "another folder, or the seed and batch size of that run."
+            f"seed, batch_size, data: {str(root)!r} holds a run with {written.tolist()} (seed, batch size, examples), "
+            f"but got {identity.tolist()}. Choose another folder, or what that run had."
         )
     if start > steps:
         raise ValueError(
@@ -247,6 +252,9 @@ def _sigterm() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+    # It came too late for the loop to see, which has saved all the same.
+    if stop.is_set():
+        raise SystemExit(143)
 
 
 @contextmanager

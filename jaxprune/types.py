@@ -7,8 +7,9 @@ another, always in two steps: configure, then apply.
     tree = score(network, batches)                       # apply: data
 
 The three trees share one structure.  ``"P"`` binds the structure and ``"?*w"`` the shape of every
-leaf, so a mask with a missing, transposed or non-boolean leaf is refused by the annotations alone
-(they are checked at run time in the tests, and cost nothing elsewhere).
+leaf: a function annotated with them refuses a tree with a missing or transposed leaf (annotations
+are checked at run time in the tests, and cost nothing elsewhere).  Functions that users call with
+trees of their own check them in words, see ``jaxprune.check``.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -370,3 +370,33 @@ def test_an_unknown_site_is_refused_and_the_nearest_is_named():
 def test_preconditions_name_the_argument_and_the_remedy(run, error, message):
     with pytest.raises(error, match=message):
         run()
+
+
+def test_labels_outside_the_classes_are_never_a_number():
+    outputs, batch = jnp.zeros((2, 3)), {"image": jnp.zeros((2, 3)), "label": jnp.array([0, 3])}
+    for loss in (jp.losses.cross_entropy, jp.losses.squared_error):
+        assert jnp.isnan(jp.losses.mean(loss, outputs, batch))
+        # Where it is padding, a label may be anything.
+        padded = {**batch, "weight": jnp.array([1.0, 0.0])}
+        gradient = jax.grad(lambda values, padded=padded, loss=loss: jp.losses.mean(loss, values, padded))(outputs)
+        assert jnp.all(jnp.isfinite(gradient))
+    net = jp.Network(lambda params, state, images: images * params, jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"scores: expected finite numbers"):
+        jp.masks.unstructured(0.5)(jp.scores.snip(jp.losses.cross_entropy)(net, [batch]), True)
+    with pytest.raises(ValueError, match=r"labels: expected labels in \[0, 3\), but found 3"):
+        jp.evaluate.transfer.accuracy([batch])(net)
+
+
+def test_predictions_that_are_not_finite_are_no_class():
+    net = jp.Network(lambda params, state, images: images * params, jnp.full((1, 3), jnp.nan))
+    with pytest.raises(ValueError, match="outputs: expected finite numbers"):
+        jp.evaluate.transfer.accuracy([{"image": jnp.ones((2, 3)), "label": jnp.array([0, 0])}])(net)
+
+
+def test_empty_batches_and_negative_weights_are_errors():
+    net = jp.Network(lambda params, state, images: images * params, jnp.ones((1, 3)))
+    one = {"image": jnp.zeros((1, 3)), "label": jnp.zeros(1, int)}
+    with pytest.raises(ValueError, match="batch: expected at least one example"):
+        jp.curvature.gradient(net, jp.losses.cross_entropy, {name: value[:0] for name, value in one.items()})
+    with pytest.raises(ValueError, match="batch: expected weights of 0 or more"):
+        jp.curvature.gradient(net, jp.losses.cross_entropy, {**one, "weight": -jnp.ones(1)})

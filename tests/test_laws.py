@@ -381,7 +381,7 @@ def test_a_bad_prunable_is_named(prunable, error, message):
 
 def test_more_weights_than_positions_are_refused():
     huge = {"w": jax.ShapeDtypeStruct((2**16, 2**16 + 1), jnp.float32)}
-    with pytest.raises(ValueError, match=r"scores: expected at most 2\^32 weights.*got 4295032832"):
+    with pytest.raises(ValueError, match=r"scores: expected fewer than 2\^32 prunable weights.*got 4295032832"):
         jax.eval_shape(lambda scores: jp.masks.unstructured(0.5)(scores, {"w": True}), huge)
 
 

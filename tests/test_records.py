@@ -235,4 +235,6 @@ def test_provenance_says_what_is_needed_to_do_it_again():
 
 def test_provenance_outside_a_checkout_says_unknown(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
+    records._commit.cache_clear()
     assert records.provenance("", 0.0)["commit"] == "unknown"
+    records._commit.cache_clear()

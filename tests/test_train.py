@@ -154,7 +154,7 @@ def test_recalibration_replaces_statistics_by_those_of_the_batches_and_nothing_e
     module, batches = Normalised(), [data(16), data(16, seed=1)]
     variables = module.init(jax.random.key(0), batches[0]["image"][:1])
     net = jp.Network.from_linen(module, variables, train={"train": True})
-    got = jp.train.recalibrate(net, batches)
+    got = jp.train.recalibrate(net, batches, jax.random.key(0))
     dense = net.params["Dense_0"]
     hidden = [one["image"].reshape(16, -1) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"]) for one in batches]
     statistics = got.state["batch_stats"]["BatchNorm_0"]
@@ -167,11 +167,11 @@ def test_recalibration_replaces_statistics_by_those_of_the_batches_and_nothing_e
 def test_recalibration_needs_statistics_and_batches_without_padding():
     net = network().replace(train_apply=train_apply)
     with pytest.raises(ValueError, match="network: expected a train_apply"):
-        jp.train.recalibrate(network(), [data()])
+        jp.train.recalibrate(network(), [data()], jax.random.key(0))
     with pytest.raises(ValueError, match="batches: expected no padding"):
-        jp.train.recalibrate(net, jp.data.Batches(data(30), 16))
+        jp.train.recalibrate(net, jp.data.Batches(data(30), 16), jax.random.key(0))
     with pytest.raises(ValueError, match="batches: expected at least one batch, but got none"):
-        jp.train.recalibrate(net, [])
+        jp.train.recalibrate(net, [], jax.random.key(0))
 
 
 def test_the_step_is_traced_once_for_all_steps_masks_seeds_and_networks():
@@ -216,7 +216,7 @@ def finite(tree: Any) -> bool:
 
 
 def newest(folder: Path, net: jp.Network, tx: Any) -> tuple[int, Any]:
-    found = jp.checkpoint.restore(folder, (net, tx.init(net.params), np.zeros(2, int)))
+    found = jp.checkpoint.restore(folder, (net, tx.init(net.params), np.zeros(3, int)))
     assert found is not None
     step, (network, optimizer, _) = found
     return step, (network, optimizer)

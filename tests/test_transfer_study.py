@@ -37,7 +37,7 @@ from rich.console import Console
 for words in sys.argv[1:]:
     out, shard, rounds = words.split(",")
     study = transfer.Study(**{SMOKE!r}, out=Path(out), shard=shard, rounds=int(rounds))
-    transfer.main(study, Console(stderr=True))
+    transfer.main(study, console=Console(stderr=True))
     print(len(list((study.out / "records").glob("*.json"))), flush=True)
 """
 
@@ -178,8 +178,10 @@ def test_a_study_is_the_same_whole_killed_in_shards_and_repeated(tmp_path, monke
         ({"shard": "3/2"}, "shard: expected i/n with 1 <= i <= n, such as 2/4, but got '3/2'"),
         ({"shard": "0/2"}, "shard: expected i/n"),
         ({"shard": "one"}, "shard: expected i/n"),
-        ({"scores": ()}, "scores, sparsities, seeds, penalties: expected at least one of each"),
-        ({"seeds": ()}, "scores, sparsities, seeds, penalties: expected at least one of each"),
+        ({"scores": ()}, r"scores: expected one or more, each of them once, but got \(\)"),
+        ({"seeds": ()}, r"seeds: expected one or more, each of them once, but got \(\)"),
+        ({"seeds": (0, 1, 0)}, r"seeds: expected one or more, each of them once, but got \(0, 1, 0\)"),
+        ({"image_size": 0}, "image_size: expected a finite number above 0"),
         ({"pretrain_steps": 0}, "pretrain_steps: expected a finite number above 0, but got 0"),
         ({"finetune_rate": float("inf")}, "finetune_rate: expected a finite number above 0, but got inf"),
         ({"batch_size": 0}, "batch_size: expected a finite number above 0"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxprune import check, losses, tree
@@ -25,11 +26,17 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     total, result = 0.0, None
     for batch in batches:
         weight = jnp.sum(losses.weights(batch))
-        term = tree.scale(weight, function(batch))
-        total, result = total + weight, term if result is None else tree.add(result, term)
+        total, result = total + weight, _add(result, weight, function(batch))
     if result is None:
         raise ValueError(
             "batches: expected at least one batch, but got none. Pass a list, not an iterator already read."
         )
     check.positive("batches: the sum of the weights", float(total))
-    return tree.scale(1.0 / total, result)
+    return _add(None, 1.0 / total, result)
+
+
+# One program for the whole tree, instead of two for each leaf.
+@jax.jit
+def _add(total: Any, factor: Any, term: Any) -> Any:
+    scaled = tree.scale(factor, term)
+    return scaled if total is None else tree.add(total, scaled)

@@ -7,7 +7,7 @@ from jaxprune.data.shapes import COLOURS, SHAPES, TEXTURES, Scenes, scenes
 from jaxprune.data.shifts import SHIFTS, shift
 from jaxprune.data.source import Arrays, Source, select
 from jaxprune.data.splits import FRACTIONS, split
-from jaxprune.data.tasks import Task, find_task, imagenet_tasks, members
+from jaxprune.data.tasks import Task, find_task, imagenet_tasks
 from jaxprune.data.tfds import tfds
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "digits",
     "find_task",
     "imagenet_tasks",
-    "members",
     "scenes",
     "select",
     "shape_tasks",

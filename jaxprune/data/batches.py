@@ -90,8 +90,6 @@ def _take(data: Mapping[str, Any], order: np.ndarray, size: int, host: tuple[int
 
 def _check(data: Mapping[str, Any], size: int, host: tuple[int, int]) -> None:
     check.batch(data, "data")
-    if len(data["label"]) == 0:
-        raise ValueError("data: expected at least one example, but the split or task is empty. Choose another.")
     index, count = host
     if size < 1 or count < 1 or size % count or not 0 <= index < count:
         raise ValueError(

@@ -9,7 +9,7 @@ from jaxprune.data.source import Arrays
 from jaxprune.data.tasks import Task
 
 
-def shapes(seed: int = 0, *, per_class: int = 100, image: int = 32, difficulty: float = 0.25) -> Arrays:
+def shapes(seed: int, *, per_class: int = 100, image: int = 32, difficulty: float = 0.25) -> Arrays:
     """Paints single-object scenes of the hundred classes shape x texture, the same number of each.
 
     Args:
@@ -21,7 +21,7 @@ def shapes(seed: int = 0, *, per_class: int = 100, image: int = 32, difficulty: 
     Returns:
       Float32 [100 * per_class, image, image, 3] in [0, 1]; class ``10 * shape + texture`` is called "dots star".
 
-    >>> source = shapes(per_class=1)
+    >>> source = shapes(0, per_class=1)
     >>> source.pixels.shape, len(source.classes)
     ((100, 32, 32, 3), 100)
     """

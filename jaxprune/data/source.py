@@ -86,7 +86,8 @@ def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None 
             )
     position = np.full(len(source.classes), -1, dtype=np.int32)
     position[list(wanted)] = np.arange(len(wanted))
-    labels = position[source.labels[indices]]
+    found = check.label_range(f"labels of {source.name}", source.labels[indices], len(source.classes))
+    labels = position[found]
     chosen = np.asarray(indices)[labels >= 0]
     labels = labels[labels >= 0]
     check.labels(f"labels of {source.name}", labels, len(wanted))

@@ -1,5 +1,6 @@
 """Disjoint, stratified splits of a source: a pure function of (seed, name)."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 
@@ -53,6 +54,7 @@ def split(
     return {part: np.sort(np.concatenate(pieces)) for part, pieces in parts.items()}
 
 
+@functools.lru_cache(maxsize=8)
 def shuffled(count: int, purpose: str) -> np.ndarray:
     """Permutes range(count), a pure function of the text ``purpose``, the same on every machine and NumPy version.
 
@@ -62,4 +64,6 @@ def shuffled(count: int, purpose: str) -> np.ndarray:
     [0, 1, 2, 3, 4]
     """
     key = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:16], "little")
-    return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
+    order = np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
+    order.setflags(write=False)  # it is kept, and given to every caller
+    return order

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-import numpy as np
-
 from jaxprune import check
 
 
@@ -51,12 +49,3 @@ def find_task(tasks: Sequence[Task], name: str) -> Task:
     """
     named = {task.name: task for task in tasks}
     return named[check.choice("task", name, named)]
-
-
-def members(labels: np.ndarray, task: Task) -> np.ndarray:
-    """Returns the indices of the examples whose class belongs to the task.
-
-    >>> members(np.array([3, 0, 1, 3]), Task("high", (2, 3))).tolist()
-    [0, 3]
-    """
-    return np.flatnonzero(np.isin(labels, task.classes))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets
 
 from jaxprune import check
 
@@ -43,14 +42,19 @@ def tfds(name: str, split: str = "train", *, size: int, folder: str | None = Non
     """
     check.positive("size", size)
     base = name.split(":")[0].split("/")[0]
-    check.choice("data: tfds", base, tensorflow_datasets.list_builders(with_community_datasets=False))
+    import tensorflow_datasets  # takes a second to import, and only this source needs it
+
     try:
         builder: Any = tensorflow_datasets.builder(name, data_dir=folder, file_format="array_record")
         info = builder.info
         examples = builder.as_data_source(split=split)
         there = _count_records(info, split)
+    except ImportError as error:
+        raise ValueError(f"data: reading tfds:{name} needs jaxprune[data]: {error}") from error
     # TFDS and its readers raise many kinds of errors here, and each of them means the same to the user.
     except Exception as error:
+        if isinstance(error, tensorflow_datasets.core.DatasetNotFoundError):
+            check.choice("data: tfds", base, tensorflow_datasets.list_builders(with_community_datasets=False))
         raise ValueError(
             f"data: cannot open tfds:{name}, split {split!r}: {error} Prepare it once, on a machine with TensorFlow, "
             f"by `tfds build {base} --file_format=array_record`, and pass its folder."
@@ -68,6 +72,7 @@ def tfds(name: str, split: str = "train", *, size: int, folder: str | None = Non
             "there. Prepare it again."
         )
     labels = _labels(builder, split, examples)
+    check.label_range(f"labels of tfds:{name}", labels, len(info.features["label"].names))
     return _Prepared(f"tfds:{name}:{split}", examples, labels, tuple(info.features["label"].names), size)
 
 
@@ -89,6 +94,8 @@ def _count_records(info: Any, split: str) -> tuple[str, int, int]:
 
 
 def _labels(builder: Any, split: str, examples: Sequence[Any]) -> np.ndarray:
+    import tensorflow_datasets
+
     skip = {"image": tensorflow_datasets.decode.SkipDecoding()}  # labels only: no picture is decoded
     undecoded = builder.as_data_source(split=split, decoders=skip)
     try:
@@ -102,6 +109,8 @@ def _labels(builder: Any, split: str, examples: Sequence[Any]) -> np.ndarray:
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image  # an extra of its own: only this source decodes pictures
 
+    if image.dtype != np.uint8:
+        raise ValueError(f"data: expected images of bytes, uint8, but got {image.dtype}.")
     if image.shape[:2] != (size, size):
         grey = image.shape[-1] == 1
         picture = Image.fromarray(image[..., 0] if grey else image)

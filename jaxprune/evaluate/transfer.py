@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import losses, sites
+from jaxprune import check, losses, sites
 from jaxprune.curvature import average
 from jaxprune.network import Network
 from jaxprune.types import Batch, Evaluator, Loss
@@ -74,8 +74,11 @@ def correct(network: Network, batches: Iterable[Batch]) -> np.ndarray:
     """Says for every example of weight above 0 if the largest output (the first of ties) is the label: bool [n]."""
     rows = []
     for batch in batches:
-        outputs = np.asarray(_outputs(network, batch["image"]))
-        rows.append((np.argmax(outputs, axis=-1) == np.asarray(batch["label"]))[_counted(batch)])
+        counted = _counted(batch)
+        outputs, labels = np.asarray(_outputs(network, batch["image"]))[counted], np.asarray(batch["label"])[counted]
+        check.finite("outputs", outputs, "The network gives no prediction; look at its weights.")
+        check.label_range("labels", labels, outputs.shape[-1])
+        rows.append(np.argmax(outputs, axis=-1) == labels)
     return _joined(rows)
 
 

@@ -50,6 +50,7 @@ def grasp(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
+        batches = list(batches)  # read twice
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         product = curvature.average(lambda batch: curvature.hvp(network, loss, batch, gradient), batches)
         return jax.tree.map(jnp.multiply, network.params, product)
@@ -93,6 +94,7 @@ def _mean_square(network: Network, batch: Batch, loss: Loss) -> Params:
 
 
 @partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
 def _squares(network: Network, batch: Batch, *, loss: Loss) -> Params:
     def of_example(example: Any) -> Params:
         alone = {name: entry[None] for name, entry in example.items() if name != "weight"}

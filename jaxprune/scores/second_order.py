@@ -104,6 +104,8 @@ def block_hessian(
         return shares if ranking == "signed" else jax.tree.map(jnp.abs, shares)
 
     def surgeon(network: Network, batches: Iterable[Batch]) -> Scores:
+        batches = list(batches)  # read once for every leaf
+
         def one(path: str, leaf: Any, wanted: bool) -> Any:
             if not wanted:
                 return jnp.zeros_like(leaf)
@@ -151,5 +153,5 @@ def _invert(leaf: Any, dense: Any, members: Any, damping: Any) -> tuple[Any, Any
     inverse = jnp.diagonal(jnp.linalg.inv(damped), axis1=1, axis2=2)
     weights = jnp.where(missing, 0, leaf.ravel()[members])
     scores = jnp.where(missing, 0, weights**2 / (2 * inverse))
-    flat = jnp.zeros(leaf.size + 1, leaf.dtype).at[jnp.where(missing, leaf.size, members)].set(scores)
+    flat = jnp.zeros(leaf.size + 1, scores.dtype).at[jnp.where(missing, leaf.size, members)].set(scores)
     return flat[:-1].reshape(leaf.shape), lowest, mean_diagonal
