@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.transfer_results import GROUPS, STAGES, Results, Table
+from experiments.transfer_results import STAGES, Results, Table
 from jaxprune import data, report
 
 _LABELS = {
@@ -43,7 +43,7 @@ def curves(results: Results, measured: Table) -> Figure:
                     )
                     axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **style)
                 axis.set_ylim(0, 1.02)
-                axis.set_title(GROUPS[group] if stage == "pruned" else "")
+                axis.set_title(group if stage == "pruned" else "")
         axes[0, 0].set_ylabel("accuracy, pruned")
         axes[1, 0].set_ylabel("accuracy, fine-tuned on source")
         for axis in axes[1]:
