@@ -254,8 +254,10 @@ def pretrain(settings: Settings, seed: int, data: dict[str, Any], classes: int, 
     variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
     network = jp.Network.from_linen(module, variables, train={"train": True})
     rate = optax.cosine_decay_schedule(settings.pretrain_rate, settings.pretrain_steps)
-    names = ("data", "depth", "width", "pretrain_steps", "pretrain_rate", "batch_size")
-    identity = {name: getattr(settings, name) for name in names} | {"seed": seed}
+    names = ("depth", "width", "pretrain_steps", "pretrain_rate", "batch_size")
+    identity: dict[str, Any] = {name: getattr(settings, name) for name in names} | {"seed": seed}
+    # The data itself, whatever option chose it: a network fits images of any size, so nothing else would notice.
+    identity["data"] = records.fingerprint(data["image"], data["label"])
     folder = check.writable("out", out / "networks" / records.digest(identity)[:16])
     with files.locked(folder.with_suffix(".lock")):
         return jp.train.fit(

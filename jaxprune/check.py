@@ -55,8 +55,8 @@ def same_structure(name: str, tree: Any, reference_name: str, reference: Any) ->
             f"{name}: expected the structure of {reference_name}, {_short(expected)}, but got {_short(got)}. Build it "
             f"with jax.tree.map over {reference_name}, so that every leaf is present."
         )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(reference):
-        other = _at(tree, path)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(reference), jax.tree.leaves(tree), strict=True)
+    for (path, leaf), other in pairs:
         if np.shape(other) != np.shape(leaf):
             raise ValueError(
                 f"{name}: at {jax.tree_util.keystr(path)} expected the shape {np.shape(leaf)} of {reference_name}, "
@@ -169,7 +169,3 @@ def writable(name: str, folder: str | os.PathLike[str]) -> Path:
 def _short(structure: Any) -> str:
     text = str(structure)
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def _at(tree: Any, path: tuple[Any, ...]) -> Any:
-    return dict(jax.tree_util.tree_leaves_with_path(tree))[path]

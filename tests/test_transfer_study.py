@@ -240,3 +240,15 @@ def test_the_command_line_explains_itself_and_its_errors():
     assert "--scores" in outputs[1]
     assert "--sparsities" in outputs[2]
     assert outputs[3].startswith("error: data: unknown value 'digit'. Did you mean 'digits'?")
+
+
+def test_networks_of_other_images_are_never_shared(tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(jp.train, "fit", lambda *_, folder, **__: folders.append(folder))
+    settings, images = study(tmp_path), np.zeros((2, 8, 8, 1), np.float32)
+    for side in (8, 16, 8):
+        data = {"image": np.zeros((2, side, side, 1), np.float32), "label": np.array([0, 1])}
+        transfer.pretrain(settings, 0, data, 2, tmp_path)
+    transfer.pretrain(settings, 0, {"image": images + 1, "label": np.array([0, 1])}, 2, tmp_path)
+    assert folders[0] == folders[2]
+    assert len(set(folders)) == 3
