@@ -10,7 +10,6 @@ had.  Every split is disjoint, and the head of a task is fitted once, on feature
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,136 +22,10 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import options, transfer_page
+from experiments.transfer_grid import Opened, Run, Settings, Study, grid, mine, validate
 from jaxprune import check, files, records
 from jaxprune.evaluate import transfer
 from jaxprune.evaluate.heads import HeadMaker
-
-# ---------------------------------------------------------------------------------------------- configuration
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the numbers of a run, apart from seed, score and sparsity."""
-
-    data: str = "digits"
-    """digits, shapes, or tfds:<name> for a prepared TensorFlow data set."""
-    data_folder: str | None = None
-    """Where prepared TensorFlow data sets lie."""
-    image_size: int = 32
-    """Side of the images in pixels; the digits have 8 whatever it says."""
-    source: str = ""
-    """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
-    shifts: tuple[str, ...] = ("noise", "rotation", "blur", "contrast")
-    """Shifted domains of every task, evaluated as well."""
-    depth: int = 8
-    """Depth of the CIFAR ResNet, 6 n + 2."""
-    width: int = 6
-    """Channels of its first stage."""
-    pretrain_steps: int = 1000
-    pretrain_rate: float = 5e-3
-    """Peak learning rate of AdamW on cross-entropy over all classes, with cosine decay."""
-    batch_size: int = 64
-    head: str = "ridge"
-    """ridge, logistic, nearest-mean or nearest-neighbours."""
-    penalties: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
-    """Of the head; chosen for each task by its accuracy on the selection split, with dense features."""
-    loss: str = "squared_error"
-    """Through the frozen source head, for scoring and fine-tuning: squared_error or cross_entropy."""
-    rounds: int = 1
-    """Rounds of pruning: 1 is one-shot, more re-score after each (exponential schedule)."""
-    damping: float = 1e-2
-    """Of block-obs, relative to the mean diagonal of a leaf."""
-    recalibrate: bool = False
-    """Re-estimate BatchNorm statistics after pruning, on the fine-tuning images of the source task."""
-    finetune_steps: int = 100
-    finetune_rate: float = 2e-3
-    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen."""
-
-
-@dataclass(frozen=True)
-class Run(Settings):
-    """One cell of the grid, and one record."""
-
-    seed: int = dataclasses.field(kw_only=True)
-    score: str = dataclasses.field(kw_only=True)
-    sparsity: float = dataclasses.field(kw_only=True)
-
-
-@dataclass(frozen=True)
-class Study(Settings):
-    """The grid of runs: every score at every sparsity for every seed, and the dense network for every seed."""
-
-    scores: tuple[str, ...] = ("magnitude", "diagonal", "block-quadratic", "block-obs", "random")
-    sparsities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    out: Path = Path("results/transfer")
-    """Where records, checkpoints, tables and the page go.  What is there already is not computed again."""
-    margin: float = 0.05
-    """A network keeps an accuracy if it loses less than this; only the verdicts depend on it."""
-    shard: str = "1/1"
-    """i/n: compute the i-th of n parts of the grid, so that n processes share one study."""
-
-
-def grid(study: Study) -> list[Run]:
-    """Lists the runs of a study, in an order that keeps a seed, and a score, together."""
-    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(Settings)}
-    cells = [("dense", 0.0), *((score, sparsity) for score in study.scores for sparsity in study.sparsities)]
-    return [
-        Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in study.seeds for score, sparsity in cells
-    ]
-
-
-_COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "image_size")
-_AMOUNTS = ("pretrain_rate", "finetune_rate", "damping", "margin")
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The images of a study, their tasks, and which of these is the source."""
-
-    images: Any
-    tasks: tuple[jp.data.Task, ...]
-    source: jp.data.Task
-
-
-def validate(study: Study) -> Opened:
-    """Opens the data, and finds every bad value before anything expensive starts."""
-    for score in study.scores:
-        check.choice("scores", score, options.SCORES)
-    check.choice("head", study.head, options.HEADS)
-    check.choice("loss", study.loss, options.LOSSES)
-    for sparsity in study.sparsities:
-        check.sparsity(sparsity, "sparsities")
-    for shift in study.shifts:
-        check.choice("shifts", shift, jp.data.SHIFTS)
-    for name in (*_COUNTS, *_AMOUNTS):
-        check.positive(name, getattr(study, name))
-    for penalty in study.penalties:
-        check.positive("penalties", penalty)
-    for name in ("scores", "sparsities", "seeds", "penalties"):
-        values = getattr(study, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name}: expected one or more, each of them once, but got {values}.")
-    for seed in study.seeds:
-        if seed < 0:
-            raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
-    part(study.shard)
-    jp.models.resnet_cifar(study.depth, 2, study.width)
-    check.writable("out", study.out)
-    images, tasks = options.load(study.data, study.data_folder, study.image_size)
-    source = jp.data.find_task(tasks, study.source) if study.source else tasks[0]
-    for seed in study.seeds:
-        jp.data.split(images.labels, images.name, seed)
-    return Opened(images, tasks, source)
-
-
-def part(shard: str) -> tuple[int, int]:
-    """Reads "i/n" as (i, n)."""
-    index, _, count = shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"shard: expected i/n with 1 <= i <= n, such as 2/4, but got {shard!r}.")
-    return int(index), int(count)
-
 
 # ----------------------------------------------------------------------------- the dense network and its heads
 
@@ -395,14 +268,6 @@ def main(study: Study, opened: Opened | None = None, console: Console | None = N
         console.print(f"{len(undone)} runs belong to other shards; the page is written by whichever finishes last.")
         return study.out
     return transfer_page.write(study, opened.images, opened.tasks, [store.read(run) for run in runs], console)
-
-
-def mine(runs: Sequence[Run], shard: str) -> list[Run]:
-    """Returns this shard's runs.  Those of one seed and score stay together: they share the scoring."""
-    index, count = part(shard)
-    blocks = list(dict.fromkeys((run.seed, run.score) for run in runs))
-    chosen = set(blocks[index - 1 :: count])
-    return [run for run in runs if (run.seed, run.score) in chosen]
 
 
 def command() -> None:
