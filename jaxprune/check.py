@@ -152,6 +152,30 @@ def batch(value: Mapping[str, Any], name: str = "batch") -> None:
             raise ValueError(f"{name}: expected weights of 0 or more, but found {lowest}.")
 
 
+def real(name: str, tree: Any) -> None:
+    """Checks that every leaf is a real floating-point array: what can be differentiated twice."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{name}: expected real floating-point leaves, but {jax.tree_util.keystr(path)} is "
+                f"{jnp.result_type(leaf)}. Put what is not trained (counters, tables) into the state, and split complex "
+                "weights into real and imaginary parts."
+            )
+
+
+def outputs(value: Any, examples: int, name: str = "network.apply") -> None:
+    """Checks that a network returns one array [b, c] for b images."""
+    if not hasattr(value, "shape"):
+        raise ValueError(f"{name}: expected one array of outputs [b, c], but got {_short(jax.tree.structure(value))}.")
+    if len(value.shape) != 2 or value.shape[0] != examples:
+        raise ValueError(
+            f"{name}: expected outputs of shape [b, c] with b = {examples} images, but got {tuple(value.shape)}. "
+            "Flatten or pool what remains of space, and keep the axis of the examples first."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected real floating-point outputs, but got {value.dtype}.")
+
+
 def writable(name: str, folder: str | os.PathLike[str]) -> Path:
     """Makes the folder where it is missing, and checks that a file can be written there."""
     path = Path(folder)

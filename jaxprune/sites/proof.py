@@ -1,0 +1,140 @@
+"""What can be proven, from the program alone, of the network after a site.
+
+The backward program of the network, from a cotangent u of its outputs to the sites, is linear in u: it applies J_z^T.
+
+*Piecewise linear.*  If what reaches site z does not read z, except through locally constant values (booleans, signs,
+roundings, the choice of a maximum), J_z does not change with z nearby, and the second derivative of the outputs by z is
+zero almost everywhere.  Rules written by the user (``custom_jvp``, ``custom_vjp``) are traced as derivatives, and never
+looked into as functions: their derivative may be anything.
+
+*Independent.*  If every example of what reaches z depends on the same example of u alone, output n depends on z through
+example n only.  The axis of the examples is followed through the steps that depend on u.
+
+What cannot be followed is called not proven; nothing is guessed.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from jaxprune.sites import axes
+from jaxprune.sites.kernels import Site
+from jaxprune.sites.program import Program, Step, holds_program, trace
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is known of the network after a site.
+
+    Attributes:
+      piecewise_linear: whether it is proven that the outputs are piecewise linear in z.
+      examples: the axis of z that counts the examples, if it is proven that output n depends on example n of z alone;
+        else None.
+      reached: False if no derivative of the outputs reaches z.
+    """
+
+    piecewise_linear: bool
+    examples: int | None
+    reached: bool
+
+
+def prove(program: Program, sites: Sequence[Site]) -> list[Proof]:
+    """Decides for every site what can be proven of the network after it.
+
+    Args:
+      program: of ``apply(params, state, images)``, with outputs [b, c].
+      sites: the sites.
+    """
+
+    def backward(parts: list[Any], cotangents: list[Any], arguments: list[Any]) -> list[Any]:
+        def perturbed(parts: list[Any]) -> list[Any]:
+            return program.run(arguments, add_to(sites, parts))[0]
+
+        return jax.vjp(perturbed, parts)[1](cotangents)[0]
+
+    parts = [_shape(program.avals[site.output]) for site in sites]
+    cotangents = [_shape(program.aval(atom)) for atom in program.outputs]
+    reverse = trace(backward, parts, cotangents, [_shape(program.avals[number]) for number in program.arguments])
+    reads = _reads(reverse, {number: 1 << place for place, number in enumerate(reverse.arguments[: len(parts)])})
+    marked = reverse.arguments[len(parts) : len(parts) + len(cotangents)]
+    followed = axes.follow(reverse, dict.fromkeys(marked, 0))
+    zeros = {step.outputs[0] for step in reverse.steps if _is_zero(step)}
+    proofs = []
+    for place, atom in enumerate(reverse.outputs):
+        axis = followed.get(atom)
+        proofs.append(
+            Proof(
+                piecewise_linear=not reads[atom] >> place & 1,
+                examples=axis if isinstance(axis, int) else None,
+                reached=atom not in zeros,
+            )
+        )
+    return proofs
+
+
+def add_to(sites: Sequence[Site], parts: Sequence[Any]) -> dict[int, Callable[[Any], Any]]:
+    """Changes for ``Program.run`` that add a part to the output of every site."""
+    return {site.output: partial(jnp.add, part) for site, part in zip(sites, parts, strict=True)}
+
+
+def _shape(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _is_zero(step: Step) -> bool:
+    """Whether a step makes the zeros that stand for an absent derivative."""
+    literal = all(isinstance(atom, core.Literal) and not np.any(atom.val) for atom in step.inputs)
+    return step.name == "broadcast_in_dim" and literal
+
+
+# Their derivative is zero: whoever reads the result reads a locally constant value.
+_CONSTANT = frozenset({"sign", "floor", "ceil", "round", "stop_gradient"})
+# Integers and booleans are locally constant, except where bits are reinterpreted or foreign code runs.
+_BITS = frozenset({"bitcast_convert_type", "pure_callback", "io_callback", "ffi_call", "custom_call", "pallas_call"})
+
+
+def _reads(program: Program, sources: dict[int, int]) -> list[int]:
+    """For every value, the set of sources (as bits) that it reads other than through locally constant values."""
+    reads = [0] * len(program.avals)
+    for number, bits in sources.items():
+        reads[number] = bits
+
+    def of(atom: Any) -> int:
+        return 0 if isinstance(atom, core.Literal) else reads[atom]
+
+    for step in program.steps:
+        every = 0
+        for atom in step.inputs:
+            every |= of(atom)
+        for place, number in enumerate(step.outputs):
+            reads[number] = _read_by(program, step, place, every, of)
+    return reads
+
+
+def _read_by(program: Program, step: Step, place: int, every: int, of: Callable[[Any], int]) -> int:
+    if step.name in _BITS or holds_program(step):
+        return every
+    if step.name in _CONSTANT:
+        return 0
+    if step.name in ("select_and_gather_add", "select_and_scatter_add"):
+        return of(step.inputs[0])  # the second only says which entry is the largest
+    if step.name == "sort":
+        return of(step.inputs[place])  # the others only say in which order
+    if not jnp.issubdtype(program.avals[step.outputs[place]].dtype, jnp.inexact):
+        numbers = [atom for atom in step.inputs if not isinstance(atom, core.Literal)]
+        exact = [atom for atom in numbers if not jnp.issubdtype(program.avals[atom].dtype, jnp.inexact)]
+        return _union(of(atom) for atom in exact)
+    return every
+
+
+def _union(sets: Iterable[int]) -> int:
+    total = 0
+    for bits in sets:
+        total |= bits
+    return total

@@ -1,0 +1,75 @@
+"""Everything that is known of where the parameters of a network enter, traced once and remembered."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+
+from jaxprune import check, tree
+from jaxprune.network import Network
+from jaxprune.sites.kernels import Site, find
+from jaxprune.sites.program import Program, trace
+from jaxprune.sites.proof import Proof, prove
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Where the parameters of a network enter its program.
+
+    Attributes:
+      program: of ``apply(params, state, images)``; its arguments are the leaves of these three.
+      sites: the site of every leaf that enters through one linear operation, by name.
+      proofs: what is proven of the network after each of these sites.
+      unserved: why every other leaf has no site, by name; ``""``: the outputs do not depend on it.
+      outputs: shape and type of the outputs.
+    """
+
+    program: Program
+    sites: dict[str, Site]
+    proofs: dict[str, Proof]
+    unserved: dict[str, str]
+    outputs: jax.ShapeDtypeStruct
+
+    def unit_axes(self, path: str, rank: int) -> tuple[int, ...]:
+        """The axes of a leaf of that rank whose indices are its units, in order; the last axis where it has no site."""
+        if path in self.sites:
+            return tuple(sorted(self.sites[path].unit_axes))
+        return (rank - 1,) if rank else ()
+
+
+def survey(network: Network, images: Any) -> Survey:
+    """Traces a network once and finds where its parameters enter.
+
+    Args:
+      network: evaluated in evaluation mode.
+      images: [b, h, w, c], or a ``jax.ShapeDtypeStruct``: only shape and type matter.
+
+    Raises:
+      ValueError: the outputs are not [b, c].
+      TypeError: a leaf of the parameters is not a real floating-point array.
+
+    >>> import jax.numpy as jnp
+    >>> net = Network(lambda p, s, x: jax.nn.relu(x @ p["w"] + p["b"]), {"w": jnp.ones((3, 2)), "b": jnp.ones(2)})
+    >>> found = survey(net, jnp.ones((5, 3)))
+    >>> {path: (site.kind, found.proofs[path].piecewise_linear) for path, site in found.sites.items()}
+    {'b': ('add', True), 'w': ('dense', True)}
+    """
+    check.real("network.params", network.params)
+    leaves, structure = jax.tree.flatten((network.params, network.state, images))
+    shapes = tuple((tuple(jax.numpy.shape(leaf)), jax.numpy.result_type(leaf)) for leaf in leaves)
+    # Types inside the program depend on the setting too.
+    return _survey(network.apply, structure, shapes, jax.config.jax_enable_x64)
+
+
+@lru_cache(maxsize=128)
+def _survey(apply: Callable[..., Any], structure: Any, shapes: tuple[Any, ...], float64: bool) -> Survey:
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    params, state, images = jax.tree.unflatten(structure, structs)
+    outputs = jax.eval_shape(apply, params, state, images)
+    check.outputs(outputs, images.shape[0])
+    program = trace(apply, params, state, images)
+    sites, unserved = find(program, tree.names(params), program.arguments[-1])
+    proofs = dict(zip(sites, prove(program, list(sites.values())), strict=True))
+    return Survey(program, sites, proofs, unserved, outputs)
