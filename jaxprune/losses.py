@@ -21,7 +21,7 @@ def cross_entropy(outputs: Any, batch: Batch) -> Any:
     >>> cross_entropy(jnp.zeros((1, 4)), {"label": jnp.array([2])})
     Array([1.3862944], dtype=float32)
     """
-    return -jnp.sum(_targets(outputs, batch) * jax.nn.log_softmax(outputs), axis=-1)
+    return -jnp.sum(targets(outputs, batch) * jax.nn.log_softmax(outputs), axis=-1)
 
 
 def squared_error(outputs: Any, batch: Batch) -> Any:
@@ -37,7 +37,7 @@ def squared_error(outputs: Any, batch: Batch) -> Any:
     >>> squared_error(jnp.array([[1.0, 0.5]]), {"label": jnp.array([0])})
     Array([0.25], dtype=float32)
     """
-    return jnp.sum((outputs - _targets(outputs, batch)) ** 2, axis=-1)
+    return jnp.sum((outputs - targets(outputs, batch)) ** 2, axis=-1)
 
 
 def weights(batch: Batch) -> Any:
@@ -62,19 +62,29 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
     outputs = jnp.where(counts, outputs, 0.0)
     label = jnp.asarray(batch["label"])
     values = loss(outputs, {**batch, "label": jnp.where(counts if label.ndim > 1 else counts[:, 0], label, 0)})
-    if values.shape != weight.shape:
-        raise ValueError(
-            f"loss: expected one number for each example, shape {weight.shape}, but got {values.shape}. A loss must "
-            "not average over the batch itself; jaxprune weighs the examples."
-        )
+    check_shape(values, weight.shape[0])
     total = jnp.sum(weight)
     return jnp.sum(jnp.where(weight > 0, weight * values, 0.0)) / jnp.where(total > 0, total, 1.0)
 
 
-def _targets(outputs: Any, batch: Batch) -> Any:
+def targets(outputs: Any, batch: Batch) -> Any:
+    """Returns the target of every example [b, c]: the one-hot label (NaN if outside [0, c)), or the label as it is."""
     label = jnp.asarray(batch["label"])
     if label.ndim == 1:
         known = (label >= 0) & (label < outputs.shape[-1])
         # A label outside the classes would be a row of zeros: no error, and a wrong number.  NaN shows, under jit too.
         return jnp.where(known[:, None], jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype), jnp.nan)
     return label
+
+
+def check_shape(values: Any, examples: int) -> None:
+    """Checks that a loss returned one number for each example.
+
+    Raises:
+      ValueError: it returned anything else.
+    """
+    if values.shape != (examples,):
+        raise ValueError(
+            f"loss: expected one number for each example, shape {(examples,)}, but got {values.shape}. A loss must "
+            "not average over the batch itself; jaxprune weighs the examples."
+        )

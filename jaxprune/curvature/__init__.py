@@ -1,11 +1,23 @@
 """Exact second order of the mean loss: products, diagonals and blocks.
 
 Every number is the named matrix of the weighted mean loss of the network in evaluation mode, at matmul precision
-"highest".  This is the plain route: one exact product for each block, restricted to one leaf at a time.
+"highest".  ``plan`` says by which route it would be computed, why, and at what cost; no route approximates.
 """
 
-from jaxprune.curvature.blocks import block, block_product, diagonal
+from jaxprune.curvature.blocks import block, block_members, block_product, diagonal
+from jaxprune.curvature.planning import Plan, plan
 from jaxprune.curvature.products import ggnvp, gradient, hvp
 from jaxprune.curvature.stream import average
 
-__all__ = ["average", "block", "block_product", "diagonal", "ggnvp", "gradient", "hvp"]
+__all__ = [
+    "Plan",
+    "average",
+    "block",
+    "block_members",
+    "block_product",
+    "diagonal",
+    "ggnvp",
+    "gradient",
+    "hvp",
+    "plan",
+]

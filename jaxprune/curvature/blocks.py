@@ -1,29 +1,28 @@
-"""Exact diagonals, block products and dense blocks, by products restricted to one leaf.
+"""Exact diagonals, block products and dense blocks of the Hessian and its kin."""
 
-A leaf is cut into blocks; ``labels`` says for every weight to which block it belongs.  For a vector v, block b receives
-M_bb v_b: the product M (v restricted to b), read at b.  The tangent starts at the leaf and only the gradient of the
-leaf is taken, so what lies before it is computed once.  Many blocks go through one compiled program, a chunk at a time.
-"""
-
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 from jaxprune import check, tree
-from jaxprune.curvature.products import MATRICES, linearised
+from jaxprune.curvature import partition, routes
+from jaxprune.curvature.products import MATRICES
+from jaxprune.curvature.routes import Request, Task
 from jaxprune.network import Network
+from jaxprune.sites import survey
 from jaxprune.types import Batch, Loss, Params, Scope
 
-# Products that run side by side, folded into the batch.  More costs memory and measured no faster (16 against 64).
-_CHUNK = 16
 
-
-def diagonal(network: Network, loss: Loss, batch: Batch, matrix: str = "hessian", scope: Scope = None) -> Params:
+def diagonal(
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    matrix: str = "hessian",
+    scope: Scope = None,
+    *,
+    memory: int | None = None,
+) -> Params:
     """Computes the exact diagonal of the Hessian (or another matrix) of the weighted mean loss.
 
     Args:
@@ -32,13 +31,15 @@ def diagonal(network: Network, loss: Loss, batch: Batch, matrix: str = "hessian"
       batch: images, labels and optional weights.
       matrix: "hessian", "ggn" or "empirical_fisher".
       scope: static tree of bools; leaves that are False come back zero and cost nothing.  None: every leaf.
+      memory: the bytes that temporaries may take; less means more, smaller programs.  None: half of what is free.
 
     Returns:
-      H_jj for every weight j, structure and shapes of the parameters.  Costs one product for each weight, so this is
-      for small networks.  Outside ``jax.jit`` it loops on the host.
+      H_jj for every weight j, structure and shapes of the parameters.  A few gradients where the network is piecewise
+      linear after a leaf; see ``plan`` for the route and its cost.  May loop on the host outside ``jax.jit``.
 
     Raises:
-      ValueError: unknown matrix, a scope or batch that does not fit.
+      ValueError: unknown matrix, a scope or batch that does not fit, outputs that are not [b, c], NaN anywhere.
+      TypeError: parameters that are not real.
 
     For the loss ||w x||^2 of one output, H_jj = 2 x_j^2:
 
@@ -48,11 +49,8 @@ def diagonal(network: Network, loss: Loss, batch: Batch, matrix: str = "hessian"
     >>> diagonal(net, losses.squared_error, batch)[:, 0]
     Array([ 2., 18.], dtype=float32)
     """
-
-    def one(path: str, leaf: Any) -> Any:
-        return _leaf_product(network, loss, batch, path, jnp.ones_like(leaf), _singletons(leaf.shape), matrix)
-
-    return _over_scope(network, batch, matrix, scope, one)
+    asked = request(network, loss, batch, matrix, "unit", scope)
+    return _collect(asked, routes.diagonal_tasks(asked), memory)
 
 
 def block_product(
@@ -63,6 +61,8 @@ def block_product(
     blocks: str | int = "unit",
     matrix: str = "hessian",
     scope: Scope = None,
+    *,
+    memory: int | None = None,
 ) -> Params:
     """Computes H_B v_B for every block B on the diagonal of the Hessian (or another matrix) at once.
 
@@ -71,16 +71,19 @@ def block_product(
       loss: per-example loss.
       batch: images, labels and optional weights.
       vector: v, structure and shapes of the parameters.
-      blocks: "unit" (all weights into one index of the last axis; each entry of a bias or scale is its own block),
+      blocks: "unit" (all weights into one output unit or filter; each entry of a bias or scale is its own block),
         "layer" (the whole leaf), or an int (runs of that many inputs inside a unit).
       matrix: "hessian", "ggn" or "empirical_fisher".
       scope: static tree of bools; leaves that are False come back zero and cost nothing.  None: every leaf.
+      memory: the bytes that temporaries may take; less means more, smaller programs.  None: half of what is free.
 
     Returns:
-      A tree of the structure of the parameters.  Costs one product for each block.
+      A tree of the structure of the parameters.  See ``plan`` for the route and its cost.
 
     Raises:
-      ValueError: unknown matrix or blocks; a vector, scope or batch that does not fit.
+      ValueError: unknown matrix or blocks; a vector, scope or batch that does not fit; outputs that are not [b, c]; NaN
+        anywhere.
+      TypeError: parameters that are not real.
 
     >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
@@ -89,16 +92,20 @@ def block_product(
     Array([ 8., 24.], dtype=float32)
     """
     check.same_structure("vector", vector, "network.params", network.params)
-
-    def one(path: str, leaf: Any) -> Any:
-        labels = block_labels(leaf.shape, blocks)
-        return _leaf_product(network, loss, batch, path, tree.leaf(vector, path), labels, matrix)
-
-    return _over_scope(network, batch, matrix, scope, one)
+    check.finite("vector", vector, "Look at what it was computed from.")
+    asked = request(network, loss, batch, matrix, blocks, scope)
+    return _collect(asked, routes.product_tasks(asked, vector), memory)
 
 
 def block(
-    network: Network, loss: Loss, batch: Batch, path: str, blocks: str | int = "layer", matrix: str = "hessian"
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    path: str,
+    blocks: str | int = "layer",
+    matrix: str = "hessian",
+    *,
+    memory: int | None = None,
 ) -> Any:
     """Computes the dense blocks of one leaf.
 
@@ -109,14 +116,16 @@ def block(
       path: the name of the leaf, see ``jp.tree.names``.
       blocks: "layer", "unit" or an int, as in ``block_product``.
       matrix: "hessian", "ggn" or "empirical_fisher".
+      memory: the bytes that temporaries may take, and the result.  None: half of what is free.
 
     Returns:
       "layer": [n, n], weights in row-major order.  "unit": [units, m, m], the m inputs of a unit in row-major order.
       An int b: [units * ceil(m / b), b, b]; where b does not divide m, the missing rows and columns of a unit's last
-      block are zero.  Costs one product for each weight of the leaf.
+      block are zero.
 
     Raises:
-      ValueError: no such leaf, unknown matrix or blocks.
+      ValueError: no such leaf, unknown matrix or blocks, NaN anywhere.
+      MemoryError: the blocks do not fit; raised before anything is allocated.
 
     >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
@@ -125,148 +134,70 @@ def block(
     Array([[ 2.,  6.],
            [ 6., 18.]], dtype=float32)
     """
-    check.batch(batch)
-    check.choice("matrix", matrix, MATRICES)
-    members = block_members(tree.leaf(network.params, path).shape, blocks)
-    arguments = (network, batch, members)
-
-    def chunk(indices: Any) -> Any:
-        return _rows(*arguments, indices, loss=loss, path=path, matrix=matrix)
-
-    rows = _concatenate(chunk, members.size, _is_traced(arguments))
-    return rows.reshape(*members.shape, members.shape[1])[0 if blocks == "layer" else slice(None)]
-
-
-def block_labels(shape: tuple[int, ...], blocks: str | int) -> np.ndarray:
-    """Numbers the blocks of a leaf: an integer array of the leaf's shape.
-
-    >>> block_labels((3, 2), "unit").tolist()
-    [[0, 1], [0, 1], [0, 1]]
-    >>> block_labels((3, 2), 2).tolist()
-    [[0, 2], [0, 2], [1, 3]]
-    """
-    if isinstance(blocks, str):
-        check.choice("blocks", blocks, ("unit", "layer"))
-    elif isinstance(blocks, bool) or blocks < 1:
-        raise ValueError(f"blocks: expected 'unit', 'layer' or a size of 1 or more, but got {blocks!r}.")
-    if blocks == "layer":
-        return np.zeros(shape, dtype=np.int32)
-    units = shape[-1] if shape else 1
-    inputs = int(np.prod(shape, dtype=np.int64)) // max(units, 1)
-    size = inputs if isinstance(blocks, str) else blocks
-    runs = -(-inputs // size)
-    labels = np.arange(units)[None, :] * runs + (np.arange(inputs) // size)[:, None]
-    return labels.astype(np.int32).reshape(shape)
-
-
-def block_members(shape: tuple[int, ...], blocks: str | int) -> np.ndarray:
-    """Lists the flat positions of the weights of every block: [blocks, size], -1 where a block is shorter.
-
-    >>> block_members((3, 2), 2).tolist()
-    [[0, 2], [4, -1], [1, 3], [5, -1]]
-    """
-    labels = block_labels(shape, blocks).ravel()
-    order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
-    size = blocks if isinstance(blocks, int) else int(counts.max())
-    within = np.arange(labels.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    members = np.full((counts.size, size), -1, dtype=np.int32)
-    members[labels[order], within] = order
-    return members
-
-
-def _singletons(shape: tuple[int, ...]) -> np.ndarray:
-    return np.arange(np.prod(shape, dtype=np.int64), dtype=np.int32).reshape(shape)
-
-
-def _over_scope(network: Network, batch: Batch, matrix: str, scope: Scope, one: Callable[[str, Any], Any]) -> Params:
-    check.batch(batch)
-    check.choice("matrix", matrix, MATRICES)
-    if scope is None:
-        return tree.map_named(one, network.params)
-    check.static_bools("scope", scope, network.params)
-    return tree.map_named(
-        lambda path, leaf, wanted: one(path, leaf) if wanted else jnp.zeros_like(leaf), network.params, scope
-    )
-
-
-def _leaf_product(
-    network: Network, loss: Loss, batch: Batch, path: str, vector: Any, labels: np.ndarray, matrix: str
-) -> Any:
-    arguments = (network, batch, vector, labels)
-
-    def chunk(indices: Any) -> Any:
-        return _products(*arguments, indices, loss=loss, path=path, matrix=matrix)
-
-    return _sum(chunk, int(labels.max()) + 1, _is_traced(arguments))
-
-
-@partial(jax.jit, static_argnames=("loss", "path", "matrix"))
-@jax.default_matmul_precision("highest")
-def _products(
-    network: Network, batch: Batch, vector: Any, labels: Any, indices: Any, *, loss: Loss, path: str, matrix: str
-) -> Any:
-    """Sums M_bb v_b, each at its place in the leaf, over the blocks b in ``indices`` (-1: no block)."""
-    product = _restricted(network, loss, batch, path, matrix)
-
-    def one(index: Any) -> Any:
-        inside = labels == index
-        return jnp.where(inside, product(jnp.where(inside, vector, 0)), 0)
-
-    return jnp.sum(jax.vmap(one)(indices), axis=0)
-
-
-@partial(jax.jit, static_argnames=("loss", "path", "matrix"))
-@jax.default_matmul_precision("highest")
-def _rows(network: Network, batch: Batch, members: Any, indices: Any, *, loss: Loss, path: str, matrix: str) -> Any:
-    """Computes rows of the dense blocks [chunk, size]; row i belongs to weight ``members.ravel()[i]`` (-1: zero)."""
-    product = _restricted(network, loss, batch, path, matrix)
     leaf = tree.leaf(network.params, path)
-
-    def one(index: Any) -> Any:
-        row, weight = members[index // members.shape[1]], members.ravel()[index]
-        column = product(jax.nn.one_hot(weight, leaf.size, dtype=leaf.dtype).reshape(leaf.shape)).ravel()
-        return jnp.where(row >= 0, column[row], 0)
-
-    return jax.vmap(one)(indices)
-
-
-def _restricted(network: Network, loss: Loss, batch: Batch, path: str, matrix: str) -> Callable[[Any], Any]:
-    def outputs(leaf: Any) -> Any:
-        return network.apply(tree.replace(network.params, path, leaf), network.state, batch["image"])
-
-    return linearised(outputs, loss, batch, tree.leaf(network.params, path), matrix)
+    asked = request(network, loss, batch, matrix, blocks, None, path)
+    members = partition.members(leaf.shape, blocks, asked.units(path))
+    check.fits(f"blocks={blocks!r} of {path}", members.size * members.shape[1] * leaf.dtype.itemsize, memory)
+    task = routes.block_task(asked)
+    if task.route == routes.NOTHING:
+        result = jnp.zeros((*members.shape, members.shape[1]), leaf.dtype)
+    else:
+        result = task.fitted(memory).run().reshape(*members.shape, members.shape[1])
+    return result[0] if blocks == "layer" else result
 
 
-def _is_traced(arguments: Any) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
+def block_members(network: Network, batch: Batch, path: str, blocks: str | int) -> Any:
+    """Lists the flat positions of the weights of every block of ``block``: [blocks, m], -1 where one is shorter.
+
+    >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((3, 2)))
+    >>> block_members(net, {"image": jnp.ones((1, 3))}, "", "unit").tolist()
+    [[0, 2, 4], [1, 3, 5]]
+    """
+    leaf = tree.leaf(network.params, path)
+    return partition.members(leaf.shape, blocks, survey(network, batch["image"]).unit_axes(path, leaf.ndim))
 
 
-def _chunks(count: int, padding: int) -> np.ndarray:
-    indices = np.full(-(-count // _CHUNK) * _CHUNK, padding, dtype=np.int32)
-    indices[:count] = np.arange(count)
-    return indices.reshape(-1, _CHUNK)
+def request(
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    matrix: str,
+    blocks: str | int,
+    scope: Scope,
+    path: str | None = None,
+) -> Request:
+    """Checks what a public function was given, before anything expensive starts.  ``path``: the only leaf."""
+    check.batch(batch)
+    check.choice("matrix", matrix, MATRICES)
+    partition.check_blocks(blocks)
+    check.real("network.params", network.params)
+    check.finite("network.params", network.params, "Look at the training that made them.")
+    check.finite("network.state", network.state, "Look at the training that made it.")
+    check.finite_batch(batch)
+    names = tree.names(network.params)
+    if path is not None:
+        tree.leaf(network.params, path)
+        names = [path]
+    elif scope is not None:
+        check.static_bools("scope", scope, network.params)
+        names = [name for name, wanted in zip(names, jax.tree.leaves(scope), strict=True) if wanted]
+    return Request(network, loss, batch, matrix, blocks, tuple(names))
 
 
-# Under jit the chunks run in a compiled loop. Outside, the host calls one compiled chunk again and again: XLA runs
-# convolutions inside loops several times slower on CPU.
-def _sum(chunk: Callable[[Any], Any], count: int, traced: bool) -> Any:
-    indices = _chunks(count, padding=-1)
-    if traced:
-        first = jax.eval_shape(chunk, indices[0])
-        return jax.lax.fori_loop(
-            0,
-            len(indices),
-            lambda i, total: total + chunk(jnp.asarray(indices)[i]),
-            jnp.zeros(first.shape, first.dtype),
-        )
-    total = chunk(indices[0])
-    for some in indices[1:]:
-        total = total + chunk(some)
-    return total
-
-
-def _concatenate(chunk: Callable[[Any], Any], count: int, traced: bool) -> Any:
-    indices = _chunks(count, padding=0)
-    parts = jax.lax.map(chunk, indices) if traced else jnp.stack([chunk(some) for some in indices])
-    return parts.reshape(-1, *parts.shape[2:])[:count]
+def _collect(asked: Request, tasks: list[Task], memory: int | None) -> Params:
+    """Runs the tasks and puts what they return in the shape of the parameters; what none serves is zero."""
+    found: dict[str, Any] = {}
+    for task in tasks:
+        if task.route == routes.NOTHING:
+            continue
+        result = task.fitted(memory).run()
+        if isinstance(result, list):
+            found.update(zip(task.paths, result, strict=True))
+            continue
+        (path,) = task.paths
+        leaf = asked.leaf(path)
+        if task.rows:
+            members = partition.members(leaf.shape, "unit", asked.units(path))
+            result = jnp.zeros(leaf.size, result.dtype).at[members.ravel()].set(result.ravel())
+        found[path] = result.reshape(leaf.shape)
+    return tree.map_named(lambda name, leaf: found.get(name, jnp.zeros_like(leaf)), asked.network.params)

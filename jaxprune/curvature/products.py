@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import check, losses
+from jaxprune.curvature import loops
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params
 
@@ -68,6 +69,11 @@ def ggnvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
 @jax.default_matmul_precision("highest")
 def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
     return jax.grad(_mean_loss(network, loss, batch))(network.params)
+
+
+def gradient_cost(network: Network, loss: Loss, batch: Batch) -> float:
+    """Counts the operations of one gradient, the unit in which costs are stated."""
+    return loops.operations(loops.compiled(_gradient, (network, batch), {"loss": loss}))
 
 
 @partial(jax.jit, static_argnames="loss")

@@ -73,7 +73,7 @@ def _transpose(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]
 def _broadcast(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
     if list(known) != [0]:
         return None
-    target = step.params["broadcast_dimensions"][known[0]]
+    target = int(step.params["broadcast_dimensions"][known[0]])
     return target if shapes[0][known[0]] == result[target] else None
 
 
@@ -113,6 +113,16 @@ def _slice(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) ->
     axis = known[0]
     whole = step.params["start_indices"][axis] == 0 and step.params["limit_indices"][axis] == shapes[0][axis]
     return axis if whole and (step.params["strides"] or [1] * (axis + 1))[axis] == 1 else None
+
+
+def _stack(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
+    axes = set(known.values())
+    return sum(axes) + (step.params["axis"] <= min(axes)) if len(axes) == 1 else None
+
+
+def _unstack(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
+    gone = step.params["axis"]
+    return None if known[0] == gone else known[0] - (gone < known[0])
 
 
 def _rev(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
@@ -169,22 +179,30 @@ def _window(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -
 
 def _gather(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
     numbers, axis = step.params["dimension_numbers"], known.get(0)
-    if list(known) != [0] or step.params["slice_sizes"][axis] != shapes[0][axis]:
+    if list(known) != [0]:
         return None
-    batching = tuple(getattr(numbers, "operand_batching_dims", ()))
+    batching = tuple(numbers.operand_batching_dims)
+    if axis in batching:
+        rest = [place for place in range(len(result)) if place not in numbers.offset_dims]
+        return rest[numbers.start_indices_batching_dims[batching.index(axis)]]
+    if step.params["slice_sizes"][axis] != shapes[0][axis]:
+        return None
     kept = [place for place in range(len(shapes[0])) if place not in (*numbers.collapsed_slice_dims, *batching)]
-    return numbers.offset_dims[kept.index(axis)] if axis in kept else None
+    return int(numbers.offset_dims[kept.index(axis)]) if axis in kept else None
 
 
 def _scatter_add(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
-    """Adds updates (input 2) to an operand (input 0), in windows that hold every example."""
+    """Adds updates (input 2) to an operand (input 0), example to example, or in windows that hold every example."""
     numbers = step.params["dimension_numbers"]
-    batching = tuple(getattr(numbers, "operand_batching_dims", ()))
+    batching, paired = tuple(numbers.operand_batching_dims), tuple(numbers.scatter_indices_batching_dims)
+    rest = [place for place in range(len(shapes[2])) if place not in numbers.update_window_dims]
     kept = [place for place in range(len(result)) if place not in (*numbers.inserted_window_dims, *batching)]
     axes = set()
     for place, axis in known.items():
-        if place == 2:
-            if axis not in numbers.update_window_dims:
+        if place == 2 and axis in rest and rest.index(axis) in paired:
+            axis = int(batching[paired.index(rest.index(axis))])
+        elif place == 2:
+            if axis in rest:
                 return None
             axis = kept[list(numbers.update_window_dims).index(axis)]
             if shapes[2][known[2]] != result[axis]:
@@ -193,6 +211,11 @@ def _scatter_add(step: Step, known: Known, shapes: Shapes, result: tuple[int, ..
             return None
         axes.add(axis)
     return axes.pop() if len(axes) == 1 else None
+
+
+def _scatter(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
+    """Overwrites a few entries of an operand (input 0), wherever they are."""
+    return known[0] if list(known) == [0] else None
 
 
 _RULES: dict[str, Rule] = {
@@ -208,6 +231,8 @@ _RULES: dict[str, Rule] = {
     "reduce_sum": _reduce,
     **dict.fromkeys(("cumsum", "split"), _along("axis")),
     "concatenate": _along("dimension"),
+    "stack": _stack,
+    "unstack": _unstack,
     "slice": _slice,
     "rev": _rev,
     "pad": _pad,
@@ -218,5 +243,6 @@ _RULES: dict[str, Rule] = {
     "reduce_window_sum": _window,
     "select_and_scatter_add": _window,
     "gather": _gather,
+    "scatter": _scatter,
     "scatter-add": _scatter_add,
 }

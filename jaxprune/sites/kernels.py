@@ -15,7 +15,6 @@ from jax.extend import core
 
 from jaxprune.sites.program import Program, Step, apply, look
 
-
 # For every axis of a value: the axes of the leaf that lie along it, the slowest first.  None: copies along a new axis.
 Axes = tuple[tuple[int, ...] | None, ...]
 
@@ -33,6 +32,8 @@ class Site:
       operand: the number of the other input of the operation, a (-1: it does not matter, as for a bias).
       unit_axes: the axes of the leaf that are output: one index of them is a unit.  All of them for a bias or a scale.
       output_axes: the axes of z along which these lie; ``unit_axes`` is in the order of these.
+      position: which input of the operation comes from the leaf.
+      axes: for every axis of that input, the axes of the leaf along it (None: copies).
     """
 
     path: str
@@ -43,6 +44,8 @@ class Site:
     operand: int
     unit_axes: tuple[int, ...]
     output_axes: tuple[int, ...]
+    position: int
+    axes: Axes
 
     def operation(self, program: Program) -> Step:
         """The step through which the leaf enters."""
@@ -182,7 +185,18 @@ def _site(
     kind, along = found
     unit_axes = tuple(axis for _, axes in along for axis in axes)
     output_axes = tuple(axis for axis, axes in along if axes)
-    return Site(path, kind, step.outputs[0], (*trail.way, index), number, numbers[0], unit_axes, output_axes)
+    return Site(
+        path,
+        kind,
+        step.outputs[0],
+        (*trail.way, index),
+        number,
+        numbers[0],
+        unit_axes,
+        output_axes,
+        position,
+        trail.axes,
+    )
 
 
 # Operations through which a leaf is followed: each keeps every weight once, in another place, cast or scaled.
@@ -197,6 +211,8 @@ def _follow(program: Program, step: Step, position: int, axes: Axes, leaf: tuple
     if name in ("convert_element_type", "copy", "copy_p", "neg", "name", "sharding_constraint"):
         return axes
     if name == "mul" or (name == "div" and position == 0):
+        if before.shape == ():
+            return (None,) * len(after.shape)  # a number spreads over every axis
         pairs = zip(axes, before.shape, after.shape, strict=True)
         return tuple(along if here == there else None for along, here, there in pairs)
     if name == "transpose":
@@ -220,6 +236,8 @@ def _regroup(axes: Axes, before: tuple[int, ...], after: tuple[int, ...], leaf: 
     >>> _regroup(((0,), (1,), (2,)), (4, 2, 3), (4, 1, 6), (4, 2, 3))
     ((0,), (), (1, 2))
     """
+    if 0 in before:
+        return None
     parts: list[tuple[int | None, int]] = []
     for along, extent in zip(axes, before, strict=True):
         parts += [(None, extent)] if along is None else [(axis, leaf[axis]) for axis in along]

@@ -5,7 +5,9 @@ The backward program of the network, from a cotangent u of its outputs to the si
 *Piecewise linear.*  If what reaches site z does not read z, except through locally constant values (booleans, signs,
 roundings, the choice of a maximum), J_z does not change with z nearby, and the second derivative of the outputs by z is
 zero almost everywhere.  Rules written by the user (``custom_jvp``, ``custom_vjp``) are traced as derivatives, and never
-looked into as functions: their derivative may be anything.
+looked into as functions: their derivative may be anything.  A backward pass that the user wrote by itself
+(``custom_vjp``) need not be the transpose of what the function does forward, on which the second derivative rests, and
+need not be linear: nothing is proven of a site that reaches one.
 
 *Independent.*  If every example of what reaches z depends on the same example of u alone, output n depends on z through
 example n only.  The axis of the examples is followed through the steps that depend on u.
@@ -13,7 +15,7 @@ example n only.  The axis of the examples is followed through the steps that dep
 What cannot be followed is called not proven; nothing is guessed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +26,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxprune.sites import axes
-from jaxprune.sites.kernels import Site
+from jaxprune.sites.kernels import Site, needed
 from jaxprune.sites.program import Program, Step, holds_program, trace
 
 
@@ -61,17 +63,22 @@ def prove(program: Program, sites: Sequence[Site]) -> list[Proof]:
     parts = [_shape(program.avals[site.output]) for site in sites]
     cotangents = [_shape(program.aval(atom)) for atom in program.outputs]
     reverse = trace(backward, parts, cotangents, [_shape(program.avals[number]) for number in program.arguments])
-    reads = _reads(reverse, {number: 1 << place for place, number in enumerate(reverse.arguments[: len(parts)])})
     marked = reverse.arguments[len(parts) : len(parts) + len(cotangents)]
     followed = axes.follow(reverse, dict.fromkeys(marked, 0))
+    sources = {number: 1 << place for place, number in enumerate(reverse.arguments[: len(parts)])}
+    reads = _reads(reverse, sources, followed)
+    opaque = _reach_own_backward(program, sites)
     zeros = {step.outputs[0] for step in reverse.steps if _is_zero(step)}
     proofs = []
     for place, atom in enumerate(reverse.outputs):
+        if isinstance(atom, core.Literal):  # the zero that a number z gets where no derivative reaches it
+            proofs.append(Proof(not opaque >> place & 1, None, bool(np.any(atom.val))))
+            continue
         axis = followed.get(atom)
         proofs.append(
             Proof(
-                piecewise_linear=not reads[atom] >> place & 1,
-                examples=axis if isinstance(axis, int) else None,
+                piecewise_linear=not (reads[atom] | opaque) >> place & 1,
+                examples=axis if isinstance(axis, int) and not opaque >> place & 1 else None,
                 reached=atom not in zeros,
             )
         )
@@ -99,8 +106,36 @@ _CONSTANT = frozenset({"sign", "floor", "ceil", "round", "stop_gradient"})
 _BITS = frozenset({"bitcast_convert_type", "pure_callback", "io_callback", "ffi_call", "custom_call", "pallas_call"})
 
 
-def _reads(program: Program, sources: dict[int, int]) -> list[int]:
-    """For every value, the set of sources (as bits) that it reads other than through locally constant values."""
+# Their backward pass is given by the user, not derived from what they do forward.
+_OWN_BACKWARD = frozenset({"custom_vjp_call", "custom_linear_solve", "linear_call"})
+
+
+def _has_own_backward(step: Step | core.JaxprEqn) -> bool:
+    if step.primitive.name in _OWN_BACKWARD:
+        return True
+    inner = [value for value in jax.tree.leaves(step.params) if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
+    return any(_has_own_backward(equation) for each in inner for equation in each.eqns)
+
+
+def _reach_own_backward(program: Program, sites: Sequence[Site]) -> int:
+    """The sites (as bits) whose outputs reach a backward pass of the user's own."""
+    own = {site.output: 1 << place for place, site in enumerate(sites)}
+    bits, total, live = [0] * len(program.avals), 0, needed(program)
+    for index, step in enumerate(program.steps):
+        every = _union(bits[atom] for atom in step.inputs if not isinstance(atom, core.Literal))
+        if every and index in live and _has_own_backward(step):
+            total |= every
+        for number in step.outputs:
+            bits[number] = every | own.get(number, 0)
+    return total
+
+
+def _reads(program: Program, sources: dict[int, int], linear: Container[int]) -> list[int]:
+    """For every value, the set of sources (as bits) that it reads other than through locally constant values.
+
+    ``linear``: the values that carry the derivative.  A backward pass of the user's own inside a derivative rule may be
+    anything.
+    """
     reads = [0] * len(program.avals)
     for number, bits in sources.items():
         reads[number] = bits
@@ -112,6 +147,8 @@ def _reads(program: Program, sources: dict[int, int]) -> list[int]:
         every = 0
         for atom in step.inputs:
             every |= of(atom)
+        if any(_is_in(atom, linear) for atom in step.inputs) and _has_own_backward(step):
+            every = -1
         for place, number in enumerate(step.outputs):
             reads[number] = _read_by(program, step, place, every, of)
     return reads
@@ -131,6 +168,10 @@ def _read_by(program: Program, step: Step, place: int, every: int, of: Callable[
         exact = [atom for atom in numbers if not jnp.issubdtype(program.avals[atom].dtype, jnp.inexact)]
         return _union(of(atom) for atom in exact)
     return every
+
+
+def _is_in(atom: Any, numbers: Container[int]) -> bool:
+    return not isinstance(atom, core.Literal) and atom in numbers
 
 
 def _union(sets: Iterable[int]) -> int:

@@ -59,12 +59,13 @@ def survey(network: Network, images: Any) -> Survey:
     check.real("network.params", network.params)
     leaves, structure = jax.tree.flatten((network.params, network.state, images))
     shapes = tuple((tuple(jax.numpy.shape(leaf)), jax.numpy.result_type(leaf)) for leaf in leaves)
-    # Types inside the program depend on the setting too.
-    return _survey(network.apply, structure, shapes, jax.config.jax_enable_x64)
+    # Tracing writes these settings into the program: the types of its values, the precision of its products.
+    settings = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision)
+    return _survey(network.apply, structure, shapes, settings)
 
 
 @lru_cache(maxsize=128)
-def _survey(apply: Callable[..., Any], structure: Any, shapes: tuple[Any, ...], float64: bool) -> Survey:
+def _survey(apply: Callable[..., Any], structure: Any, shapes: tuple[Any, ...], settings: tuple[Any, ...]) -> Survey:
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     params, state, images = jax.tree.unflatten(structure, structs)
     outputs = jax.eval_shape(apply, params, state, images)

@@ -1,0 +1,198 @@
+"""The route by class-backward signals: exact blocks of all units of all layers for C backward passes.
+
+At a site z = W a after which the network is piecewise linear, the Hessian by W is that of Gauss and Newton.  With the
+columns b_k of the output Hessian (``outputs``) and the signals d_k = J_z^T b_k, one backward pass to the activations
+each,
+
+    H_B v_B  =  sum_n sum_k  g_nk,B (g_nk,B . v_B),      g_nk = sum_t a[n, t] d_k[n, t]^T
+
+For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t d_k[n, t, i] (V a)[n, t, i] =: s_k[n, i], and the sum
+over k of s_k d_k goes through one weight gradient for all units of all layers at once.  Nothing is stored for a class.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import losses, tree
+from jaxprune.curvature import outputs, partition
+from jaxprune.curvature.rows import Rows, rows
+from jaxprune.network import Network
+from jaxprune.sites import Survey, add_to, survey
+from jaxprune.types import Batch, Loss
+
+# Backward passes side by side in one program: unrolled, because XLA runs convolutions in loops slowly on CPU, and few,
+# because compile time and memory grow with them.
+WIDTH = 16
+
+
+class Signals:
+    """The forward pass at some sites, and a backward pass for every column that is asked for.
+
+    Attributes:
+      survey: of the network.
+      values: what the sites need, by number, and their outputs z.
+    """
+
+    def __init__(self, network: Network, loss: Loss, batch: Batch, matrix: str, paths: Sequence[str]):
+        images = jnp.asarray(batch["image"])
+        counts = losses.weights(batch) > 0
+        # The images of padding may hold anything; 0 * NaN would come back.
+        images = jnp.where(counts.reshape(-1, *[1] * (images.ndim - 1)), images, jnp.zeros((), images.dtype))
+        self.survey: Survey = survey(network, images)
+        self.sites = [self.survey.sites[path] for path in paths]
+        program = self.survey.program
+        arguments = jax.tree.leaves((network.params, network.state, images))
+        keep = {number for site in self.sites for number in (site.output, *site.needs(program))}
+
+        def forward(parts: list[Any]) -> tuple[Any, dict[int, Any]]:
+            (values,), kept = program.run(arguments, add_to(self.sites, parts), sorted(keep))
+            return values, kept
+
+        parts = [jnp.zeros(program.avals[site.output].shape, program.avals[site.output].dtype) for site in self.sites]
+        values, self._pullback, self.values = jax.vjp(forward, parts, has_aux=True)
+        self._column = outputs.columns(loss, values, batch, matrix)
+        self._count = outputs.count(loss, values.shape[-1], matrix)
+
+    def signal(self, index: Any) -> tuple[list[Any], Any]:
+        """The backward pass of one column: a signal for every site, and the signs [b]; zero outside the columns."""
+        inside = (index >= 0) & (index < self._count)
+        values, sign = self._column(jnp.clip(index, 0, self._count - 1))
+        return self._pullback(values)[0], jnp.where(inside, sign, 0)
+
+    def contributions(self, vectors: Sequence[Any]) -> list[Any]:
+        """V a at every site."""
+        return [self._linear(site)(vector) for site, vector in zip(self.sites, vectors, strict=True)]
+
+    def outputs(self) -> list[Any]:
+        """Z at every site."""
+        return [self.values[site.output] for site in self.sites]
+
+    def weight_gradient(self, at: int, cotangent: Any, like: Any) -> Any:
+        """The gradient by the leaf of one site, from a cotangent of its z."""
+        return jax.linear_transpose(self._linear(self.sites[at]), like)(cotangent)[0]
+
+    def rows(self, at: int) -> Rows:
+        """The gradients of every example at one site."""
+        return rows(self.survey, self.sites[at], self.values)
+
+    def _linear(self, site: Any) -> Callable[[Any], Any]:
+        return site.contribution(self.survey.program, self.values)
+
+
+@partial(jax.jit, static_argnames=("loss", "matrix", "blocks", "paths", "own"))
+@jax.default_matmul_precision("highest")
+def products(
+    network: Network,
+    batch: Batch,
+    vectors: Sequence[Any],
+    indices: Any,
+    *,
+    loss: Loss,
+    matrix: str,
+    blocks: str | int,
+    paths: tuple[str, ...],
+    own: bool,
+) -> list[Any]:
+    """Sums the share of some columns in H_B v_B, for the leaves of these names.
+
+    ``vectors``: v at each of them.  ``own``: v is the parameters themselves, so V a is z.
+    """
+    signals = Signals(network, loss, batch, matrix, paths)
+    if isinstance(blocks, int):
+        return _run_products(signals, vectors, indices, blocks)
+    moved = [
+        z if own and site.kind != "add" else va
+        for site, z, va in zip(signals.sites, signals.outputs(), signals.contributions(vectors), strict=True)
+    ]
+    totals = [jnp.zeros_like(z) for z in moved]
+    for place in range(len(indices)):
+        parts, sign = signals.signal(indices[place])
+        for at, (site, part) in enumerate(zip(signals.sites, parts, strict=True)):
+            examples = signals.survey.proofs[site.path].examples
+            kept = {examples} if blocks == "layer" else {examples, *site.output_axes}
+            summed = tuple(axis for axis in range(part.ndim) if axis not in kept)
+            signed = sign.reshape([-1 if axis == examples else 1 for axis in range(part.ndim)])
+            totals[at] += signed * jnp.sum(part * moved[at], axis=summed, keepdims=True) * part
+    return [signals.weight_gradient(at, total, vectors[at]) for at, total in enumerate(totals)]
+
+
+def _run_products(signals: Signals, vectors: Sequence[Any], indices: Any, size: int) -> list[Any]:
+    """H_B v_B for runs of ``size`` inputs inside a unit: here g is formed, one example at a time."""
+    every, signs = _all(signals, indices)
+    results = []
+    for at, vector in enumerate(vectors):
+        ready = signals.rows(at)
+        ordered, weights = ready.signals(every[at]), ready.from_leaf(vector)
+        run = np.arange(weights.shape[1]) // size
+        same = jnp.asarray(run[:, None] == np.arange(run[-1] + 1), ordered.dtype)  # [d, runs]
+
+        def add(total: Any, example: Any, ready: Rows = ready, weights: Any = weights, same: Any = same) -> Any:
+            inputs, ordered, signs = example
+            gradient = ready.gradients(inputs, ordered)
+            along = jnp.einsum("gdko,gdo,dr->grko", gradient, weights, same)
+            return total + jnp.einsum("gdko,grko,dr,k->gdo", gradient, along, same, signs), None
+
+        start = jnp.zeros(ready.index.shape, ordered.dtype)
+        total, _ = jax.lax.scan(add, start, (ready.inputs, ordered, signs))
+        results.append(ready.to_leaf(total, vector))
+    return results
+
+
+@partial(jax.jit, static_argnames=("loss", "matrix", "paths"))
+@jax.default_matmul_precision("highest")
+def diagonals(
+    network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: str, paths: tuple[str, ...]
+) -> list[Any]:
+    """Sums the share of some columns in the diagonal, for the leaves of these names."""
+    signals = Signals(network, loss, batch, matrix, paths)
+    every, signs = _all(signals, indices)
+    results = []
+    for at, path in enumerate(paths):
+        ready = signals.rows(at)
+        squares = ready.squares(ready.signals(every[at]), signs)
+        results.append(ready.to_leaf(squares, tree.leaf(network.params, path)))
+    return results
+
+
+@partial(jax.jit, static_argnames=("loss", "matrix", "path", "blocks"))
+@jax.default_matmul_precision("highest")
+def dense(
+    network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: str, path: str, blocks: str | int
+) -> Any:
+    """Sums the share of some columns in the dense blocks of a leaf, [blocks, m, m] ([n, n] for "layer")."""
+    signals = Signals(network, loss, batch, matrix, [path])
+    every, signs = _all(signals, indices)
+    ready = signals.rows(0)
+    ordered = ready.signals(every[0])
+    leaf = tree.leaf(network.params, path)
+    if blocks == "layer":
+        gradients = jax.vmap(ready.gradients)(ready.inputs, ordered)  # [n, g, d, k, o]
+        flat = jnp.moveaxis(gradients, 3, 1).reshape(*signs.shape, -1)
+        flat = flat[..., np.argsort(ready.index.ravel())]
+        return jnp.einsum("nki,nkj,nk->ij", flat, flat, signs)
+    units = partition.labels(leaf.shape, "unit", signals.survey.unit_axes(path, leaf.ndim)).ravel()
+    order = jnp.asarray(np.argsort(units[ready.index[:, 0, :].ravel()]))
+    size = ready.index.shape[1] if blocks == "unit" else blocks
+    runs = -(-ready.index.shape[1] // size)
+    wide = ((0, 0), (0, 0), (0, runs * size - ready.index.shape[1]))
+
+    def one(unit: Any) -> Any:
+        """The blocks of one unit [runs, size, size]: a Gram matrix of its gradients."""
+        rows = ready.of_unit(ordered, unit)  # [n, k, d]
+        cut = jnp.pad(rows, wide).reshape(*signs.shape, runs, size)
+        return jnp.einsum("nkri,nkrj,nk->rij", cut, cut, signs)
+
+    return jax.lax.map(one, order).reshape(-1, size, size)
+
+
+def _all(signals: Signals, indices: Any) -> tuple[list[list[Any]], Any]:
+    """The signals of every site, and their signs [n, k]."""
+    every = [signals.signal(indices[place]) for place in range(len(indices))]
+    return [[parts[at] for parts, _ in every] for at in range(len(signals.sites))], jnp.stack(
+        [sign for _, sign in every], axis=-1
+    )

@@ -1,0 +1,90 @@
+"""Loops over chunks of one compiled program.
+
+Outside ``jax.jit`` the host calls the program again and again; inside, the loop is compiled too.  XLA runs convolutions
+in compiled loops several times slower on CPU, so the host's loop is the better one where there is a choice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def is_traced(arguments: Any) -> bool:
+    """Whether any leaf is a tracer: then the caller is inside a JAX transformation."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
+
+
+def chunks(count: int, width: int) -> list[np.ndarray]:
+    """Cuts ``range(count)`` into runs of at most ``width``, as equal as can be; -1 pads the last.
+
+    >>> [chunk.tolist() for chunk in chunks(5, 4)]
+    [[0, 1, 2], [3, 4, -1]]
+    """
+    runs = max(1, -(-count // width))
+    size = -(-count // runs)
+    indices = np.full(runs * size, -1, dtype=np.int32)
+    indices[:count] = np.arange(count)
+    return list(indices.reshape(runs, size))
+
+
+def total(function: Callable[[Any], Any], parts: Sequence[np.ndarray], traced: bool) -> Any:
+    """Sums a tree-valued function over the chunks."""
+    if not traced or len(parts) == 1:
+        result = function(parts[0])
+        for part in parts[1:]:
+            result = _add(result, function(part))
+        return result
+    shapes = jax.eval_shape(function, parts[0])
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    table = jnp.asarray(np.stack(parts))
+    return jax.lax.fori_loop(0, len(parts), lambda at, so_far: _add(so_far, function(table[at])), start)
+
+
+def concatenated(function: Callable[[Any], Any], parts: Sequence[np.ndarray], count: int, traced: bool) -> Any:
+    """Joins the rows that a function returns for every chunk; the first ``count`` of them."""
+    if traced and len(parts) > 1:
+        rows = jax.lax.map(function, jnp.asarray(np.stack(parts)))
+    else:
+        rows = jnp.stack([function(part) for part in parts])
+    return rows.reshape(-1, *rows.shape[2:])[:count]
+
+
+def compiled(program: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Compiles a jitted program without running it; calling it afterwards does not compile again.
+
+    Remembered by shapes, since even to find out that nothing is new the program is traced.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    shapes = tuple(
+        (
+            tuple(jnp.shape(leaf)),
+            jnp.result_type(leaf),
+            getattr(leaf, "sharding", None),
+            getattr(leaf, "weak_type", False),
+        )
+        for leaf in leaves
+    )
+    key = (program, structure, shapes, tuple(sorted(options.items())), jax.config.jax_enable_x64)
+    if key not in _COMPILED:
+        if len(_COMPILED) >= 256:
+            _COMPILED.pop(next(iter(_COMPILED)))
+        _COMPILED[key] = program.lower(*arguments, **options).compile()
+    return _COMPILED[key]
+
+
+_COMPILED: dict[Any, Any] = {}
+
+
+def operations(program: Any) -> float:
+    """The floating-point operations of a compiled program, as the compiler counts them."""
+    analysis = program.cost_analysis() or {}
+    return float(analysis.get("flops", 0.0))
+
+
+@jax.jit
+def _add(left: Any, right: Any) -> Any:
+    return jax.tree.map(jnp.add, left, right)

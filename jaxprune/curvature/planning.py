@@ -1,0 +1,150 @@
+"""What a quantity would take, before it is computed."""
+
+from dataclasses import dataclass
+
+from jaxprune import check
+from jaxprune.curvature import blocks as quantities
+from jaxprune.curvature import routes
+from jaxprune.curvature.products import gradient_cost
+from jaxprune.network import Network
+from jaxprune.types import Batch, Loss, Scope
+
+QUANTITIES = ("diagonal", "block_product", "block")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One route of a plan.
+
+    Attributes:
+      route: its name.
+      paths: the leaves that it serves.
+      why: the reason, in words.
+      calls: how often the compiled program is called.
+      gradients: the cost of all calls, in gradients of the same batch.
+      bytes: what the program takes at its peak for temporaries and results.
+    """
+
+    route: str
+    paths: tuple[str, ...]
+    why: str
+    calls: int
+    gradients: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a quantity will take; ``print`` it.
+
+    Attributes:
+      quantity: what is computed.
+      matrix: of which matrix.
+      legs: the routes that serve the leaves in scope.
+      exact: always True: no route approximates.  How that is known stands in ``why`` of every leg.
+    """
+
+    quantity: str
+    matrix: str
+    legs: tuple[Leg, ...]
+    exact: bool = True
+
+    @property
+    def gradients(self) -> float:
+        """The cost in gradients of the same batch, from the operations that the compilers count."""
+        return sum(leg.gradients for leg in self.legs)
+
+    @property
+    def bytes(self) -> int:
+        """The most that any compiled program takes for temporaries and results."""
+        return max((leg.bytes for leg in self.legs), default=0)
+
+    @property
+    def route(self) -> str:
+        """The names of the routes."""
+        return ", ".join(dict.fromkeys(leg.route for leg in self.legs))
+
+    @property
+    def why(self) -> str:
+        """The reasons."""
+        return "; ".join(dict.fromkeys(leg.why for leg in self.legs))
+
+    def __str__(self) -> str:
+        """Writes the plan as text, a line for each route and reason."""
+        head = f"{self.quantity} of the {self.matrix}, exact: {self.gradients:.1f} gradients, {_bytes(self.bytes)}"
+        merged: dict[tuple[str, str], list[Leg]] = {}
+        for leg in self.legs:
+            merged.setdefault((leg.route, leg.why), []).append(leg)
+        lines = []
+        for (route, why), legs in merged.items():
+            paths = [path for leg in legs for path in leg.paths]
+            named = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]}, {paths[1]} and {len(paths) - 2} more"
+            cost = sum(leg.gradients for leg in legs)
+            calls = sum(leg.calls for leg in legs)
+            lines.append(f"  {route}: {cost:.1f} gradients in {calls} calls, because {why}\n    {named}")
+        return "\n".join([head, *lines])
+
+
+def plan(
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    quantity: str,
+    *,
+    blocks: str | int = "unit",
+    matrix: str = "hessian",
+    scope: Scope = None,
+    path: str | None = None,
+    memory: int | None = None,
+) -> Plan:
+    """Says by which route a quantity would be computed, why, what it costs, and what it takes at its peak.
+
+    Nothing is computed, but the programs are compiled: the computation that follows does not compile them again.
+
+    Args:
+      network: the network.
+      loss: per-example loss.
+      batch: images, labels and optional weights.
+      quantity: "diagonal", "block_product" or "block".
+      blocks: as in ``block_product``.
+      matrix: "hessian", "ggn" or "empirical_fisher".
+      scope: static tree of bools; None: every leaf.
+      path: for "block": the leaf.
+      memory: the bytes that temporaries may take; None: half of what is free.
+
+    Returns:
+      A ``Plan``.  Its cost compares the operations of the compiled programs with those of one value and gradient; time
+      follows operations to within a factor of about two.
+
+    Raises:
+      ValueError: an unknown option.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxprune import losses
+    >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 3)))
+    >>> batch = {"image": jnp.ones((4, 2)), "label": jnp.zeros(4, int)}
+    >>> plan(net, losses.cross_entropy, batch, "diagonal").route
+    'class-backward signals'
+    """
+    check.choice("quantity", quantity, QUANTITIES)
+    request = quantities.request(network, loss, batch, matrix, blocks, scope, path if quantity == "block" else None)
+    if quantity == "diagonal":
+        tasks = routes.diagonal_tasks(request)
+    elif quantity == "block_product":
+        tasks = routes.product_tasks(request, network.params)
+    else:
+        tasks = [routes.block_task(request)]
+    unit = gradient_cost(network, loss, batch)
+    legs = []
+    for task in tasks:
+        calls, operations, peak = task.fitted(memory).cost()
+        legs.append(Leg(task.route, task.paths, task.why, calls, operations / unit, peak))
+    return Plan(quantity, matrix, tuple(legs))
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""

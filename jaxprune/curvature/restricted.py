@@ -1,0 +1,75 @@
+"""The routes by products in the space of the weights, right for every network.
+
+A product restricted to one leaf starts at that leaf and only the gradient of that leaf is taken.  For layer blocks one
+product for each leaf suffices, all in one program, so that the compiler computes what they share once.  For smaller
+blocks each block takes a product of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import tree
+from jaxprune.curvature.products import linearised
+from jaxprune.network import Network
+from jaxprune.types import Batch, Loss
+
+
+@partial(jax.jit, static_argnames=("loss", "matrices", "paths"))
+@jax.default_matmul_precision("highest")
+def layer_products(
+    network: Network,
+    batch: Batch,
+    vectors: Sequence[Any],
+    *,
+    loss: Loss,
+    matrices: tuple[str, ...],
+    paths: tuple[str, ...],
+) -> list[Any]:
+    """Computes M_l v_l for every leaf l of these names, each with its own matrix."""
+    return [
+        _restricted(network, loss, batch, path, matrix)(vector)
+        for path, matrix, vector in zip(paths, matrices, vectors, strict=True)
+    ]
+
+
+@partial(jax.jit, static_argnames=("loss", "path", "matrix"))
+@jax.default_matmul_precision("highest")
+def products(
+    network: Network, batch: Batch, vector: Any, labels: Any, indices: Any, *, loss: Loss, path: str, matrix: str
+) -> Any:
+    """Sums M_bb v_b, each at its place in the leaf, over the blocks b in ``indices`` (-1: no block)."""
+    product = _restricted(network, loss, batch, path, matrix)
+
+    def one(index: Any) -> Any:
+        inside = labels == index
+        return jnp.where(inside, product(jnp.where(inside, vector, 0)), 0)
+
+    return jnp.sum(jax.vmap(one)(indices), axis=0)
+
+
+@partial(jax.jit, static_argnames=("loss", "path", "matrix"))
+@jax.default_matmul_precision("highest")
+def block_rows(
+    network: Network, batch: Batch, members: Any, indices: Any, *, loss: Loss, path: str, matrix: str
+) -> Any:
+    """Computes rows of the dense blocks [chunk, size]; row i belongs to weight ``members.ravel()[i]`` (-1: zero)."""
+    product = _restricted(network, loss, batch, path, matrix)
+    leaf = tree.leaf(network.params, path)
+
+    def one(index: Any) -> Any:
+        row, weight = members[index // members.shape[1]], members.ravel()[index]
+        column = product(jax.nn.one_hot(weight, leaf.size, dtype=leaf.dtype).reshape(leaf.shape)).ravel()
+        return jnp.where((row >= 0) & (index >= 0), column[row], 0)
+
+    return jax.vmap(one)(indices)
+
+
+def _restricted(network: Network, loss: Loss, batch: Batch, path: str, matrix: str) -> Callable[[Any], Any]:
+    def outputs(leaf: Any) -> Any:
+        return network.apply(tree.replace(network.params, path, leaf), network.state, batch["image"])
+
+    return linearised(outputs, loss, batch, tree.leaf(network.params, path), matrix)

@@ -1,0 +1,353 @@
+"""Which route serves which leaf: exact first, then cheap, then small.
+
+Every public quantity is a list of tasks.  A task is one compiled program, called once or for chunk after chunk; the
+plan reads its cost, and the computation runs it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import check, tree
+from jaxprune.curvature import activation, backward, loops, outputs, partition, restricted
+from jaxprune.network import Network
+from jaxprune.sites import Survey, operations, survey
+from jaxprune.types import Batch, Loss
+
+SIGNALS = "class-backward signals"
+LAYERS = "one product for each layer"
+UNITS = "products of units in activation space"
+POSITIONS = "products of positions in activation space"
+PRODUCTS = "one product for each block"
+NOTHING = "nothing to compute"
+
+# Products that run side by side, folded into the batch.  More costs memory and measured no faster on convolutions.
+_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class Task:
+    """One compiled program that serves some leaves.
+
+    Attributes:
+      route: which of the routes above.
+      paths: the leaves.
+      why: why this route, in words.
+      program: a jitted function of ``arguments``, and of a chunk of indices if ``count`` is not 0.
+      arguments: the network, the batch, and what else is not static.
+      options: static arguments.
+      count: how many products, signals or units there are; 0: the program is called once.
+      width: how many of them run side by side.
+      rows: whether the chunks' results are rows to be joined, rather than summed.
+    """
+
+    route: str
+    paths: tuple[str, ...]
+    why: str
+    program: Any = None
+    arguments: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    count: int = 0
+    width: int = _WIDTH
+    rows: bool = False
+
+    def chunks(self) -> list[np.ndarray]:
+        """The indices of every call."""
+        return loops.chunks(self.count, self.width)
+
+    def run(self) -> Any:
+        """Computes the result of all calls."""
+        call: Callable[..., Any] = partial(self.program, **self.options)
+        if not self.count:
+            return call(*self.arguments)
+        traced = loops.is_traced(self.arguments)
+
+        def chunk(indices: Any) -> Any:
+            return call(*self.arguments, indices)
+
+        if self.rows:
+            return loops.concatenated(chunk, self.chunks(), self.count, traced)
+        return loops.total(chunk, self.chunks(), traced)
+
+    def fitted(self, memory: int | None) -> "Task":
+        """Returns the task with as many products side by side as fit into ``memory`` bytes of temporaries.
+
+        Inside ``jax.jit`` the width stays: what fits cannot be known there.
+
+        Raises:
+          MemoryError: not even one at a time fits.
+        """
+        if loops.is_traced(self.arguments) or self.program is None:
+            return self
+        available = check.available(memory)
+        task = self
+        while (needed := task._memory()) > available:
+            if not task.count or task.width == 1:
+                check.fits(f"{self.route} of {', '.join(self.paths[:3])}", needed, memory)
+            task = replace(task, width=max(1, task.width // 2))
+        return task
+
+    def cost(self) -> tuple[int, float, int]:
+        """The number of calls, the operations of all of them, and the bytes of temporaries and results."""
+        if self.program is None:
+            return 0, 0.0, 0
+        calls = len(self.chunks()) if self.count else 1
+        return calls, calls * loops.operations(self._compiled()), self._memory()
+
+    def _memory(self) -> int:
+        analysis = self._compiled().memory_analysis()
+        return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+    def _compiled(self) -> Any:
+        indices = self.chunks()[:1] if self.count else []
+        return loops.compiled(self.program, (*self.arguments, *indices), self.options)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: the arguments of a public function."""
+
+    network: Network
+    loss: Loss
+    batch: Batch
+    matrix: str
+    blocks: str | int
+    paths: tuple[str, ...]
+
+    @property
+    def survey(self) -> Survey:
+        """Where the parameters of the network enter."""
+        return survey(self.network, self.batch["image"])
+
+    def leaf(self, path: str) -> Any:
+        """The leaf of that name."""
+        return tree.leaf(self.network.params, path)
+
+    def columns(self) -> int:
+        """The number of backward passes that class signals take."""
+        return outputs.count(self.loss, self.survey.outputs.shape[-1], self.matrix)
+
+    def units(self, path: str) -> tuple[int, ...]:
+        """The axes of a leaf that are output."""
+        return self.survey.unit_axes(path, np.ndim(self.leaf(path)))
+
+
+def reason_against_signals(request: Request, path: str) -> str:
+    """Why class-backward signals would not be exact for a leaf; ``""`` if they are."""
+    found = request.survey
+    if path in found.unserved:
+        return found.unserved[path]
+    proof = found.proofs[path]
+    if request.matrix == "hessian" and not proof.piecewise_linear:
+        return "what follows is not proven piecewise linear"
+    if proof.examples is None:
+        return "the examples are not proven independent"
+    if proof.examples in found.sites[path].output_axes:
+        return "every example has weights of its own"
+    if not outputs.is_per_example(request.loss, found.outputs, request.batch):
+        return "the loss is not proven to treat every example alone"
+    return ""
+
+
+def is_idle(request: Request, path: str) -> bool:
+    """Whether the outputs do not depend on a leaf, so that everything is zero."""
+    found = request.survey
+    return found.unserved.get(path) == "" or (path in found.proofs and not found.proofs[path].reached)
+
+
+def product_tasks(request: Request, vector: Any) -> list[Task]:
+    """The tasks of ``block_product``; each returns one array for every leaf that it serves."""
+    tasks, by_signals, by_layers = [], [], []
+    for path in request.paths:
+        against = reason_against_signals(request, path)
+        if is_idle(request, path):
+            tasks.append(Task(NOTHING, (path,), "the outputs do not depend on it"))
+        elif request.blocks == "layer":
+            (by_layers if against else by_signals).append(path)
+        elif not against:
+            by_signals.append(path)
+        else:
+            tasks.append(_block_by_block(request, path, tree.leaf(vector, path), against))
+    if request.blocks == "layer":
+        by_signals, by_layers, why = _cheaper(request, by_signals, by_layers)
+    else:
+        why = _why_signals(request)
+    own = all(tree.leaf(vector, path) is request.leaf(path) for path in by_signals)
+    if by_signals:
+        tasks.append(_signal_task(request, by_signals, vector, own, why))
+    if by_layers:
+        tasks.append(_layer_task(request, by_layers, vector, why))
+    return tasks
+
+
+def _why_signals(request: Request) -> str:
+    if request.matrix == "hessian":
+        return "what follows is piecewise linear, so the Hessian block is that of Gauss and Newton"
+    return f"the {request.matrix.replace('_', ' ')} matrix is a sum over signals"
+
+
+def _signal_task(request: Request, paths: list[str], vector: Any, own: bool, why: str) -> Task:
+    return Task(
+        SIGNALS,
+        tuple(paths),
+        why,
+        backward.products,
+        (request.network, request.batch, [tree.leaf(vector, path) for path in paths]),
+        {"loss": request.loss, "matrix": request.matrix, "blocks": request.blocks, "paths": tuple(paths), "own": own},
+        request.columns(),
+        backward.WIDTH,
+    )
+
+
+def _layer_task(request: Request, paths: list[str], vector: Any, why: str) -> Task:
+    # Where Hessian and Gauss-Newton block are the same, the latter's product is the cheaper one.
+    matrices = tuple(
+        "ggn" if request.matrix == "hessian" and not reason_against_signals(request, path) else request.matrix
+        for path in paths
+    )
+    return Task(
+        LAYERS,
+        tuple(paths),
+        why,
+        restricted.layer_products,
+        (request.network, request.batch, [tree.leaf(vector, path) for path in paths]),
+        {"loss": request.loss, "matrices": matrices, "paths": tuple(paths)},
+    )
+
+
+def _cheaper(request: Request, by_signals: list[str], by_layers: list[str]) -> tuple[list[str], list[str], str]:
+    """Chooses between class signals and one product for each layer, by the operations of both."""
+    if not by_signals:
+        return [], by_layers, "exact for every network, and one product is all that a layer takes"
+    found = request.survey
+    forward = operations.total(found.program)
+    sites = [found.sites[path] for path in by_signals]
+    tails = operations.after(found.program, [site.output for site in sites])
+    signals = (request.columns() * max(tails.values()) + 2 * forward) / (3 * forward)
+    products = (2 * sum(tails.values()) + 2 * forward) / (3 * forward)
+    counts = f"{request.columns()} signals take about {signals:.1f} gradients, {len(sites)} products {products:.1f}"
+    if signals <= products:
+        return by_signals, by_layers, f"{_why_signals(request)}; {counts}"
+    return [], [*by_signals, *by_layers], counts
+
+
+def _block_by_block(request: Request, path: str, vector: Any, against: str) -> Task:
+    leaf, found = request.leaf(path), request.survey
+    if path in found.sites and request.blocks == "unit" and request.matrix != "empirical_fisher":
+        options = {"loss": request.loss, "matrix": request.matrix, "path": path}
+        units = partition.labels(leaf.shape, "unit", request.units(path)).max() + 1
+        arguments = (request.network, request.batch, vector)
+        return Task(UNITS, (path,), against, activation.products, arguments, options, int(units))
+    labels = partition.labels(leaf.shape, request.blocks, request.units(path))
+    return _plain(request, path, vector, labels, against)
+
+
+def _plain(request: Request, path: str, vector: Any, labels: np.ndarray, against: str) -> Task:
+    options = {"loss": request.loss, "path": path, "matrix": request.matrix}
+    arguments = (request.network, request.batch, vector, labels)
+    return Task(PRODUCTS, (path,), against, restricted.products, arguments, options, int(labels.max()) + 1)
+
+
+def diagonal_tasks(request: Request) -> list[Task]:
+    """The tasks of ``diagonal``; each returns one array for every leaf that it serves, in its shape or as rows."""
+    tasks, by_signals = [], []
+    for path in request.paths:
+        against = reason_against_signals(request, path)
+        leaf = request.leaf(path)
+        if is_idle(request, path):
+            tasks.append(Task(NOTHING, (path,), "the outputs do not depend on it"))
+        elif not against:
+            by_signals.append(path)
+        elif _positions(request, path):
+            tasks.append(_position_task(request, path, "diagonal", against))
+        elif path in request.survey.sites and request.matrix != "empirical_fisher" and _is_bias(request, path):
+            # One weight in a unit: its own block is its diagonal.
+            options = {"loss": request.loss, "matrix": request.matrix, "path": path}
+            arguments = (request.network, request.batch, jnp.ones_like(leaf))
+            tasks.append(Task(UNITS, (path,), against, activation.products, arguments, options, leaf.size))
+        else:
+            labels = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
+            tasks.append(_plain(request, path, jnp.ones_like(leaf), labels, against))
+    if by_signals:
+        options = {"loss": request.loss, "matrix": request.matrix, "paths": tuple(by_signals)}
+        arguments = (request.network, request.batch)
+        tasks.append(
+            Task(
+                SIGNALS,
+                tuple(by_signals),
+                _why_signals(request),
+                backward.diagonals,
+                arguments,
+                options,
+                request.columns(),
+                backward.WIDTH,
+            )
+        )
+    return tasks
+
+
+def _is_bias(request: Request, path: str) -> bool:
+    return request.survey.sites[path].kind in ("add", "multiply")
+
+
+def _positions(request: Request, path: str) -> int:
+    """How many products a unit takes in activation space; 0 where that route is not exact, or takes more than weights."""
+    found = request.survey
+    if path not in found.sites or _is_bias(request, path) or request.matrix == "empirical_fisher":
+        return 0
+    if found.proofs[path].examples is None:
+        return 0
+    site, shape = found.sites[path], found.program.avals[found.sites[path].output].shape
+    kept = {found.proofs[path].examples, *site.output_axes}
+    count = int(np.prod([extent for axis, extent in enumerate(shape) if axis not in kept], dtype=np.int64))
+    leaf = request.leaf(path)
+    inputs = leaf.size // (int(partition.labels(leaf.shape, "unit", request.units(path)).max()) + 1)
+    return count if count < inputs else 0
+
+
+def _position_task(request: Request, path: str, quantity: str, against: str) -> Task:
+    options = {"loss": request.loss, "matrix": request.matrix, "path": path, "quantity": quantity}
+    count = int(partition.labels(request.leaf(path).shape, "unit", request.units(path)).max()) + 1
+    width = max(1, _WIDTH // _positions(request, path))
+    return Task(
+        POSITIONS,
+        (path,),
+        against,
+        activation.blocks,
+        (request.network, request.batch),
+        options,
+        count,
+        width,
+        rows=True,
+    )
+
+
+def block_task(request: Request) -> Task:
+    """The task of ``block`` for the only leaf that is asked for."""
+    (path,) = request.paths
+    leaf, against = request.leaf(path), reason_against_signals(request, path)
+    members = partition.members(leaf.shape, request.blocks, request.units(path))
+    if is_idle(request, path):
+        return Task(NOTHING, (path,), "the outputs do not depend on it")
+    if not against:
+        options = {"loss": request.loss, "matrix": request.matrix, "path": path, "blocks": request.blocks}
+        arguments = (request.network, request.batch)
+        return Task(
+            SIGNALS,
+            (path,),
+            _why_signals(request),
+            backward.dense,
+            arguments,
+            options,
+            request.columns(),
+            backward.WIDTH,
+        )
+    if request.blocks == "unit" and _positions(request, path):
+        return _position_task(request, path, "block", against)
+    options = {"loss": request.loss, "path": path, "matrix": request.matrix}
+    arguments = (request.network, request.batch, members)
+    return Task(PRODUCTS, (path,), against, restricted.block_rows, arguments, options, members.size, _WIDTH, rows=True)
