@@ -1,13 +1,24 @@
-"""Pruning in rounds: score, select, score again."""
+"""Pruning in rounds: score, select, make up for what was deleted, score again."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxprune import check, masks
 from jaxprune.network import Network
-from jaxprune.types import Batch, Mask, Prunable, Score, Select
+from jaxprune.types import Batch, Mask, Params, Prunable, Score, Select
+
+Update = Callable[[Network, Sequence[Batch], Mask], Params]
+"""Makes up for what a mask deletes: ``(network, batches, mask) -> params``, as ``jp.scores.surgeon_update`` does."""
+
+
+class Round(NamedTuple):
+    """What a round leaves: its mask, and the params with pruned weights zero and the kept ones updated if asked."""
+
+    mask: Mask
+    params: Params
 
 
 def rounds(
@@ -17,8 +28,9 @@ def rounds(
     prunable: Prunable,
     schedule: Sequence[float],
     select: Callable[[float], Select] = masks.unstructured,
-) -> Iterator[Mask]:
-    """Yields the mask after every round: the masked network is scored anew, and masks are nested.
+    update: Update | None = None,
+) -> Iterator[Round]:
+    """Yields the mask and the params after every round: what is left is scored anew, and masks are nested.
 
     Args:
       network: the dense network.
@@ -27,9 +39,11 @@ def rounds(
       prunable: static tree of bools.
       schedule: the sparsity of every round, not decreasing; see ``jp.schedules``.
       select: sparsity -> ``Select``.
+      update: what re-adjusts the kept weights after every round, see ``jp.scores.surgeon_update``; the next round
+        scores and updates what it returned.  None: kept weights stay as they are.
 
     Yields:
-      A mask for every entry of the schedule.
+      A ``Round`` for every entry of the schedule.
 
     Raises:
       ValueError: a schedule that is empty, decreases or leaves [0, 1).
@@ -39,15 +53,17 @@ def rounds(
         raise ValueError(f"schedule: expected one or more sparsities that do not decrease, but got {tuple(schedule)}.")
     check.static_bools("prunable", prunable, network.params)
 
-    def run() -> Iterator[Mask]:
-        mask = masks.ones(network.params)
+    def run() -> Iterator[Round]:
+        mask, pruned = masks.ones(network.params), network
         for sparsity in targets:
-            values = score(network.replace(params=masks.apply(mask, network.params)), batches)
+            values = score(pruned, batches)
             check.finite("scores", values, "Look at the loss, the images and the weights that were scored.")
             # What is pruned ranks below everything, so it stays pruned.
             values = jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, jnp.finfo(leaf.dtype).min), mask, values)
             mask = select(sparsity)(values, prunable)
-            yield mask
+            params = pruned.params if update is None else update(pruned, batches, mask)
+            pruned = network.replace(params=masks.apply(mask, params))
+            yield Round(mask, pruned.params)
 
     return run()
 
@@ -67,5 +83,29 @@ def prune(
     >>> prune(net, scores.magnitude(), [], {"w": True}, schedules.exponential(0.5, 3))["w"][:, 0]
     Array([ True, False, False,  True], dtype=bool)
     """
-    *_, mask = rounds(network, score, batches, prunable, schedule, select)
-    return mask
+    *_, last = rounds(network, score, batches, prunable, schedule, select)
+    return last.mask
+
+
+def prune_and_update(
+    network: Network,
+    score: Score,
+    batches: Sequence[Batch],
+    prunable: Prunable,
+    schedule: Sequence[float],
+    update: Update,
+    select: Callable[[float], Select] = masks.unstructured,
+) -> Round:
+    """Returns the mask and the updated params of the last round; arguments and errors are those of ``rounds``.
+
+    Two weights have equal inputs; the larger one takes over the smaller one, or at damping 1 half of it:
+
+    >>> from jaxprune import losses, scores
+    >>> net = Network(lambda p, s, x: x @ p["w"], {"w": jnp.array([[2.0], [1.0]])})
+    >>> batch = {"image": jnp.array([[1.0, 1.0]]), "label": jnp.zeros((1, 1))}
+    >>> update = scores.surgeon_update(losses.squared_error, damping=1.0)
+    >>> prune_and_update(net, scores.magnitude(), [batch], {"w": True}, (0.5,), update).params["w"][:, 0]
+    Array([2.5, 0. ], dtype=float32)
+    """
+    *_, last = rounds(network, score, batches, prunable, schedule, select, update)
+    return last

@@ -29,6 +29,7 @@ SCORES = {
     "quadratic": lambda scope: jp.scores.block_hessian(LOSS, form="quadratic", scope=scope),
     "signed": lambda scope: jp.scores.block_hessian(LOSS, form="quadratic", ranking="signed", scope=scope),
     "surgeon": lambda scope: jp.scores.block_hessian(LOSS, form="obs", matrix="ggn", damping=0.1, scope=scope),
+    "greedy": lambda scope: jp.scores.block_hessian(LOSS, form="greedy", matrix="ggn", damping=0.1, scope=scope),
 }
 TRACEABLE = ("magnitude", "random", "synflow")
 SELECTS = {
@@ -148,12 +149,13 @@ def test_iterative_pruning_is_nested_and_counts_exactly_in_every_round(kind, nam
     total = sum(leaf.size for leaf, flag in zip_leaves(case.network.params, case.prunable) if flag)
     before = jp.masks.ones(case.network.params)
     rounds = list(jp.pruning.rounds(case.network, score, [case.batch], case.prunable, schedule, select))
-    for sparsity, mask in zip(schedule, rounds, strict=True):
+    for sparsity, (mask, params) in zip(schedule, rounds, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, params, jp.masks.apply(mask, case.network.params))
         assert sum(int((~keep).sum()) for keep in jax.tree.leaves(mask)) == round(sparsity * total)
         assert all((~now | was).all() for now, was in zip_leaves(mask, before))
         before = mask
     last = jp.pruning.prune(case.network, score, [case.batch], case.prunable, schedule, select)
-    jax.tree.map(np.testing.assert_array_equal, last, rounds[-1])
+    jax.tree.map(np.testing.assert_array_equal, last, rounds[-1].mask)
 
 
 def test_iterative_pruning_scores_the_masked_network_anew():

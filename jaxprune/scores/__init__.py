@@ -1,11 +1,22 @@
 """Makers of scores: each returns ``(network, batches) -> scores``, one number a weight, larger = keep.
 
 ``batches`` is a list (or anything that can be read twice) of batches of any size; a score is that of all their examples
-taken together, weighted.
+taken together, weighted.  ``surgeon_update`` makes up for what a mask deletes.
 """
 
 from jaxprune.scores.first_order import fisher, grasp, snip
 from jaxprune.scores.second_order import block_hessian, diagonal_hessian
+from jaxprune.scores.surgeon import surgeon_update
 from jaxprune.scores.without_data import magnitude, random, synflow
 
-__all__ = ["block_hessian", "diagonal_hessian", "fisher", "grasp", "magnitude", "random", "snip", "synflow"]
+__all__ = [
+    "block_hessian",
+    "diagonal_hessian",
+    "fisher",
+    "grasp",
+    "magnitude",
+    "random",
+    "snip",
+    "surgeon_update",
+    "synflow",
+]

@@ -86,104 +86,6 @@ def test_the_shares_of_a_block_sum_to_what_deleting_it_costs():
     close(jnp.sum(shares[1][0]), w @ dense[np.ix_(where, where)] @ w / 2)
 
 
-@every_case
-@pytest.mark.parametrize("blocks", ["unit", "layer", 2, 3])
-def test_surgeon_scores_are_the_damped_inverse_of_every_block(name, blocks):
-    case, dense = cases.build(name), cases.matrix(name, "ggn")
-    path = {"mlp": "1/0", "cnn": "conv2/kernel"}[name]
-    scope = jp.tree.map_named(lambda leaf_name, _: leaf_name == path, case.network.params)
-    surgeon = jp.scores.block_hessian(LOSS, form="obs", blocks=blocks, matrix="ggn", damping=0.1, scope=scope)
-    got = jp.tree.leaf(surgeon(case.network, [case.batch]), path).ravel()
-    where = cases.positions(case.network.params, path)
-    w, flat = weights(case)[where.ravel()], where.ravel()
-    damped = dense[np.ix_(flat, flat)] + 0.1 * np.diag(dense)[flat].mean() * np.eye(flat.size)
-    numbers = cases.block_numbers(where.shape, blocks).ravel()
-    inverse = np.linalg.inv(np.where(numbers[:, None] == numbers[None, :], damped, 0))
-    close(got, w**2 / (2 * np.diag(inverse)))
-    # Re-adjusting the rest of the block never costs more than deleting alone.
-    assert (got <= w**2 * np.diag(damped) / 2 * (1 + 1e-10)).all()
-
-
-def test_surgeon_scores_are_what_deleting_and_solving_again_costs():
-    """For a quadratic loss at its minimum: the constrained least squares problem, solved anew for every weight."""
-    rng = np.random.default_rng(0)
-    images, weight = rng.normal(size=(12, 4)), rng.random(12)
-    network = jp.Network(lambda p, s, x: x @ p["kernel"], {"kernel": jnp.zeros((4, 1))})
-    targets = rng.normal(size=(12, 1))
-    root = np.sqrt(weight / weight.sum())[:, None]
-
-    def best(columns):
-        solution, residual, *_ = np.linalg.lstsq((root * images)[:, columns], root * targets, rcond=None)
-        return solution, float(residual[0])
-
-    solution, least = best([0, 1, 2, 3])
-    network = network.replace(params={"kernel": jnp.asarray(solution)})
-    batch = {"image": images, "label": targets, "weight": weight}
-    for blocks in ("unit", "layer"):
-        surgeon = jp.scores.block_hessian(jp.losses.squared_error, form="obs", blocks=blocks, damping=1e-13)
-        scores = surgeon(network, [batch])["kernel"][:, 0]
-        costs = [best([i for i in range(4) if i != j])[1] - least for j in range(4)]
-        close(scores, np.array(costs))
-
-
-def indefinite():
-    case = cases.build("mlp")
-    scope = jp.tree.map_named(lambda name, _: name == "0/w", case.network.params)
-    return case, scope
-
-
-def test_an_indefinite_block_is_refused_and_the_damping_that_is_named_suffices():
-    case, scope = indefinite()
-    with pytest.raises(
-        ValueError, match=r"damping: a Hessian block of 0/w is not positive definite.*suffices"
-    ) as error:
-        jp.scores.block_hessian(LOSS, form="obs", scope=scope)(case.network, [case.batch])
-    named = float(str(error.value).split("damping=")[2].split(" ")[0])
-    scores = jp.scores.block_hessian(LOSS, form="obs", damping=named, scope=scope)(case.network, [case.batch])
-    assert (scores[0]["w"] >= 0).all()
-    assert scores[0]["w"].any()
-
-
-def test_the_gauss_newton_matrix_serves_where_the_hessian_is_indefinite():
-    case, scope = indefinite()
-    scores = jp.scores.block_hessian(LOSS, form="obs", matrix="ggn", scope=scope)(case.network, [case.batch])
-    assert ((scores[0]["w"] > 0) == (case.network.params[0]["w"] != 0)).all()
-
-
-def test_a_negative_mean_diagonal_is_refused_with_the_remedy():
-    network = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.ones((2, 1))})
-
-    def concave(outputs, batch):
-        return -jnp.sum(outputs**2, axis=-1)
-
-    batch = {"image": np.ones((1, 2)), "label": np.zeros(1, int)}
-    with pytest.raises(ValueError, match=r'no relative damping can help.*use matrix="ggn"'):
-        jp.scores.block_hessian(concave, form="obs")(network, [batch])
-
-
-@pytest.mark.parametrize("blocks", ["unit", "layer", 2])
-def test_a_leaf_that_the_loss_does_not_depend_on_is_free_to_delete(blocks):
-    params = {"dead": jnp.ones((2, 2)), "w": jnp.array([[1.0, 2.0], [3.0, 5.0]])}
-    network = jp.Network(lambda p, s, x: x @ p["w"] + 0 * jnp.sum(p["dead"]), params)
-    batch = {"image": np.eye(2), "label": np.array([0, 1])}
-    for form in ("obs", "quadratic"):
-        scores = jp.scores.block_hessian(LOSS, form=form, matrix="ggn", blocks=blocks, damping=0.1)(network, [batch])
-        assert not scores["dead"].any()
-        assert scores["w"].any()
-
-
-def test_weights_of_an_input_that_is_always_zero_are_free_to_delete():
-    case, scope = indefinite()
-    image = case.batch["image"].copy()
-    image[:, 0, 0] = 0
-    batch = {**case.batch, "image": image}
-    quadratic = jp.scores.block_hessian(LOSS, form="quadratic", scope=scope)
-    for score in (jp.scores.snip(LOSS), jp.scores.fisher(LOSS), quadratic):
-        scores = score(case.network, [batch])[0]["w"]
-        assert not scores[0].any()
-        assert scores[1:].any()
-
-
 def chain(params, state, images):
     x = images
     for layer in params:
@@ -241,7 +143,7 @@ def test_fisher_squares_single_examples_also_across_its_parts():
             lambda: jp.scores.diagonal_hessian(LOSS, matrix="fisher"),
             "matrix: unknown value 'fisher'.*Known: empirical_f",
         ),
-        (lambda: jp.scores.block_hessian(LOSS, form="OBS"), "form: unknown value 'OBS'.*Known: obs, quadratic"),
+        (lambda: jp.scores.block_hessian(LOSS, form="OBS"), "form: unknown value 'OBS'.*Known: greedy, obs, quad"),
         (lambda: jp.scores.block_hessian(LOSS, form="obs", damping=0.0), "damping: expected a finite number above 0"),
         (lambda: jp.scores.block_hessian(LOSS, form="quadratic", ranking="abs"), "ranking: unknown value 'abs'"),
         (lambda: jp.scores.synflow()(cases.build("mlp").network, []), "batches: expected at least one batch.*got none"),

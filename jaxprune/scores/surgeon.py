@@ -1,0 +1,239 @@
+"""The optimal brain surgeon inside dense blocks: what deleting costs once the rest of the block makes up for it.
+
+A block is damped, ``A = H_B + d I`` with d relative to the mean diagonal of its leaf, and factored by Cholesky.  What
+takes no part (padding, dead weights, what is pruned already) becomes a row of the identity, so that one compiled
+program serves every mask.  Temporaries are those of a few blocks, however many a leaf has.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_solve, solve_triangular
+
+from jaxprune import check, tree
+from jaxprune.curvature import average, block, block_members
+from jaxprune.curvature.products import MATRICES
+from jaxprune.network import Network
+from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
+
+# Numbers in the blocks that an accelerator solves side by side.  A CPU takes one block at a time, which stays in its
+# cache: greedy on 64 blocks of 576 x 576 took 0.8 s, and in groups of four 2.2 s.
+_SIDE_BY_SIDE = 2**25
+
+
+def surgeon_update(
+    loss: Loss, *, blocks: str | int = "unit", matrix: str = "hessian", damping: float = 1e-2
+) -> Callable[[Network, Iterable[Batch], Mask], Params]:
+    """Makes up for deleted weights: ``w_K + (A_KK)^-1 A_KQ w_Q`` in every block, K what is kept, Q what is deleted.
+
+    With ``A = H_B + d I`` this is the minimiser of the quadratic model ``(v - w)^T A (v - w) / 2`` among all v whose
+    deleted weights are zero.  The gradient at w is taken as zero, as everywhere in optimal brain surgeon.
+
+    Args:
+      loss: per-example loss; H is the Hessian of its mean.
+      blocks: "unit", "layer" or an int, as in ``jp.curvature.block_product``.
+      matrix: "hessian", "ggn" or "empirical_fisher".
+      damping: d is this times the mean diagonal of the leaf.
+
+    Returns:
+      ``(network, batches, mask) -> params``: deleted weights are exactly zero, and a leaf that keeps everything comes
+      back as it was, bit for bit, and costs nothing.  A weight that is zero and kept may be re-adjusted.
+
+    Raises:
+      ValueError: an unknown option; a mask that does not fit; or a block whose kept part the damping does not make
+        positive definite: the message says which damping suffices.
+
+    Source: Hassibi and Stork (1993), for many weights at once; one at a time it is the update of Frantar, Singh and
+    Alistarh (2022), arXiv 2208.11580.
+
+    Two weights have equal inputs.  The first takes over all of the second, or at damping 1 half of it:
+
+    >>> from jaxprune import losses
+    >>> net = Network(lambda p, s, x: x @ p, jnp.array([[2.0], [1.0]]))
+    >>> batch = {"image": jnp.array([[1.0, 1.0]]), "label": jnp.zeros((1, 1))}
+    >>> surgeon_update(losses.squared_error, damping=1.0)(net, [batch], jnp.array([[True], [False]]))[:, 0]
+    Array([2.5, 0. ], dtype=float32)
+    """
+    check.choice("matrix", matrix, MATRICES)
+    check.positive("damping", damping)
+
+    def update(network: Network, batches: Iterable[Batch], mask: Mask) -> Params:
+        check.mask("mask", mask, network.params)
+        check.finite("network.params", network.params, "There is nothing to make up for.")
+        batches = list(batches)  # read once for every leaf
+
+        def one(path: str, leaf: Any, kept: Any) -> Any:
+            if bool(jnp.all(kept)):
+                return leaf
+            dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
+            change = _of_leaf(_readjustment, path, leaf, kept, dense, members, damping)
+            return jnp.where(kept, leaf + change, 0)
+
+        return tree.map_named(one, network.params, mask)
+
+    return update
+
+
+def deletion_costs(
+    loss: Loss, *, form: str, blocks: str | int, matrix: str, damping: float, scope: Scope = None
+) -> Score:
+    """Makes the scores of ``jp.scores.block_hessian`` for the forms "obs" and "greedy", which are explained there."""
+    costs = {"obs": _costs_alone, "greedy": _costs_in_turn}[form]
+
+    def score(network: Network, batches: Iterable[Batch]) -> Scores:
+        batches = list(batches)  # read once for every leaf
+
+        def one(path: str, leaf: Any, wanted: bool) -> Any:
+            if not wanted:
+                return jnp.zeros_like(leaf)
+            # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
+            kept = leaf != 0 if form == "greedy" else jnp.ones(leaf.shape, bool)
+            dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
+            return _of_leaf(costs, path, leaf, kept, dense, members, damping)
+
+        wanted = jax.tree.map(lambda _: True, network.params) if scope is None else scope
+        check.static_bools("scope", wanted, network.params)
+        return tree.map_named(one, network.params, wanted)
+
+    return score
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def inverse_diagonal(factors: Any, shift: Any) -> Any:
+    """Computes the diagonal of ``(d I + V^T V)^-1`` without any matrix of the size of the block.
+
+    With ``I + V V^T / d = L L^T`` and ``Z = L^-1 V`` it is ``1 / d - sum_i Z_ij^2 / d^2``.  Cheaper than the dense
+    inverse where V has fewer rows than columns.
+
+    Args:
+      factors: V [blocks, r, m].
+      shift: d, above 0.
+
+    Returns:
+      [blocks, m].
+
+    >>> inverse_diagonal(jnp.array([[[1.0, 1.0, 0.0, 1.0]]]), 1.0)
+    Array([[0.75, 0.75, 1.  , 0.75]], dtype=float32)
+    """
+    gram = factors @ factors.mT / shift + jnp.eye(factors.shape[1], dtype=factors.dtype)[None]
+    rows = solve_triangular(jnp.linalg.cholesky(gram), factors, lower=True)
+    return 1 / shift - jnp.sum(rows**2, axis=1) / shift**2
+
+
+def _dense_blocks(
+    network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int, matrix: str
+) -> tuple[Any, np.ndarray]:
+    """The blocks of one leaf [blocks, m, m], and the flat positions of their weights [blocks, m] (-1: padding)."""
+    dense = average(lambda batch: block(network, loss, batch, path, blocks, matrix), batches)
+    members = block_members(network, batches[0], path, blocks)
+    return dense.reshape(*members.shape, members.shape[1]), members
+
+
+def _of_leaf(
+    solve: Callable[..., Any], path: str, leaf: Any, kept: Any, dense: Any, members: np.ndarray, damping: float
+) -> Any:
+    """Solves every block of a leaf; the results stand where their weights do, zero for what takes no part."""
+    weights, void, mean_diagonal = _read(leaf, kept, dense, members)
+    values, definite = _each_block(dense, weights, void, damping * mean_diagonal, solve=solve)
+    if not bool(jnp.all(definite)):
+        failed = np.flatnonzero(~np.asarray(definite))
+        raise ValueError(_indefinite(path, dense, np.asarray(void), failed, damping, float(mean_diagonal)))
+    flat = jnp.zeros(leaf.size + 1, values.dtype).at[jnp.where(members < 0, leaf.size, members)].set(values)
+    return flat[:-1].reshape(leaf.shape)
+
+
+@jax.jit
+def _read(leaf: Any, kept: Any, dense: Any, members: Any) -> tuple[Any, Any, Any]:
+    """The weights of every block [blocks, m], which of them take no part, and the mean diagonal of the leaf."""
+    missing = members < 0
+    # The row of a weight whose input is always zero is exactly zero.  Damping would put a price on it.
+    void = missing | jnp.all(dense == 0, axis=2) | ~kept.ravel()[members]
+    mean_diagonal = jnp.sum(jnp.diagonal(dense, axis1=1, axis2=2)) / leaf.size
+    return jnp.where(missing, 0, leaf.ravel()[members]), void, mean_diagonal
+
+
+@partial(jax.jit, static_argnames="solve")
+@jax.default_matmul_precision("highest")
+def _each_block(dense: Any, weights: Any, void: Any, shift: Any, *, solve: Callable[..., Any]) -> tuple[Any, Any]:
+    together = None if jax.default_backend() == "cpu" else max(1, _SIDE_BY_SIDE // dense.shape[1] ** 2)
+    return jax.lax.map(lambda of_block: solve(*of_block, shift), (dense, weights, void), batch_size=together)
+
+
+# What follows is of one block [m, m] and its weights [m]: [m] numbers, and whether the damped block was definite.
+def _costs_alone(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any, Any]:
+    _, factor, definite = _factored(block, void, shift)
+    inverse = jnp.sum(_inverse(factor) ** 2, axis=0)
+    return jnp.where(void, 0, weights**2 / (2 * inverse)), definite
+
+
+def _costs_in_turn(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any, Any]:
+    """A Cholesky factorisation of the inverse whose next pivot is the cheapest weight.
+
+    Row k of it is column j of the inverse without the k weights that went before, over the root of its entry j.
+    """
+    damped, factor, definite = _factored(block, void, shift)
+    lower = _inverse(factor)
+    inverse = lower.T @ lower
+    # Below this no diagonal of an inverse falls, but by rounding.
+    floor = 1 / jnp.diagonal(damped)
+    tiny = jnp.finfo(weights.dtype).tiny
+
+    def step(k: Any, carry: Any) -> Any:
+        rows, diagonal, weights, left, scores, last = carry
+        costs = jnp.where(left, weights**2 / (2 * diagonal), jnp.inf)
+        j = jnp.argmin(costs)
+        row = (inverse[j] - rows[:, j] @ rows) / jnp.sqrt(diagonal[j])
+        weights = weights - weights[j] / jnp.sqrt(diagonal[j]) * row
+        last = jnp.maximum(costs[j], jnp.nextafter(jnp.maximum(last, tiny), jnp.inf))
+        diagonal = jnp.maximum(diagonal - row**2, floor)
+        return rows.at[k].set(row), diagonal, weights, left.at[j].set(False), scores.at[j].set(last), last
+
+    zeros = jnp.zeros_like(weights)
+    start = (jnp.zeros_like(block), jnp.diagonal(inverse), weights, ~void, zeros, zeros[0])
+    return jax.lax.fori_loop(0, jnp.sum(~void), step, start)[4], definite
+
+
+def _readjustment(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any, Any]:
+    _, factor, definite = _factored(block, void, shift)
+    pull = jnp.where(void, 0, block @ jnp.where(void, weights, 0))
+    return cho_solve((factor, True), pull), definite
+
+
+def _factored(block: Any, void: Any, shift: Any) -> tuple[Any, Any, Any]:
+    """The damped block, its Cholesky factor, and whether there is one."""
+    damped = jnp.where(void[:, None] | void[None, :], 0, block) + jnp.diag(jnp.where(void, 1, shift))
+    factor = jnp.linalg.cholesky(damped)
+    definite = (shift > 0) & jnp.all(jnp.isfinite(jnp.diagonal(factor)))
+    return damped, factor, definite | jnp.all(void)
+
+
+def _inverse(factor: Any) -> Any:
+    return solve_triangular(factor, jnp.eye(factor.shape[0], dtype=factor.dtype), lower=True)
+
+
+def _indefinite(
+    path: str, dense: Any, void: np.ndarray, failed: np.ndarray, damping: float, mean_diagonal: float
+) -> str:
+    check.finite(f"a Hessian block of {path}", dense, "Look at the loss, the images and the weights.")
+    lowest, highest = np.inf, -np.inf
+    for index in failed:
+        taking_part = ~void[index]
+        matrix = np.asarray(dense[index], np.float64)[np.ix_(taking_part, taking_part)]
+        eigenvalues = np.linalg.eigvalsh(matrix)
+        lowest, highest = min(lowest, eigenvalues[0]), max(highest, eigenvalues[-1])
+    remedy = 'no relative damping can help, since its mean diagonal is not positive: use matrix="ggn".'
+    if mean_diagonal > 0:
+        # Twice what lifts the lowest eigenvalue above zero, and above what rounding does to a factorisation.
+        rounding = dense.shape[1] * float(jnp.finfo(dense.dtype).eps) * highest
+        suffices = 2 * max(-lowest, rounding) / mean_diagonal
+        remedy = f'damping={suffices:.2g} suffices; matrix="ggn" never needs more than rounding.'
+    return (
+        f"damping: a Hessian block of {path} is not positive definite at damping={damping} (lowest eigenvalue "
+        f"{lowest:.3g}, mean diagonal {mean_diagonal:.3g}), so what an optimal brain surgeon says means nothing there; "
+        f"{remedy}"
+    )
