@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import tree
+from jaxprune import losses, tree
 from jaxprune.curvature import partition
 from jaxprune.curvature.products import linearised
 from jaxprune.curvature.rows import rows
@@ -28,7 +28,7 @@ def _at_site(
     """What a site needs, and v -> M_z v with M_z the matrix of the mean loss by z."""
     found = survey(network, batch["image"])
     site, program = found.sites[path], found.program
-    arguments = jax.tree.leaves((network.params, network.state, batch["image"]))
+    arguments = jax.tree.leaves((network.params, network.state, losses.images(batch)))
     values = program.run(arguments, {}, site.needs(program))[1]
 
     def outputs(part: Any) -> Any:
@@ -73,24 +73,25 @@ def blocks(network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: 
     leaf = tree.leaf(network.params, path)
     z = found.program.avals[site.output]
     # Where every entry of z stands in the order of ``rows``: [n, g, t, o].
-    order = ready.signals([jnp.arange(np.prod(z.shape)).reshape(z.shape)])[:, :, :, 0, :]
+    inputs, ordered = ready.all([jnp.arange(np.prod(z.shape)).reshape(z.shape)])
+    order = ordered[:, :, :, 0, :]
     numbers = partition.labels(leaf.shape, "unit", found.unit_axes(path, leaf.ndim)).ravel()
     places = jnp.asarray(np.argsort(numbers[ready.index[:, 0, :].ravel()]))
 
     def one(index: Any) -> Any:
         group, output = places[index] // ready.index.shape[2], places[index] % ready.index.shape[2]
-        here, inputs = order[:, group, :, output], ready.inputs[:, group]  # [n, t], [n, t, m]
+        here, own = order[:, group, :, output], inputs[:, group]  # [n, t], [n, t, m]
 
         def column(position: Any) -> Any:
             tangent = jnp.zeros(np.prod(z.shape), z.dtype).at[here[:, position]].set(1)
             return product(tangent.reshape(z.shape)).ravel()[here]
 
         bend = jax.vmap(column)(jnp.arange(here.shape[1]))  # [s, n, t]
-        pulled = jnp.einsum("snt,ntd->nsd", bend, inputs)
-        result = jnp.einsum("nsd,nse->de" if quantity == "block" else "nsd,nsd->d", pulled, inputs)
-        if ready.factor is not None:
-            factor = ready.factor[group, :, output]
-            result = result * (factor[:, None] * factor if quantity == "block" else factor**2)
+        pulled = jnp.einsum("snt,ntd->nsd", bend, own)
+        result = jnp.einsum("nsd,nse->de" if quantity == "block" else "nsd,nsd->d", pulled, own)
+        if ready.scale is not None:
+            scale = ready.scale[group, :, output]
+            result = result * (scale[:, None] * scale if quantity == "block" else scale**2)
         return jnp.where(index >= 0, result, 0)
 
     return jax.vmap(one)(indices)

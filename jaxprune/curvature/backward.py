@@ -39,10 +39,7 @@ class Signals:
     """
 
     def __init__(self, network: Network, loss: Loss, batch: Batch, matrix: str, paths: Sequence[str]):
-        images = jnp.asarray(batch["image"])
-        counts = losses.weights(batch) > 0
-        # The images of padding may hold anything; 0 * NaN would come back.
-        images = jnp.where(counts.reshape(-1, *[1] * (images.ndim - 1)), images, jnp.zeros((), images.dtype))
+        images = losses.images(batch)
         self.survey: Survey = survey(network, images)
         self.sites = [self.survey.sites[path] for path in paths]
         program = self.survey.program
@@ -127,19 +124,15 @@ def _run_products(signals: Signals, vectors: Sequence[Any], indices: Any, size: 
     results = []
     for at, vector in enumerate(vectors):
         ready = signals.rows(at)
-        ordered, weights = ready.signals(every[at]), ready.from_leaf(vector)
+        weights = ready.from_leaf(vector)
         run = np.arange(weights.shape[1]) // size
-        same = jnp.asarray(run[:, None] == np.arange(run[-1] + 1), ordered.dtype)  # [d, runs]
+        same = jnp.asarray(run[:, None] == np.arange(run[-1] + 1), weights.dtype)  # [d, runs]
 
-        def add(total: Any, example: Any, ready: Rows = ready, weights: Any = weights, same: Any = same) -> Any:
-            inputs, ordered, signs = example
-            gradient = ready.gradients(inputs, ordered)
-            along = jnp.einsum("gdko,gdo,dr->grko", gradient, weights, same)
-            return total + jnp.einsum("gdko,grko,dr,k->gdo", gradient, along, same, signs), None
+        def shares(gradient: Any, weights: Any = weights, same: Any = same) -> Any:
+            along = jnp.einsum("gdo,dr->gro", gradient * weights, same)
+            return gradient * jnp.einsum("gro,dr->gdo", along, same)
 
-        start = jnp.zeros(ready.index.shape, ordered.dtype)
-        total, _ = jax.lax.scan(add, start, (ready.inputs, ordered, signs))
-        results.append(ready.to_leaf(total, vector))
+        results.append(ready.to_leaf(ready.sum(shares, every[at], signs), vector))
     return results
 
 
@@ -154,7 +147,7 @@ def diagonals(
     results = []
     for at, path in enumerate(paths):
         ready = signals.rows(at)
-        squares = ready.squares(ready.signals(every[at]), signs)
+        squares = ready.squares(every[at], signs)
         results.append(ready.to_leaf(squares, tree.leaf(network.params, path)))
     return results
 
@@ -168,22 +161,22 @@ def dense(
     signals = Signals(network, loss, batch, matrix, [path])
     every, signs = _all(signals, indices)
     ready = signals.rows(0)
-    ordered = ready.signals(every[0])
     leaf = tree.leaf(network.params, path)
     if blocks == "layer":
-        gradients = jax.vmap(ready.gradients)(ready.inputs, ordered)  # [n, g, d, k, o]
-        flat = jnp.moveaxis(gradients, 3, 1).reshape(*signs.shape, -1)
+        rows = jax.vmap(ready.gradients)(*ready.all(every[0]))  # [n, g, d, o] for every signal
+        flat = jnp.stack(rows, axis=1).reshape(*signs.shape, -1)
         flat = flat[..., np.argsort(ready.index.ravel())]
         return jnp.einsum("nki,nkj,nk->ij", flat, flat, signs)
     units = partition.labels(leaf.shape, "unit", signals.survey.unit_axes(path, leaf.ndim)).ravel()
     order = jnp.asarray(np.argsort(units[ready.index[:, 0, :].ravel()]))
     size = ready.index.shape[1] if blocks == "unit" else blocks
     runs = -(-ready.index.shape[1] // size)
+    inputs, ordered = ready.all(every[0])
     wide = ((0, 0), (0, 0), (0, runs * size - ready.index.shape[1]))
 
     def one(unit: Any) -> Any:
         """The blocks of one unit [runs, size, size]: a Gram matrix of its gradients."""
-        rows = ready.of_unit(ordered, unit)  # [n, k, d]
+        rows = ready.of_unit(inputs, ordered, unit)  # [n, k, d]
         cut = jnp.pad(rows, wide).reshape(*signs.shape, runs, size)
         return jnp.einsum("nkri,nkrj,nk->rij", cut, cut, signs)
 

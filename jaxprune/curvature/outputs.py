@@ -24,7 +24,7 @@ def count(loss: Loss, classes: int, matrix: str) -> int:
     """The number of columns: 1 for the empirical Fisher matrix, C - 1 for softmax cross-entropy, else C."""
     if matrix == "empirical_fisher":
         return 1
-    return classes - 1 if loss is losses.cross_entropy else classes
+    return max(1, classes - 1) if loss is losses.cross_entropy else classes
 
 
 def columns(loss: Loss, outputs: Any, batch: Batch, matrix: str) -> Column:
@@ -86,7 +86,7 @@ def _squared_error(loss: Loss, outputs: Any, batch: Batch) -> Column:
     known = jnp.sum(losses.targets(outputs, batch), axis=-1)  # NaN where a label is outside
 
     def column(index: Any) -> tuple[Any, Any]:
-        values = jnp.sqrt(2.0) * jax.nn.one_hot(index, outputs.shape[-1], dtype=outputs.dtype)
+        values = jnp.sqrt(2.0) * jax.nn.one_hot(jnp.full(len(outputs), index), outputs.shape[-1], dtype=outputs.dtype)
         return values + 0 * known[:, None], jnp.ones(outputs.shape[:1])
 
     return column

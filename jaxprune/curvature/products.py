@@ -83,14 +83,17 @@ def _hvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Param
 
 
 def _mean_loss(network: Network, loss: Loss, batch: Batch) -> Callable[[Params], Any]:
-    return lambda params: losses.mean(loss, network.apply(params, network.state, batch["image"]), batch)
+    images = losses.images(batch)
+    return lambda params: losses.mean(loss, network.apply(params, network.state, images), batch)
 
 
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
 def _ggnvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Params:
+    images = losses.images(batch)
+
     def outputs(params: Params) -> Any:
-        return network.apply(params, network.state, batch["image"])
+        return network.apply(params, network.state, images)
 
     return linearised(outputs, loss, batch, network.params, "ggn")(vector)
 
@@ -115,7 +118,8 @@ def linearised(outputs: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any,
         return lambda vector: backward(hessian_out(forward(vector)))
 
     weight = losses.weights(batch)
-    share = weight / jnp.maximum(jnp.sum(weight), jnp.finfo(weight.dtype).tiny)
+    total = jnp.sum(weight)
+    share = jnp.where(weight > 0, weight, 0) / jnp.where(total > 0, total, 1)
 
     def examples(variables: Any) -> Any:
         # Padding is cut off before the loss, as in losses.mean: its NaN would come back through the derivative.

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import tree
+from jaxprune import losses, tree
 from jaxprune.curvature.products import linearised
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss
@@ -69,7 +69,9 @@ def block_rows(
 
 
 def _restricted(network: Network, loss: Loss, batch: Batch, path: str, matrix: str) -> Callable[[Any], Any]:
+    images = losses.images(batch)
+
     def outputs(leaf: Any) -> Any:
-        return network.apply(tree.replace(network.params, path, leaf), network.state, batch["image"])
+        return network.apply(tree.replace(network.params, path, leaf), network.state, images)
 
     return linearised(outputs, loss, batch, tree.leaf(network.params, path), matrix)

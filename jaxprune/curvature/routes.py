@@ -148,9 +148,26 @@ def reason_against_signals(request: Request, path: str) -> str:
         return "the examples are not proven independent"
     if proof.examples in found.sites[path].output_axes:
         return "every example has weights of its own"
+    if _is_spanned(found, path):
+        return "its kernel lies across the examples"
     if not outputs.is_per_example(request.loss, found.outputs, request.batch):
         return "the loss is not proven to treat every example alone"
     return ""
+
+
+def _is_spanned(found: Survey, path: str) -> bool:
+    """Whether the examples of z are not those of the other input: what the gradients of every example start from."""
+    site, examples = found.sites[path], found.proofs[path].examples
+    params, rank = site.operation(found.program).params, len(found.program.avals[site.output].shape)
+    if site.kind == "convolution":
+        return examples != params["dimension_numbers"].out_spec[0]
+    if site.kind == "dense":
+        contracted, batched = params["dimension_numbers"]
+        groups = len(batched[0])
+        own = len(site.axes) - len(contracted[site.position]) - groups
+        start = rank - own if site.position else groups
+        return examples in range(groups) or examples in range(start, start + own)
+    return False
 
 
 def is_idle(request: Request, path: str) -> bool:
@@ -299,7 +316,9 @@ def _positions(request: Request, path: str) -> int:
     found = request.survey
     if path not in found.sites or _is_bias(request, path) or request.matrix == "empirical_fisher":
         return 0
-    if found.proofs[path].examples is None:
+    if found.proofs[path].examples is None or _is_spanned(found, path):
+        return 0
+    if not outputs.is_per_example(request.loss, found.outputs, request.batch):
         return 0
     site, shape = found.sites[path], found.program.avals[found.sites[path].output].shape
     kept = {found.proofs[path].examples, *site.output_axes}

@@ -1,14 +1,16 @@
 """The gradient of every example by one leaf, in a form that is fast to square, sum and multiply.
 
-At a site z = W a the gradient of example n, for a signal d = dz, is sum_t a[n, t] d[n, t]^T over the positions t that
-share W (pixels, tokens).  ``Rows`` holds a and puts d in order, both cut into groups that share no weights:
+At a site z = W a the gradient of an example, for a signal d = dz, is sum_t a[t] d[t]^T over the positions t that share W
+(pixels, tokens).  ``Rows`` puts a and d of one example in order, both cut into groups that share no weights:
 
-    inputs   [n, g, t, d]        signals   [n, g, t, k, o]        gradients   [n, g, d, k, o]
+    inputs   [g, t, d]        signals   [g, t, k, o]        gradient   [g, d, k, o]
 
-g groups, d inputs of a unit in the row-major order of the leaf, k signals side by side, o units.
+g groups, d inputs of a unit in the row-major order of the leaf, k signals side by side, o units.  A bias or a scale is
+one input of a unit, g = t = d = 1.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,78 +27,95 @@ class Rows:
     """The inputs of one site, and where its weights stand.
 
     Attributes:
-      inputs: a, [n, g, t, d].  A bias or a scale has one weight in a unit, and here [n, 0].
-      factor: what every weight is scaled by on its way to the site, [g, d, o]; for a bias or scale, the derivative of z
-        by it, in the shape of z.
+      operand: the other input of the operation, examples first; of a bias or scale, the derivative of z by it.
+      cut: operand of one example -> inputs [g, t, d]; None for a bias or scale.
+      scale: what every weight is scaled by on its way to the site, [g, d, o]; None: 1.
       index: the flat position in the leaf of every weight, [g, d, o].
-      signal_axes: the axes of z in the order n, g, t, o, and how many there are of each.
+      examples: the axis of z that counts the examples.
+      axes: the other axes of z that make up g, t and o, in this order.
     """
 
-    inputs: Any
-    factor: Any
+    operand: Any
+    cut: Callable[[Any], Any] | None
+    scale: Any
     index: np.ndarray
-    signal_axes: tuple[tuple[int, ...], ...]
+    examples: int
+    axes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
-    @property
-    def has_inputs(self) -> bool:
-        """Whether this is a product or a convolution, not a bias or a scale."""
-        return self.inputs.ndim == 4
+    def first(self, values: Any) -> Any:
+        """Moves the axis of the examples of a value of the shape of z to the front."""
+        return jnp.moveaxis(values, self.examples, 0)
 
-    def signals(self, signals: list[Any]) -> Any:
-        """Puts signals of the shape of z in order: [n, g, t, k, o]."""
-        examples, groups, positions, units = self.signal_axes
-        stacked = jnp.stack(signals if self.has_inputs else [each * self.factor for each in signals], axis=-1)
-        ordered = jnp.transpose(stacked, (*examples, *groups, *positions, stacked.ndim - 1, *units))
-        if not self.has_inputs:
-            ordered = jnp.sum(ordered, axis=tuple(range(1, 1 + len(groups) + len(positions))))
-            return ordered.reshape(ordered.shape[0], 1, 1, len(signals), -1)
-        shape = signals[0].shape
-        count, size = shape[examples[0]], int(np.prod([shape[axis] for axis in positions], dtype=np.int64))
-        if groups or self.index.shape[0] == 1:
-            return ordered.reshape(count, self.index.shape[0], size, len(signals), self.index.shape[2])
+    def inputs(self, operand: Any) -> Any:
+        """The inputs of one example, [g, t, d]."""
+        return jnp.ones((1, 1, 1), operand.dtype) if self.cut is None else self.cut(operand)
+
+    def signals(self, operand: Any, signals: list[Any]) -> Any:
+        """The signals of one example, each of the shape of its z, in order: [g, t, k, o]."""
+        return jnp.stack([self._ordered(operand, signal) for signal in signals], axis=2)
+
+    def _ordered(self, operand: Any, signal: Any) -> Any:
+        groups, positions, units = (tuple(axis - (axis > self.examples) for axis in axes) for axes in self.axes)
+        count, outputs = self.index.shape[0], self.index.shape[2]
+        if self.cut is None:
+            return jnp.transpose(
+                jnp.sum(signal * operand, axis=positions, keepdims=True), (*positions, *units)
+            ).reshape(1, 1, outputs)
+        ordered = jnp.transpose(signal, (*groups, *positions, *units))
+        if groups or count == 1:
+            return ordered.reshape(count, -1, outputs)
         # The groups of a convolution are runs of its filters.
-        split = ordered.reshape(count, size, len(signals), self.index.shape[0], self.index.shape[2])
-        return jnp.moveaxis(split, 3, 1)
+        return jnp.moveaxis(ordered.reshape(-1, count, outputs), 1, 0)
 
-    def gradients(self, inputs: Any, signals: Any) -> Any:
-        """Multiplies inputs and ordered signals of one example: [g, d, k, o]."""
-        if not self.has_inputs:
-            return signals
-        rows = jnp.einsum("gtd,gtko->gdko", inputs, signals)
-        return rows if self.factor is None else rows * self.factor[:, :, None, :]
+    def gradients(self, inputs: Any, signals: Any) -> list[Any]:
+        """The gradients of one example, [g, d, o] for every signal, from inputs and signals in order."""
+        count, outputs = signals.shape[2:]
+        rows = jnp.einsum("gtd,gtx->gdx", inputs, signals.reshape(*signals.shape[:2], -1))
+        each = [rows[:, :, place * outputs : (place + 1) * outputs] for place in range(count)]
+        return each if self.scale is None else [gradient * self.scale for gradient in each]
 
-    def of_unit(self, signals: Any, unit: Any) -> Any:
-        """The gradients of all examples by one unit, a number in the order g, o: [n, k, d]."""
-        group, output = unit // self.index.shape[2], unit % self.index.shape[2]
-        own = signals[:, group, :, :, output]  # [n, t, k]
-        if not self.has_inputs:
-            return jnp.moveaxis(own, 1, 2)
-        rows = jnp.einsum("ntd,ntk->nkd", self.inputs[:, group], own)
-        return rows if self.factor is None else rows * self.factor[group, :, output]
+    def sum(self, function: Callable[[Any], Any], signals: list[Any], signs: Any) -> Any:
+        """Sums ``sign_{n,k} function(gradient_{n,k} [g, d, o])`` over the examples n and the signals k.
 
-    def squares(self, signals: Any, signs: Any) -> Any:
+        One example at a time, so that its gradients fit into the cache.  What is put in order before the loop runs on
+        every core; inside the loop it would not.
+        """
+
+        def add(total: Any, example: Any) -> tuple[Any, None]:
+            inputs, signals, signs = example
+            for gradient, sign in zip(self.gradients(inputs, signals), signs, strict=True):
+                total = total + function(gradient) * sign
+            return total, None
+
+        start = jnp.zeros(self.index.shape, signals[0].dtype)
+        return jax.lax.scan(add, start, (*self.all(signals), signs))[0]
+
+    def squares(self, signals: list[Any], signs: Any) -> Any:
         """Sums the squared gradients: sum_{n,k} sign_{n,k} gradient^2, [g, d, o]."""
-        if not self.has_inputs:
-            return jnp.einsum("nk,ngtko->gto", signs, signals**2)
-        if self.inputs.shape[2] == 1:
-            total = jnp.einsum("ngtd,nk,ngtko->gdo", self.inputs**2, signs, signals**2)
-        else:
+        if self.cut is not None and self.axes[1]:
+            return self.sum(jnp.square, signals, signs)
+        # One position: the square of a product is the product of the squares.
+        inputs, ordered = self.all(signals)
+        squared = jnp.einsum("nk,ngko->ngo", signs, ordered[:, :, 0] ** 2)
+        total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
+        return total if self.scale is None else total * self.scale**2
 
-            def add(total: Any, example: Any) -> tuple[Any, None]:
-                inputs, signals, signs = example
-                rows = jnp.einsum("gtd,gtko->gdko", inputs, signals)
-                return total + jnp.einsum("gdko,k->gdo", rows**2, signs), None
+    def all(self, signals: list[Any]) -> tuple[Any, Any]:
+        """The inputs [n, g, t, d] and the signals [n, g, t, k, o] of all examples."""
+        ordered = jax.vmap(self.signals)(self.operand, [self.first(each) for each in signals])
+        return jax.vmap(self.inputs)(self.operand), ordered
 
-            # One matrix product for each example, small enough for the cache.
-            start = jnp.zeros(self.index.shape, signals.dtype)
-            total, _ = jax.lax.scan(add, start, (self.inputs, signals, signs))
-        return total if self.factor is None else total * self.factor**2
+    def of_unit(self, inputs: Any, signals: Any, unit: Any) -> Any:
+        """The gradients of all examples by one unit, a number in the order g, o: [n, k, d]; see ``all``."""
+        group, output = unit // self.index.shape[2], unit % self.index.shape[2]
+        rows = jnp.einsum("ntd,ntk->nkd", inputs[:, group], signals[:, group, :, :, output])
+        return rows if self.scale is None else rows * self.scale[group, :, output]
 
     def to_leaf(self, values: Any, like: Any) -> Any:
         """Puts values [g, d, o] at the places of their weights."""
         if np.array_equal(self.index.ravel(), np.arange(self.index.size)):
             return values.reshape(like.shape)
-        return jnp.zeros(like.size, values.dtype).at[self.index.ravel()].set(values.ravel()).reshape(like.shape)
+        return values.ravel()[np.argsort(self.index.ravel())].reshape(like.shape)
 
     def from_leaf(self, leaf: Any) -> Any:
         """Takes the weights of a leaf in the order [g, d, o]."""
@@ -114,23 +133,24 @@ def rows(found: Survey, site: Site, values: dict[int, Any]) -> Rows:
     program, examples = found.program, found.proofs[site.path].examples
     assert examples is not None
     shape = program.avals[site.leaf].shape
-    z = program.avals[site.output].shape
     if site.kind in ("add", "multiply"):
-        factor = site.contribution(program, values)(jnp.ones(shape, program.avals[site.leaf].dtype))
-        rest = tuple(axis for axis in range(len(z)) if axis != examples and axis not in site.output_axes)
+        derivative = site.contribution(program, values)(jnp.ones(shape, program.avals[site.leaf].dtype))
+        rank = len(program.avals[site.output].shape)
+        rest = tuple(axis for axis in range(rank) if axis != examples and axis not in site.output_axes)
         index = _positions(shape, (), (), site.unit_axes)
-        return Rows(jnp.zeros((z[examples], 0)), factor, index, ((examples,), (), rest, site.output_axes))
+        operand = jnp.moveaxis(derivative, examples, 0)
+        return Rows(operand, None, None, index, examples, ((), rest, site.output_axes))
     operand = look(values, site.operation(program).inputs[1 - site.position])
     prepare = _dense if site.kind == "dense" else _convolution
-    inputs, index, signal_axes = prepare(site, site.operation(program).params, operand, examples, shape)
+    operand, cut, index, axes = prepare(site, site.operation(program).params, operand, examples, shape)
     # The order of the leaf, so that runs of inputs are those of ``partition``.
     order = np.argsort(index[0, :, 0], kind="stable")
-    if not np.array_equal(order, np.arange(order.size)):
-        inputs, index = inputs[..., order], index[:, order]
-    return Rows(inputs, _factor(program, site, values, index), index, signal_axes)
+    index = index[:, order]
+    in_order = cut if np.array_equal(order, np.arange(order.size)) else lambda example: cut(example)[..., order]
+    return Rows(operand, in_order, _scale(program, site, values, index), index, examples, axes)
 
 
-def _factor(program: Program, site: Site, values: dict[int, Any], index: np.ndarray) -> Any:
+def _scale(program: Program, site: Site, values: dict[int, Any], index: np.ndarray) -> Any:
     if not any(program.steps[at].name in ("mul", "div", "neg") for at in site.way[:-1]):
         return None
     shape = program.avals[site.leaf].shape
@@ -163,73 +183,61 @@ def _leaf_axes(site: Site, axes: Any) -> tuple[int, ...]:
 def _dense(site: Site, params: dict[str, Any], operand: Any, examples: int, shape: tuple[int, ...]) -> Any:
     contracted, batched = params["dimension_numbers"]
     mine, other = site.position, 1 - site.position
-    taken = (*contracted[other], *batched[other])
-    free = [axis for axis in range(operand.ndim) if axis not in taken]
+    free = [axis for axis in range(operand.ndim) if axis not in (*contracted[other], *batched[other])]
     own = [axis for axis in range(len(site.axes)) if axis not in (*contracted[mine], *batched[mine])]
-    groups = tuple(range(len(batched[0])))
     # z has the batch axes first, then the free ones of the left side, then those of the right side.
-    left = len(groups) + (len(own) if mine == 0 else 0)
-    right = len(groups) + (0 if mine == 0 else len(free))
-    here = dict(zip(range(left, left + len(free)), free, strict=True))
+    groups = tuple(range(len(batched[0])))
+    start = {mine: len(groups) + (len(free) if mine else 0), other: len(groups) + (0 if mine else len(own))}
+    here = dict(zip(range(start[other], start[other] + len(free)), free, strict=True))
     positions = tuple(axis for axis in here if axis != examples)
-    order = (here[examples], *batched[other], *(here[axis] for axis in positions), *contracted[other])
-    ordered = jnp.transpose(operand, order)
-    sizes = [
-        int(np.prod([operand.shape[axis] for axis in axes], dtype=np.int64))
-        for axes in (batched[other], [here[axis] for axis in positions], contracted[other])
-    ]
+    parts = (batched[other], [here[axis] for axis in positions], contracted[other])
+    ordered = jnp.transpose(operand, (here[examples], *itertools.chain(*parts)))
+    sizes = [int(np.prod([operand.shape[axis] for axis in axes], dtype=np.int64)) for axes in parts]
     index = _positions(
         shape, _leaf_axes(site, batched[mine]), _leaf_axes(site, contracted[mine]), _leaf_axes(site, own)
     )
-    units = tuple(range(right, right + len(own)))
-    return ordered.reshape(ordered.shape[0], *sizes), index, ((examples,), groups, positions, units)
+    units = tuple(range(start[mine], start[mine] + len(own)))
+    return ordered, lambda example: example.reshape(sizes), index, (groups, positions, units)
 
 
 def _convolution(site: Site, params: dict[str, Any], operand: Any, examples: int, shape: tuple[int, ...]) -> Any:
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     kernel = [_extent(site, shape, axis) for axis in numbers.rhs_spec[2:]]
-    patches = _patches(
-        jnp.transpose(operand, (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1])), kernel, params
-    )
-    count, positions, taps, channels = patches.shape
-    split = patches.reshape(count, positions, taps, groups, channels // groups)
-    inputs = jnp.moveaxis(split, 3, 1).reshape(count, groups, positions, -1)
-    flat = _positions(
-        shape,
-        (),
-        _leaf_axes(site, (*numbers.rhs_spec[2:], numbers.rhs_spec[1])),
-        _leaf_axes(site, numbers.rhs_spec[:1]),
-    )
+    images = jnp.transpose(operand, (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1]))
+
+    def cut(image: Any) -> Any:
+        patches = _patches(image, kernel, params)  # [t, taps, c]
+        split = patches.reshape(*patches.shape[:2], groups, -1)
+        return jnp.moveaxis(split, 2, 0).reshape(groups, len(patches), -1)
+
+    taps = (*numbers.rhs_spec[2:], numbers.rhs_spec[1])
+    flat = _positions(shape, (), _leaf_axes(site, taps), _leaf_axes(site, numbers.rhs_spec[:1]))
     index = np.moveaxis(flat[0].reshape(flat.shape[1], groups, -1), 1, 0)
-    return inputs, index, ((examples,), (), tuple(numbers.out_spec[2:]), (numbers.out_spec[1],))
+    return images, cut, index, ((), tuple(numbers.out_spec[2:]), (numbers.out_spec[1],))
 
 
 def _extent(site: Site, shape: tuple[int, ...], axis: int) -> int:
     return int(np.prod([shape[each] for each in site.axes[axis] or ()], dtype=np.int64))
 
 
-def _patches(images: Any, kernel: list[int], params: dict[str, Any]) -> Any:
-    """Cuts [n, *space, c] into what every position of a convolution sees: [n, positions, taps, c].
+def _patches(image: Any, kernel: list[int], params: dict[str, Any]) -> Any:
+    """Cuts [*space, c] into what every position of a convolution sees: [positions, taps, c].
 
     Strided slices of the padded input, one for each tap: XLA's own extraction of patches is a grouped convolution, ten
     times slower on CPU.
     """
-    zero = jnp.zeros((), images.dtype)
-    padding = [
-        (low, high, dilation - 1)
-        for (low, high), dilation in zip(params["padding"], params["lhs_dilation"], strict=True)
-    ]
-    padded = jax.lax.pad(images, zero, [(0, 0, 0), *padding, (0, 0, 0)])
-    strides, dilations = params["window_strides"], params["rhs_dilation"]
-    space = padded.shape[1:-1]
+    edges = zip(params["padding"], params["lhs_dilation"], strict=True)
+    padding = [(low, high, dilation - 1) for (low, high), dilation in edges]
+    padded = jax.lax.pad(image, jnp.zeros((), image.dtype), [*padding, (0, 0, 0)])
+    strides, dilations, channels = params["window_strides"], params["rhs_dilation"], image.shape[-1]
     steps = [
         (extent - (size - 1) * dilation - 1) // stride + 1
-        for extent, size, dilation, stride in zip(space, kernel, dilations, strides, strict=True)
+        for extent, size, dilation, stride in zip(padded.shape, kernel, dilations, strides, strict=False)
     ]
     slices = []
     for tap in itertools.product(*map(range, kernel)):
         start = [at * dilation for at, dilation in zip(tap, dilations, strict=True)]
         stop = [low + (count - 1) * stride + 1 for low, count, stride in zip(start, steps, strides, strict=True)]
-        window = jax.lax.slice(padded, (0, *start, 0), (len(images), *stop, images.shape[-1]), (1, *strides, 1))
-        slices.append(window.reshape(len(images), -1, images.shape[-1]))
-    return jnp.stack(slices, axis=2)
+        window = jax.lax.slice(padded, (*start, 0), (*stop, channels), (*strides, 1))
+        slices.append(window.reshape(-1, channels))
+    return jnp.stack(slices, axis=1)
