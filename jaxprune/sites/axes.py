@@ -42,7 +42,8 @@ def _number(atom: Any) -> Any:
     return None if isinstance(atom, core.Literal) else atom
 
 
-# A rule returns the axis of the result, or None where it is not followed. ``known``: position of a marked input -> axis.
+# A rule returns the axis of the result, or None where it is not followed.  ``known``: position of a marked input ->
+# axis.
 Known = Mapping[int, Any]
 Shapes = Sequence[tuple[int, ...]]
 Rule = Callable[[Step, Known, Shapes, tuple[int, ...]], int | None]
@@ -178,9 +179,9 @@ def _window(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -
 
 
 def _gather(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> int | None:
-    numbers, axis = step.params["dimension_numbers"], known.get(0)
     if list(known) != [0]:
         return None
+    numbers, axis = step.params["dimension_numbers"], known[0]
     batching = tuple(numbers.operand_batching_dims)
     if axis in batching:
         rest = [place for place in range(len(result)) if place not in numbers.offset_dims]

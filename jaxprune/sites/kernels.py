@@ -1,9 +1,9 @@
 """Where every parameter enters the program: through one linear operation, or not.
 
 A leaf is *served* if it enters the network through exactly one operation that is linear in it: z = W a (a matrix
-product or a convolution), z = x + b, z = s x.  On the way it may be cast, transposed, reshaped, broadcast along new axes
-of a bias, or scaled by constants.  Then z is linear in the leaf and a does not depend on it, whatever comes before or
-after, which is what exact curvature at the price of a few gradients rests on.
+product or a convolution), z = x + b, z = s x.  On the way it may be cast, transposed, reshaped, broadcast along new
+axes of a bias, or scaled by constants.  Then z is linear in the leaf and a does not depend on it, whatever comes before
+or after, which is what exact curvature at the price of a few gradients rests on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -239,8 +239,8 @@ def _regroup(axes: Axes, before: tuple[int, ...], after: tuple[int, ...], leaf: 
     if 0 in before:
         return None
     parts: list[tuple[int | None, int]] = []
-    for along, extent in zip(axes, before, strict=True):
-        parts += [(None, extent)] if along is None else [(axis, leaf[axis]) for axis in along]
+    for known, extent in zip(axes, before, strict=True):
+        parts += [(None, extent)] if known is None else [(axis, leaf[axis]) for axis in known]
     parts = [part for part in parts if part[1] != 1]
     result: list[tuple[int, ...] | None] = []
     for extent in after:
@@ -293,7 +293,9 @@ def _elementwise(kind: str) -> Callable[..., Found | None]:
     def rule(step: Step, position: int, axes: Axes, program: Program) -> Found | None:
         if step.name == "div" and position:
             return None
-        return kind, [(place, along) for place, along in enumerate(axes) if along]
+        before, z = program.avals[step.inputs[position]].shape, program.avals[step.outputs[0]].shape
+        # An axis of extent 1 may meet one of any extent: copies.
+        return kind, [(place, along) for place, along in enumerate(axes) if along and before[place] == z[place]]
 
     return rule
 

@@ -60,7 +60,8 @@ def survey(network: Network, images: Any) -> Survey:
     leaves, structure = jax.tree.flatten((network.params, network.state, images))
     shapes = tuple((tuple(jax.numpy.shape(leaf)), jax.numpy.result_type(leaf)) for leaf in leaves)
     # Tracing writes these settings into the program: the types of its values, the precision of its products.
-    settings = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision)
+    config: Any = jax.config
+    settings = (config.jax_enable_x64, config.jax_default_matmul_precision)
     return _survey(network.apply, structure, shapes, settings)
 
 

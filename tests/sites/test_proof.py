@@ -1,0 +1,344 @@
+"""What is proven of the network after a site, against Hessians and Jacobians in numbers, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from jax.custom_derivatives import linear_call
+
+import jaxprune as jp
+from tests import cases
+from tests.sites import oracle, tails
+
+
+@pytest.mark.parametrize("name", tails.TAILS)
+def test_what_is_proven_of_a_tail_is_so_and_what_is_not_proven_is_not(name):
+    tail = tails.TAILS[name]
+
+    def network(params, images, tap):
+        return tail.function(tap("w", images @ params["w"]))
+
+    params = {"w": oracle.normal(1, 4, tail.shape[-1])}
+    images = oracle.normal(2, *tail.shape[:-1], 4)
+    proof = jp.sites.survey(oracle.plain(network).replace(params=params), images).proofs["w"]
+    assert (proof.piecewise_linear, proof.examples, proof.reached) == (tail.linear, tail.examples, True)
+
+    linear, examples = tail.truth or (tail.linear, tail.examples)
+    at = jnp.zeros(tail.shape)
+    run = oracle.compiled(
+        lambda part, images: oracle.derivatives(lambda part: oracle.tapped(network, params, images, {"w": part}), part),
+        at,
+        images,
+    )
+    found = [list(map(np.asarray, run(at, images + move))) for move in (0, oracle.normal(3, *images.shape))]
+    distances = [oracle.is_gauss_newton(*each) for each in found]
+    assert max(distances) < 1e-10 if linear else max(distances) > 1e-4, distances
+    leaks = [max(oracle.leak(each[1], axis) for each in found) for axis in range(len(tail.shape))]
+    assert min(leaks) > 1e-6 if examples is None else leaks[examples] < 1e-12, leaks
+
+
+# Networks with several sites: what is proven of each alone.
+def _series(p, x, tap):
+    x = jax.nn.relu(tap("b1", tap("w1", x @ p["w1"]) + p["b1"]))
+    return tap("b2", tap("w2", x @ p["w2"]) + p["b2"])
+
+
+def _smooth_series(p, x, tap):
+    x = jnp.tanh(tap("w1", x @ p["w1"]))
+    x = tap("s", jax.nn.relu(x) * p["s"])
+    return jax.nn.relu(tap("w2", x @ p["w2"]))
+
+
+def _gate(gate):
+    return lambda p, x, tap: gate(tap("gate", x @ p["gate"])) * jax.nn.relu(tap("w", x @ p["w"]))
+
+
+def _squeeze_excite(p, x, tap):
+    x = tap("w", x @ p["w"])
+    squeezed = jax.nn.relu(tap("down", x.mean(axis=1, keepdims=True) @ p["down"]))
+    return x * jax.nn.hard_sigmoid(tap("up", squeezed @ p["up"]))
+
+
+def _attention(weigh):
+    def network(p, x, tap):
+        q, k, v = (tap(name, jnp.einsum("btd,dhk->bthk", x, p[name])) for name in ("q", "k", "v"))
+        weights = weigh(jnp.einsum("bthk,bshk->bhts", q, k))
+        return tap("out", jnp.einsum("bhts,bshk,hkd->btd", weights, v, p["out"]))
+
+    return network
+
+
+def _pre_norm(p, x, tap):
+    x = x + tap("w1", tails.layer_norm(x) @ p["w1"])
+    x = x + tap("w2", jax.nn.relu(x) @ p["w2"])
+    return jax.nn.relu(tap("w3", tails.layer_norm(x) @ p["w3"]))
+
+
+def _batch_norm(p, x, tap):
+    x = tap("w1", x @ p["w1"])
+    x = (x - x.mean(axis=0)) / jnp.sqrt(x.var(axis=0) + 1e-3)
+    return jax.nn.relu(tap("b", tap("s", x * p["s"]) + p["b"])) @ p["unused in part"]
+
+
+def _mixer(p, x, tap):
+    x = jax.nn.relu(tap("channels", x @ p["channels"]))
+    return tap("tokens", jax.nn.relu(x).swapaxes(1, 2) @ p["tokens"])
+
+
+def _batch_last(p, x, tap):
+    x = jax.nn.relu(tap("w1", p["w1"] @ x.T))
+    return tap("w2", jnp.einsum("oi,ib->ob", p["w2"], x)).T
+
+
+def _own_backward_beside(p, x, tap):
+    own = tails.OWN_BACKWARD["centred gradient"].function
+    first = tap("w1", x @ p["w1"])
+    return tap("w2", own(first) @ p["w2"]) + tap("w3", jax.nn.relu(x) @ p["w3"])
+
+
+SHAPES = {"w1": (4, 4), "w2": (4, 4), "w3": (4, 4), "b1": (4,), "b2": (4,), "b": (4,), "s": (4,)}
+HEADS = {"q": (4, 2, 3), "k": (4, 2, 3), "v": (4, 2, 3), "out": (2, 3, 4)}
+X, TOKENS = (3, 4), (3, 3, 4)
+NETWORKS = {
+    "series": (_series, X, dict.fromkeys(("w1", "b1", "w2", "b2"), (True, 0))),
+    "smooth series": (_smooth_series, X, {"w1": (False, 0), "s": (True, 0), "w2": (True, 0)}),
+    "smooth gate": (_gate(jax.nn.sigmoid), X, {"gate": (False, 0), "w": (True, 0)}),
+    "piecewise linear gate": (_gate(jax.nn.hard_sigmoid), X, {"gate": (True, 0), "w": (True, 0)}),
+    "gate of the batch": (_gate(lambda z: z.mean(axis=0)), X, {"gate": (True, None), "w": (True, 0)}),
+    "squeeze": (_squeeze_excite, TOKENS, {"w": (False, 0), "down": (True, 0), "up": (True, 0)}),
+    "attention": (
+        _attention(lambda scores: jax.nn.softmax(3 * scores, axis=-1)),
+        TOKENS,
+        {"q": (False, 0), "k": (False, 0), "v": (True, 0), "out": (True, 0)},
+    ),
+    "linear attention": (_attention(jax.nn.relu), TOKENS, dict.fromkeys(("q", "k", "v", "out"), (True, 0))),
+    "attention among examples": (
+        _attention(lambda scores: jax.nn.softmax(3 * scores, axis=0)),
+        TOKENS,
+        {"q": (False, None), "k": (False, None), "v": (True, 0), "out": (True, 0)},
+    ),
+    "pre-norm": (_pre_norm, TOKENS, {"w1": (False, 0), "w2": (False, 0), "w3": (True, 0)}),
+    "batch norm in training": (_batch_norm, X, {"w1": (False, None), "s": (True, 0), "b": (True, 0)}),
+    "mixer": (_mixer, TOKENS, {"channels": (True, 0), "tokens": (True, 0)}),
+    "examples last": (_batch_last, X, {"w1": (True, 1), "w2": (True, 1)}),
+    "own backward pass beside": (_own_backward_beside, X, {"w1": (False, None), "w2": (True, 0), "w3": (True, 0)}),
+}
+
+
+def _params(expected):
+    shapes = {**SHAPES, **HEADS, "tokens": (3, 3)}
+    return {name: oracle.normal(len(name), *shapes.get(name, (4, 4))) for name in (*expected, "unused in part")}
+
+
+def _check(network, params, images, proofs, sites, program_avals, truth=True):
+    """Every proof of these sites against numbers, in one compiled program; returns how many proved what."""
+    parts = {name: jnp.zeros(program_avals[site.output].shape) for name, site in sites.items()}
+
+    def every(images):
+        def of(name):
+            return oracle.derivatives(lambda part: oracle.tapped(network, params, images, {name: part}), parts[name])
+
+        return {name: of(name) for name in parts}
+
+    run = oracle.compiled(every, images)
+    for at in (images, images + oracle.normal(3, *images.shape)):
+        for name, found in run(at).items():
+            outputs, jacobian, hessian = map(np.asarray, found)
+            if not (np.isfinite(hessian).all() and np.isfinite(jacobian).all()):
+                continue
+            distance = oracle.is_gauss_newton(outputs, jacobian, hessian)
+            assert distance < 1e-10 or not proofs[name].piecewise_linear, (name, distance)
+            assert distance > 1e-4 or proofs[name].piecewise_linear or not truth, (name, distance)
+            if proofs[name].examples is not None:
+                assert oracle.leak(jacobian, proofs[name].examples) < 1e-12, name
+            elif truth:
+                assert min(oracle.leak(jacobian, axis) for axis in range(jacobian.ndim - 2)) > 1e-6, name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_site_of_a_network_is_judged_by_itself(name):
+    network, shape, expected = NETWORKS[name]
+    params, images = _params(expected), oracle.normal(2, *shape)
+    found = jp.sites.survey(oracle.plain(network).replace(params=params), images)
+    got = {path: (found.proofs[path].piecewise_linear, found.proofs[path].examples) for path in expected}
+    assert got == expected
+    sites = {path: found.sites[path] for path in expected}
+    _check(network, params, images, found.proofs, sites, found.program.avals)
+
+
+def test_our_networks_are_judged_as_they_are_built():
+    for name in cases.PIECEWISE_LINEAR:
+        case = cases.build(name)
+        found = jp.sites.survey(case.network, case.batch["image"])
+        assert set(found.proofs) == set(jp.tree.names(case.network.params))
+        assert {(proof.piecewise_linear, proof.examples, proof.reached) for proof in found.proofs.values()} == {
+            (True, 0, True)
+        }
+    case = cases.build("vit")
+    found = jp.sites.survey(case.network, case.batch["image"])
+    last = {path for path, proof in found.proofs.items() if proof.piecewise_linear}
+    assert last == {"norm/scale", "norm/bias", "head/kernel", "head/bias"}
+    assert {proof.examples for proof in found.proofs.values()} == {0}
+
+
+def test_a_site_that_no_derivative_reaches_is_said_so():
+    def network(params, state, images):
+        z = images @ params["w"]
+        number = images.mean() * params["number"]
+        return images @ params["v"] + jax.lax.stop_gradient(z) + jnp.round(z) + jnp.floor(number)
+
+    params = {"w": oracle.normal(0, 4, 3), "v": oracle.normal(1, 4, 3), "number": np.array(2.0)}
+    proofs = jp.sites.survey(jp.Network(network, params), oracle.normal(2, 3, 4)).proofs
+    assert {name: (proof.piecewise_linear, proof.reached) for name, proof in proofs.items()} == {
+        "w": (True, False),
+        "v": (True, True),
+        "number": (True, False),
+    }
+
+
+def test_a_derivative_rule_whose_transpose_is_given_apart_is_not_trusted():
+    @jax.custom_jvp
+    def double(x):
+        return 2 * x
+
+    @double.defjvp
+    def _(primals, tangents):
+        return double(*primals), linear_call(lambda _, t: 2 * t, lambda _, u: 3 * u, (), tangents[0])
+
+    def network(params, state, images):
+        return double(images @ params["w"]) @ params["v"]
+
+    params = {"w": oracle.normal(0, 4, 3), "v": oracle.normal(1, 3, 3)}
+    proofs = jp.sites.survey(jp.Network(network, params), oracle.normal(2, 3, 4)).proofs
+    assert (proofs["w"].piecewise_linear, proofs["w"].examples) == (False, None)
+    assert (proofs["v"].piecewise_linear, proofs["v"].examples) == (True, 0)
+
+
+# Random programs.  Every value is [3, 3, 3], so that no axis can be told from another by its extent.
+SITE = ("dense", "dense of tokens", "bias", "scale")
+ONE = {
+    "relu": jax.nn.relu,
+    "abs": jnp.abs,
+    "clip": lambda z: jnp.clip(z, -0.5, 0.5),
+    "leaky": lambda z: jnp.where(z > 0, z, 0.3 * z),
+    "gate": lambda z: jax.lax.stop_gradient(jax.nn.sigmoid(z)) * z,
+    "straight through": lambda z: z + jax.lax.stop_gradient(jnp.round(z) - z),
+    "soft sign rule": lambda z: tails.soft_sign(z) * 1.5,
+    "sigmoid rule": tails.SMOOTH["relu with a sigmoid rule"],
+    "clipped gradient": tails.OWN_BACKWARD["clipped gradient"].function,
+    "rounded, passed through": tails.OWN_BACKWARD["rounded, passed through"].function,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "square": lambda z: 0.3 * z**2,
+    "reciprocal": lambda z: 1 / (1 + jnp.abs(z)),
+    "hard swish": jax.nn.hard_swish,
+    "remat": jax.checkpoint(lambda z: jax.nn.relu(z) - 0.1 * jnp.sin(z)),
+    "constant": lambda z: jnp.einsum("btd,td->bt", z, oracle.normal(7, 3, 3))[:, :, None] * oracle.normal(8, 3),
+}
+ALONG = {
+    "sort": lambda z, axis: jnp.sort(z, axis=axis),
+    "cumsum": lambda z, axis: jnp.cumsum(z, axis=axis),
+    "cummax": lambda z, axis: jax.lax.cummax(z, axis=axis),
+    "roll": lambda z, axis: jnp.roll(z, 1, axis=axis),
+    "flip": lambda z, axis: jnp.flip(z, axis=axis),
+    "centre": lambda z, axis: z - z.mean(axis=axis, keepdims=True),
+    "mean": lambda z, axis: jnp.broadcast_to(z.mean(axis=axis, keepdims=True), z.shape),
+    "largest": lambda z, axis: z + z.max(axis=axis, keepdims=True),
+    "softmax": lambda z, axis: jax.nn.softmax(z, axis=axis),
+    "norm": lambda z, axis: tails.layer_norm(z, axis),
+    "gather": lambda z, axis: jnp.take(z, np.array([2, 0, 0]), axis=axis),
+    "halves": lambda z, axis: jnp.concatenate(
+        [jax.lax.slice_in_dim(z, 1, 3, axis=axis), jax.lax.slice_in_dim(z, 0, 1, axis=axis)], axis=axis
+    ),
+    "pad": lambda z, axis: jax.lax.pad(z, 0.5, [(1, -1, 0) if place == axis else (0, 0, 0) for place in range(3)]),
+    "take the largest": lambda z, axis: z * jax.nn.one_hot(z.argmax(axis), 3, axis=axis),
+    "top": lambda z, axis: jnp.take_along_axis(z, jnp.argsort(jnp.abs(z), axis=axis), axis=axis),
+    "swap": lambda z, axis: z.swapaxes(axis, (axis + 1) % 3),
+    "turn": lambda z, axis: z.transpose(*((axis + place) % 3 for place in range(3))),
+    "merge": lambda z, axis: jnp.roll(z.reshape(9, 3) if axis else z.reshape(3, 9), 1, axis=axis % 2).reshape(3, 3, 3),
+    "reorder": lambda z, axis: z.swapaxes(0, axis).reshape(27)[::-1].reshape(3, 3, 3).swapaxes(0, axis),
+    "unstack": lambda z, axis: jnp.stack([jnp.maximum(row, 0) for row in jnp.unstack(z, axis=axis)], axis=axis),
+    "scatter": lambda z, axis: jnp.moveaxis(jnp.ones((3, 3, 3)).at[np.array([0, 2, 2])].add(z), 0, axis),
+    "update": lambda z, axis: jax.lax.dynamic_update_slice_in_dim(
+        z, 2 * jax.lax.slice_in_dim(z, 1, 2, axis=axis), 0, axis=axis
+    ),
+    "vmap": lambda z, axis: jax.vmap(lambda part: part[part.sum(1).argmax()] + part, in_axes=axis, out_axes=axis)(z),
+}
+TWO = {
+    "add": lambda y, z, axis: y + z,
+    "product": lambda y, z, axis: 0.5 * y * z,
+    "maximum": lambda y, z, axis: jnp.maximum(y, z),
+    "select": lambda y, z, axis: jnp.where(y > z.mean(axis, keepdims=True), y, -z),
+    "gated": lambda y, z, axis: y * jax.nn.hard_sigmoid(z),
+    "matrices": lambda y, z, axis: 0.3 * jnp.einsum("btd,bde->bte", *(jnp.moveaxis(each, 0, axis) for each in (y, z))),
+    "attend": lambda y, z, axis: jnp.einsum("bts,bsd->btd", jax.nn.softmax(jnp.einsum("btd,bsd->bts", y, z)), z),
+}
+CUBE = (3, 3, 3)
+STEPS = st.lists(
+    st.tuples(
+        st.one_of(*(st.sampled_from(sorted(kind)) for kind in (SITE, ONE, ALONG, ALONG, TWO))),
+        st.integers(0, 3),
+        st.integers(0, 3),
+        st.integers(0, 2),
+    ),
+    min_size=2,
+    max_size=7,
+)
+
+
+def _random(steps):
+    """A network of these steps; each takes a value, counted back from the last, maybe another, and an axis."""
+    leaves = {f"w{place}": kind for place, (kind, *_) in enumerate(steps) if kind in SITE}
+    shapes = {"dense": (3, 3), "dense of tokens": (3, 3), "bias": (3,), "scale": (3, 1)}
+    params = {name: oracle.normal(place, *shapes[kind]) for place, (name, kind) in enumerate(leaves.items())}
+    params["first"] = oracle.normal(50, 3, 3)
+
+    def network(p, x, tap):
+        values = [x, tap("first", x @ p["first"])]
+        for place, (kind, one, other, axis) in enumerate(steps):
+            y, z, name = values[-1 - one % len(values)], values[-1 - other % len(values)], f"w{place}"
+            if kind in SITE:
+                made = {
+                    "dense": lambda y, w: y @ w,
+                    "dense of tokens": lambda y, w: jax.lax.dot_general(y, w, (((1,), (1,)), ((), ()))),
+                    "bias": lambda y, w: y + w,
+                    "scale": lambda y, w: y * w,
+                }[kind]
+                values.append(tap(name, made(y, p[name])))
+            elif kind in ONE:
+                values.append(ONE[kind](y))
+            else:
+                values.append(ALONG[kind](y, axis) if kind in ALONG else TWO[kind](y, z, axis))
+        return values[-1] + (values[-2] if steps[-1][1] % 2 else 0)
+
+    return network, params
+
+
+def test_nothing_false_is_ever_proven_of_a_random_program():
+    seen = {"sites": 0, "linear": 0, "independent": 0, "both": 0}
+
+    # A failure is short enough as it is, and shrinking it compiles hundreds of programs.
+    @settings(max_examples=60, phases=[Phase.generate])
+    @given(STEPS)
+    def check(steps):
+        network, params = _random(steps)
+        images = oracle.normal(4, *CUBE)
+        found = jp.sites.survey(oracle.plain(network).replace(params=params), images)
+        proofs = {
+            path: proof for path, proof in found.proofs.items() if proof.piecewise_linear or proof.examples is not None
+        }
+        sites = {path: found.sites[path] for path in proofs}
+        if sites:
+            _check(network, params, images, proofs, sites, found.program.avals, truth=False)
+        seen["sites"] += len(found.sites)
+        seen["linear"] += sum(proof.piecewise_linear for proof in proofs.values())
+        seen["independent"] += sum(proof.examples is not None for proof in proofs.values())
+        seen["both"] += sum(proof.piecewise_linear and proof.examples is not None for proof in proofs.values())
+
+    check()
+    # Neither everything nor nothing.
+    assert seen["both"] > 20, seen
+    assert seen["linear"] < 0.9 * seen["sites"], seen
+    assert seen["independent"] < 0.9 * seen["sites"], seen
