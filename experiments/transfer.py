@@ -10,6 +10,7 @@ had.  Every split is disjoint, and the head of a task is fitted once, on feature
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import options, transfer_page
-from experiments.transfer_grid import Opened, Run, Settings, Study, grid, mine, validate
+from experiments.transfer_grid import Common, Opened, Run, Study, grid, mine, validate
 from jaxprune import check, files, records
 from jaxprune.evaluate import transfer
 from jaxprune.evaluate.heads import HeadMaker
@@ -68,7 +69,7 @@ class World:
         return transfer.with_head(network, self.heads[self.source.name])
 
 
-def prepare(settings: Settings, seed: int, opened: Opened, out: Path) -> World:
+def prepare(settings: Common, seed: int, opened: Opened, out: Path, shifts: Sequence[str] = ()) -> World:
     """Splits the data, pretrains the network (or loads it) and fits the frozen heads."""
     images, tasks, source = opened.images, opened.tasks, opened.source
     parts = jp.data.split(images.labels, images.name, seed)
@@ -90,7 +91,7 @@ def prepare(settings: Settings, seed: int, opened: Opened, out: Path) -> World:
     shifted = [
         Domain(one.task, shift, {**one.data, "image": jp.data.shift(one.data["image"], shift, seed)})
         for one in clean
-        for shift in settings.shifts
+        for shift in shifts
     ]
     loss = options.LOSSES[settings.loss]
     scoring = batches(jp.data.select(images, parts["scoring"], source.classes))
@@ -121,7 +122,7 @@ def batches(data: dict[str, Any]) -> jp.data.Batches:
     return jp.data.Batches(data, min(256, len(data["label"])))
 
 
-def pretrain(settings: Settings, seed: int, data: dict[str, Any], classes: int, out: Path) -> jp.Network:
+def pretrain(settings: Common, seed: int, data: dict[str, Any], classes: int, out: Path) -> jp.Network:
     """Trains the network on all classes with cross-entropy, or loads the checkpoint of an earlier run."""
     module = jp.models.resnet_cifar(settings.depth, classes, settings.width)
     variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
@@ -146,7 +147,7 @@ def pretrain(settings: Settings, seed: int, data: dict[str, Any], classes: int, 
         )
 
 
-def choose_head(settings: Settings, dense: jp.Network, features: Any, labels: Any, selection: Any) -> HeadMaker:
+def choose_head(settings: Common, dense: jp.Network, features: Any, labels: Any, selection: Any) -> HeadMaker:
     """Chooses the penalty of a task's head: the best on the selection split, with dense features."""
     makers = [options.HEADS[settings.head](penalty) for penalty in sorted(settings.penalties, reverse=True)]
     held_out = transfer.features(dense, batches(selection))
@@ -161,7 +162,7 @@ def choose_head(settings: Settings, dense: jp.Network, features: Any, labels: An
 # ------------------------------------------------------------------------------------------------------ the runs
 
 
-def masks_of(world: World, settings: Settings, score: str, seed: int) -> Any:
+def masks_of(world: World, settings: Common, score: str, seed: int) -> Any:
     """Returns sparsity -> mask; one-shot pruning scores once for all sparsities."""
     if score == "dense":
         return lambda sparsity: jp.masks.ones(world.dense.params)
@@ -206,21 +207,39 @@ def increase(world: World, pruned: Any) -> dict[str, float]:
     }
 
 
-def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation) -> dict[str, Any]:
-    """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again."""
-    params = jp.masks.apply(mask, world.dense.params)
-    pruned = world.dense.replace(params=params)
-    if run.recalibrate:
-        pruned = jp.train.recalibrate(pruned, [world.finetuning], jax.random.key(run.seed))
+def transformation(settings: Common) -> optax.GradientTransformation:
+    """Makes the transformation that fine-tunes: one for all runs, so that fine-tuning is compiled once."""
+    return optax.adam(optax.cosine_decay_schedule(settings.finetune_rate, settings.finetune_steps))
+
+
+def prune(world: World, settings: Common, mask: Any, seed: int) -> jp.Network:
+    """Returns the dense network under a mask, with BatchNorm statistics of its own where the settings say so."""
+    pruned = world.dense.replace(params=jp.masks.apply(mask, world.dense.params))
+    if settings.recalibrate:
+        pruned = jp.train.recalibrate(pruned, [world.finetuning], jax.random.key(seed))
+    return pruned
+
+
+def finetune(
+    world: World, settings: Common, pruned: jp.Network, mask: Any, tx: optax.GradientTransformation, seed: int
+) -> jp.Network:
+    """Trains a pruned network on the source task through its frozen head; the seed decides the order of the data."""
     tuned = jp.train.fit(
         world.headed(pruned),
         world.loss,
         jp.optim.with_mask(tx, mask),
         world.finetuning,
-        steps=run.finetune_steps,
-        batch_size=run.batch_size,
-        seed=run.seed,
+        steps=settings.finetune_steps,
+        batch_size=settings.batch_size,
+        seed=seed,
     )
+    return pruned.replace(params=tuned.params)
+
+
+def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation) -> dict[str, Any]:
+    """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again."""
+    pruned = prune(world, run, mask, run.seed)
+    tuned = finetune(world, run, pruned, mask, tx, run.seed)
     kept = jp.tree.map_named(lambda name, leaf: float(np.mean(np.asarray(leaf))), mask)
     layers = zip(jp.tree.names(mask), jax.tree.leaves(kept), jax.tree.leaves(world.prunable), strict=True)
     return {
@@ -231,8 +250,8 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
             for name, one in world.tests.items()
         },
         "pruned": measure(world, pruned),
-        "finetuned": measure(world, pruned.replace(params=tuned.params)),
-        "loss_increase": increase(world, params),
+        "finetuned": measure(world, tuned),
+        "loss_increase": increase(world, pruned.params),
         "sparsity": jp.masks.sparsity(mask, world.prunable),
         "layer_sparsity": {name: 1 - share for name, share, flag in layers if flag},
         "mask": records.fingerprint(*map(np.asarray, jax.tree.leaves(mask))),
@@ -251,10 +270,9 @@ def main(study: Study, opened: Opened | None = None, console: Console | None = N
             store.read(run)  # a damaged record is found now, not after hours of work
     missing = [run for run in mine(runs, study.shard) if not store.has(run)]
     console.print(f"{len(runs)} runs, {len(missing)} of them to do here.")
-    # One transformation for all runs: fine-tuning is compiled once.
-    tx = optax.adam(optax.cosine_decay_schedule(study.finetune_rate, study.finetune_steps))
+    tx = transformation(study)
     for seed in dict.fromkeys(run.seed for run in missing):
-        world = prepare(study, seed, opened, study.out)
+        world = prepare(study, seed, opened, study.out, study.shifts)
         for score in dict.fromkeys(run.score for run in missing if run.seed == seed):
             mask_at = masks_of(world, study, score, seed)
             for run in (run for run in missing if (run.seed, run.score) == (seed, score)):

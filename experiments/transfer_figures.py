@@ -37,11 +37,11 @@ def curves(results: Results, measured: Table) -> Figure:
                 axis.axhline(results.chance(group), color="#8a8578", linestyle=":", linewidth=1.2)
                 for score in results.scores:
                     one = here[here.score == score].sort_values("sparsity")
-                    style = _line(results, score)
+                    look = style(results, score)
                     axis.fill_between(
-                        100 * one.sparsity, one.low, one.high, color=style["color"], alpha=0.13, linewidth=0
+                        100 * one.sparsity, one.low, one.high, color=look["color"], alpha=0.13, linewidth=0
                     )
-                    axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **style)
+                    axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **look)
                 axis.set_ylim(0, 1.02)
                 axis.set_title(group if stage == "pruned" else "")
         axes[0, 0].set_ylabel("accuracy, pruned")
@@ -66,7 +66,7 @@ def source_against_transfer(results: Results, measured: Table) -> Figure:
             for score in results.scores:
                 one = here.loc[score]
                 x, y = [dense["source"], *one["source"]], [dense["transfer"], *one["transfer"]]
-                axis.plot(x, y, label=label(score), **_line(results, score))
+                axis.plot(x, y, label=label(score), **style(results, score))
             axis.set_title("pruned" if stage == "pruned" else "fine-tuned on source")
             axis.set(
                 xlabel="accuracy on the source task",
@@ -89,7 +89,7 @@ def predictions(results: Results, frame: Table) -> Figure:
         axis.plot([low, high], [low, high], color="#c9c2b1", linewidth=1)
         for score in results.scores:
             one = rows[rows.score == score]
-            color = _line(results, score)["color"]
+            color = style(results, score)["color"]
             axis.scatter(one.quadratic, one.true, s=20, color=color, alpha=0.75, label=label(score), linewidths=0)
         # Linear near zero, so that a loss that fell is on the plot too.
         axis.set_xscale("symlog", linthresh=1e-3)
@@ -118,7 +118,8 @@ def examples(images: Any, tasks: Sequence[data.Task], shifts: Sequence[str]) -> 
         return drawn
 
 
-def _line(results: Results, score: str) -> dict[str, Any]:
+def style(results: Any, score: str) -> dict[str, Any]:
+    """Returns how the line of a score looks, in all figures of a study; ``results.scores`` are those it has."""
     if score == "random":
         return {"color": "#8a8578", "marker": ".", "linewidth": 1.2, "linestyle": "-."}
     named = [other for other in results.scores if other != "random"]

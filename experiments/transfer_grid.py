@@ -12,8 +12,8 @@ from jaxprune import check
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides the numbers of a run, apart from seed, score and sparsity."""
+class Common:
+    """What decides the networks of a run, and their heads, apart from seed, score and sparsity."""
 
     data: str = "digits"
     """digits, shapes, or tfds:<name> for a prepared TensorFlow data set."""
@@ -23,8 +23,6 @@ class Settings:
     """Side of the images in pixels; the digits have 8 whatever it says."""
     source: str = ""
     """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
-    shifts: tuple[str, ...] = ("noise", "rotation", "blur", "contrast")
-    """Shifted domains of every task, evaluated as well."""
     depth: int = 8
     """Depth of the CIFAR ResNet, 6 n + 2."""
     width: int = 6
@@ -48,6 +46,14 @@ class Settings:
     finetune_steps: int = 100
     finetune_rate: float = 2e-3
     """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What decides the numbers of a run, apart from seed, score and sparsity."""
+
+    shifts: tuple[str, ...] = ("noise", "rotation", "blur", "contrast")
+    """Shifted domains of every task, evaluated as well."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def grid(study: Study) -> list[Run]:
 
 
 _COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "image_size")
-_AMOUNTS = ("pretrain_rate", "finetune_rate", "damping", "margin")
+_AMOUNTS = ("pretrain_rate", "finetune_rate", "damping")
 
 
 @dataclass(frozen=True)
@@ -98,33 +104,44 @@ class Opened:
 
 def validate(study: Study) -> Opened:
     """Opens the data, and finds every bad value before anything expensive starts."""
-    for score in study.scores:
-        check.choice("scores", score, options.SCORES)
-    check.choice("head", study.head, options.HEADS)
-    check.choice("loss", study.loss, options.LOSSES)
-    for sparsity in study.sparsities:
-        check.sparsity(sparsity, "sparsities")
     for shift in study.shifts:
         check.choice("shifts", shift, jp.data.SHIFTS)
+    for sparsity in study.sparsities:
+        check.sparsity(sparsity, "sparsities")
+    each_once("sparsities", study.sparsities)
+    check.positive("margin", study.margin)
+    part(study.shard)
+    return open_common(study, study.scores, study.seeds, study.out)
+
+
+def open_common(settings: Common, scores: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> Opened:
+    """Opens the data, and finds every bad value among what studies of pruned networks share."""
+    for score in scores:
+        check.choice("scores", score, options.SCORES)
+    check.choice("head", settings.head, options.HEADS)
+    check.choice("loss", settings.loss, options.LOSSES)
     for name in (*_COUNTS, *_AMOUNTS):
-        check.positive(name, getattr(study, name))
-    for penalty in study.penalties:
+        check.positive(name, getattr(settings, name))
+    for penalty in settings.penalties:
         check.positive("penalties", penalty)
-    for name in ("scores", "sparsities", "seeds", "penalties"):
-        values = getattr(study, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name}: expected one or more, each of them once, but got {values}.")
-    for seed in study.seeds:
+    for name, values in {"scores": scores, "seeds": seeds, "penalties": settings.penalties}.items():
+        each_once(name, values)
+    for seed in seeds:
         if seed < 0:
             raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
-    part(study.shard)
-    jp.models.resnet_cifar(study.depth, 2, study.width)
-    check.writable("out", study.out)
-    images, tasks = options.load(study.data, study.data_folder, study.image_size)
-    source = jp.data.find_task(tasks, study.source) if study.source else tasks[0]
-    for seed in study.seeds:
+    jp.models.resnet_cifar(settings.depth, 2, settings.width)
+    check.writable("out", out)
+    images, tasks = options.load(settings.data, settings.data_folder, settings.image_size)
+    source = jp.data.find_task(tasks, settings.source) if settings.source else tasks[0]
+    for seed in seeds:
         jp.data.split(images.labels, images.name, seed)
     return Opened(images, tasks, source)
+
+
+def each_once(name: str, values: Sequence[Any]) -> None:
+    """Checks that there are one or more values, and that none repeats."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name}: expected one or more, each of them once, but got {values}.")
 
 
 def part(shard: str) -> tuple[int, int]:

@@ -24,10 +24,8 @@ from experiments.transfer_results import (
     runs,
     verdicts,
 )
+from experiments.wording import DATA, MARKS, TONES, joined, percent, provenance
 from jaxprune import data, files, report
-
-_TONES = {"holds": "good", "does not hold": "bad", "undecided": "unsure", "undecided (floor)": "none"}
-_MARKS = {"holds": "holds", "does not hold": "no", "undecided": "undecided", "undecided (floor)": "floor"}
 
 
 def write(
@@ -55,7 +53,7 @@ def compose(
     """Puts the page together."""
     page = report.Page(
         "What a pruned network keeps",
-        f"A network pretrained on {_DATA.get(study.data, study.data)} is pruned with data of one task only "
+        f"A network pretrained on {DATA.get(study.data, study.data)} is pruned with data of one task only "
         f"({study.source}). Does it keep its zero-shot accuracy on that task, and on tasks it was never shown? And "
         "does fine-tuning on that one task bring the others back?",
     )
@@ -101,7 +99,6 @@ def compose(
 
 
 _OPEN = ("P1", "P2 helps", "P2 restores")
-_DATA = {"digits": "handwritten digits", "shapes": "painted shapes with textures"}
 
 
 def _count(results: Results) -> str:
@@ -114,7 +111,7 @@ def findings(study: Any, results: Results, tested: Table, measured: Table) -> li
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
     first = [one["pretrained"]["accuracy"] for one in results.metrics("dense", 0.0)]
     dense = [
-        f"{_percent(results.accuracy('dense', 0.0, 'pruned', group).mean)} on {GROUPS[group]}"
+        f"{percent(results.accuracy('dense', 0.0, 'pruned', group).mean)} on {GROUPS[group]}"
         for group in results.groups
     ]
     few = ""
@@ -130,7 +127,7 @@ def findings(study: Any, results: Results, tested: Table, measured: Table) -> li
         ),
         (
             "The dense network.",
-            f"Its own classifier tells all classes apart with {_percent(float(np.mean(first)))} accuracy; with the "
+            f"Its own classifier tells all classes apart with {percent(float(np.mean(first)))} accuracy; with the "
             f"frozen heads it reaches {', '.join(dense)} ({len(results.seeds)} seeds).{few}",
         ),
     ]
@@ -156,7 +153,7 @@ def _furthest(results: Results, tested: Table, claim: str) -> str:
     best = max((limit for limit in limits.values() if limit is not None), default=None)
     if best is None:
         return "at no sparsity that was tried"
-    return f"up to {_percent(best)} sparsity (by {_and([label(score) for score in limits if limits[score] == best])})"
+    return f"up to {percent(best)} sparsity (by {joined([label(score) for score in limits if limits[score] == best])})"
 
 
 def _reaches(results: Results, tested: Table, claim: str) -> str:
@@ -165,12 +162,12 @@ def _reaches(results: Results, tested: Table, claim: str) -> str:
     for score, limit in found.items():
         if limit is not None:
             limits.setdefault(limit, []).append(label(score))
-    named = [f"up to {_percent(limit)} sparsity by {_and(limits[limit])}" for limit in sorted(limits, reverse=True)]
+    named = [f"up to {percent(limit)} sparsity by {joined(limits[limit])}" for limit in sorted(limits, reverse=True)]
     never = [label(score) for score, limit in found.items() if limit is None]
-    lowest = _percent(results.sparsities[0])
+    lowest = percent(results.sparsities[0])
     if not named:
         return f"by no score, even at {lowest}"
-    return ", ".join(named) + (f"; not even at {lowest} by {_and(never)}" if never else "")
+    return ", ".join(named) + (f"; not even at {lowest} by {joined(never)}" if never else "")
 
 
 def _tally(rows: Table) -> str:
@@ -178,7 +175,7 @@ def _tally(rows: Table) -> str:
     helped = rows[rows.verdict == "holds"]
     where = ""
     if len(helped):
-        where = f" (at sparsities from {_percent(helped.sparsity.min())} to {_percent(helped.sparsity.max())})"
+        where = f" (at sparsities from {percent(helped.sparsity.min())} to {percent(helped.sparsity.max())})"
     return (
         f"is shown to help in {counts.get('holds', 0)} of {len(rows)} cases{where} and to harm in "
         f"{counts.get('does not hold', 0)}; {counts.get('undecided', 0)} are undecided, and in "
@@ -192,7 +189,7 @@ def _order_on_transfer(results: Results, measured: Table) -> list[tuple[str, str
     if len(means) < 2:
         return []
     orders = [
-        f"on {GROUPS[group]} " + ", ".join(f"{label(str(score))} {_percent(value)}" for score, value in order.items())
+        f"on {GROUPS[group]} " + ", ".join(f"{label(str(score))} {percent(value)}" for score, value in order.items())
         for group in ("source", "transfer")
         for order in [means[group].sort_values(ascending=False)]
     ]
@@ -200,12 +197,8 @@ def _order_on_transfer(results: Results, measured: Table) -> list[tuple[str, str
     return [("What a score looks at.", told)]
 
 
-def _and(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def _verdict_tables(page: report.Page, results: Results, tested: Table) -> None:
-    header = ["", *(_percent(sparsity) for sparsity in results.sparsities)]
+    header = ["", *(percent(sparsity) for sparsity in results.sparsities)]
     for claim, rows in tested.groupby("claim", sort=False):
         table = [
             [label(str(score)), *map(_verdict, cells.itertuples())]
@@ -219,7 +212,7 @@ def _verdict_tables(page: report.Page, results: Results, tested: Table) -> None:
 def _verdict(cell: Any) -> report.Cell:
     ends = f"95 % interval {100 * cell.low:+.1f} to {100 * cell.high:+.1f}"
     return report.Cell(
-        _MARKS[cell.verdict], _TONES[cell.verdict], f"{cell.verdict}: {100 * cell.difference:+.1f} points, {ends}"
+        MARKS[cell.verdict], TONES[cell.verdict], f"{cell.verdict}: {100 * cell.difference:+.1f} points, {ends}"
     )
 
 
@@ -233,7 +226,7 @@ def _accuracy_table(page: report.Page, results: Results, measured: Table) -> Non
         for (score, sparsity), cells in by_cell(measured[measured["head"] == head]):
             numbers = cells.set_index(["group", "stage"])
             shown = [_pair(numbers.loc[group]) for group in results.groups]
-            rows.append(["" if score == last else label(str(score)), _percent(sparsity), *shown])
+            rows.append(["" if score == last else label(str(score)), percent(sparsity), *shown])
             last = score
         caption = f"{meaning}. Accuracy in percent, pruned → fine-tuned; hover for intervals."
         page.table(caption, ["", "sparsity", *results.groups], rows, folded=True)
@@ -291,13 +284,7 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
             ),
         ]
     )
-    place = first["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
-    page.text(
-        f"{len(records)} runs, {sum(one['provenance']['seconds'] for one in records) / 60:.1f} minutes without "
-        f"pretraining and scoring, on {', '.join(sorted(set(place['devices'])))}. {versions}; Python "
-        f"{place['python']}; commit {place['commit'][:12]}."
-    )
+    page.text(provenance(records))
 
 
 def _print(results: Results, measured: Table, console: Console) -> None:
@@ -311,9 +298,5 @@ def _print(results: Results, measured: Table, console: Console) -> None:
     for (score, sparsity), cells in by_cell(rows):
         value = cells.set_index(["group", "stage"]).accuracy
         cell = [" → ".join(f"{100 * value[group, stage]:5.1f}" for stage in STAGES) for group in shown]
-        table.add_row(label(str(score)), _percent(sparsity), *cell)
+        table.add_row(label(str(score)), percent(sparsity), *cell)
     console.print(table)
-
-
-def _percent(share: Any) -> str:
-    return f"{100 * share:.3g} %"

@@ -21,7 +21,7 @@ FLOORS = [
     {"data", "models", "curvature", "masks", "schedules", "checkpoint"},
     {"scores", "optim"},
     {"pruning", "train"},
-    {"evaluate"},
+    {"evaluate", "geometry"},
     {"report"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -65,7 +65,18 @@ PUBLIC = {
     "": ["Network"],
     "losses": ["cross_entropy", "squared_error"],
     "curvature": ["hvp", "ggnvp", "diagonal", "block_product", "block"],
-    "scores": ["magnitude", "random", "snip", "grasp", "synflow", "fisher", "diagonal_hessian", "block_hessian"],
+    "scores": [
+        "magnitude",
+        "random",
+        "snip",
+        "grasp",
+        "synflow",
+        "fisher",
+        "diagonal_hessian",
+        "block_hessian",
+        "surgeon_update",
+    ],
+    "pruning": ["rounds", "prune", "prune_and_update"],
     "masks": ["unstructured", "n_of_m", "apply", "sparsity"],
     "schedules": ["one_shot", "exponential", "cubic"],
     "tree": ["prunable", "names"],
@@ -119,7 +130,8 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    assert {"scripts/demo", "scripts/test", "scripts/benchmark", "experiments.transfer"} == commands
+    studies = {"experiments.transfer", "experiments.landscape"}
+    assert {"scripts/demo", "scripts/test", "scripts/benchmark"} | studies == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")
         assert path.exists()

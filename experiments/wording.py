@@ -1,0 +1,40 @@
+"""How the pages of all studies say things."""
+
+from collections.abc import Sequence
+from typing import Any
+
+TONES = {"holds": "good", "does not hold": "bad", "undecided": "unsure", "undecided (floor)": "none"}
+"""The tone of a cell for each verdict."""
+MARKS = {"holds": "holds", "does not hold": "no", "undecided": "undecided", "undecided (floor)": "floor"}
+"""What a cell says for each verdict."""
+DATA = {"digits": "handwritten digits", "shapes": "painted shapes with textures"}
+"""What bundled data are called in a sentence."""
+
+
+def percent(share: Any) -> str:
+    """Writes a share in percent, three digits of it.
+
+    >>> percent(0.1234)
+    '12.3 %'
+    """
+    return f"{100 * share:.3g} %"
+
+
+def joined(words: Sequence[str]) -> str:
+    """Lists words in a sentence.
+
+    >>> joined(["a", "b", "c"])
+    'a, b and c'
+    """
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def provenance(records: Sequence[dict[str, Any]]) -> str:
+    """Says how many runs there were, how long they took, where, and with which versions."""
+    place = records[0]["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
+    return (
+        f"{len(records)} runs, {sum(one['provenance']['seconds'] for one in records) / 60:.1f} minutes without "
+        f"pretraining and scoring, on {', '.join(sorted(set(place['devices'])))}. {versions}; Python "
+        f"{place['python']}; commit {place['commit'][:12]}."
+    )
