@@ -147,7 +147,9 @@ def batch(value: Mapping[str, Any], name: str = "batch") -> None:
     if 0 in sizes.values():
         raise ValueError(f"{name}: expected at least one example, but it is empty. Is the split or the task empty?")
     if "weight" in value and not isinstance(value["weight"], Tracer):
-        lowest = np.min(np.asarray(value["weight"]))
+        weight = value["weight"]
+        # jnp where the array may lie on other hosts; NumPy cannot read it there.
+        lowest = jnp.min(weight) if isinstance(weight, jax.Array) else np.min(weight)
         if lowest < 0:
             raise ValueError(f"{name}: expected weights of 0 or more, but found {lowest}.")
 
@@ -170,10 +172,14 @@ def finite_batch(batch: Mapping[str, Any], name: str = "batch") -> None:
         return
     if "weight" in batch:
         finite(f"{name}: weight", batch["weight"], "Padding has the weight 0.")
-        counts = np.asarray(batch["weight"]) > 0
-        if not counts.all():
-            counting = {key: np.asarray(value)[counts] for key, value in counting.items()}
+        counting = {key: _that_counts(value, batch["weight"]) for key, value in counting.items()}
     finite(name, counting, "Look at the preprocessing, or give the example the weight 0.")
+
+
+@jax.jit
+def _that_counts(value: Any, weight: Any) -> jax.Array:
+    """The entries of the examples of weight above 0; zero for the others."""
+    return jnp.where((weight > 0).reshape(-1, *[1] * (value.ndim - 1)), value, jnp.zeros((), value.dtype))
 
 
 def _are_arrays(tree: Any) -> bool:
@@ -185,7 +191,7 @@ def available(memory: int | None) -> int:
     if memory is not None:
         positive("memory", memory)
         return int(memory)
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)) // 2
     return _free_memory() // 2

@@ -47,6 +47,21 @@ def weights(batch: Batch) -> Any:
     return jnp.ones(jnp.shape(batch["label"])[:1])
 
 
+def images(batch: Batch) -> Any:
+    """Returns the images; what is not finite in an example of weight 0 is zero.
+
+    Else it would come back through a derivative: 0 * NaN.  Finite numbers stay, as a network may mix its examples.
+
+    >>> images({"image": jnp.array([jnp.nan, 2.0]), "label": jnp.zeros(2), "weight": jnp.array([0.0, 0.0])})
+    Array([0., 2.], dtype=float32)
+    """
+    values = jnp.asarray(batch["image"])
+    if "weight" not in batch:
+        return values
+    counts = (weights(batch) > 0).reshape(-1, *[1] * (values.ndim - 1))
+    return jnp.where(counts | jnp.isfinite(values), values, jnp.zeros((), values.dtype))
+
+
 def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
     """Computes the weighted mean loss, ``sum_n weight_n loss_n / sum_n weight_n``.
 

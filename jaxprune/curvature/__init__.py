@@ -4,7 +4,7 @@ Every number is the named matrix of the weighted mean loss of the network in eva
 "highest".  ``plan`` says by which route it would be computed, why, and at what cost; no route approximates.
 """
 
-from jaxprune.curvature.blocks import block, block_members, block_product, diagonal
+from jaxprune.curvature.blocks import block, block_factors, block_members, block_product, columns, diagonal
 from jaxprune.curvature.planning import Plan, plan
 from jaxprune.curvature.products import ggnvp, gradient, hvp
 from jaxprune.curvature.stream import average
@@ -13,8 +13,10 @@ __all__ = [
     "Plan",
     "average",
     "block",
+    "block_factors",
     "block_members",
     "block_product",
+    "columns",
     "diagonal",
     "ggnvp",
     "gradient",

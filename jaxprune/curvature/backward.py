@@ -4,7 +4,7 @@ At a site z = W a after which the network is piecewise linear, the Hessian by W 
 columns b_k of the output Hessian (``outputs``) and the signals d_k = J_z^T b_k, one backward pass to the activations
 each,
 
-    H_B v_B  =  sum_n sum_k  g_nk,B (g_nk,B . v_B),      g_nk = sum_t a[n, t] d_k[n, t]^T
+    H_B v_B  =  sum_n sum_k  c_nk g_nk,B (g_nk,B . v_B),      g_nk = sum_t a[n, t] d_k[n, t]^T
 
 For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t d_k[n, t, i] (V a)[n, t, i] =: s_k[n, i], and the sum
 over k of s_k d_k goes through one weight gradient for all units of all layers at once.  Nothing is stored for a class.
@@ -56,10 +56,10 @@ class Signals:
         self._count = outputs.count(loss, values.shape[-1], matrix)
 
     def signal(self, index: Any) -> tuple[list[Any], Any]:
-        """The backward pass of one column: a signal for every site, and the signs [b]; zero outside the columns."""
+        """The backward pass of one column: a signal for every site, and the weights [b]; zero outside the columns."""
         inside = (index >= 0) & (index < self._count)
-        values, sign = self._column(jnp.clip(index, 0, self._count - 1))
-        return self._pullback(values)[0], jnp.where(inside, sign, 0)
+        values, weights = self._column(jnp.clip(index, 0, self._count - 1))
+        return self._pullback(values)[0], jnp.where(inside, weights, 0)
 
     def contributions(self, vectors: Sequence[Any]) -> list[Any]:
         """V a at every site."""
@@ -108,31 +108,31 @@ def products(
     ]
     totals = [jnp.zeros_like(z) for z in moved]
     for place in range(len(indices)):
-        parts, sign = signals.signal(indices[place])
+        parts, weights = signals.signal(indices[place])
         for at, (site, part) in enumerate(zip(signals.sites, parts, strict=True)):
             examples = signals.survey.proofs[site.path].examples
             kept = {examples} if blocks == "layer" else {examples, *site.output_axes}
             summed = tuple(axis for axis in range(part.ndim) if axis not in kept)
-            signed = sign.reshape([-1 if axis == examples else 1 for axis in range(part.ndim)])
-            totals[at] += signed * jnp.sum(part * moved[at], axis=summed, keepdims=True) * part
+            weighted = weights.reshape([-1 if axis == examples else 1 for axis in range(part.ndim)])
+            totals[at] += weighted * jnp.sum(part * moved[at], axis=summed, keepdims=True) * part
     return [signals.weight_gradient(at, total, vectors[at]) for at, total in enumerate(totals)]
 
 
 def _run_products(signals: Signals, vectors: Sequence[Any], indices: Any, size: int) -> list[Any]:
     """H_B v_B for runs of ``size`` inputs inside a unit: here g is formed, one example at a time."""
-    every, signs = _all(signals, indices)
+    every, weights = _all(signals, indices)
     results = []
     for at, vector in enumerate(vectors):
         ready = signals.rows(at)
-        weights = ready.from_leaf(vector)
-        run = np.arange(weights.shape[1]) // size
-        same = jnp.asarray(run[:, None] == np.arange(run[-1] + 1), weights.dtype)  # [d, runs]
+        own = ready.from_leaf(vector)
+        run = np.arange(own.shape[1]) // size
+        same = jnp.asarray(run[:, None] == np.arange(run[-1] + 1), own.dtype)  # [d, runs]
 
-        def shares(gradient: Any, weights: Any = weights, same: Any = same) -> Any:
-            along = jnp.einsum("gdo,dr->gro", gradient * weights, same)
+        def shares(gradient: Any, own: Any = own, same: Any = same) -> Any:
+            along = jnp.einsum("gdo,dr->gro", gradient * own, same)
             return gradient * jnp.einsum("gro,dr->gdo", along, same)
 
-        results.append(ready.to_leaf(ready.sum(shares, every[at], signs), vector))
+        results.append(ready.to_leaf(ready.sum(shares, every[at], weights), vector))
     return results
 
 
@@ -143,11 +143,11 @@ def diagonals(
 ) -> list[Any]:
     """Sums the share of some columns in the diagonal, for the leaves of these names."""
     signals = Signals(network, loss, batch, matrix, paths)
-    every, signs = _all(signals, indices)
+    every, weights = _all(signals, indices)
     results = []
     for at, path in enumerate(paths):
         ready = signals.rows(at)
-        squares = ready.squares(every[at], signs)
+        squares = ready.squares(every[at], weights)
         results.append(ready.to_leaf(squares, tree.leaf(network.params, path)))
     return results
 
@@ -157,35 +157,64 @@ def diagonals(
 def dense(
     network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: str, path: str, blocks: str | int
 ) -> Any:
-    """Sums the share of some columns in the dense blocks of a leaf, [blocks, m, m] ([n, n] for "layer")."""
+    """Sums the share of some columns in the dense blocks of a leaf, [blocks, m, m] ([1, n, n] for "layer")."""
+
+    def gram(rows: Any, weights: Any) -> Any:
+        return jnp.einsum("nkri,nkrj->rij", rows * weights[:, :, None, None], rows)
+
+    found = _over_units(gram, network, batch, indices, loss, matrix, path, blocks)
+    return found.reshape(-1, *found.shape[-2:])
+
+
+@partial(jax.jit, static_argnames=("loss", "matrix", "path", "blocks"))
+@jax.default_matmul_precision("highest")
+def factors(
+    network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: str, path: str, blocks: str | int
+) -> tuple[Any, Any]:
+    """Computes the rows V [blocks, r, m] of some columns, H_B being the sum of V_B^T V_B; and the lowest weight."""
+
+    def rows(rows: Any, weights: Any) -> tuple[Any, Any]:
+        scaled = rows * jnp.sqrt(jnp.abs(weights))[:, :, None, None]
+        return jnp.moveaxis(scaled, 2, 0).reshape(rows.shape[2], -1, rows.shape[3]), jnp.min(weights)
+
+    found, lowest = _over_units(rows, network, batch, indices, loss, matrix, path, blocks)
+    return found.reshape(-1, *found.shape[-2:]), jnp.min(lowest)
+
+
+def _over_units(
+    function: Callable[[Any, Any], Any],
+    network: Network,
+    batch: Batch,
+    indices: Any,
+    loss: Loss,
+    matrix: str,
+    path: str,
+    blocks: str | int,
+) -> Any:
+    """Maps a function of the gradients [n, k, runs, m] and weights [n, k] over the units of a leaf, one at a time."""
     signals = Signals(network, loss, batch, matrix, [path])
-    every, signs = _all(signals, indices)
+    every, weights = _all(signals, indices)
     ready = signals.rows(0)
-    leaf = tree.leaf(network.params, path)
+    inputs, ordered = ready.all(every[0])
     if blocks == "layer":
-        rows = jax.vmap(ready.gradients)(*ready.all(every[0]))  # [n, g, d, o] for every signal
-        flat = jnp.stack(rows, axis=1).reshape(*signs.shape, -1)
-        flat = flat[..., np.argsort(ready.index.ravel())]
-        return jnp.einsum("nki,nkj,nk->ij", flat, flat, signs)
+        gradients = jnp.stack(jax.vmap(ready.gradients)(inputs, ordered), axis=1).reshape(*weights.shape, 1, -1)
+        return function(gradients[..., np.argsort(ready.index.ravel())], weights)
+    leaf = tree.leaf(network.params, path)
     units = partition.labels(leaf.shape, "unit", signals.survey.unit_axes(path, leaf.ndim)).ravel()
-    order = jnp.asarray(np.argsort(units[ready.index[:, 0, :].ravel()]))
     size = ready.index.shape[1] if blocks == "unit" else blocks
     runs = -(-ready.index.shape[1] // size)
-    inputs, ordered = ready.all(every[0])
     wide = ((0, 0), (0, 0), (0, runs * size - ready.index.shape[1]))
 
     def one(unit: Any) -> Any:
-        """The blocks of one unit [runs, size, size]: a Gram matrix of its gradients."""
-        rows = ready.of_unit(inputs, ordered, unit)  # [n, k, d]
-        cut = jnp.pad(rows, wide).reshape(*signs.shape, runs, size)
-        return jnp.einsum("nkri,nkrj,nk->rij", cut, cut, signs)
+        rows, each = ready.of_unit(inputs, ordered, weights, unit)
+        return function(jnp.pad(rows, wide).reshape(*rows.shape[:2], runs, size), each)
 
-    return jax.lax.map(one, order).reshape(-1, size, size)
+    return jax.lax.map(one, jnp.asarray(np.argsort(units[ready.index[:, 0, :].ravel()])))
 
 
 def _all(signals: Signals, indices: Any) -> tuple[list[list[Any]], Any]:
-    """The signals of every site, and their signs [n, k]."""
+    """The signals of every site, and their weights [n, k]."""
     every = [signals.signal(indices[place]) for place in range(len(indices))]
     return [[parts[at] for parts, _ in every] for at in range(len(signals.sites))], jnp.stack(
-        [sign for _, sign in every], axis=-1
+        [weights for _, weights in every], axis=-1
     )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import check, tree
-from jaxprune.curvature import partition, routes
+from jaxprune.curvature import outputs, partition, routes
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.routes import Request, Task
 from jaxprune.network import Network
@@ -146,6 +146,46 @@ def block(
     return result[0] if blocks == "layer" else result
 
 
+def block_factors(
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    path: str,
+    blocks: str | int = "layer",
+    matrix: str = "hessian",
+    *,
+    memory: int | None = None,
+) -> Any:
+    """Computes the blocks of one leaf as low-rank factors V, with ``H_B = V_B^T V_B``.
+
+    Arguments and errors are those of ``block``.
+
+    Returns:
+      V [blocks, r, m]: r is at most the number of examples times that of the columns of the output Hessian, so this is
+      the smaller form where examples x classes < m.  None where there is no such form: what follows the leaf is not
+      proven piecewise linear (``matrix="ggn"`` does not need that), or the loss is not convex in the outputs.
+
+    >>> from jaxprune import losses
+    >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
+    >>> batch = {"image": jnp.array([[1.0, 3.0]]), "label": jnp.zeros((1, 1))}
+    >>> factors = block_factors(net, losses.squared_error, batch, "")
+    >>> jnp.round(factors.mT @ factors, 5)
+    Array([[[ 2.,  6.],
+            [ 6., 18.]]], dtype=float32)
+    """
+    asked = request(network, loss, batch, matrix, blocks, None, path)
+    members = block_members(network, batch, path, blocks)
+    task = routes.factor_task(asked)
+    if task is None:
+        return None
+    rows = task.count * len(batch["image"])
+    check.fits(f"factors of {path}", members.size * rows * tree.leaf(network.params, path).dtype.itemsize, memory)
+    parts = [task.call(indices) for indices in task.fitted(memory).chunks()]
+    if any(bool(lowest < 0) for _, lowest in parts):
+        return None
+    return jnp.concatenate([part for part, _ in parts], axis=1)
+
+
 def block_members(network: Network, batch: Batch, path: str, blocks: str | int) -> Any:
     """Lists the flat positions of the weights of every block of ``block``: [blocks, m], -1 where one is shorter.
 
@@ -155,6 +195,17 @@ def block_members(network: Network, batch: Batch, path: str, blocks: str | int) 
     """
     leaf = tree.leaf(network.params, path)
     return partition.members(leaf.shape, blocks, survey(network, batch["image"]).unit_axes(path, leaf.ndim))
+
+
+def columns(network: Network, loss: Loss, batch: Batch, matrix: str) -> int:
+    """Counts the rows that an example has in ``block_factors``: the columns of the output Hessian.
+
+    >>> from jaxprune import losses
+    >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((3, 10)))
+    >>> columns(net, losses.cross_entropy, {"image": jnp.ones((1, 3))}, "hessian")
+    9
+    """
+    return outputs.count(loss, survey(network, batch["image"]).outputs.shape[-1], matrix)
 
 
 def request(

@@ -53,38 +53,6 @@ def concatenated(function: Callable[[Any], Any], parts: Sequence[np.ndarray], co
     return rows.reshape(-1, *rows.shape[2:])[:count]
 
 
-def compiled(program: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Compiles a jitted program without running it; calling it afterwards does not compile again.
-
-    Remembered by shapes, since even to find out that nothing is new the program is traced.
-    """
-    leaves, structure = jax.tree.flatten(arguments)
-    shapes = tuple(
-        (
-            tuple(jnp.shape(leaf)),
-            jnp.result_type(leaf),
-            getattr(leaf, "sharding", None),
-            getattr(leaf, "weak_type", False),
-        )
-        for leaf in leaves
-    )
-    key = (program, structure, shapes, tuple(sorted(options.items())), jax.config.jax_enable_x64)
-    if key not in _COMPILED:
-        if len(_COMPILED) >= 256:
-            _COMPILED.pop(next(iter(_COMPILED)))
-        _COMPILED[key] = program.lower(*arguments, **options).compile()
-    return _COMPILED[key]
-
-
-_COMPILED: dict[Any, Any] = {}
-
-
-def operations(program: Any) -> float:
-    """The floating-point operations of a compiled program, as the compiler counts them."""
-    analysis = program.cost_analysis() or {}
-    return float(analysis.get("flops", 0.0))
-
-
 @jax.jit
 def _add(left: Any, right: Any) -> Any:
     return jax.tree.map(jnp.add, left, right)

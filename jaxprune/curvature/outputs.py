@@ -1,7 +1,7 @@
-"""The second derivative of the loss by the outputs, as columns whose products with themselves add up to it.
+"""The second derivative of the loss by the outputs, as weighted columns whose products with themselves add up to it.
 
-For every example n, H_out = sum_k sign_k b_k b_k^T, so J^T H_out J = sum_k sign_k (J^T b_k)(J^T b_k)^T: one backward
-pass for each column gives the Gauss-Newton matrix.
+For every example n, H_out = sum_k c_k b_k b_k^T, so J^T H_out J = sum_k c_k (J^T b_k)(J^T b_k)^T: one backward pass for
+each column gives the Gauss-Newton matrix.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxprune.sites import axes
 from jaxprune.sites.program import trace
 from jaxprune.types import Batch, Loss
 
-# k -> (b_k [b, c], sign_k [b]), scaled by the share of every example in the mean.
+# k -> (b_k [b, c], c_k [b]).
 Column = Callable[[Any], tuple[Any, Any]]
 
 
@@ -30,15 +30,18 @@ def count(loss: Loss, classes: int, matrix: str) -> int:
 def columns(loss: Loss, outputs: Any, batch: Batch, matrix: str) -> Column:
     """Returns the columns of the second derivative of the weighted mean loss by the outputs.
 
-    Softmax cross-entropy: the Cholesky factor of diag(p) - p p^T in closed form; with q_k = sum_{j > k} p_j, column k is
-    sqrt(p_k q_k / q_{k-1}) at k and -p_j sqrt(p_k / (q_k q_{k-1})) at j > k.  Squared error: sqrt(2) e_k.  Any other
-    loss: the eigenvectors of its own C x C Hessian for every example, with signs.
+    Softmax cross-entropy: the Cholesky factor of diag(p) - p p^T in closed form; with q_k = sum_{j > k} p_j, column k
+    is sqrt(p_k q_k / q_{k-1}) at k and -p_j sqrt(p_k / (q_k q_{k-1})) at j > k.  Squared error: e_k, of weight 2.  Any
+    other loss: the eigenvectors of its own C x C Hessian for every example, weighted by its eigenvalues.
 
     Args:
       loss: per-example loss.
       outputs: [b, c].
       batch: labels and weights.
       matrix: "hessian" and "ggn" mean the same here; "empirical_fisher": the only column is the gradient.
+
+    Returns:
+      k -> (b_k [b, c], c_k [b]); c_k holds the share of the example in the mean, and is 0 for padding.
     """
     weight = losses.weights(batch)
     counts = weight > 0
@@ -53,9 +56,9 @@ def columns(loss: Loss, outputs: Any, batch: Batch, matrix: str) -> Column:
     one = (_gradient if matrix == "empirical_fisher" else make)(loss, outputs, batch)
 
     def column(index: Any) -> tuple[Any, Any]:
-        values, sign = one(index)
-        values = jnp.where(counts[:, None], jnp.sqrt(share)[:, None] * values, 0)
-        return values.astype(outputs.dtype), jnp.where(counts, sign, 0).astype(outputs.dtype)
+        values, scale = one(index)
+        values = jnp.where(counts[:, None], values, 0)
+        return values.astype(outputs.dtype), jnp.where(counts, share * scale, 0).astype(outputs.dtype)
 
     return column
 
@@ -72,8 +75,7 @@ def _cross_entropy(loss: Loss, outputs: Any, batch: Batch) -> Column:
         rest = jnp.sum(jnp.where(place > index, p, 0), axis=-1)
         diagonal = _root_of_ratio(here, before) * jnp.sqrt(rest)
         below = -p * (_root_of_ratio(here, before) / jnp.sqrt(jnp.where(rest > 0, rest, 1)))[:, None]
-        values = jnp.where(place > index, below, jnp.where(place == index, diagonal[:, None], 0))
-        return jnp.sqrt(jnp.abs(mass))[:, None] * values, jnp.sign(mass)
+        return jnp.where(place > index, below, jnp.where(place == index, diagonal[:, None], 0)), mass
 
     return column
 
@@ -86,8 +88,8 @@ def _squared_error(loss: Loss, outputs: Any, batch: Batch) -> Column:
     known = jnp.sum(losses.targets(outputs, batch), axis=-1)  # NaN where a label is outside
 
     def column(index: Any) -> tuple[Any, Any]:
-        values = jnp.sqrt(2.0) * jax.nn.one_hot(jnp.full(len(outputs), index), outputs.shape[-1], dtype=outputs.dtype)
-        return values + 0 * known[:, None], jnp.ones(outputs.shape[:1])
+        values = jax.nn.one_hot(jnp.full(len(outputs), index), outputs.shape[-1], dtype=outputs.dtype)
+        return values, 2 + 0 * known
 
     return column
 
@@ -103,7 +105,7 @@ def _eigenvectors(loss: Loss, outputs: Any, batch: Batch) -> Column:
     values, vectors = jnp.linalg.eigh(matrices)
 
     def column(index: Any) -> tuple[Any, Any]:
-        return jnp.sqrt(jnp.abs(values[:, index]))[:, None] * vectors[:, :, index], jnp.sign(values[:, index])
+        return vectors[:, :, index], values[:, index]
 
     return column
 
@@ -113,7 +115,10 @@ def _gradient(loss: Loss, outputs: Any, batch: Batch) -> Column:
     return lambda index: (slope, jnp.ones(outputs.shape[:1]))
 
 
-_KNOWN = {losses.cross_entropy: _cross_entropy, losses.squared_error: _squared_error}
+_KNOWN: dict[Any, Callable[[Loss, Any, Batch], Column]] = {
+    losses.cross_entropy: _cross_entropy,
+    losses.squared_error: _squared_error,
+}
 
 
 def is_per_example(loss: Loss, outputs: Any, batch: Batch) -> bool:
@@ -125,7 +130,8 @@ def is_per_example(loss: Loss, outputs: Any, batch: Batch) -> bool:
         return True
     leaves, structure = jax.tree.flatten((outputs, dict(batch)))
     shapes = tuple((tuple(jnp.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
-    return _is_per_example(loss, structure, shapes, jax.config.jax_enable_x64)
+    config: Any = jax.config
+    return _is_per_example(loss, structure, shapes, config.jax_enable_x64)
 
 
 @lru_cache(maxsize=128)

@@ -13,7 +13,7 @@ def check_blocks(blocks: str | int) -> None:
     """
     if isinstance(blocks, str):
         check.choice("blocks", blocks, ("unit", "layer"))
-    elif isinstance(blocks, bool) or blocks < 1:
+    elif isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
         raise ValueError(f"blocks: expected 'unit', 'layer' or a size of 1 or more, but got {blocks!r}.")
 
 
@@ -43,7 +43,7 @@ def labels(shape: tuple[int, ...], blocks: str | int, units: tuple[int, ...] | N
     inputs = _index(shape, [axis for axis in range(len(shape)) if axis not in units])
     count = int(inputs.max(initial=0)) + 1
     size = count if isinstance(blocks, str) else blocks
-    return (outputs * -(-count // size) + inputs // size).astype(np.int32)
+    return np.asarray(outputs * -(-count // size) + inputs // size, dtype=np.int32)
 
 
 def members(shape: tuple[int, ...], blocks: str | int, units: tuple[int, ...] | None = None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxprune import check
+from jaxprune import check, tree
 from jaxprune.curvature import blocks as quantities
 from jaxprune.curvature import routes
 from jaxprune.curvature.products import gradient_cost
@@ -127,6 +127,8 @@ def plan(
     'class-backward signals'
     """
     check.choice("quantity", quantity, QUANTITIES)
+    if quantity == "block":
+        check.choice("path", str(path), tree.names(network.params))
     request = quantities.request(network, loss, batch, matrix, blocks, scope, path if quantity == "block" else None)
     if quantity == "diagonal":
         tasks = routes.diagonal_tasks(request)
@@ -134,7 +136,7 @@ def plan(
         tasks = routes.product_tasks(request, network.params)
     else:
         tasks = [routes.block_task(request)]
-    unit = gradient_cost(network, loss, batch)
+    unit = max(1.0, gradient_cost(network, loss, batch))  # a gradient that is zero costs nothing
     legs = []
     for task in tasks:
         calls, operations, peak = task.fitted(memory).cost()

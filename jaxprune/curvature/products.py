@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import check, losses
-from jaxprune.curvature import loops
+from jaxprune.curvature.compiled import compile_only, operations
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params
 
@@ -24,7 +24,7 @@ def gradient(network: Network, loss: Loss, batch: Batch) -> Params:
     >>> gradient(net, losses.squared_error, batch)[:, 0]
     Array([ 8., 24.], dtype=float32)
     """
-    check.batch(batch)
+    _check_inputs(network, batch)
     return _gradient(network, batch, loss=loss)
 
 
@@ -41,7 +41,9 @@ def hvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
       H v, of the same structure.
 
     Raises:
-      ValueError: the vector does not fit the parameters, or the batch its own parts.
+      ValueError: the vector does not fit the parameters, or the batch its own parts; outputs that are not [b, c]; NaN
+        anywhere.
+      TypeError: parameters that are not real.
 
     For the loss ||w x||^2 of one output, H = 2 x x^T:
 
@@ -73,7 +75,7 @@ def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
 
 def gradient_cost(network: Network, loss: Loss, batch: Batch) -> float:
     """Counts the operations of one gradient, the unit in which costs are stated."""
-    return loops.operations(loops.compiled(_gradient, (network, batch), {"loss": loss}))
+    return operations(compile_only(_gradient, (network, batch), {"loss": loss}))
 
 
 @partial(jax.jit, static_argnames="loss")
@@ -83,19 +85,25 @@ def _hvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Param
 
 
 def _mean_loss(network: Network, loss: Loss, batch: Batch) -> Callable[[Params], Any]:
+    outputs = _outputs(network, batch)
+    return lambda params: losses.mean(loss, outputs(params), batch)
+
+
+def _outputs(network: Network, batch: Batch) -> Callable[[Params], Any]:
     images = losses.images(batch)
-    return lambda params: losses.mean(loss, network.apply(params, network.state, images), batch)
+
+    def outputs(params: Params) -> Any:
+        values = network.apply(params, network.state, images)
+        check.outputs(values, images.shape[0])  # of shapes alone: it costs nothing where the program runs
+        return values
+
+    return outputs
 
 
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
 def _ggnvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Params:
-    images = losses.images(batch)
-
-    def outputs(params: Params) -> Any:
-        return network.apply(params, network.state, images)
-
-    return linearised(outputs, loss, batch, network.params, "ggn")(vector)
+    return linearised(_outputs(network, batch), loss, batch, network.params, "ggn")(vector)
 
 
 def linearised(outputs: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any, matrix: str) -> Callable[[Any], Any]:
@@ -136,5 +144,14 @@ def _both_ways(function: Callable[[Any], Any], at: Any) -> tuple[Any, Callable[[
 
 
 def _check(network: Network, batch: Batch, vector: Params) -> None:
-    check.batch(batch)
+    _check_inputs(network, batch)
     check.same_structure("vector", vector, "network.params", network.params)
+    check.finite("vector", vector, "Look at what it was computed from.")
+
+
+def _check_inputs(network: Network, batch: Batch) -> None:
+    check.batch(batch)
+    check.real("network.params", network.params)
+    check.finite("network.params", network.params, "Look at the training that made them.")
+    check.finite("network.state", network.state, "Look at the training that made it.")
+    check.finite_batch(batch)

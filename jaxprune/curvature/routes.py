@@ -1,19 +1,17 @@
 """Which route serves which leaf: exact first, then cheap, then small.
 
-Every public quantity is a list of tasks.  A task is one compiled program, called once or for chunk after chunk; the
-plan reads its cost, and the computation runs it.
+Every public quantity is a list of tasks (``tasks``): the plan reads their cost, and the computation runs them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, tree
-from jaxprune.curvature import activation, backward, loops, outputs, partition, restricted
+from jaxprune import tree
+from jaxprune.curvature import activation, backward, outputs, partition, restricted
+from jaxprune.curvature.tasks import WIDTH, Task
 from jaxprune.network import Network
 from jaxprune.sites import Survey, operations, survey
 from jaxprune.types import Batch, Loss
@@ -24,87 +22,6 @@ UNITS = "products of units in activation space"
 POSITIONS = "products of positions in activation space"
 PRODUCTS = "one product for each block"
 NOTHING = "nothing to compute"
-
-# Products that run side by side, folded into the batch.  More costs memory and measured no faster on convolutions.
-_WIDTH = 16
-
-
-@dataclass(frozen=True)
-class Task:
-    """One compiled program that serves some leaves.
-
-    Attributes:
-      route: which of the routes above.
-      paths: the leaves.
-      why: why this route, in words.
-      program: a jitted function of ``arguments``, and of a chunk of indices if ``count`` is not 0.
-      arguments: the network, the batch, and what else is not static.
-      options: static arguments.
-      count: how many products, signals or units there are; 0: the program is called once.
-      width: how many of them run side by side.
-      rows: whether the chunks' results are rows to be joined, rather than summed.
-    """
-
-    route: str
-    paths: tuple[str, ...]
-    why: str
-    program: Any = None
-    arguments: tuple[Any, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-    count: int = 0
-    width: int = _WIDTH
-    rows: bool = False
-
-    def chunks(self) -> list[np.ndarray]:
-        """The indices of every call."""
-        return loops.chunks(self.count, self.width)
-
-    def run(self) -> Any:
-        """Computes the result of all calls."""
-        call: Callable[..., Any] = partial(self.program, **self.options)
-        if not self.count:
-            return call(*self.arguments)
-        traced = loops.is_traced(self.arguments)
-
-        def chunk(indices: Any) -> Any:
-            return call(*self.arguments, indices)
-
-        if self.rows:
-            return loops.concatenated(chunk, self.chunks(), self.count, traced)
-        return loops.total(chunk, self.chunks(), traced)
-
-    def fitted(self, memory: int | None) -> "Task":
-        """Returns the task with as many products side by side as fit into ``memory`` bytes of temporaries.
-
-        Inside ``jax.jit`` the width stays: what fits cannot be known there.
-
-        Raises:
-          MemoryError: not even one at a time fits.
-        """
-        if loops.is_traced(self.arguments) or self.program is None:
-            return self
-        available = check.available(memory)
-        task = self
-        while (needed := task._memory()) > available:
-            if not task.count or task.width == 1:
-                check.fits(f"{self.route} of {', '.join(self.paths[:3])}", needed, memory)
-            task = replace(task, width=max(1, task.width // 2))
-        return task
-
-    def cost(self) -> tuple[int, float, int]:
-        """The number of calls, the operations of all of them, and the bytes of temporaries and results."""
-        if self.program is None:
-            return 0, 0.0, 0
-        calls = len(self.chunks()) if self.count else 1
-        return calls, calls * loops.operations(self._compiled()), self._memory()
-
-    def _memory(self) -> int:
-        analysis = self._compiled().memory_analysis()
-        return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-
-    def _compiled(self) -> Any:
-        indices = self.chunks()[:1] if self.count else []
-        return loops.compiled(self.program, (*self.arguments, *indices), self.options)
 
 
 @dataclass(frozen=True)
@@ -312,7 +229,7 @@ def _is_bias(request: Request, path: str) -> bool:
 
 
 def _positions(request: Request, path: str) -> int:
-    """How many products a unit takes in activation space; 0 where that route is not exact, or takes more than weights."""
+    """How many products a unit takes in activation space; 0 where that is not exact, or more than it has weights."""
     found = request.survey
     if path not in found.sites or _is_bias(request, path) or request.matrix == "empirical_fisher":
         return 0
@@ -331,7 +248,7 @@ def _positions(request: Request, path: str) -> int:
 def _position_task(request: Request, path: str, quantity: str, against: str) -> Task:
     options = {"loss": request.loss, "matrix": request.matrix, "path": path, "quantity": quantity}
     count = int(partition.labels(request.leaf(path).shape, "unit", request.units(path)).max()) + 1
-    width = max(1, _WIDTH // _positions(request, path))
+    width = max(1, WIDTH // _positions(request, path))
     return Task(
         POSITIONS,
         (path,),
@@ -369,4 +286,23 @@ def block_task(request: Request) -> Task:
         return _position_task(request, path, "block", against)
     options = {"loss": request.loss, "path": path, "matrix": request.matrix}
     arguments = (request.network, request.batch, members)
-    return Task(PRODUCTS, (path,), against, restricted.block_rows, arguments, options, members.size, _WIDTH, rows=True)
+    return Task(PRODUCTS, (path,), against, restricted.block_rows, arguments, options, members.size, WIDTH, rows=True)
+
+
+def factor_task(request: Request) -> Task | None:
+    """The task of ``block_factors``; None where class signals would not be exact."""
+    (path,) = request.paths
+    if reason_against_signals(request, path) or is_idle(request, path):
+        return None
+    options = {"loss": request.loss, "matrix": request.matrix, "path": path, "blocks": request.blocks}
+    arguments = (request.network, request.batch)
+    return Task(
+        SIGNALS,
+        (path,),
+        _why_signals(request),
+        backward.factors,
+        arguments,
+        options,
+        request.columns(),
+        backward.WIDTH,
+    )

@@ -1,7 +1,7 @@
 """The gradient of every example by one leaf, in a form that is fast to square, sum and multiply.
 
-At a site z = W a the gradient of an example, for a signal d = dz, is sum_t a[t] d[t]^T over the positions t that share W
-(pixels, tokens).  ``Rows`` puts a and d of one example in order, both cut into groups that share no weights:
+At a site z = W a the gradient of an example, for a signal d = dz, is sum_t a[t] d[t]^T over the positions t that share
+W (pixels, tokens).  ``Rows`` puts a and d of one example in order, both cut into groups that share no weights:
 
     inputs   [g, t, d]        signals   [g, t, k, o]        gradient   [g, d, k, o]
 
@@ -74,29 +74,29 @@ class Rows:
         each = [rows[:, :, place * outputs : (place + 1) * outputs] for place in range(count)]
         return each if self.scale is None else [gradient * self.scale for gradient in each]
 
-    def sum(self, function: Callable[[Any], Any], signals: list[Any], signs: Any) -> Any:
-        """Sums ``sign_{n,k} function(gradient_{n,k} [g, d, o])`` over the examples n and the signals k.
+    def sum(self, function: Callable[[Any], Any], signals: list[Any], weights: Any) -> Any:
+        """Sums ``c_{n,k} function(gradient_{n,k} [g, d, o])`` over the examples n and the signals k.
 
         One example at a time, so that its gradients fit into the cache.  What is put in order before the loop runs on
         every core; inside the loop it would not.
         """
 
         def add(total: Any, example: Any) -> tuple[Any, None]:
-            inputs, signals, signs = example
-            for gradient, sign in zip(self.gradients(inputs, signals), signs, strict=True):
-                total = total + function(gradient) * sign
+            inputs, signals, weights = example
+            for gradient, weight in zip(self.gradients(inputs, signals), weights, strict=True):
+                total = total + function(gradient) * weight
             return total, None
 
         start = jnp.zeros(self.index.shape, signals[0].dtype)
-        return jax.lax.scan(add, start, (*self.all(signals), signs))[0]
+        return jax.lax.scan(add, start, (*self.all(signals), weights))[0]
 
-    def squares(self, signals: list[Any], signs: Any) -> Any:
-        """Sums the squared gradients: sum_{n,k} sign_{n,k} gradient^2, [g, d, o]."""
+    def squares(self, signals: list[Any], weights: Any) -> Any:
+        """Sums the squared gradients: sum_{n,k} c_{n,k} gradient^2, [g, d, o]."""
         if self.cut is not None and self.axes[1]:
-            return self.sum(jnp.square, signals, signs)
+            return self.sum(jnp.square, signals, weights)
         # One position: the square of a product is the product of the squares.
         inputs, ordered = self.all(signals)
-        squared = jnp.einsum("nk,ngko->ngo", signs, ordered[:, :, 0] ** 2)
+        squared = jnp.einsum("nk,ngko->ngo", weights, ordered[:, :, 0] ** 2)
         total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
         return total if self.scale is None else total * self.scale**2
 
@@ -105,11 +105,18 @@ class Rows:
         ordered = jax.vmap(self.signals)(self.operand, [self.first(each) for each in signals])
         return jax.vmap(self.inputs)(self.operand), ordered
 
-    def of_unit(self, inputs: Any, signals: Any, unit: Any) -> Any:
-        """The gradients of all examples by one unit, a number in the order g, o: [n, k, d]; see ``all``."""
+    def of_unit(self, inputs: Any, signals: Any, weights: Any, unit: Any) -> tuple[Any, Any]:
+        """The gradients of all examples by one unit, a number in the order g, o: [n, k, d], and their weights [n, k].
+
+        Where there is one position they are multiples of the inputs, so that one row stands for all signals.
+        """
         group, output = unit // self.index.shape[2], unit % self.index.shape[2]
-        rows = jnp.einsum("ntd,ntk->nkd", inputs[:, group], signals[:, group, :, :, output])
-        return rows if self.scale is None else rows * self.scale[group, :, output]
+        own, signal = inputs[:, group], signals[:, group, :, :, output]  # [n, t, d], [n, t, k]
+        if own.shape[1] == 1:
+            rows, weights = own, jnp.sum(weights * signal[:, 0] ** 2, axis=1, keepdims=True)
+        else:
+            rows = jnp.einsum("ntd,ntk->nkd", own, signal)
+        return rows if self.scale is None else rows * self.scale[group, :, output], weights
 
     def to_leaf(self, values: Any, like: Any) -> Any:
         """Puts values [g, d, o] at the places of their weights."""
@@ -162,7 +169,7 @@ def _scale(program: Program, site: Site, values: dict[int, Any], index: np.ndarr
     along = [axis for axes in site.axes for axis in axes or ()]
     singles = [axis for axis in range(len(shape)) if axis not in along]
     sizes = [shape[axis] for axis in (*singles, *along)]
-    leaf = jnp.transpose(operand.reshape(sizes), np.argsort([*singles, *along]))
+    leaf = jnp.transpose(operand.reshape(sizes), np.argsort([*singles, *along]).tolist())
     return leaf.ravel()[index]
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-from jaxprune import check, tree
-from jaxprune.curvature import average, block, block_members
+from jaxprune import check, losses, tree
+from jaxprune.curvature import average, block, block_factors, block_members, columns
 from jaxprune.curvature.products import MATRICES
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
@@ -92,6 +92,8 @@ def deletion_costs(
                 return jnp.zeros_like(leaf)
             # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
             kept = leaf != 0 if form == "greedy" else jnp.ones(leaf.shape, bool)
+            if form == "obs" and (factors := _factors(network, loss, batches, path, blocks, matrix)) is not None:
+                return _by_factors(leaf, factors, block_members(network, batches[0], path, blocks), damping)
             dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
             return _of_leaf(costs, path, leaf, kept, dense, members, damping)
 
@@ -123,6 +125,35 @@ def inverse_diagonal(factors: Any, shift: Any) -> Any:
     gram = factors @ factors.mT / shift + jnp.eye(factors.shape[1], dtype=factors.dtype)[None]
     rows = solve_triangular(jnp.linalg.cholesky(gram), factors, lower=True)
     return 1 / shift - jnp.sum(rows**2, axis=1) / shift**2
+
+
+def _factors(network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int, matrix: str) -> Any:
+    """Factors V of the blocks of one leaf over all batches, if that is the smaller form; else None."""
+    if not batches:
+        return None
+    members = block_members(network, batches[0], path, blocks)
+    rows = sum(len(batch["image"]) for batch in batches) * columns(network, loss, batches[0], matrix)
+    if rows >= members.shape[1]:
+        return None
+    weights = [float(jnp.sum(losses.weights(batch))) for batch in batches]
+    parts = [block_factors(network, loss, batch, path, blocks, matrix) for batch in batches]
+    if any(part is None for part in parts):
+        return None
+    shares = [np.sqrt(weight / sum(weights)) for weight in weights]
+    return jnp.concatenate([share * part for share, part in zip(shares, parts, strict=True)], axis=1)
+
+
+@jax.jit
+def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
+    """The scores of one leaf from the factors of its blocks, with padding and dead inputs as in ``_read``."""
+    padding = members < 0
+    void = padding | jnp.all(factors == 0, axis=1)
+    shift = damping * jnp.sum(jnp.where(padding[:, None], 0, factors) ** 2) / leaf.size
+    inverse = inverse_diagonal(factors, jnp.where(shift > 0, shift, 1))
+    weights = jnp.where(padding, 0, leaf.ravel()[members])
+    scores = jnp.where(void, 0, weights**2 / (2 * inverse))
+    flat = jnp.zeros(leaf.size + 1, scores.dtype).at[jnp.where(padding, leaf.size, members)].set(scores)
+    return flat[:-1].reshape(leaf.shape)
 
 
 def _dense_blocks(
