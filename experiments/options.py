@@ -37,6 +37,7 @@ SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
     "block-quadratic": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", scope=o.scope),
     "block-signed": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", ranking="signed", scope=o.scope),
     "block-obs": lambda o: jp.scores.block_hessian(o.loss, form="obs", damping=o.damping, scope=o.scope),
+    "block-greedy": lambda o: jp.scores.block_hessian(o.loss, form="greedy", damping=o.damping, scope=o.scope),
     "fisher": lambda o: jp.scores.fisher(o.loss),
     "snip": lambda o: jp.scores.snip(o.loss),
     "grasp": lambda o: jp.scores.grasp(o.loss),
