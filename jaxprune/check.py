@@ -97,7 +97,10 @@ def finite(name: str, tree: Any, remedy: str) -> None:
     leaves = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
     if not leaves or any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for _, leaf in leaves):
         return
-    for (path, _), bad in zip(leaves, _count_not_finite([leaf for _, leaf in leaves]).tolist(), strict=True):
+    counts = _count_not_finite([leaf for _, leaf in leaves])
+    if isinstance(counts, Tracer):  # arrays that a traced function closes over
+        return
+    for (path, _), bad in zip(leaves, counts.tolist(), strict=True):
         if bad:
             where = jax.tree_util.keystr(path) or "the array"
             raise ValueError(
@@ -150,7 +153,7 @@ def batch(value: Mapping[str, Any], name: str = "batch") -> None:
         weight = value["weight"]
         # jnp where the array may lie on other hosts; NumPy cannot read it there.
         lowest = jnp.min(weight) if isinstance(weight, jax.Array) else np.min(weight)
-        if lowest < 0:
+        if not isinstance(lowest, Tracer) and lowest < 0:
             raise ValueError(f"{name}: expected weights of 0 or more, but found {lowest}.")
 
 
@@ -160,13 +163,13 @@ def real(name: str, tree: Any) -> None:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"{name}: expected real floating-point leaves, but {jax.tree_util.keystr(path)} is "
-                f"{jnp.result_type(leaf)}. Put what is not trained (counters, tables) into the state, and split complex "
-                "weights into real and imaginary parts."
+                f"{jnp.result_type(leaf)}. Put what is not trained (counters, tables) into the state, and split "
+                "complex weights into real and imaginary parts."
             )
 
 
 def finite_batch(batch: Mapping[str, Any], name: str = "batch") -> None:
-    """Checks that the images and labels of every example that counts are finite.  Does nothing under a transformation."""
+    """Checks that images and labels of every example that counts are finite.  Does nothing under a transformation."""
     counting = {key: value for key, value in batch.items() if key != "weight"}
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(dict(batch))) or not _are_arrays(batch):
         return
@@ -184,40 +187,6 @@ def _that_counts(value: Any, weight: Any) -> jax.Array:
 
 def _are_arrays(tree: Any) -> bool:
     return all(not isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(dict(tree)))
-
-
-def available(memory: int | None) -> int:
-    """Returns the bytes that may be taken: what was asked for, or half of what is free on the device."""
-    if memory is not None:
-        positive("memory", memory)
-        return int(memory)
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        return (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)) // 2
-    return _free_memory() // 2
-
-
-def _free_memory() -> int:
-    """What the operating system could give to this process, within the limit of its control group."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024  # counts caches that would be given up
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return max(free, 0)
-
-
-def fits(what: str, needed: int, memory: int | None) -> None:
-    """Checks that something fits into memory, before it is allocated."""
-    there = available(memory)
-    if needed > there:
-        raise MemoryError(
-            f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of what "
-            'is free). Choose smaller blocks (blocks="unit" or an int such as 128), a smaller batch (averages over '
-            "batches are exact), or products, which never form a block: jp.curvature.block_product."
-        )
 
 
 def outputs(value: Any, examples: int, name: str = "network.apply") -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
     {"types", "check", "files"},
-    {"tree", "mesh", "stats", "records"},
+    {"tree", "mesh", "memory", "stats", "records"},
     {"network", "losses"},
     {"sites"},
     {"data", "models", "curvature", "masks", "schedules", "checkpoint"},

@@ -9,6 +9,7 @@ from jaxprune import check, tree
 from jaxprune.curvature import outputs, partition, routes
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.routes import Request, Task
+from jaxprune.memory import fits
 from jaxprune.network import Network
 from jaxprune.sites import survey
 from jaxprune.types import Batch, Loss, Params, Scope
@@ -137,7 +138,7 @@ def block(
     leaf = tree.leaf(network.params, path)
     asked = request(network, loss, batch, matrix, blocks, None, path)
     members = partition.members(leaf.shape, blocks, asked.units(path))
-    check.fits(f"blocks={blocks!r} of {path}", members.size * members.shape[1] * leaf.dtype.itemsize, memory)
+    fits(f"blocks={blocks!r} of {path}", members.size * members.shape[1] * leaf.dtype.itemsize, memory)
     task = routes.block_task(asked)
     if task.route == routes.NOTHING:
         result = jnp.zeros((*members.shape, members.shape[1]), leaf.dtype)
@@ -179,7 +180,7 @@ def block_factors(
     if task is None:
         return None
     rows = task.count * len(batch["image"])
-    check.fits(f"factors of {path}", members.size * rows * tree.leaf(network.params, path).dtype.itemsize, memory)
+    fits(f"factors of {path}", members.size * rows * tree.leaf(network.params, path).dtype.itemsize, memory)
     parts = [task.call(indices) for indices in task.fitted(memory).chunks()]
     if any(bool(lowest < 0) for _, lowest in parts):
         return None

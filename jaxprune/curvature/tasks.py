@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune import check
 from jaxprune.curvature import loops
 from jaxprune.curvature.compiled import compile_only, operations, peak_bytes
+from jaxprune.memory import available, fits
 
 # Products that run side by side, folded into the batch.  More costs memory and measured no faster on convolutions.
 WIDTH = 16
@@ -66,11 +66,11 @@ class Task:
         """
         if loops.is_traced(self.arguments) or self.program is None:
             return self
-        available = check.available(memory)
+        there = available(memory)
         task = self
-        while (needed := task._memory()) > available:
+        while (needed := task._memory()) > there:
             if not task.count or task.width == 1:
-                check.fits(f"{self.route} of {', '.join(self.paths[:3])}", needed, memory)
+                fits(f"{self.route} of {', '.join(self.paths[:3])}", needed, memory)
             task = replace(task, width=max(1, task.width // 2))
         return task
 

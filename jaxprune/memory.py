@@ -1,0 +1,59 @@
+"""What fits into memory, asked before anything is allocated."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+from jaxprune import check
+
+
+def available(memory: int | None) -> int:
+    """Returns the bytes that may be taken: what was asked for, or half of what is free on the device.
+
+    With several processes it is half of what a device has: what is free differs between hosts, and all must compile the
+    same programs.
+
+    Raises:
+      ValueError: ``memory`` is not positive.
+
+    >>> available(10**9)
+    1000000000
+    """
+    if memory is not None:
+        check.positive("memory", memory)
+        return int(memory)
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    limit = statistics.get("bytes_limit")
+    if jax.process_count() > 1:
+        return sys.maxsize if limit is None else limit // 2
+    return (_free() if limit is None else limit - statistics.get("bytes_in_use", 0)) // 2
+
+
+def fits(what: str, needed: int, memory: int | None) -> None:
+    """Checks that something fits.
+
+    Raises:
+      MemoryError: it does not; the message says what it needs, what there is, and what to choose instead.
+    """
+    there = available(memory)
+    if needed > there:
+        raise MemoryError(
+            f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of "
+            'what is free). Choose smaller blocks (blocks="unit" or an int such as 128), a smaller batch (averages '
+            "over batches are exact), or products, which never form a block: jp.curvature.block_product."
+        )
+
+
+def _free() -> int:
+    """What the operating system could give to this process, within the limit of its control group."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    table = Path("/proc/meminfo")
+    for line in table.read_text().splitlines() if table.exists() else []:
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024  # counts caches that would be given up
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return max(free, 0)
