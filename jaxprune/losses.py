@@ -83,12 +83,21 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
 
 
 def targets(outputs: Any, batch: Batch) -> Any:
-    """Returns the target of every example [b, c]: the one-hot label (NaN if outside [0, c)), or the label as it is."""
+    """Returns the target of every example [b, c]: the one-hot label (NaN if outside [0, c)), or the label as it is.
+
+    Raises:
+      ValueError: labels that are neither [b] nor [b, c].
+    """
     label = jnp.asarray(batch["label"])
     if label.ndim == 1:
         known = (label >= 0) & (label < outputs.shape[-1])
         # A label outside the classes would be a row of zeros: no error, and a wrong number.  NaN shows, under jit too.
         return jnp.where(known[:, None], jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype), jnp.nan)
+    if label.shape != outputs.shape:
+        raise ValueError(
+            f'batch: expected "label" of shape {outputs.shape[:1]} (classes) or {outputs.shape} (targets), as the outputs '
+            f"are, but got {label.shape}."
+        )
     return label
 
 

@@ -70,7 +70,7 @@ class Task:
         task = self
         while (needed := task._memory()) > there:
             if not task.count or task.width == 1:
-                fits(f"{self.route} of {', '.join(self.paths[:3])}", needed, memory)
+                fits(f"{self.route} of {', '.join(self.paths[:3])}", needed, max(there, 1))
             task = replace(task, width=max(1, task.width // 2))
         return task
 

@@ -1,0 +1,140 @@
+"""The same numbers on one device, on eight, and on two processes of two devices each."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from tests.curvature import networks
+from tests.curvature.networks import close, flat
+
+LOSS = jp.losses.cross_entropy
+
+
+@pytest.mark.parametrize("name", ["gates", "depthwise"])
+def test_a_batch_on_eight_devices(name):
+    net = networks.build(name)
+    batch = {key: np.concatenate([value, value[:3]]) for key, value in net.batch.items()}
+    mesh = jp.mesh.make()
+    assert mesh.devices.size == 8
+    sharded = jp.mesh.shard_batch(mesh, batch)
+    assert len(sharded["image"].sharding.device_set) == 8
+    vector = networks.vector(net.network.params)
+
+    def everything(network, batch, vector):
+        found = {
+            "diagonal": jp.curvature.diagonal(network, LOSS, batch),
+            "unit": jp.curvature.block_product(network, LOSS, batch, vector, "unit"),
+        }
+        if name == "gates":
+            found |= {
+                "hvp": jp.curvature.hvp(network, LOSS, batch, vector),
+                "ggnvp": jp.curvature.ggnvp(network, LOSS, batch, vector),
+                "layer": jp.curvature.block_product(network, LOSS, batch, vector, "layer"),
+                "block": jp.curvature.block(network, LOSS, batch, "gate", "unit"),
+            }
+        return found
+
+    got = everything(jp.mesh.replicate(mesh, net.network), sharded, jp.mesh.replicate(mesh, vector))
+    for quantity, expected in everything(net.network, batch, vector).items():
+        close(flat(jax.device_get(got[quantity])), flat(expected), 1e-12)
+
+
+_PROCESS = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_enable_x64", True)
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+import numpy as np
+import jaxprune as jp
+from jax.sharding import NamedSharding, PartitionSpec
+from tests.curvature import networks
+
+assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
+loss, process = jp.losses.cross_entropy, jax.process_index()
+net = networks.build("gates")
+mesh = jp.mesh.make()
+split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+batch = {key: np.concatenate([value, value[:3]]) for key, value in net.batch.items()}
+batch = {
+    key: jax.make_array_from_process_local_data(split, value[4 * process : 4 * process + 4], value.shape)
+    for key, value in batch.items()
+}
+assert not batch["image"].is_fully_addressable
+
+def everywhere(tree):
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(whole, np.asarray(leaf), leaf.shape), tree)
+
+network, vector = everywhere(net.network), everywhere(networks.vector(net.network.params))
+found = {
+    "hvp": jp.curvature.hvp(network, loss, batch, vector),
+    "diagonal": jp.curvature.diagonal(network, loss, batch),
+    "unit": jp.curvature.block_product(network, loss, batch, vector, "unit"),
+}
+found = {name: [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)] for name, tree in found.items()}
+bad = {**batch, "image": batch["image"] * np.nan}
+try:
+    jp.curvature.diagonal(network, loss, bad)
+except ValueError as error:
+    assert "batch: expected finite numbers" in str(error), error
+else:
+    raise AssertionError("NaN was not found")
+for name, values in found.items():
+    print("RESULT", name, *(value.hex() for value in np.concatenate(values).tolist()), flush=True)
+"""
+
+
+def test_two_processes_with_two_devices_each(tmp_path):
+    script = tmp_path / "process.py"
+    script.write_text(_PROCESS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), address, str(place)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=root,
+        )
+        for place in range(2)
+    ]
+    # Where one fails the other waits for it for ever.
+    end = time.monotonic() + 60
+    while time.monotonic() < end and any(process.poll() is None for process in started):
+        if any(process.poll() for process in started):
+            break
+        time.sleep(0.1)
+    for process in started:
+        process.kill()
+    written = [process.communicate() for process in started]
+    for process, (_, errors) in zip(started, written, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+
+    net = networks.build("gates")
+    batch = {key: np.concatenate([value, value[:3]]) for key, value in net.batch.items()}
+    vector = networks.vector(net.network.params)
+    expected = {
+        "hvp": jp.curvature.hvp(net.network, LOSS, batch, vector),
+        "diagonal": jp.curvature.diagonal(net.network, LOSS, batch),
+        "unit": jp.curvature.block_product(net.network, LOSS, batch, vector, "unit"),
+    }
+    for output, _ in written:
+        rows = {name: values.split() for name, values in re.findall(r"RESULT (\w+) (.*)", output)}
+        assert set(rows) == set(expected)
+        for name, values in rows.items():
+            close([float.fromhex(value) for value in values], flat(expected[name]))
