@@ -95,8 +95,8 @@ def targets(outputs: Any, batch: Batch) -> Any:
         return jnp.where(known[:, None], jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype), jnp.nan)
     if label.shape != outputs.shape:
         raise ValueError(
-            f'batch: expected "label" of shape {outputs.shape[:1]} (classes) or {outputs.shape} (targets), as the outputs '
-            f"are, but got {label.shape}."
+            f"batch: expected labels of shape {outputs.shape[:1]} (classes) or {outputs.shape} (targets), as the "
+            f"outputs are, but got {label.shape}."
         )
     return label
 

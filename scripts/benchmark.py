@@ -1,80 +1,154 @@
-"""Measures what the README states about speed: the selection of a global mask over 25 million scores."""
+"""Measures what the README states about speed; prints one table and keeps every number in results/benchmark.json.
 
+Every case runs in a process of its own: its peak memory is its own, its devices can be asked for before JAX starts, and
+one that fails or takes too long leaves the others alone.  What could not be measured stands in the table, with the
+reason.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import importlib.metadata
 import json
-import statistics
+import os
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from benchmark_rows import HEADER, Row
 
-import jaxprune as jp
 from jaxprune import files
 
-# The kernels of a ResNet-50, near enough: 25.1 million weights in leaves of unequal sizes.
-SHAPES = [(3, 3, 512, 512)] * 8 + [(2048, 1000), (1024, 2048), (1024, 2048)]
-SPARSITY, ROUNDS, DEVICES = 0.9, 7, 8
-
-
-def scores(ties: bool) -> list[jax.Array]:
-    """Draws the scores; with ties, they take about thirty values."""
-    drawn = [jax.random.normal(jax.random.key(number), shape) for number, shape in enumerate(SHAPES)]
-    return [jnp.round(leaf * 4) / 4 for leaf in drawn] if ties else drawn
-
-
-def select() -> dict[str, float]:
-    """Times the selection on one device, and counts what it pruned."""
-    result: dict[str, float] = {}
-    prune = jp.masks.unstructured(SPARSITY)
-    for name, ties in (("distinct", False), ("many ties", True)):
-        leaves = scores(ties)
-        seconds = []
-        for _ in range(ROUNDS + 1):  # the first one compiles
-            start = time.perf_counter()
-            mask = jax.block_until_ready(prune(leaves, [True] * len(leaves)))
-            seconds.append(time.perf_counter() - start)
-        total = jp.tree.size(leaves)
-        pruned = total - sum(int(np.sum(np.asarray(leaf))) for leaf in mask)
-        if pruned != round(SPARSITY * total):
-            raise AssertionError(f"expected {round(SPARSITY * total)} pruned, but got {pruned}")
-        result |= {f"select, {name}, s": statistics.median(seconds[1:]), f"select, {name}, first call, s": seconds[0]}
-        result["scores"] = total
-    return result
-
-
-def sharded() -> dict[str, float]:
-    """Selects on simulated devices: the mask must have the same bits, and nothing may be gathered."""
-    prune = jp.masks.unstructured(SPARSITY)
-    flags = [True] * len(SHAPES)
-    leaves = scores(ties=True)
-    placed = jp.mesh.shard_leaves(jp.mesh.make(), leaves)
-    compiled = jax.jit(lambda tree: prune(tree, flags)).lower(placed).compile()
-    here, there = prune(leaves, flags), compiled(placed)
-    differing = sum(int(np.sum(np.asarray(a) != np.asarray(b))) for a, b in zip(here, there, strict=True))
-    return {
-        f"all-gathers on {DEVICES} devices": compiled.as_text().count("all-gather"),
-        f"bits that differ between 1 and {DEVICES} devices": differing,
-    }
+CASES = {
+    "masks": ["benchmark_masks:select", "benchmark_masks:sharded"],
+    "curvature": [
+        "benchmark_curvature:products",
+        "benchmark_curvature:units",
+        "benchmark_curvature:layers",
+        "benchmark_curvature:layers_deep",
+        "benchmark_curvature:layers_many_classes",
+        "benchmark_curvature:diagonal",
+        "benchmark_memory:dense",
+        "benchmark_memory:surgeon",
+        "benchmark_memory:transformer",
+        "benchmark_accelerator:resnet50",
+        "benchmark_accelerator:vit_small",
+    ],
+}
+PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "torch", "backpack-for-pytorch", "curvlinops-for-pytorch")
+DEFAULTS = {
+    # On an accelerator JAX would take most of the memory beforehand, and leave PyTorch little.
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    # PyTorch's threads would spin where they wait: with others on the same cores that made it 20 times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+ROUNDS, QUICK_ROUNDS = 9, 2
+LIMIT, QUICK_LIMIT = 1800.0, 300.0
 
 
 def main() -> None:
-    """Prints the figures and keeps them as JSON."""
-    if sys.argv[1:] == ["--sharded"]:
-        jax.config.update("jax_num_cpu_devices", DEVICES)
-        sys.stdout.write(json.dumps(sharded()))
+    """Runs the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(CASES)}; without one, both")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds in place of {ROUNDS}, less patience"
+    )
+    parser.add_argument("--only", default="", help="the cases whose name contains this; the others keep their rows")
+    parser.add_argument("--limit", type=float, help=f"seconds for a case: {LIMIT:g}, or {QUICK_LIMIT:g} if quick")
+    parser.add_argument("--cores", type=int, default=2, help="how many to use; 0: all (for accelerators)")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if options.case:
+        run_case(options.case, rounds)
         return
-    figures = select()
-    # Devices are simulated in a process of their own: they must be asked for before JAX starts.
-    other = subprocess.run([sys.executable, __file__, "--sharded"], capture_output=True, text=True, check=True)
-    figures |= json.loads(other.stdout.splitlines()[-1])
-    for name, value in figures.items():
-        sys.stdout.write(f"{name:45} {value:12.3f}\n" if isinstance(value, float) else f"{name:45} {value:12,d}\n")
-    folder = Path("results")
-    folder.mkdir(exist_ok=True)
-    files.write_json(folder / "benchmark.json", {"device": jax.devices()[0].device_kind, "figures": figures})
+    unknown = set(options.parts) - set(CASES)
+    if unknown:
+        parser.error(f"PART: expected {' or '.join(CASES)}, but got {', '.join(sorted(unknown))}.")
+    if options.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    limit = options.limit or (QUICK_LIMIT if options.quick else LIMIT)
+    cases = [case for part in options.parts or CASES for case in CASES[part] if options.only in case]
+    sys.stdout.write(HEADER)
+    remarks: list[str] = []
+    for case in cases:
+        rows = []
+        for row in measured(case, options.quick, limit):
+            rows.append(row)
+            remarks.append(row.remark())
+            sys.stdout.write(row.line())
+            sys.stdout.flush()
+        keep(Path("results") / "benchmark.json", case, rows, rounds)
+    sys.stdout.write("\n" + "".join(remarks))
+
+
+def run_case(case: str, rounds: int) -> None:
+    """Writes the rows of a case as they come, one JSON document to a line."""
+    module, name = case.split(":")
+    for row in getattr(importlib.import_module(module), name)(rounds):
+        # Not before: a case may still choose its devices.
+        row = dataclasses.replace(row, device=jax.devices()[0].device_kind)
+        sys.stdout.write(json.dumps(dataclasses.asdict(row)) + "\n")
+        sys.stdout.flush()
+
+
+def measured(case: str, quick: bool, limit: float) -> Iterator[Row]:
+    """Runs a case in a process of its own; what ends it early becomes a last row."""
+    command = [sys.executable, __file__, "--case", case, *(["--quick"] if quick else [])]
+    environment = DEFAULTS | os.environ
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        errors: list[str] = []
+        reader = threading.Thread(target=lambda: errors.extend(process.stderr or []))
+        reader.start()
+        clock = threading.Timer(limit, process.kill)
+        clock.start()
+        for line in process.stdout or []:
+            if line.startswith('{"quantity"'):
+                yield from_json(json.loads(line))
+        process.wait()
+        late = not clock.is_alive()
+        clock.cancel()
+        reader.join()
+    if late:
+        yield Row(f"{case}: the rest", missing=f"it took longer than {limit:g} s")
+    elif process.returncode:
+        last = errors[-1].strip() if errors else ""
+        yield Row(f"{case}: the rest", missing=f"it ended with status {process.returncode}: {last}"[:300])
+
+
+def from_json(fields: dict[str, Any]) -> Row:
+    """Makes the row that ``dataclasses.asdict`` took apart.
+
+    >>> row = Row("product", (0.5, 0.25), gradients=(2.0, 1.0), at_most=1.5)
+    >>> from_json(json.loads(json.dumps(dataclasses.asdict(row)))) == row
+    True
+    """
+    return Row(**{**fields, "values": tuple(fields["values"]), "gradients": tuple(fields["gradients"])})
+
+
+def keep(path: Path, case: str, rows: list[Row], rounds: int) -> None:
+    """Puts the rows of a case into the file, beside those of other cases."""
+    path.parent.mkdir(exist_ok=True)
+    cases = json.loads(path.read_text())["cases"] if path.exists() else {}
+    entry = {"rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows], "rounds": rounds}
+    cases[case] = {**entry, "versions": versions(), "cores": cores()}
+    files.write_json(path, {"cases": cases})
+
+
+def cores() -> int:
+    """Counts the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that take part and are installed."""
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
 
 
 if __name__ == "__main__":
