@@ -1,0 +1,224 @@
+"""The tools of scripts/benchmark: ratios, table, file, converted weights.  What it measures is not tested here."""
+
+import dataclasses
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxprune as jp
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Imports a module of the scripts, and leaves no compiled file beside it."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return importlib.import_module
+
+
+@pytest.fixture
+def rows(load):
+    return load("benchmark_rows")
+
+
+@pytest.fixture
+def networks(load):
+    return load("benchmark_networks")
+
+
+class Clock:
+    """A clock that moves only when some work says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def work(self, *seconds):
+        """Work whose first call takes 100 s and whose later calls take these."""
+        waiting = [100.0, *seconds]
+
+        def run():
+            self.now += waiting.pop(0)
+            return "result"
+
+        return run
+
+
+def test_a_ratio_is_the_median_of_the_ratios_of_every_round(rows):
+    clock = Clock()
+    timing = rows.measure(clock.work(1, 2, 4), {"work": clock.work(3, 2, 8)}, rounds=3, clock=clock)["work"]
+    row = timing.row("work", at_most=2.5)
+    assert row.gradients == (3.0, 1.0, 2.0)  # the ratio of the medians would be 1.5
+    assert (row.values, row.first, row.met) == ((3.0, 2.0, 8.0), 100.0, True)
+    assert "2 (1 to 3)" in row.line()
+    assert timing.result == "result"
+
+
+def test_each_piece_of_work_follows_a_gradient_of_its_own(rows):
+    order = []
+    works = {name: lambda name=name: order.append(name) for name in ("a", "b")}
+    rows.measure(lambda: order.append("gradient"), works, rounds=2)
+    assert order == ["gradient", "a", "b", *["gradient", "a", "gradient", "b"] * 2]
+
+
+def test_ratios_of_two_works_are_of_the_same_round(rows):
+    ours, theirs = rows.Timing(seconds=[1.0, 6.0, 3.0]), rows.Timing(seconds=[4.0, 8.0, 4.0])
+    row = ours.over(theirs, "ours over theirs", factor=2, at_most=1.5)
+    assert row.values == (0.5, 1.5, 1.5)
+    assert row.met
+    assert row.note == "0.5 by the fastest rounds"
+
+
+def test_what_fails_is_named_and_the_rest_is_measured(rows):
+    clock = Clock()
+    works = {"broken": lambda: 1 / 0, "sound": clock.work(1)}
+    timings = rows.measure(clock.work(1, 1), works, rounds=1, clock=clock)
+    broken = timings["broken"].row("broken", at_most=2.0)
+    assert broken.missing == "ZeroDivisionError: division by zero"
+    assert broken.met is None
+    assert broken.line().rstrip().endswith("not measured")
+    assert "ZeroDivisionError" in broken.remark()
+    assert timings["sound"].row("sound").gradients == (1.0,)
+    assert timings["sound"].over(timings["broken"], "ratio").missing == broken.missing
+    assert rows.fastest(timings.values()) is timings["sound"]
+    assert rows.fastest([timings["broken"]]) is timings["broken"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "met"),
+    [({"at_most": 2.0}, True), ({"at_most": 1.9}, False), ({"at_least": 2.0}, True), ({"at_least": 2.1}, False)],
+)
+def test_a_bound_is_of_the_median(rows, bound, met):
+    assert rows.Row("times", (1.0, 2.0, 9.0), "times", **bound).met is met
+    assert rows.Row("seconds", (7.0,), gradients=(1.0, 2.0, 9.0), **bound).met is met
+    assert rows.Row("nothing asked", (1.0,)).met is None
+
+
+def test_the_columns_stand_under_their_heads(rows):
+    line = rows.Row("product", (0.5,), gradients=(1.5,), first=12.0, at_most=1.0, note="a remark").line()
+    assert line.index("at most 1 gradients") == rows.HEADER.index("asked")
+    assert line.index("NO") == rows.HEADER.index("met?")
+    for text, head in (("0.5 s", "measured"), ("1.5 (1.5 to 1.5)", "in gradients"), ("12.0 s", "first call")):
+        assert line.index(text) + len(text) == rows.HEADER.index(head) + len(head)
+
+
+def test_the_difference_is_of_the_worst_leaf(rows):
+    left, right = {"a": np.ones(4), "b": np.full(2, 1.1)}, {"a": np.ones(4), "b": np.ones(2)}
+    assert rows.difference(left, right) == pytest.approx(0.1)
+    # Rounding where nothing should be is no difference; nothing where something should be is.
+    assert rows.difference(left | {"c": np.full(1, 1e-9)}, right | {"c": np.zeros(1)}) == pytest.approx(0.1)
+    assert rows.difference(left | {"c": np.zeros(1)}, right | {"c": np.ones(1)}) == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"only one side has \['b'\]"):
+        rows.difference(left, {"a": np.ones(4)})
+
+
+def test_numbers_that_differ_are_no_measurement(load, rows):
+    same = load("benchmark_curvature").same
+    row = rows.Row("product", (0.5,), at_most=1.0)
+    assert same(row, 1e-6, "the other side").met
+    assert same(row, 0.5, "the other side").missing == "its numbers differ from the other side by 5.0e-01"
+    assert same(row, float("nan"), "the other side").missing
+
+
+def test_the_file_keeps_every_number_and_the_other_cases(load, rows, tmp_path):
+    benchmark = load("benchmark")
+    row = rows.Row("product", (0.5, 0.25), gradients=(2.0, 1.0), first=3.0, at_most=1.6)
+    path = tmp_path / "results" / "benchmark.json"
+    for case in ("one", "two", "one"):
+        benchmark.keep(path, case, [row], rounds=2)
+    kept = json.loads(path.read_text())["cases"]
+    assert set(kept) == {"one", "two"}
+    found = kept["one"]["rows"][0]
+    assert found.pop("met") is True
+    assert benchmark.from_json(found) == row
+    assert kept["one"]["versions"]["jax"] == jax.__version__
+    assert dataclasses.asdict(row).keys() == found.keys()
+
+
+def test_a_case_that_breaks_or_takes_too_long_says_so(load):
+    benchmark = load("benchmark")
+    (broken,) = benchmark.measured("benchmark_rows:nothing", quick=True, limit=60)
+    assert broken.missing.startswith("it ended with status 1: AttributeError")
+    (late,) = benchmark.measured("benchmark_rows:nothing", quick=True, limit=0.01)
+    assert late.missing == "it took longer than 0.01 s"
+
+
+def test_an_unknown_part_is_refused(load, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "mask"])
+    with pytest.raises(SystemExit):
+        load("benchmark").main()
+    assert "expected masks or curvature, but got mask." in capsys.readouterr().err
+
+
+class Small(nn.Module):
+    """One convolution, BatchNorm, ReLU, mean, head."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Conv(4, (1, 1), use_bias=False, name="conv")(images)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        return nn.Dense(5, name="head")(jnp.mean(x, axis=(1, 2)))
+
+
+def test_subjects_are_what_they_say_in_our_layout_and_in_that_of_pytorch(networks):
+    here = networks.subject(Small(), image=8, batch=4, classes=5)
+    network = here.network
+    convolved = here.batch["image"] @ network.params["conv"]["kernel"][0, 0]
+    found = network.state["batch_stats"]["norm"]
+    np.testing.assert_allclose(found["mean"], jnp.mean(convolved, (0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(found["var"], jnp.var(convolved, (0, 1, 2)), rtol=1e-4)
+    assert len(here.in_scope(network.params)) == 2
+    assert sum(jax.tree.leaves(here.scope(lambda name: name.startswith("head")))) == 1
+
+    weights = networks.torch_weights(network)
+    assert weights["conv.weight"].shape == (4, 3, 1, 1)
+    assert weights["norm.weight"].shape == weights["norm.running_var"].shape == (4,)
+    assert weights["head.weight"].shape == (5, 4)
+    assert len(weights) == len(jax.tree.leaves((network.params, network.state)))
+    for name, leaf in zip(jp.tree.names(network.params), jax.tree.leaves(network.params), strict=True):
+        np.testing.assert_array_equal(networks.flax_layout(name, networks.torch_layout(name, leaf)), leaf)
+
+    loss, slopes = here.gradient()
+    assert 0 < float(loss) < 10
+    assert jp.tree.names(slopes) == jp.tree.names(here.vector)
+
+
+def test_only_one_filter_is_left(networks):
+    tree = {"a": {"kernel": np.ones((3, 3, 2, 4))}, "b": {"kernel": np.ones((2, 4))}}
+    cut = networks.only(tree, "a/kernel", 1)
+    assert (jp.tree.size(cut), float(jp.tree.dot(cut, tree))) == (80, 18)
+    assert float(jnp.sum(cut["a"]["kernel"][..., 1])) == 18
+
+
+def test_without_pytorch_its_rows_alone_are_missing(load, rows, monkeypatch):
+    monkeypatch.setitem(sys.modules, "benchmark_torch", None)
+    side = load("benchmark_curvature").other_side(subject=None)
+    works = {"ours": lambda: None, "theirs": lambda: side().gradient()}
+    timings = rows.measure(lambda: None, works, rounds=1)
+    assert "benchmark_torch" in timings["theirs"].missing
+    assert timings["ours"].row("ours").gradients
+
+
+def test_the_memory_of_new_programs_is_found(load):
+    memory = load("benchmark_memory")
+    known = memory.programs()
+    double = jax.jit(lambda x: jnp.sin(x) @ x)
+    double(np.ones((500, 500)))
+    assert max(found["peak"] for found in memory.new_programs(known)) == pytest.approx(4.0, rel=0.5)
+    assert memory.resident() > 50
+
+
+def test_without_an_accelerator_the_large_networks_say_so(load):
+    (row,) = load("benchmark_accelerator").resnet50(1)
+    assert row.missing == "not run: there is no accelerator here"
