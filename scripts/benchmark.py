@@ -46,7 +46,7 @@ DEFAULTS = {
     # PyTorch's threads would spin where they wait: with others on the same cores that made it 20 times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-ROUNDS, QUICK_ROUNDS = 9, 2
+ROUNDS, QUICK_ROUNDS = 9, 3
 LIMIT, QUICK_LIMIT = 1800.0, 300.0
 
 
@@ -135,7 +135,10 @@ def keep(path: Path, case: str, rows: list[Row], rounds: int) -> None:
     """Puts the rows of a case into the file, beside those of other cases."""
     path.parent.mkdir(exist_ok=True)
     cases = json.loads(path.read_text())["cases"] if path.exists() else {}
-    entry = {"rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows], "rounds": rounds}
+    entry = {
+        "rows": [{**dataclasses.asdict(row), "met": row.met, "disturbed": row.disturbed} for row in rows],
+        "rounds": rounds,
+    }
     cases[case] = {**entry, "versions": versions(), "cores": cores()}
     files.write_json(path, {"cases": cases})
 

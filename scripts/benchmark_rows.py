@@ -15,6 +15,9 @@ REST = 0.02
 # 4e-15; in float32 some of millions of ReLU inputs round to the other side of zero, and a leaf of either is up to 6e-3
 # away from float64.
 SAME = 2e-2
+# A round that took this many times the fastest was disturbed.  No number is dropped, but where a third of the rounds or
+# more were, there is no verdict: one stalled gradient alone would make a product look cheap.
+DISTURBED = 3.0
 HEADER = f"{'quantity':66} {'measured':>12} {'in gradients':>24} {'first call':>10}  {'asked':22} met?\n"
 
 
@@ -48,11 +51,24 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Says whether the median keeps to the bound; None without a bound or a measurement."""
-        if self.missing or (self.at_most is None and self.at_least is None):
+        """Says whether the median keeps to the bound; None without a bound, a measurement or enough calm rounds."""
+        if self.missing or (self.at_most is None and self.at_least is None) or self.undecided:
             return None
         median = statistics.median(self.gradients or self.values)
         return (self.at_most is None or median <= self.at_most) and (self.at_least is None or median >= self.at_least)
+
+    @property
+    def disturbed(self) -> int:
+        """Counts the rounds in which the work, or the gradient beside it, took far longer than in another round."""
+        units = [value / ratio for value, ratio in zip(self.values, self.gradients, strict=False)]
+        series = [numbers for numbers in (self.values, units) if numbers and min(numbers) > 0]
+        slow = {i for numbers in series for i, number in enumerate(numbers) if number > DISTURBED * min(numbers)}
+        return len(slow)
+
+    @property
+    def undecided(self) -> bool:
+        """Says whether so many rounds were disturbed that their median means nothing."""
+        return 3 * self.disturbed >= len(self.values) and self.disturbed > 0
 
     def line(self) -> str:
         """Writes the row as a line under ``HEADER``."""
@@ -60,13 +76,16 @@ class Row:
         asked = f"at most {self.at_most:g} {unit}" if self.at_most is not None else ""
         asked = f"at least {self.at_least:g} {unit}" if self.at_least is not None else asked
         first = "" if self.first is None or self.missing else f"{self.first:.1f} s"
-        met = {None: "not measured" if self.missing else "", True: "yes", False: "NO"}[self.met]
+        met = {None: "", True: "yes", False: "NO"}[self.met]
+        met = "not measured" if self.missing else "disturbed" if self.undecided else met
         measured = "-" if self.missing else _number(statistics.median(self.values), self.unit)
         return f"{self.quantity:66} {measured:>12} {self._spread():>24} {first:>10}  {asked:22} {met}".rstrip() + "\n"
 
     def remark(self) -> str:
         """Says under the table what the line has no room for; empty if there is nothing to say."""
-        text = f"not measured: {self.missing}" if self.missing else self.note
+        disturbed = f"{self.disturbed} of {len(self.values)} rounds were disturbed" if self.disturbed else ""
+        said = "; ".join(part for part in (disturbed, self.note) if part)
+        text = f"not measured: {self.missing}" if self.missing else said
         return f"  {self.quantity}: {text}\n" if text else ""
 
     def _spread(self) -> str:

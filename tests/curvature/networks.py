@@ -18,7 +18,9 @@ from jax.flatten_util import ravel_pytree
 import jaxprune as jp
 
 # Compiling is most of the time of these tests.
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    FAST["xla_cpu_use_fusion_emitters"] = False
 MATRICES = ("hessian", "ggn", "empirical_fisher")
 
 
