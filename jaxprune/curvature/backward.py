@@ -25,9 +25,19 @@ from jaxprune.network import Network
 from jaxprune.sites import Survey, add_to, survey
 from jaxprune.types import Batch, Loss
 
-# Backward passes side by side in one program: unrolled, because XLA runs convolutions in loops slowly on CPU, and few,
-# because compile time and memory grow with them.
-WIDTH = 16
+# Backward passes that one program may unroll: XLA runs convolutions in loops slowly on CPU, but compile time grows.
+_UNROLLED = 16
+# Beyond that, as many side by side as ten classes take, so that temporaries do not grow with the classes.
+_SIDE_BY_SIDE = 9
+
+
+def width(columns: int) -> int:
+    """The number of columns whose backward passes run side by side in one program.
+
+    >>> width(9), width(999)
+    (9, 9)
+    """
+    return columns if columns <= _UNROLLED else _SIDE_BY_SIDE
 
 
 class Signals:

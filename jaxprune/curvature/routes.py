@@ -133,7 +133,7 @@ def _signal_task(request: Request, paths: list[str], vector: Any, own: bool, why
         (request.network, request.batch, [tree.leaf(vector, path) for path in paths]),
         {"loss": request.loss, "matrix": request.matrix, "blocks": request.blocks, "paths": tuple(paths), "own": own},
         request.columns(),
-        backward.WIDTH,
+        backward.width(request.columns()),
     )
 
 
@@ -218,7 +218,7 @@ def diagonal_tasks(request: Request) -> list[Task]:
                 arguments,
                 options,
                 request.columns(),
-                backward.WIDTH,
+                backward.width(request.columns()),
             )
         )
     return tasks
@@ -280,7 +280,7 @@ def block_task(request: Request) -> Task:
             arguments,
             options,
             request.columns(),
-            backward.WIDTH,
+            backward.width(request.columns()),
         )
     if request.blocks == "unit" and _positions(request, path):
         return _position_task(request, path, "block", against)
@@ -304,5 +304,5 @@ def factor_task(request: Request) -> Task | None:
         arguments,
         options,
         request.columns(),
-        backward.WIDTH,
+        backward.width(request.columns()),
     )

@@ -92,7 +92,8 @@ def deletion_costs(
                 return jnp.zeros_like(leaf)
             # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
             kept = leaf != 0 if form == "greedy" else jnp.ones(leaf.shape, bool)
-            if form == "obs" and (factors := _factors(network, loss, batches, path, blocks, matrix)) is not None:
+            factors = _factors(network, loss, batches, path, blocks, matrix, damping) if form == "obs" else None
+            if factors is not None:
                 return _by_factors(leaf, factors, block_members(network, batches[0], path, blocks), damping)
             dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
             return _of_leaf(costs, path, leaf, kept, dense, members, damping)
@@ -127,13 +128,16 @@ def inverse_diagonal(factors: Any, shift: Any) -> Any:
     return 1 / shift - jnp.sum(rows**2, axis=1) / shift**2
 
 
-def _factors(network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int, matrix: str) -> Any:
+def _factors(
+    network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int, matrix: str, damping: float
+) -> Any:
     """Factors V of the blocks of one leaf over all batches, if that is the smaller form; else None."""
     if not batches:
         return None
-    members = block_members(network, batches[0], path, blocks)
+    size = block_members(network, batches[0], path, blocks).shape[1]
     rows = sum(len(batch["image"]) for batch in batches) * columns(network, loss, batches[0], matrix)
-    if rows >= members.shape[1]:
+    # Damping that rounding swallows is for the dense form to refuse.
+    if rows >= size or damping < size * jnp.finfo(tree.leaf(network.params, path).dtype).eps:
         return None
     weights = [float(jnp.sum(losses.weights(batch))) for batch in batches]
     parts = [block_factors(network, loss, batch, path, blocks, matrix) for batch in batches]
@@ -149,7 +153,9 @@ def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
     padding = members < 0
     void = padding | jnp.all(factors == 0, axis=1)
     shift = damping * jnp.sum(jnp.where(padding[:, None], 0, factors) ** 2) / leaf.size
-    inverse = inverse_diagonal(factors, jnp.where(shift > 0, shift, 1))
+    shift = jnp.where(shift > 0, shift, 1)
+    # Below 1 / A_jj no diagonal of an inverse falls, but by rounding.
+    inverse = jnp.maximum(inverse_diagonal(factors, shift), 1 / (jnp.sum(factors**2, axis=1) + shift))
     weights = jnp.where(padding, 0, leaf.ravel()[members])
     scores = jnp.where(void, 0, weights**2 / (2 * inverse))
     flat = jnp.zeros(leaf.size + 1, scores.dtype).at[jnp.where(padding, leaf.size, members)].set(scores)
