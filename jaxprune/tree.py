@@ -70,6 +70,15 @@ def prunable(params: Any, include: str = KERNELS, exclude: str | None = None) ->
     return chosen
 
 
+def by_name(tree: Any) -> dict[str, Any]:
+    """Returns the leaves by their names, in the order of ``jax.tree.leaves``.
+
+    >>> by_name({"Dense_0": {"kernel": 1.0}})
+    {'Dense_0/kernel': 1.0}
+    """
+    return dict(zip(names(tree), jax.tree.leaves(tree), strict=True))
+
+
 def leaf(tree: Any, path: str) -> Any:
     """Returns the leaf of that name.
 
@@ -79,7 +88,7 @@ def leaf(tree: Any, path: str) -> Any:
     >>> leaf({"Dense_0": {"kernel": 1.0}}, "Dense_0/kernel")
     1.0
     """
-    found = dict(zip(names(tree), jax.tree.leaves(tree), strict=True))
+    found = by_name(tree)
     if path not in found:
         raise ValueError(f"path: no leaf is called {path!r}. The leaves are: {', '.join(found)}.")
     return found[path]

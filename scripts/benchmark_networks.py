@@ -19,12 +19,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and a batch to measure on, with a random vector to multiply.
+    """A network and a batch to measure on, with a vector to multiply.
 
     Attributes:
       network: in float32, at its initial weights; BatchNorm holds the statistics of the batch.
       batch: random images and labels.
-      vector: random, structure and shapes of the parameters.
+      vector: the parameters themselves, as for scores.
       kernels: the scope of all kernels of convolutions and dense layers.
     """
 
@@ -48,14 +48,13 @@ class Subject:
 
 
 def subject(module: nn.Module, image: int, batch: int, classes: int) -> Subject:
-    """Initialises a network, draws a batch and a vector, and gives BatchNorm the statistics of the batch."""
+    """Initialises a network, draws a batch, and gives BatchNorm the statistics of the batch."""
     draw = np.random.default_rng(SEED)
     images = jnp.asarray(draw.standard_normal((batch, image, image, 3), np.float32))
     labels = jnp.asarray(draw.integers(0, classes, batch, np.int32))
     network = jp.Network.from_linen(module, jax.jit(module.init)(jax.random.key(SEED), images[:1]), {"train": True})
     network = network.replace(state=_statistics(network, images))
-    vector = jax.tree.map(lambda leaf: jnp.asarray(draw.standard_normal(leaf.shape, np.float32)), network.params)
-    return Subject(network, {"image": images, "label": labels}, vector, jp.tree.prunable(network.params))
+    return Subject(network, {"image": images, "label": labels}, network.params, jp.tree.prunable(network.params))
 
 
 def resnet_cifar(depth: int = 20, classes: int = 10, batch: int = 64) -> Subject:

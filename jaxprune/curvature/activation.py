@@ -17,6 +17,7 @@ from jaxprune import losses, tree
 from jaxprune.curvature import partition
 from jaxprune.curvature.products import linearised
 from jaxprune.curvature.rows import rows
+from jaxprune.curvature.tasks import WIDTH
 from jaxprune.network import Network
 from jaxprune.sites import Site, Survey, add_to, survey
 from jaxprune.types import Batch, Loss
@@ -86,7 +87,7 @@ def blocks(network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: 
             tangent = jnp.zeros(np.prod(z.shape), z.dtype).at[here[:, position]].set(1)
             return product(tangent.reshape(z.shape)).ravel()[here]
 
-        bend = jax.vmap(column)(jnp.arange(here.shape[1]))  # [s, n, t]
+        bend = jax.lax.map(column, jnp.arange(here.shape[1]), batch_size=WIDTH)  # [s, n, t]
         pulled = jnp.einsum("snt,ntd->nsd", bend, own)
         result = jnp.einsum("nsd,nse->de" if quantity == "block" else "nsd,nsd->d", pulled, own)
         if ready.scale is not None:

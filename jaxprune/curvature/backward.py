@@ -116,7 +116,8 @@ def products(
         z if own and site.kind != "add" else va
         for site, z, va in zip(signals.sites, signals.outputs(), signals.contributions(vectors), strict=True)
     ]
-    totals = [jnp.zeros_like(z) for z in moved]
+    # Sums are never narrower than float32, in half-precision networks too.
+    totals = [jnp.zeros(z.shape, jnp.promote_types(z.dtype, jnp.float32)) for z in moved]
     for place in range(len(indices)):
         parts, weights = signals.signal(indices[place])
         for at, (site, part) in enumerate(zip(signals.sites, parts, strict=True)):
@@ -124,8 +125,10 @@ def products(
             kept = {examples} if blocks == "layer" else {examples, *site.output_axes}
             summed = tuple(axis for axis in range(part.ndim) if axis not in kept)
             weighted = weights.reshape([-1 if axis == examples else 1 for axis in range(part.ndim)])
-            totals[at] += weighted * jnp.sum(part * moved[at], axis=summed, keepdims=True) * part
-    return [signals.weight_gradient(at, total, vectors[at]) for at, total in enumerate(totals)]
+            share = weighted * jnp.sum(part * moved[at], axis=summed, keepdims=True, dtype=totals[at].dtype)
+            totals[at] += (share * part).astype(totals[at].dtype)
+    narrow = [total.astype(z.dtype) for total, z in zip(totals, signals.outputs(), strict=True)]
+    return [signals.weight_gradient(at, total, vectors[at]) for at, total in enumerate(narrow)]
 
 
 def _run_products(signals: Signals, vectors: Sequence[Any], indices: Any, size: int) -> list[Any]:

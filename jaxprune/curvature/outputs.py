@@ -53,12 +53,13 @@ def columns(loss: Loss, outputs: Any, batch: Batch, matrix: str) -> Column:
     batch = {**batch, "label": jnp.where(counts[:, None] if label.ndim > 1 else counts, label, 0)}
 
     make = _KNOWN.get(loss, _eigenvectors)
+    wide = jnp.promote_types(outputs.dtype, jnp.float32)
     one = (_gradient if matrix == "empirical_fisher" else make)(loss, outputs, batch)
 
     def column(index: Any) -> tuple[Any, Any]:
         values, scale = one(index)
         values = jnp.where(counts[:, None], values, 0)
-        return values.astype(outputs.dtype), jnp.where(counts, share * scale, 0).astype(outputs.dtype)
+        return values.astype(outputs.dtype), jnp.where(counts, share * scale, 0).astype(wide)
 
     return column
 
@@ -102,7 +103,10 @@ def _eigenvectors(loss: Loss, outputs: Any, batch: Batch) -> Column:
         return jax.jvp(slope, (outputs,), (jnp.broadcast_to(direction, outputs.shape),))[1]
 
     matrices = jax.vmap(bend, out_axes=-1)(jnp.eye(outputs.shape[-1], dtype=outputs.dtype))
-    values, vectors = jnp.linalg.eigh(matrices)
+    values, vectors = jnp.linalg.eigh(matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32)))
+    # What rounding makes of a zero must not make a convex loss look concave.
+    noise = outputs.shape[-1] * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), axis=-1, keepdims=True)
+    values = jnp.where(jnp.abs(values) <= noise, 0, values)
 
     def column(index: Any) -> tuple[Any, Any]:
         return vectors[:, :, index], values[:, index]
@@ -142,6 +146,10 @@ def _is_per_example(loss: Loss, structure: Any, shapes: tuple[Any, ...], float64
     def backward(outputs: Any, cotangent: Any, batch: Batch) -> Any:
         return jax.vjp(lambda values: loss(values, batch), outputs)[1](cotangent)[0]
 
+    # What is independent has an independent second derivative, unless a derivative is given by hand: it may say
+    # anything.
+    if any(step.name == "custom_jvp_call" for step in trace(loss, outputs, batch).steps):
+        return False
     program = trace(backward, outputs, jax.ShapeDtypeStruct(outputs.shape[:1], outputs.dtype), batch)
     followed = axes.follow(program, {program.arguments[1]: 0})
     return followed.get(program.outputs[0]) == 0

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import check, losses
-from jaxprune.curvature.compiled import compile_only, operations
+from jaxprune.curvature.compiled import compile_only
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params
 
@@ -75,7 +75,7 @@ def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
 
 def gradient_cost(network: Network, loss: Loss, batch: Batch) -> float:
     """Counts the operations of one gradient, the unit in which costs are stated."""
-    return operations(compile_only(_gradient, (network, batch), {"loss": loss}))
+    return compile_only(_gradient, (network, batch), {"loss": loss}).operations
 
 
 @partial(jax.jit, static_argnames="loss")

@@ -4,8 +4,10 @@ Every public quantity is a list of tasks (``tasks``): the plan reads their cost,
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,14 +37,25 @@ class Request:
     blocks: str | int
     paths: tuple[str, ...]
 
-    @property
+    @cached_property
     def survey(self) -> Survey:
-        """Where the parameters of the network enter."""
-        return survey(self.network, self.batch["image"])
+        """Where the parameters of the network enter; traced as the programs are, at the precision that they have."""
+        with jax.default_matmul_precision("highest"):
+            return survey(self.network, self.batch["image"])
+
+    @cached_property
+    def leaves(self) -> dict[str, Any]:
+        """The leaves of the parameters, by name."""
+        return tree.by_name(self.network.params)
+
+    @cached_property
+    def per_example(self) -> bool:
+        """Whether the loss is proven to treat every example alone."""
+        return outputs.is_per_example(self.loss, self.survey.outputs, self.batch)
 
     def leaf(self, path: str) -> Any:
         """The leaf of that name."""
-        return tree.leaf(self.network.params, path)
+        return self.leaves[path]
 
     def columns(self) -> int:
         """The number of backward passes that class signals take."""
@@ -67,7 +80,7 @@ def reason_against_signals(request: Request, path: str) -> str:
         return "every example has weights of its own"
     if _is_spanned(found, path):
         return "its kernel lies across the examples"
-    if not outputs.is_per_example(request.loss, found.outputs, request.batch):
+    if not request.per_example:
         return "the loss is not proven to treat every example alone"
     return ""
 
@@ -90,12 +103,17 @@ def _is_spanned(found: Survey, path: str) -> bool:
 def is_idle(request: Request, path: str) -> bool:
     """Whether the outputs do not depend on a leaf, so that everything is zero."""
     found = request.survey
-    return found.unserved.get(path) == "" or (path in found.proofs and not found.proofs[path].reached)
+    return (
+        request.leaf(path).size == 0
+        or found.unserved.get(path) == ""
+        or (path in found.proofs and not found.proofs[path].reached)
+    )
 
 
 def product_tasks(request: Request, vector: Any) -> list[Task]:
     """The tasks of ``block_product``; each returns one array for every leaf that it serves."""
     tasks, by_signals, by_layers = [], [], []
+    vectors = tree.by_name(vector)
     for path in request.paths:
         against = reason_against_signals(request, path)
         if is_idle(request, path):
@@ -105,16 +123,16 @@ def product_tasks(request: Request, vector: Any) -> list[Task]:
         elif not against:
             by_signals.append(path)
         else:
-            tasks.append(_block_by_block(request, path, tree.leaf(vector, path), against))
+            tasks.append(_block_by_block(request, path, vectors[path], against))
     if request.blocks == "layer":
         by_signals, by_layers, why = _cheaper(request, by_signals, by_layers)
     else:
         why = _why_signals(request)
-    own = all(tree.leaf(vector, path) is request.leaf(path) for path in by_signals)
+    own = all(vectors[path] is request.leaf(path) for path in by_signals)
     if by_signals:
-        tasks.append(_signal_task(request, by_signals, vector, own, why))
+        tasks.append(_signal_task(request, by_signals, vectors, own, why))
     if by_layers:
-        tasks.append(_layer_task(request, by_layers, vector, why))
+        tasks.append(_layer_task(request, by_layers, vectors, why))
     return tasks
 
 
@@ -124,20 +142,20 @@ def _why_signals(request: Request) -> str:
     return f"the {request.matrix.replace('_', ' ')} matrix is a sum over signals"
 
 
-def _signal_task(request: Request, paths: list[str], vector: Any, own: bool, why: str) -> Task:
+def _signal_task(request: Request, paths: list[str], vectors: dict[str, Any], own: bool, why: str) -> Task:
     return Task(
         SIGNALS,
         tuple(paths),
         why,
         backward.products,
-        (request.network, request.batch, [tree.leaf(vector, path) for path in paths]),
+        (request.network, request.batch, [vectors[path] for path in paths]),
         {"loss": request.loss, "matrix": request.matrix, "blocks": request.blocks, "paths": tuple(paths), "own": own},
         request.columns(),
         backward.width(request.columns()),
     )
 
 
-def _layer_task(request: Request, paths: list[str], vector: Any, why: str) -> Task:
+def _layer_task(request: Request, paths: list[str], vectors: dict[str, Any], why: str) -> Task:
     # Where Hessian and Gauss-Newton block are the same, the latter's product is the cheaper one.
     matrices = tuple(
         "ggn" if request.matrix == "hessian" and not reason_against_signals(request, path) else request.matrix
@@ -148,7 +166,7 @@ def _layer_task(request: Request, paths: list[str], vector: Any, why: str) -> Ta
         tuple(paths),
         why,
         restricted.layer_products,
-        (request.network, request.batch, [tree.leaf(vector, path) for path in paths]),
+        (request.network, request.batch, [vectors[path] for path in paths]),
         {"loss": request.loss, "matrices": matrices, "paths": tuple(paths)},
     )
 
@@ -235,7 +253,7 @@ def _positions(request: Request, path: str) -> int:
         return 0
     if found.proofs[path].examples is None or _is_spanned(found, path):
         return 0
-    if not outputs.is_per_example(request.loss, found.outputs, request.batch):
+    if not request.per_example or _meets_custom(found, path):
         return 0
     site, shape = found.sites[path], found.program.avals[found.sites[path].output].shape
     kept = {found.proofs[path].examples, *site.output_axes}
@@ -243,6 +261,17 @@ def _positions(request: Request, path: str) -> int:
     leaf = request.leaf(path)
     inputs = leaf.size // (int(partition.labels(leaf.shape, "unit", request.units(path)).max()) + 1)
     return count if count < inputs else 0
+
+
+def _meets_custom(found: Survey, path: str) -> bool:
+    """Whether a derivative given by hand follows a site: the second may mix examples though the first does not."""
+    reached = {found.sites[path].output}
+    for step in found.program.steps:
+        if reached.intersection(atom for atom in step.inputs if isinstance(atom, int)):
+            if step.name == "custom_jvp_call":
+                return True
+            reached.update(step.outputs)
+    return False
 
 
 def _position_task(request: Request, path: str, quantity: str, against: str) -> Task:

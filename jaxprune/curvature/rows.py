@@ -84,10 +84,11 @@ class Rows:
         def add(total: Any, example: Any) -> tuple[Any, None]:
             inputs, signals, weights = example
             for gradient, weight in zip(self.gradients(inputs, signals), weights, strict=True):
-                total = total + function(gradient) * weight
+                total = total + (function(gradient) * weight).astype(total.dtype)
             return total, None
 
-        start = jnp.zeros(self.index.shape, signals[0].dtype)
+        # The weights are never narrower than float32, and so neither is the sum, in half-precision networks too.
+        start = jnp.zeros(self.index.shape, jnp.result_type(weights, signals[0]))
         return jax.lax.scan(add, start, (*self.all(signals), weights))[0]
 
     def squares(self, signals: list[Any], weights: Any) -> Any:
@@ -95,7 +96,7 @@ class Rows:
         if self.cut is not None and self.axes[1]:
             return self.sum(jnp.square, signals, weights)
         # One position: the square of a product is the product of the squares.
-        inputs, ordered = self.all(signals)
+        inputs, ordered = (each.astype(jnp.result_type(weights, each)) for each in self.all(signals))
         squared = jnp.einsum("nk,ngko->ngo", weights, ordered[:, :, 0] ** 2)
         total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
         return total if self.scale is None else total * self.scale**2
@@ -112,6 +113,7 @@ class Rows:
         """
         group, output = unit // self.index.shape[2], unit % self.index.shape[2]
         own, signal = inputs[:, group], signals[:, group, :, :, output]  # [n, t, d], [n, t, k]
+        own, signal = (each.astype(jnp.result_type(weights, each)) for each in (own, signal))
         if own.shape[1] == 1:
             rows, weights = own, jnp.sum(weights * signal[:, 0] ** 2, axis=1, keepdims=True)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxprune.curvature import loops
-from jaxprune.curvature.compiled import compile_only, operations, peak_bytes
+from jaxprune.curvature.compiled import Compiled, compile_only
 from jaxprune.memory import available, fits
 
 # Products that run side by side, folded into the batch.  More costs memory and measured no faster on convolutions.
@@ -79,11 +79,11 @@ class Task:
         if self.program is None:
             return 0, 0.0, 0
         calls = len(self.chunks()) if self.count else 1
-        return calls, calls * operations(self._compiled()), self._memory()
+        return calls, calls * self._compiled().operations, self._memory()
 
     def _memory(self) -> int:
-        return peak_bytes(self._compiled())
+        return self._compiled().bytes
 
-    def _compiled(self) -> Any:
+    def _compiled(self) -> Compiled:
         indices = self.chunks()[:1] if self.count else []
         return compile_only(self.program, (*self.arguments, *indices), self.options)

@@ -155,7 +155,8 @@ def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
     shift = damping * jnp.sum(jnp.where(padding[:, None], 0, factors) ** 2) / leaf.size
     shift = jnp.where(shift > 0, shift, 1)
     # Below 1 / A_jj no diagonal of an inverse falls, but by rounding.
-    inverse = jnp.maximum(inverse_diagonal(factors, shift), 1 / (jnp.sum(factors**2, axis=1) + shift))
+    alone = jax.lax.map(lambda factor: inverse_diagonal(factor[None], shift)[0], factors)
+    inverse = jnp.maximum(alone, 1 / (jnp.sum(factors**2, axis=1) + shift))
     weights = jnp.where(padding, 0, leaf.ravel()[members])
     scores = jnp.where(void, 0, weights**2 / (2 * inverse))
     flat = jnp.zeros(leaf.size + 1, scores.dtype).at[jnp.where(padding, leaf.size, members)].set(scores)

@@ -71,3 +71,15 @@ def _program(value: Any) -> int:
         )
         for equation in jaxpr.eqns
     )
+
+
+def repeated(value: Any) -> int:
+    """Counts what the loops of a traced function do beyond their first turn."""
+    jaxpr = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [each for each in jax.tree.leaves(equation.params) if isinstance(each, (core.Jaxpr, core.ClosedJaxpr))]
+        if equation.primitive.name == "scan":
+            total += (equation.params["length"] - 1) * sum(map(_program, inner))
+        total += sum(map(repeated, inner))
+    return total
