@@ -16,7 +16,7 @@ from jaxprune.types import Batch, Loss, Mask, Params, Scope
 PRODUCTS = {"hessian": curvature.hvp, "ggn": curvature.ggnvp}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Operator:
     """The map ``v -> P M P' v`` of a curvature matrix M; P chooses n weights.  Made by ``operator``.
 

@@ -269,7 +269,7 @@ def _indefinite(
         # Twice what lifts the lowest eigenvalue above zero, and above what rounding does to a factorisation.
         rounding = dense.shape[1] * float(jnp.finfo(dense.dtype).eps) * highest
         suffices = 2 * max(-lowest, rounding) / mean_diagonal
-        remedy = f'damping={suffices:.2g} suffices; matrix="ggn" never needs more than rounding.'
+        remedy = f'damping={suffices:.2g} suffices; for a convex loss matrix="ggn" needs no more than rounding.'
     return (
         f"damping: a Hessian block of {path} is not positive definite at damping={damping} (lowest eigenvalue "
         f"{lowest:.3g}, mean diagonal {mean_diagonal:.3g}), so what an optimal brain surgeon says means nothing there; "

@@ -126,6 +126,8 @@ def find(program: Program, paths: Sequence[str], images: int) -> tuple[dict[str,
             if axes is not None:
                 trails[step.outputs[0]] = _Trail(trail.leaf, axes, (*trail.way, index))
                 continue
+        if step.name == "stop_gradient":
+            continue  # a frozen leaf has no derivative there: this is no use of it
         for position in marked:
             uses[trails[step.inputs[position]].leaf].append((index, position))
     for atom in program.outputs:

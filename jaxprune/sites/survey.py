@@ -14,7 +14,7 @@ from jaxprune.sites.program import Program, trace
 from jaxprune.sites.proof import Proof, prove
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Survey:
     """Where the parameters of a network enter its program.
 
@@ -31,6 +31,20 @@ class Survey:
     proofs: dict[str, Proof]
     unserved: dict[str, str]
     outputs: jax.ShapeDtypeStruct
+
+    def __str__(self) -> str:
+        """Writes a line for every leaf: how it enters, its units, and what is proven of what follows."""
+        lines = []
+        for path, site in self.sites.items():
+            proof = self.proofs[path]
+            linear = "piecewise linear after it" if proof.piecewise_linear else "not proven piecewise linear after it"
+            alone = "independent examples" if proof.examples is not None else "examples not proven independent"
+            lines.append(f"{path}: {site.kind}, unit axes {self.unit_axes(path, 0)}, {linear}, {alone}")
+        for path, why in self.unserved.items():
+            lines.append(f"{path}: no site: {why or 'the outputs do not depend on it'}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
 
     def unit_axes(self, path: str, rank: int) -> tuple[int, ...]:
         """The axes of a leaf of that rank whose indices are its units, in order; the last axis where it has no site."""
