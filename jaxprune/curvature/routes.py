@@ -3,6 +3,7 @@
 Every public quantity is a list of tasks (``tasks``): the plan reads their cost, and the computation runs them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -143,13 +144,22 @@ def _why_signals(request: Request) -> str:
 
 
 def _signal_task(request: Request, paths: list[str], vectors: dict[str, Any], own: bool, why: str) -> Task:
+    given = [vectors[path] for path in paths]
+    options = {"blocks": request.blocks, "paths": tuple(paths), "own": own}
+    return _by_signals(request, backward.products, paths, why, options, given)
+
+
+def _by_signals(
+    request: Request, program: Any, paths: Sequence[str], why: str, options: dict[str, Any], *given: Any
+) -> Task:
+    """A task of ``backward``: a program that sums, or joins, what every column of the output Hessian adds."""
     return Task(
         SIGNALS,
         tuple(paths),
         why,
-        backward.products,
-        (request.network, request.batch, [vectors[path] for path in paths]),
-        {"loss": request.loss, "matrix": request.matrix, "blocks": request.blocks, "paths": tuple(paths), "own": own},
+        program,
+        (request.network, request.batch, *given),
+        {"loss": request.loss, "matrix": request.matrix, **options},
         request.columns(),
         backward.width(request.columns()),
     )
@@ -225,20 +235,8 @@ def diagonal_tasks(request: Request) -> list[Task]:
             labels = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
             tasks.append(_plain(request, path, jnp.ones_like(leaf), labels, against))
     if by_signals:
-        options = {"loss": request.loss, "matrix": request.matrix, "paths": tuple(by_signals)}
-        arguments = (request.network, request.batch)
-        tasks.append(
-            Task(
-                SIGNALS,
-                tuple(by_signals),
-                _why_signals(request),
-                backward.diagonals,
-                arguments,
-                options,
-                request.columns(),
-                backward.width(request.columns()),
-            )
-        )
+        options = {"paths": tuple(by_signals)}
+        tasks.append(_by_signals(request, backward.diagonals, by_signals, _why_signals(request), options))
     return tasks
 
 
@@ -299,18 +297,8 @@ def block_task(request: Request) -> Task:
     if is_idle(request, path):
         return Task(NOTHING, (path,), "the outputs do not depend on it")
     if not against:
-        options = {"loss": request.loss, "matrix": request.matrix, "path": path, "blocks": request.blocks}
-        arguments = (request.network, request.batch)
-        return Task(
-            SIGNALS,
-            (path,),
-            _why_signals(request),
-            backward.dense,
-            arguments,
-            options,
-            request.columns(),
-            backward.width(request.columns()),
-        )
+        options = {"path": path, "blocks": request.blocks}
+        return _by_signals(request, backward.dense, [path], _why_signals(request), options)
     if request.blocks == "unit" and _positions(request, path):
         return _position_task(request, path, "block", against)
     options = {"loss": request.loss, "path": path, "matrix": request.matrix}
@@ -323,15 +311,5 @@ def factor_task(request: Request) -> Task | None:
     (path,) = request.paths
     if reason_against_signals(request, path) or is_idle(request, path):
         return None
-    options = {"loss": request.loss, "matrix": request.matrix, "path": path, "blocks": request.blocks}
-    arguments = (request.network, request.batch)
-    return Task(
-        SIGNALS,
-        (path,),
-        _why_signals(request),
-        backward.factors,
-        arguments,
-        options,
-        request.columns(),
-        backward.width(request.columns()),
-    )
+    options = {"path": path, "blocks": request.blocks}
+    return _by_signals(request, backward.factors, [path], _why_signals(request), options)
