@@ -74,7 +74,7 @@ def _torch_resnet(module: Any) -> Any:
     from benchmark_torch import ResNet
 
     options = {"bottleneck": module.bottleneck, "large_images": module.large_images}
-    return ResNet(module.blocks, module.classes, module.width, **options)
+    return ResNet(module.depths, module.classes, module.width, **options)
 
 
 def _torch_vit(module: Any) -> Any:

@@ -1,6 +1,7 @@
-"""Vision networks as Flax linen modules, called as ``module(images, train=False)``."""
+"""Vision networks as Flax linen modules, called as ``module(images, train=False)``; each is its own specification."""
 
 from jaxprune.models.resnet import resnet, resnet_cifar
+from jaxprune.models.shapes import specification
 from jaxprune.models.vit import vit
 
-__all__ = ["resnet", "resnet_cifar", "vit"]
+__all__ = ["resnet", "resnet_cifar", "specification", "vit"]

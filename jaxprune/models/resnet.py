@@ -3,31 +3,55 @@
 Both kinds are one module: a stem, stages of residual blocks, the mean over positions, a linear head.  From the second
 stage on, the first block of a stage halves height and width, and every stage is twice as wide as the one before.
 
+The module is its own specification (``jaxprune.groups``): a few numbers, and a line for every block that says how many
+filters it has inside.  Blocks keep their names when others are removed.
+
 The networks tag what happens inside them with ``jax.ad_checkpoint.checkpoint_name``, which changes no number:
 
     stage1/block0          the output of a block               [b, h, w, c]
     stage1/block0/units1   its filters after the first ReLU    [b, h, w, c]
     stage1/block0/units2   after the second (bottlenecks)      [b, h, w, c]
+    stage1/block0/branch   what is added to the shortcut       [b, h, w, c]
     features               the input of the head               [b, d]
 """
 
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
-
-# The variance 2 / fan_out, with which gradients keep their size through ReLU (He et al. 2015, arXiv 1502.01852).
-HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from jaxprune.groups import Gates, Group, Member, alive, lives
+from jaxprune.models.resnet_blocks import Basic, Bottleneck, Layers, Stem
+from jaxprune.network import Network
 
 # Depth: the number of blocks in every stage.
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
-def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16) -> nn.Module:
+class BlockShape(NamedTuple):
+    """Where a residual block stands, and the filters of its inner convolutions: one number, two in a bottleneck."""
+
+    stage: int
+    index: int
+    inner: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its parameters, such as ``stage1_block0``."""
+        return f"stage{self.stage}_block{self.index}"
+
+    @property
+    def tag(self) -> str:
+        """The name of its output, such as ``stage1/block0``."""
+        return f"stage{self.stage}/block{self.index}"
+
+
+def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16, *, keras: bool = False) -> "ResNet":
     """Makes a ResNet for small images: three stages of n basic blocks, where depth = 6 n + 2.
 
     The two blocks that halve the image have a 1x1 convolution with BatchNorm as their shortcut (the paper's option B);
@@ -37,6 +61,8 @@ def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16) -> nn.Modu
       depth: 20, 32, 44, 56, 110, or any other 6 n + 2.  It counts the layers without the shortcuts.
       classes: the number of outputs.
       width: the number of filters in the first stage; the others have two and four times as many.
+      keras: whether to build the variant of Keras's examples, which arXiv 2506.04513 prunes: convolutions have biases,
+        the projections have no BatchNorm, whose epsilon is 1e-3, and strides pad as TensorFlow does.
 
     Returns:
       A module, ``module(images [b, h, w, c], train=False) -> outputs [b, classes]``.  Any image size and any number of
@@ -60,10 +86,10 @@ def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16) -> nn.Modu
         )
     check.positive("classes", classes)
     check.positive("width", width)
-    return ResNet(blocks=((depth - 2) // 6,) * 3, classes=classes, width=width)
+    return ResNet(full_blocks(((depth - 2) // 6,) * 3, width), classes, width, keras=keras)
 
 
-def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> nn.Module:
+def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> "ResNet":
     """Makes a ResNet for ImageNet, equal to torchvision's: four stages, after a stem that quarters height and width.
 
     Depths 18 and 34 have basic blocks.  50 and 101 have bottlenecks that stride in the 3x3 convolution ("v1.5").
@@ -94,25 +120,41 @@ def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> nn.Module:
         )
     check.positive("classes", classes)
     check.positive("width", width)
-    return ResNet(blocks=known[depth], classes=classes, width=width, bottleneck=depth in BOTTLENECK, large_images=True)
+    bottleneck = depth in BOTTLENECK
+    return ResNet(full_blocks(known[depth], width, bottleneck), classes, width, bottleneck, large_images=True)
+
+
+def full_blocks(depths: Sequence[int], width: int, bottleneck: bool = False) -> tuple[BlockShape, ...]:
+    """Lists the blocks of stages of these depths, with all their filters.
+
+    >>> full_blocks((1, 1), 16)
+    (BlockShape(stage=1, index=0, inner=(16,)), BlockShape(stage=2, index=0, inner=(32,)))
+    """
+    return tuple(
+        BlockShape(stage, index, (width * 2 ** (stage - 1),) * (2 if bottleneck else 1))
+        for stage, depth in enumerate(depths, start=1)
+        for index in range(depth)
+    )
 
 
 class ResNet(nn.Module):
     """Stem, stages, mean, head: ``images [b, h, w, c] -> outputs [b, classes]``.
 
     Attributes:
-      blocks: the number of blocks in every stage.
+      blocks: the residual blocks, in order.  The first of every stage is always there.
       classes: the number of outputs.
-      width: the number of filters in the stem and in the blocks of the first stage.
+      width: the number of filters in the stem and in the first stage.
       bottleneck: whether blocks are bottlenecks.
       large_images: whether the stem quarters height and width.
+      keras: whether to build the variant of Keras's examples, see ``resnet_cifar``.
     """
 
-    blocks: tuple[int, ...]
+    blocks: tuple[BlockShape, ...]
     classes: int
     width: int
     bottleneck: bool = False
     large_images: bool = False
+    keras: bool = False
 
     @nn.compact
     def __call__(self, images: Any, train: bool = False) -> Any:
@@ -122,93 +164,86 @@ class ResNet(nn.Module):
                 f"images: expected [b, h, w, c], but got the shape {jnp.shape(images)}. A single image needs a "
                 "batch axis: images[None]."
             )
-        block = Bottleneck if self.bottleneck else Basic
-        x = Stem(self.width, self.large_images, name="stem")(images, train)
-        for stage, blocks in enumerate(self.blocks):
-            for index in range(blocks):
-                stride = 2 if stage > 0 and index == 0 else 1
-                tag = f"stage{stage + 1}/block{index}"
-                x = block(self.width * 2**stage, stride, tag, name=tag.replace("/", "_"))(x, train)
+        layers = Layers(train, self.keras)
+        x = Stem(self.width, self.large_images, layers, name="stem")(images)
+        for shape in self.blocks:
+            stride = 2 if shape.stage > 1 and shape.index == 0 else 1
+            filters = self.width * 2 ** (shape.stage - 1) * (4 if self.bottleneck else 1)
+            block = Bottleneck if self.bottleneck else Basic
+            x = block(filters, shape.inner, stride, shape.tag, layers, name=shape.name)(x)
         features = checkpoint_name(jnp.mean(x, axis=(1, 2)), "features")
         return nn.Dense(self.classes, name="head")(features)
 
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The number of blocks in every stage."""
+        stages = [shape.stage for shape in self.blocks]
+        return tuple(stages.count(stage) for stage in range(1, max(stages) + 1))
 
-class Stem(nn.Module):
-    """The first convolution: 3x3, or for large images 7x7 with stride 2, then a max-pool with stride 2."""
+    @nn.nowrap
+    def groups(self) -> tuple[Group, ...]:
+        """Lists the inner filters of every block, and the blocks that can go: all but the first of each stage.
 
-    filters: int
-    large_images: bool
+        A block goes by losing its branch: ``relu(x + 0) = x``, since x comes from a ReLU.  One of those that can go
+        stays in every stage, as in arXiv 2506.04513, so that a stage has two blocks at least.
+        """
+        found = []
+        for shape in self.blocks:
+            found += [self._filters(shape, number) for number in range(1, len(shape.inner) + 1)]
+            if shape.index > 0:
+                owned = tuple(Member(name) for name in (shape.name, f"batch_stats/{shape.name}"))
+                found.append(Group(shape.name, 1, owned, (f"{shape.tag}/branch",), stage=f"stage{shape.stage}"))
+        return tuple(found)
 
-    @nn.compact
-    def __call__(self, x: Any, train: bool) -> Any:
-        """Maps ``[b, h, w, c]`` to ``[b, h, w, filters]``, or to a quarter of the height and width."""
-        size, stride = (7, 2) if self.large_images else (3, 1)
-        x = _convolution(self.filters, size, stride, "conv")(x)
-        x = nn.relu(_norm(train, "norm")(x))
-        if self.large_images:
-            # Pads with -inf.  Flax's annotation of the padding knows strings only.
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # type: ignore[arg-type]
-        return x
+    def _filters(self, shape: BlockShape, number: int) -> Group:
+        made = {f"conv{number}/kernel": 3, f"norm{number}/scale": 0, f"norm{number}/bias": 0}
+        made |= {f"conv{number}/bias": 0} if self.keras else {}
+        members = [
+            *(Member(f"{shape.name}/{leaf}", axis) for leaf, axis in made.items()),
+            *(Member(f"batch_stats/{shape.name}/norm{number}/{leaf}", 0) for leaf in ("mean", "var")),
+            Member(f"{shape.name}/conv{number + 1}/kernel", 2, reads=True),
+        ]
+        site = f"{shape.tag}/units{number}"
+        return Group(f"{shape.name}/units{number}", shape.inner[number - 1], tuple(members), (site,))
 
+    @nn.nowrap
+    def without(self, gates: Gates) -> "ResNet":
+        """Returns the shape without the filters and blocks whose gates are False."""
+        blocks = tuple(
+            shape._replace(
+                inner=tuple(
+                    alive(gates, f"{shape.name}/units{number}", size) for number, size in enumerate(shape.inner, 1)
+                )
+            )
+            for shape in self.blocks
+            if lives(gates, shape.name)
+        )
+        return self.clone(blocks=blocks)
 
-class Basic(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: ``relu(shortcut(x) + norm2(conv2(relu(norm1(conv1(x))))))``."""
+    @nn.nowrap
+    def network(self, params: Any, state: Any) -> Network:
+        """Makes the network of this shape."""
+        return Network.from_linen(self, {"params": params, **state}, train={"train": True})
 
-    filters: int
-    stride: int
-    tag: str
+    @nn.nowrap
+    def describe(self) -> dict[str, Any]:
+        """Writes the shape as values that JSON has: ``{"family": "resnet", ..., "blocks": {name: inner widths}}``."""
+        return {
+            "family": "resnet",
+            "classes": self.classes,
+            "width": self.width,
+            "bottleneck": self.bottleneck,
+            "large_images": self.large_images,
+            "keras": self.keras,
+            "blocks": {shape.name: list(shape.inner) for shape in self.blocks},
+        }
 
-    @nn.compact
-    def __call__(self, x: Any, train: bool) -> Any:
-        """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, filters]``, rounded up."""
-        y = _convolution(self.filters, 3, self.stride, "conv1")(x)
-        y = nn.relu(_norm(train, "norm1")(y))
-        y = checkpoint_name(y, f"{self.tag}/units1")
-        y = _convolution(self.filters, 3, 1, "conv2")(y)
-        y = _norm(train, "norm2")(y)
-        x = _shortcut(x, self.filters, self.stride, train)
-        return checkpoint_name(nn.relu(x + y), self.tag)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the last one, like the shortcut, has four times the filters."""
-
-    filters: int
-    stride: int
-    tag: str
-
-    @nn.compact
-    def __call__(self, x: Any, train: bool) -> Any:
-        """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, 4 filters]``, rounded up."""
-        y = _convolution(self.filters, 1, 1, "conv1")(x)
-        y = nn.relu(_norm(train, "norm1")(y))
-        y = checkpoint_name(y, f"{self.tag}/units1")
-        y = _convolution(self.filters, 3, self.stride, "conv2")(y)
-        y = nn.relu(_norm(train, "norm2")(y))
-        y = checkpoint_name(y, f"{self.tag}/units2")
-        y = _convolution(4 * self.filters, 1, 1, "conv3")(y)
-        y = _norm(train, "norm3")(y)
-        x = _shortcut(x, 4 * self.filters, self.stride, train)
-        return checkpoint_name(nn.relu(x + y), self.tag)
-
-
-def _shortcut(x: Any, filters: int, stride: int, train: bool) -> Any:
-    """Returns x where the block keeps its shape, and else projects it to the new one."""
-    if stride == 1 and x.shape[-1] == filters:
-        return x
-    x = _convolution(filters, 1, stride, "projection")(x)
-    return _norm(train, "projection_norm")(x)
-
-
-def _convolution(filters: int, size: int, stride: int, name: str) -> nn.Conv:
-    # Explicit padding, as in PyTorch.  At stride 2, "SAME" pads an even image less above and on the left than below and
-    # on the right, which moves every filter by a pixel: converted weights would be wrong in silence.
-    edge = (size // 2, size // 2)
-    return nn.Conv(
-        filters, (size, size), strides=stride, padding=(edge, edge), use_bias=False, kernel_init=HE_NORMAL, name=name
-    )
-
-
-def _norm(train: bool, name: str) -> nn.BatchNorm:
-    # Flax's momentum is the share of the old value: 0.9 here is PyTorch's 0.1.
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+    @staticmethod
+    def described(values: Mapping[str, Any]) -> "ResNet":
+        """Reads what ``describe`` wrote."""
+        blocks = []
+        for name, inner in values["blocks"].items():
+            stage, index = map(int, re.findall(r"\d+", name))
+            blocks.append(BlockShape(stage, index, tuple(inner)))
+        names = ("classes", "width", "bottleneck", "large_images", "keras")
+        return ResNet(tuple(blocks), **{name: values[name] for name in names})

@@ -5,19 +5,26 @@ A patch embedding, a class token, learned positions, pre-norm blocks, and a line
 Query, key, value and output are four dense kernels [in, out], the heads contiguous slices of the output axis (of the
 input axis for "output").  So a unit is an index of the last axis in every kernel, and pruning needs no special case.
 
+The module is its own specification (``jaxprune.groups``): a few numbers, and for every block its heads and the hidden
+units of its MLP.  A branch with none of them is gone, biases and LayerNorm included.
+
 The network tags what happens inside it with ``jax.ad_checkpoint.checkpoint_name``, which changes no number:
 
     block0             the output of a block                     [b, t, d]
     block0/keys        the keys of its attention                 [b, t, heads, d / heads]
     block0/attention   the probabilities, softmax over the last  [b, heads, t, t]
+    block0/heads       the values that each head has mixed       [b, t, heads, d / heads]
     block0/units       the hidden units of its MLP, after GELU   [b, t, 4 d]
+    block0/branch1     what the attention adds                   [b, t, d]
+    block0/branch2     what the MLP adds                         [b, t, d]
     features           the class token, input of the head        [b, d]
 
 Token 0 is the class token; the patches follow, row by row.
 """
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from einops import rearrange, repeat
@@ -25,6 +32,8 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
+from jaxprune.groups import Gates, Group, Member, alive, lives
+from jaxprune.network import Network
 
 # Size: width, heads.  All three have twelve blocks.
 SIZES = {"ti": (192, 3), "s": (384, 6), "b": (768, 12)}
@@ -41,7 +50,7 @@ def vit(
     width: int | None = None,
     heads: int | None = None,
     depth: int | None = None,
-) -> nn.Module:
+) -> "ViT":
     """Makes a vision transformer, equal to DeiT's and timm's of the same name.
 
     Args:
@@ -85,27 +94,36 @@ def vit(
             f"width: expected a multiple of heads={heads}, but got {width}. Take {math.ceil(width / heads) * heads}, "
             "or pass heads as well."
         )
-    return ViT(patch=patch, image=image, classes=classes, width=width, heads=heads, depth=depth)
+    blocks = tuple(BlockShape(index, heads, 4 * width) for index in range(depth))
+    return ViT(blocks, patch=patch, image=image, classes=classes, width=width, head_width=width // heads)
+
+
+class BlockShape(NamedTuple):
+    """The place of a block, the heads of its attention and the hidden units of its MLP; 0: that branch is gone."""
+
+    index: int
+    heads: int
+    hidden: int
 
 
 class ViT(nn.Module):
     """Embedding, blocks, head: ``images [b, image, image, c] -> outputs [b, classes]``.
 
     Attributes:
+      blocks: the blocks, in order.
       patch: height and width of a patch, in pixels.
       image: height and width of the images, in pixels.
       classes: the number of outputs.
       width: the number of features of a token.
-      heads: the number of attention heads.
-      depth: the number of blocks.
+      head_width: the dimensions of a head.
     """
 
+    blocks: tuple[BlockShape, ...]
     patch: int
     image: int
     classes: int
     width: int
-    heads: int
-    depth: int
+    head_width: int
 
     @nn.compact
     def __call__(self, images: Any, train: bool = False) -> Any:
@@ -116,8 +134,8 @@ class ViT(nn.Module):
                 "the images, or build the network with their size. A single image needs a batch axis: images[None]."
             )
         x = self.tokens(images)
-        for index in range(self.depth):
-            x = Block(self.heads, f"block{index}", name=f"block{index}")(x)
+        for shape in self.blocks:
+            x = Block(shape, self.head_width, name=f"block{shape.index}")(x)
         # A LayerNorm treats every token alone, so the class token is all that need pass.
         features = checkpoint_name(_norm("norm")(x[:, 0]), "features")
         return _dense(self.classes, "head")(features)
@@ -132,56 +150,152 @@ class ViT(nn.Module):
         tokens = jnp.concatenate([class_token, patches], axis=1)
         return tokens + self.param("position", NORMAL, tokens.shape[1:])[None]
 
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def heads(self) -> int:
+        """The number of heads in the largest attention."""
+        return max((shape.heads for shape in self.blocks), default=0)
+
+    @nn.nowrap
+    def groups(self, layers: str = "branches") -> tuple[Group, ...]:
+        """Lists the heads and hidden units of every block, and its layers.
+
+        Args:
+          layers: "branches": an attention or an MLP goes by itself; "blocks": both together.
+
+        Raises:
+          ValueError: another word.
+        """
+        check.choice("layers", layers, ("branches", "blocks"))
+        found = []
+        for shape in self.blocks:
+            branches = {"attention": ("norm1", "branch1", shape.heads), "mlp": ("norm2", "branch2", shape.hidden)}
+            there = {name: entry for name, entry in branches.items() if entry[2]}
+            block = f"block{shape.index}"
+            found += [_heads(shape, self.head_width)] if shape.heads else []
+            found += [_hidden(shape)] if shape.hidden else []
+            owned = {name: (Member(f"{block}/{norm}"), Member(f"{block}/{name}")) for name, (norm, *_) in there.items()}
+            sites = {name: f"{block}/{branch}" for name, (_, branch, _) in there.items()}
+            if layers == "branches":
+                found += [Group(f"{block}/{name}", 1, owned[name], (sites[name],), stage=name) for name in there]
+            elif there:
+                found.append(Group(block, 1, sum(owned.values(), ()), tuple(sites.values()), stage="blocks"))
+        return tuple(found)
+
+    @nn.nowrap
+    def without(self, gates: Gates) -> "ViT":
+        """Returns the shape without the heads, hidden units, branches and blocks whose gates are False."""
+        blocks = []
+        for shape in self.blocks:
+            block = f"block{shape.index}"
+            attention, mlp = (lives(gates, block) and lives(gates, f"{block}/{name}") for name in ("attention", "mlp"))
+            heads = alive(gates, f"{block}/heads", shape.heads) if attention else 0
+            hidden = alive(gates, f"{block}/units", shape.hidden) if mlp else 0
+            blocks += [BlockShape(shape.index, heads, hidden)] if heads or hidden else []
+        return self.clone(blocks=tuple(blocks))
+
+    @nn.nowrap
+    def network(self, params: Any, state: Any) -> Network:
+        """Makes the network of this shape."""
+        return Network.from_linen(self, {"params": params, **state}, train={"train": True})
+
+    @nn.nowrap
+    def describe(self) -> dict[str, Any]:
+        """Writes the shape as values that JSON has."""
+        return {
+            "family": "vit",
+            "patch": self.patch,
+            "image": self.image,
+            "classes": self.classes,
+            "width": self.width,
+            "head_width": self.head_width,
+            "blocks": {f"block{shape.index}": {"heads": shape.heads, "hidden": shape.hidden} for shape in self.blocks},
+        }
+
+    @staticmethod
+    def described(values: Mapping[str, Any]) -> "ViT":
+        """Reads what ``describe`` wrote."""
+        blocks = tuple(
+            BlockShape(int(name.removeprefix("block")), shape["heads"], shape["hidden"])
+            for name, shape in values["blocks"].items()
+        )
+        return ViT(blocks, **{name: values[name] for name in ("patch", "image", "classes", "width", "head_width")})
+
+
+def _heads(shape: BlockShape, dimensions: int) -> Group:
+    attention = f"block{shape.index}/attention"
+    members = [Member(f"{attention}/{name}/kernel", 1, dimensions) for name in ("query", "key", "value")]
+    members += [Member(f"{attention}/{name}/bias", 0, dimensions) for name in ("query", "key", "value")]
+    members += [Member(f"{attention}/output/kernel", 0, dimensions, reads=True)]
+    return Group(f"block{shape.index}/heads", shape.heads, tuple(members), (f"block{shape.index}/heads",), axis=2)
+
+
+def _hidden(shape: BlockShape) -> Group:
+    mlp = f"block{shape.index}/mlp"
+    made = (Member(f"{mlp}/hidden/kernel", 1), Member(f"{mlp}/hidden/bias", 0))
+    read = Member(f"{mlp}/output/kernel", 0, reads=True)
+    return Group(f"block{shape.index}/units", shape.hidden, (*made, read), (f"block{shape.index}/units",))
+
 
 class Block(nn.Module):
-    """A pre-norm block: ``x <- x + attention(norm1(x))``, then ``x <- x + mlp(norm2(x))``."""
+    """A pre-norm block: ``x <- x + attention(norm1(x))``, then ``x <- x + mlp(norm2(x))``; either may be gone."""
 
-    heads: int
-    tag: str
+    shape: BlockShape
+    head_width: int
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Maps tokens [b, t, d] to tokens of the same shape."""
-        x = x + Attention(self.heads, self.tag, name="attention")(_norm("norm1")(x))
-        x = x + MLP(self.tag, name="mlp")(_norm("norm2")(x))
-        return checkpoint_name(x, self.tag)
+        tag = f"block{self.shape.index}"
+        if self.shape.heads:
+            branch = Attention(self.shape.heads, self.head_width, tag, name="attention")(_norm("norm1")(x))
+            x = x + checkpoint_name(branch, f"{tag}/branch1")
+        if self.shape.hidden:
+            branch = MLP(self.shape.hidden, tag, name="mlp")(_norm("norm2")(x))
+            x = x + checkpoint_name(branch, f"{tag}/branch2")
+        return checkpoint_name(x, tag)
 
 
 class Attention(nn.Module):
-    """Self-attention, ``softmax(q k^T / sqrt(d / heads)) v`` for every head, then a dense layer."""
+    """Self-attention, ``softmax(q k^T / sqrt(head_width)) v`` for every head, then a dense layer."""
 
     heads: int
+    head_width: int
     tag: str
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Maps tokens [b, t, d] to tokens of the same shape."""
-        width = x.shape[-1]
 
         def project(name: str) -> Any:
-            return rearrange(_dense(width, name)(x), "b t (heads dim) -> b t heads dim", heads=self.heads)
+            values = _dense(self.heads * self.head_width, name)(x)
+            return rearrange(values, "b t (heads dim) -> b t heads dim", heads=self.heads)
 
         query, key, value = project("query"), project("key"), project("value")
         key = checkpoint_name(key, f"{self.tag}/keys")
         # Written out rather than fused, so that the probabilities exist and can be read, gated and pruned.
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(width // self.heads)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(self.head_width)
         attention = checkpoint_name(nn.softmax(logits), f"{self.tag}/attention")
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", attention, value)
-        return _dense(width, "output")(rearrange(mixed, "b t heads dim -> b t (heads dim)"))
+        mixed = checkpoint_name(jnp.einsum("bhqk,bkhd->bqhd", attention, value), f"{self.tag}/heads")
+        return _dense(x.shape[-1], "output")(rearrange(mixed, "b t heads dim -> b t (heads dim)"))
 
 
 class MLP(nn.Module):
-    """Two dense layers about a GELU, four times as wide inside."""
+    """Two dense layers about a GELU."""
 
+    hidden: int
     tag: str
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Maps tokens [b, t, d] to tokens of the same shape."""
-        width = x.shape[-1]
-        units = nn.gelu(_dense(4 * width, "hidden")(x), approximate=False)
+        units = nn.gelu(_dense(self.hidden, "hidden")(x), approximate=False)
         units = checkpoint_name(units, f"{self.tag}/units")
-        return _dense(width, "output")(units)
+        return _dense(x.shape[-1], "output")(units)
 
 
 def _dense(features: int, name: str) -> nn.Dense:

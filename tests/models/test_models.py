@@ -6,7 +6,8 @@ from scipy.special import erf
 
 from jaxprune import tree
 from jaxprune.models import resnet, resnet_cifar, vit
-from jaxprune.models.resnet import Basic, Bottleneck, ResNet, Stem
+from jaxprune.models.resnet import ResNet, full_blocks
+from jaxprune.models.resnet_blocks import Basic, Bottleneck, Layers, Stem
 
 # One of every kind, small enough to run.
 TINY = {
@@ -124,10 +125,13 @@ def test_tags_of_basic_blocks():
     found = tags(*TINY["cifar"])
     assert found == {
         "stage1/block0/units1": (2, 8, 8, 2),
+        "stage1/block0/branch": (2, 8, 8, 2),
         "stage1/block0": (2, 8, 8, 2),
         "stage2/block0/units1": (2, 4, 4, 4),
+        "stage2/block0/branch": (2, 4, 4, 4),
         "stage2/block0": (2, 4, 4, 4),
         "stage3/block0/units1": (2, 2, 2, 8),
+        "stage3/block0/branch": (2, 2, 2, 8),
         "stage3/block0": (2, 2, 2, 8),
         "features": (2, 8),
     }
@@ -135,7 +139,7 @@ def test_tags_of_basic_blocks():
 
 def test_tags_of_bottlenecks():
     found = tags(*TINY["bottleneck"])
-    assert len(found) == 3 * 16 + 1
+    assert len(found) == 4 * 16 + 1
     # The stride sits in the 3x3 convolution: the first units still have the full resolution.
     assert found["stage2/block0/units1"] == (2, 8, 8, 4)
     assert found["stage2/block0/units2"] == (2, 4, 4, 4)
@@ -146,6 +150,7 @@ def test_tags_of_bottlenecks():
 def test_tags_of_vit():
     found = tags(*TINY["vit"])
     block = {"": (2, 5, 8), "/keys": (2, 5, 2, 4), "/attention": (2, 2, 5, 5), "/units": (2, 5, 32)}
+    block |= {"/heads": (2, 5, 2, 4), "/branch1": (2, 5, 8), "/branch2": (2, 5, 8)}
     expected = {f"block{index}{name}": shape for index in range(2) for name, shape in block.items()}
     assert found == expected | {"features": (2, 8)}
 
@@ -187,7 +192,7 @@ def test_equal_arguments_make_equal_modules(make, changed):
 
 @pytest.mark.parametrize("large", [False, True])
 def test_training_changes_every_statistic(large):
-    module = ResNet(blocks=(1, 1), classes=3, width=2, bottleneck=large, large_images=large)
+    module = ResNet(full_blocks((1, 1), 2, large), classes=3, width=2, bottleneck=large, large_images=large)
     variables, batch = randomised(module, (16, 16, 3)), images(4, (16, 16, 3))
     training = jax.jit(lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))
     outputs, updated = training(variables, batch)
@@ -199,10 +204,10 @@ def test_training_changes_every_statistic(large):
 
 def test_statistics_keep_nine_tenths_of_their_old_value():
     with jax.enable_x64(True):
-        stem = Stem(filters=2, large_images=False)
+        stem, training = (Stem(2, False, Layers(train, keras=False)) for train in (False, True))
         batch = images(4, (6, 6, 3))
-        variables = stem.init(jax.random.key(0), batch, False)
-        _, updated = stem.apply(variables, batch, True, capture_intermediates=True, mutable=True)
+        variables = stem.init(jax.random.key(0), batch)
+        _, updated = training.apply(variables, batch, capture_intermediates=True, mutable=True)
         convolved = np.asarray(updated["intermediates"]["conv"]["__call__"][0])
         moved = updated["batch_stats"]["norm"]
         np.testing.assert_allclose(moved["mean"], 0.1 * convolved.mean((0, 1, 2)), atol=1e-7)
@@ -217,10 +222,12 @@ def test_training_changes_nothing_in_vit():
     np.testing.assert_array_equal(apply(variables, batch, train=True), apply(variables, batch))
 
 
+EVALUATION = Layers(train=False, keras=False)
+
 STRIDED = {
-    "stem": (Stem(1, large_images=True), "conv", 7, 3),
-    "conv1": (Basic(1, 2, "block"), "conv1", 3, 1),
-    "projection": (Bottleneck(1, 2, "block"), "projection", 1, 0),
+    "stem": (Stem(1, True, EVALUATION), "conv", 7, 3),
+    "conv1": (Basic(1, (1,), 2, "block", EVALUATION), "conv1", 3, 1),
+    "projection": (Bottleneck(4, (1, 1), 2, "block", EVALUATION), "projection", 1, 0),
 }
 
 
@@ -231,8 +238,8 @@ def test_strided_convolutions_pad_the_same_on_every_side(layer, place):
     block, name, size, padding = STRIDED[layer]
     impulse = np.zeros((1, 8, 8, 1))
     impulse[0, place[0], place[1], 0] = 1
-    variables = block.init(jax.random.key(0), impulse, False)
-    _, seen = block.apply(variables, impulse, False, capture_intermediates=True, mutable=["intermediates"])
+    variables = block.init(jax.random.key(0), impulse)
+    _, seen = block.apply(variables, impulse, capture_intermediates=True, mutable=["intermediates"])
     out = seen["intermediates"][name]["__call__"][0][0, :, :, 0]
     kernel = np.asarray(variables["params"][name]["kernel"])[:, :, 0, 0]
     expected = np.zeros((4, 4))
@@ -245,10 +252,10 @@ def test_strided_convolutions_pad_the_same_on_every_side(layer, place):
 
 def test_max_pool_pads_the_same_on_every_side():
     # 16 pixels, 8 after the convolution, 4 after the pool, which takes the places 2 i - 1, 2 i and 2 i + 1.
-    stem = Stem(1, large_images=True)
+    stem = Stem(1, True, EVALUATION)
     batch = images(1, (16, 16, 1))
-    variables = stem.init(jax.random.key(0), batch, False)
-    out, seen = stem.apply(variables, batch, False, capture_intermediates=True, mutable=["intermediates"])
+    variables = stem.init(jax.random.key(0), batch)
+    out, seen = stem.apply(variables, batch, capture_intermediates=True, mutable=["intermediates"])
     before = np.maximum(seen["intermediates"]["norm"]["__call__"][0][0, :, :, 0], 0)
     padded = np.pad(before, 1, constant_values=-np.inf)
     expected = [[padded[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max() for j in range(4)] for i in range(4)]
@@ -258,10 +265,10 @@ def test_max_pool_pads_the_same_on_every_side():
 def test_blocks_without_a_change_of_shape_are_the_identity_plus_something():
     # With the last scale at zero what is left of a block is relu(x).
     with jax.enable_x64(True):
-        block, x = Basic(3, 1, "block"), images(2, (4, 4, 3))
-        params = tree.replace(block.init(jax.random.key(0), x, False)["params"], "norm2/scale", jnp.zeros(3))
-        stats = block.init(jax.random.key(0), x, False)["batch_stats"]
-        out = block.apply({"params": params, "batch_stats": stats}, x, False)
+        block, x = Basic(3, (3,), 1, "block", EVALUATION), images(2, (4, 4, 3))
+        params = tree.replace(block.init(jax.random.key(0), x)["params"], "norm2/scale", jnp.zeros(3))
+        stats = block.init(jax.random.key(0), x)["batch_stats"]
+        out = block.apply({"params": params, "batch_stats": stats}, x)
         np.testing.assert_array_equal(out, np.maximum(x, 0))
 
 

@@ -1,0 +1,104 @@
+"""What residual networks are made of: stem, basic and bottleneck blocks, and the layers inside them."""
+
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+# The variance 2 / fan_out, with which gradients keep their size through ReLU (He et al. 2015, arXiv 1502.01852).
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Layers(NamedTuple):
+    """Makes convolutions and normalisations, as the whole network has them."""
+
+    train: bool
+    keras: bool
+
+    def convolution(self, filters: int, size: int, stride: int, name: str) -> nn.Conv:
+        """Makes a square convolution."""
+        # Explicit padding, as in PyTorch.  At stride 2, "SAME" pads an even image less above and on the left than below
+        # and on the right, which moves every filter by a pixel: converted weights would be wrong in silence.
+        edge = (size // 2, size // 2)
+        padding = "SAME" if self.keras else (edge, edge)
+        options: Any = {"padding": padding, "use_bias": self.keras, "kernel_init": HE_NORMAL}
+        return nn.Conv(filters, (size, size), strides=stride, name=name, **options)
+
+    def norm(self, name: str) -> nn.BatchNorm:
+        """Makes a BatchNorm."""
+        # Flax's momentum is the share of the old value: 0.9 here is PyTorch's 0.1.
+        momentum, epsilon = (0.99, 1e-3) if self.keras else (0.9, 1e-5)
+        return nn.BatchNorm(use_running_average=not self.train, momentum=momentum, epsilon=epsilon, name=name)
+
+    def shortcut(self, x: Any, filters: int, stride: int) -> Any:
+        """Returns x where the block keeps its shape, and else projects it to the new one."""
+        if stride == 1 and x.shape[-1] == filters:
+            return x
+        x = self.convolution(filters, 1, stride, "projection")(x)
+        return x if self.keras else self.norm("projection_norm")(x)
+
+
+class Stem(nn.Module):
+    """The first convolution: 3x3, or for large images 7x7 with stride 2, then a max-pool with stride 2."""
+
+    filters: int
+    large_images: bool
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Maps ``[b, h, w, c]`` to ``[b, h, w, filters]``, or to a quarter of the height and width."""
+        size, stride = (7, 2) if self.large_images else (3, 1)
+        x = self.layers.convolution(self.filters, size, stride, "conv")(x)
+        x = nn.relu(self.layers.norm("norm")(x))
+        if self.large_images:
+            # Pads with -inf.  Flax's annotation of the padding knows strings only.
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # type: ignore[arg-type]
+        return x
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: ``relu(shortcut(x) + norm2(conv2(relu(norm1(conv1(x))))))``."""
+
+    filters: int
+    inner: tuple[int, ...]
+    stride: int
+    tag: str
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, filters]``, rounded up."""
+        layers = self.layers
+        y = layers.convolution(self.inner[0], 3, self.stride, "conv1")(x)
+        y = nn.relu(layers.norm("norm1")(y))
+        y = checkpoint_name(y, f"{self.tag}/units1")
+        y = layers.convolution(self.filters, 3, 1, "conv2")(y)
+        y = checkpoint_name(layers.norm("norm2")(y), f"{self.tag}/branch")
+        x = layers.shortcut(x, self.filters, self.stride)
+        return checkpoint_name(nn.relu(x + y), self.tag)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the last one, like the shortcut, has four times the filters."""
+
+    filters: int
+    inner: tuple[int, ...]
+    stride: int
+    tag: str
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, filters]``, rounded up."""
+        layers = self.layers
+        y = layers.convolution(self.inner[0], 1, 1, "conv1")(x)
+        y = nn.relu(layers.norm("norm1")(y))
+        y = checkpoint_name(y, f"{self.tag}/units1")
+        y = layers.convolution(self.inner[1], 3, self.stride, "conv2")(y)
+        y = nn.relu(layers.norm("norm2")(y))
+        y = checkpoint_name(y, f"{self.tag}/units2")
+        y = layers.convolution(self.filters, 1, 1, "conv3")(y)
+        y = checkpoint_name(layers.norm("norm3")(y), f"{self.tag}/branch")
+        x = layers.shortcut(x, self.filters, self.stride)
+        return checkpoint_name(nn.relu(x + y), self.tag)

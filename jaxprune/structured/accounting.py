@@ -1,0 +1,140 @@
+"""What a network costs under any gates, from counts made once: no tracing, no compilation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune import cost, tree
+from jaxprune.groups import Group, Specification
+from jaxprune.structured import gates as gating
+from jaxprune.structured.removal import below, check_members, cut, owners
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A leaf of the parameters: its shape, what one of its weights costs, and who shrinks it."""
+
+    shape: tuple[int, ...]
+    macs_per_weight: int
+    is_filter_bank: bool
+    axes: tuple[tuple[int, str, int], ...]  # (axis, group, each)
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Account:
+    """Multiply-accumulates, parameters and filters of a network under gates.
+
+    A weight of a kernel takes part in the same number of multiply-accumulates as long as it lives, so those of a leaf
+    shrink with the product of its axes.  Products between activations (attention) take the same for every head.
+
+    Attributes:
+      groups: what can be removed.
+    """
+
+    groups: tuple[Group, ...]
+    _leaves: tuple[_Leaf, ...]
+    _rest: int
+    _rest_of_unit: Mapping[str, int]
+    _rest_of_layer: Mapping[str, int]
+    _inside: Mapping[str, tuple[str, ...]]
+
+    def macs(self, gates: Mapping[str, Any]) -> int:
+        """Counts the multiply-accumulates of one image."""
+        return sum(leaf.macs_per_weight * self._size(leaf, gates) for leaf in self._leaves) + self._activations(gates)
+
+    def parameters(self, gates: Mapping[str, Any]) -> int:
+        """Counts the parameters."""
+        return sum(self._size(leaf, gates) for leaf in self._leaves)
+
+    def filters(self, gates: Mapping[str, Any]) -> int:
+        """Counts the output channels of all convolutions."""
+        return sum(self._lengths(leaf, gates)[-1] for leaf in self._leaves if leaf.is_filter_bank)
+
+    def _size(self, leaf: _Leaf, gates: Mapping[str, Any]) -> int:
+        return math.prod(self._lengths(leaf, gates)) if self._lives(leaf, gates) else 0
+
+    def _lives(self, leaf: _Leaf, gates: Mapping[str, Any]) -> bool:
+        return all(bool(gates[layer][0]) for layer in leaf.layers)
+
+    def _lengths(self, leaf: _Leaf, gates: Mapping[str, Any]) -> list[int]:
+        lengths = list(leaf.shape) if self._lives(leaf, gates) else [0] * len(leaf.shape)
+        for axis, group, each in leaf.axes if self._lives(leaf, gates) else ():
+            lengths[axis] -= each * int(np.sum(~gates[group]))
+        return lengths
+
+    def _activations(self, gates: Mapping[str, Any]) -> int:
+        gone = {name for name in self._rest_of_layer if not gates[name][0]}
+        inside = {name for layer in gone for name in self._inside[layer]}
+        total = self._rest - sum(self._rest_of_layer[layer] for layer in gone)
+        return total - sum(
+            int(np.sum(~gates[name])) * each for name, each in self._rest_of_unit.items() if name not in inside
+        )
+
+
+def account(specification: Specification, params: Any, state: Any, image_shape: Sequence[int]) -> Account:
+    """Counts what every part of a network costs.
+
+    Args:
+      specification: the shape of the network.
+      params: its parameters, or their shapes.
+      state: its state, or its shapes.
+      image_shape: (h, w, c).
+
+    Raises:
+      ValueError: members that do not exist or do not fit.
+    """
+    groups = specification.groups()
+    check_members(groups, params, state)
+    params, state = (jax.tree.map(_struct, part) for part in (params, state))
+    network = specification.network(params, state)
+    by_leaf, rest = cost.macs_by_leaf(network, image_shape)
+    layers = [group for group in groups if group.is_layer]
+    inside = {
+        layer.name: tuple(
+            group.name
+            for group in groups
+            if not group.is_layer
+            and all(any(below(m.leaf, owned.leaf) for owned in layer.members) for m in group.members)
+        )
+        for layer in layers
+    }
+    of_unit, of_layer = ({}, {}) if rest == 0 else _rests(specification, params, state, image_shape, rest)
+    leaves = tuple(_leaf(name, leaf, by_leaf, groups) for name, leaf in tree.by_name(params).items())
+    return Account(groups, leaves, rest, of_unit, of_layer, inside)
+
+
+def _rests(
+    specification: Specification, params: Any, state: Any, image_shape: Sequence[int], rest: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What one unit of each group, and each layer, takes of the products between activations."""
+    of_unit, of_layer = {}, {}
+    for group in specification.groups():
+        if group.size == 1 and not group.is_layer:
+            continue  # it goes with its layer only
+        gates = gating.ones([group])
+        gates[group.name][0] = False
+        smaller, *arrays = cut(specification, params, state, gates)
+        left = cost.macs_by_leaf(smaller.network(*arrays), image_shape)[1]
+        (of_layer if group.is_layer else of_unit)[group.name] = rest - left
+    return of_unit, of_layer
+
+
+def _leaf(name: str, leaf: Any, by_leaf: Mapping[str, int], groups: Sequence[Group]) -> _Leaf:
+    size, macs = math.prod(leaf.shape), by_leaf.get(name, 0)
+    axes = tuple(
+        (member.axis % len(leaf.shape), group.name, member.each)
+        for group in groups
+        for member in group.members
+        if member.leaf == name and member.axis is not None
+    )
+    layers = tuple(layer.name for layer in owners(name, groups))
+    return _Leaf(leaf.shape, macs // size if size else 0, macs > 0 and len(leaf.shape) == 4, axes, layers)
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)

@@ -1,0 +1,171 @@
+"""Switching units off inside a network, without changing the shape of anything.
+
+A unit whose gate is False is replaced by zero at its site, after its activation: nothing of it reaches the rest of the
+network, in evaluation or in training.  Gates are part of the state, so one compiled program serves every choice.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.groups import Gates, Group
+from jaxprune.network import Network
+from jaxprune.sites.program import trace
+
+
+def ones(groups: Iterable[Group]) -> dict[str, np.ndarray]:
+    """Makes the gates with which every unit lives.
+
+    >>> ones([Group("units", 2, (), ())])
+    {'units': array([ True,  True])}
+    """
+    return {group.name: np.ones(group.size, dtype=bool) for group in groups}
+
+
+def check(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
+    """Checks that gates name known groups and fit them; groups that are not named live.
+
+    Raises:
+      ValueError: an unknown group, or gates that are not bool [size].
+    """
+    sizes = {group.name: group.size for group in groups}
+    for name, value in gates.items():
+        if name not in sizes:
+            raise ValueError(f"gates: no group is called {name!r}. The groups are: {', '.join(sizes)}.")
+        if np.shape(value) != (sizes[name],) or np.asarray(value).dtype != bool:
+            raise ValueError(
+                f"gates: expected bool [{sizes[name]}] for {name!r} (True = it lives), but got "
+                f"{np.asarray(value).dtype} {list(np.shape(value))}. jp.structured.ones(groups) makes gates that fit."
+            )
+    return {**ones(groups), **{name: np.array(value) for name, value in gates.items()}}
+
+
+def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
+    """Makes the network in which units are switched off by gates, ``a <- where(gate, a, 0)`` at every site.
+
+    The state becomes ``{"gates": gates, "network": state}``; training keeps the gates as they are.  Networks of equal
+    groups share their compiled programs, whatever the gates.
+
+    Args:
+      network: evaluated and trained through its gates.
+      groups: what can be switched off.
+      gates: bool [size] for each group; groups that are not named live.
+
+    Raises:
+      ValueError: gates that do not fit; when it is evaluated: a site that the network does not tag.
+
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> net = Network(lambda p, s, x: checkpoint_name(x, "units") @ p, jnp.ones((2, 1)))
+    >>> half = gated(net, [Group("units", 2, (), ("units",))], {"units": np.array([True, False])})
+    >>> half(jnp.array([[3.0, 4.0]]))
+    Array([[3.]], dtype=float32)
+    """
+    sites = _sites(groups)
+    state = {"gates": jax.tree.map(jnp.asarray, check(groups, gates)), "network": network.state}
+    train = None if network.train_apply is None else _GatedTraining(network.train_apply, sites)
+    return Network(_Gated(network.apply, sites), network.params, state, train)
+
+
+def factored(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
+    """Makes the gated network a function of one real factor per unit: its parameters are ``{group: ones [size]}``.
+
+    At its site, a unit becomes ``factor where(gate, a, 0)``.  Derivatives by the factors say what removing a unit does.
+    """
+    state = {"gates": jax.tree.map(jnp.asarray, check(groups, gates)), "network": (network.params, network.state)}
+    dtype = jnp.result_type(*jax.tree.leaves(network.params))
+    factors = {group.name: jnp.ones(group.size, dtype) for group in groups}
+    return Network(_Factored(network.apply, _sites(groups)), factors, state)
+
+
+Site = tuple[str, str, int | None]
+"""(site, group, axis of the value that counts the units; None: the whole value)."""
+
+
+def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
+    return tuple((site, group.name, None if group.is_layer else group.axis) for group in groups for site in group.sites)
+
+
+@dataclass(frozen=True)
+class _Gated:
+    apply: Callable[..., Any]
+    sites: tuple[Site, ...]
+
+    def __call__(self, params: Any, state: Any, images: Any) -> Any:
+        return _run(self.apply, (params, state["network"], images), self.sites, _switch(state["gates"]))
+
+
+@dataclass(frozen=True)
+class _GatedTraining:
+    train_apply: Callable[..., Any]
+    sites: tuple[Site, ...]
+
+    def __call__(self, params: Any, state: Any, images: Any, rngs: Any) -> tuple[Any, Any]:
+        arguments = (params, state["network"], images, rngs)
+        outputs, inner = _run(self.train_apply, arguments, self.sites, _switch(state["gates"]))
+        return outputs, {"gates": state["gates"], "network": inner}
+
+
+@dataclass(frozen=True)
+class _Factored:
+    apply: Callable[..., Any]
+    sites: tuple[Site, ...]
+
+    def __call__(self, factors: Any, state: Any, images: Any) -> Any:
+        switch = _switch(state["gates"])
+
+        def change(value: Any, name: str, axis: int | None) -> Any:
+            return switch(value, name, axis) * _along(factors[name], value, axis)
+
+        return _run(self.apply, (*state["network"], images), self.sites, change)
+
+
+def _switch(gates: Mapping[str, Any]) -> Callable[..., Any]:
+    def change(value: Any, name: str, axis: int | None) -> Any:
+        return jnp.where(_along(gates[name], value, axis), value, jnp.zeros((), value.dtype))
+
+    return change
+
+
+def _along(units: Any, value: Any, axis: int | None) -> Any:
+    """Gives an array [size] the rank of the value, its units along the axis."""
+    shape = [1] * jnp.ndim(value)
+    if axis is not None:
+        shape[axis] = -1
+    return jnp.reshape(units, shape)
+
+
+def _run(
+    apply: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    sites: Sequence[Site],
+    change: Callable[[Any, str, int | None], Any],
+) -> Any:
+    """Evaluates a function with the values of its sites changed."""
+    structure: list[Any] = []
+
+    def flat(*inputs: Any) -> Any:
+        leaves, tree = jax.tree.flatten(apply(*inputs))
+        structure.append(tree)
+        return leaves
+
+    program = trace(flat, *arguments)
+    tagged = {step.params["name"]: step.outputs[0] for step in program.steps if step.name == "name"}
+    changes: dict[int, Callable[[Any], Any]] = {}
+    for site, name, axis in sites:
+        if site not in tagged:
+            raise ValueError(
+                f"groups: {name!r} is gated at {site!r}, which the network does not tag. It tags: {', '.join(tagged)}. "
+                "Tag the value with jax.ad_checkpoint.checkpoint_name, outside of functions with derivatives of their "
+                "own."
+            )
+        changes[tagged[site]] = _then(changes.get(tagged[site]), change, name, axis)
+    leaves, _ = program.run(jax.tree.leaves(arguments), changes)
+    return jax.tree.unflatten(structure[0], leaves)
+
+
+def _then(before: Callable[[Any], Any] | None, change: Callable[..., Any], name: str, axis: int | None) -> Any:
+    return lambda value: change(value if before is None else before(value), name, axis)
