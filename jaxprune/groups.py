@@ -8,7 +8,7 @@ A *specification* is the prunable shape of a network: small, readable, comparabl
 are specifications; ``jaxprune.structured.Declared`` makes one of any other network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,7 +63,7 @@ class Group:
     @property
     def is_layer(self) -> bool:
         """Whether it owns whole leaves: a layer, rather than neurons."""
-        return all(member.axis is None for member in self.members)
+        return bool(self.members) and all(member.axis is None for member in self.members)
 
 
 @runtime_checkable
@@ -85,6 +85,45 @@ class Specification(Protocol):
     def describe(self) -> dict[str, Any]:
         """Writes the shape as values that JSON has."""
         ...
+
+
+def inside(groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:
+    """Lists for every layer the groups that lie in it, and so go with it.
+
+    >>> units = Group("units", 2, (Member("block/conv/kernel", 3),), ())
+    >>> inside([units, Group("block", 1, (Member("block"),), ())])
+    {'block': ('units',)}
+    """
+    return {
+        layer.name: tuple(
+            group.name
+            for group in groups
+            if not group.is_layer
+            and all(any(below(member.leaf, owned.leaf) for owned in layer.members) for member in group.members)
+        )
+        for layer in groups
+        if layer.is_layer
+    }
+
+
+def living(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
+    """Returns gates that are False also for the units of layers that are gone.
+
+    >>> units = Group("units", 2, (Member("block/conv/kernel", 3),), ())
+    >>> block = Group("block", 1, (Member("block"),), ())
+    >>> living([units, block], {"units": np.array([True, False]), "block": np.array([False])})["units"]
+    array([False, False])
+    """
+    result = {group.name: np.array(gates[group.name], dtype=bool) for group in groups}
+    for layer, names in inside(groups).items():
+        for name in names:
+            result[name] &= result[layer][0]
+    return result
+
+
+def below(name: str, folder: str) -> bool:
+    """Whether a leaf is that leaf, or lies in that subtree."""
+    return name == folder or name.startswith(f"{folder}/")
 
 
 def alive(gates: Gates, name: str, size: int) -> int:

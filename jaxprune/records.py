@@ -24,6 +24,7 @@ import numpy as np
 from jaxprune import check, files
 
 _PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
+_PACKAGES += ("matfree", "safetensors")
 
 
 def changed(config: Any) -> dict[str, Any]:

@@ -17,9 +17,9 @@ FLOORS = [
     {"types", "check", "files"},
     {"tree", "mesh", "memory", "stats", "records"},
     {"network", "losses"},
-    {"sites"},
-    {"data", "models", "curvature", "masks", "schedules", "checkpoint"},
-    {"scores", "optim"},
+    {"sites", "groups"},
+    {"data", "models", "curvature", "masks", "schedules", "checkpoint", "similarity", "cost"},
+    {"scores", "structured", "optim"},
     {"pruning", "train"},
     {"evaluate", "geometry"},
     {"report"},
@@ -52,7 +52,7 @@ def test_imports_go_down_only(path):
         assert FLOOR[name] < FLOOR[here], f"{here} (floor {FLOOR[here]}) imports {name} (floor {FLOOR[name]})"
 
 
-@pytest.mark.parametrize("name", ["scores", "masks", "optim", "evaluate", "curvature"])
+@pytest.mark.parametrize("name", ["scores", "masks", "structured", "optim", "evaluate", "curvature"])
 def test_the_core_knows_no_models_and_no_data(name):
     assert not {"models", "data"} & set().union(*(imported(path) for path in MODULES if station(path) == name))
 
@@ -81,7 +81,10 @@ PUBLIC = {
     "schedules": ["one_shot", "exponential", "cubic"],
     "tree": ["prunable", "names"],
     "optim": ["with_mask"],
-    "models": ["resnet_cifar", "resnet", "vit"],
+    "models": ["resnet_cifar", "resnet", "vit", "specification"],
+    "cost": ["macs", "parameters", "latency"],
+    "similarity": ["linear_cka", "rbf_cka", "minibatch_cka", "procrustes", "svcca"],
+    "structured": ["gated", "remove", "verify", "Search", "save", "load", "export"],
 }
 
 

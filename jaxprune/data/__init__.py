@@ -1,6 +1,7 @@
-"""Data: sources of labelled images, tasks, disjoint splits, batches, shifted domains."""
+"""Data: sources of labelled images, tasks, disjoint splits, batches, shifted domains, corruptions."""
 
 from jaxprune.data.batches import Batches, training_batch
+from jaxprune.data.corruptions import CORRUPTIONS, corrupt
 from jaxprune.data.digits import digits
 from jaxprune.data.shape_classes import shape_tasks, shapes
 from jaxprune.data.shapes import COLOURS, SHAPES, TEXTURES, Scenes, scenes
@@ -12,6 +13,7 @@ from jaxprune.data.tfds import tfds
 
 __all__ = [
     "COLOURS",
+    "CORRUPTIONS",
     "FRACTIONS",
     "SHAPES",
     "SHIFTS",
@@ -21,6 +23,7 @@ __all__ = [
     "Scenes",
     "Source",
     "Task",
+    "corrupt",
     "digits",
     "find_task",
     "imagenet_tasks",

@@ -1,5 +1,5 @@
 """What a network can still do: evaluators, each ``(network) -> {name: number}``."""
 
-from jaxprune.evaluate import heads, transfer
+from jaxprune.evaluate import attacks, heads, robustness, transfer
 
-__all__ = ["heads", "transfer"]
+__all__ = ["attacks", "heads", "robustness", "transfer"]

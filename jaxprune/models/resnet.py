@@ -37,18 +37,18 @@ class BlockShape(NamedTuple):
     """Where a residual block stands, and the filters of its inner convolutions: one number, two in a bottleneck."""
 
     stage: int
-    index: int
+    number: int
     inner: tuple[int, ...]
 
     @property
     def name(self) -> str:
         """The name of its parameters, such as ``stage1_block0``."""
-        return f"stage{self.stage}_block{self.index}"
+        return f"stage{self.stage}_block{self.number}"
 
     @property
     def tag(self) -> str:
         """The name of its output, such as ``stage1/block0``."""
-        return f"stage{self.stage}/block{self.index}"
+        return f"stage{self.stage}/block{self.number}"
 
 
 def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16, *, keras: bool = False) -> "ResNet":
@@ -128,12 +128,12 @@ def full_blocks(depths: Sequence[int], width: int, bottleneck: bool = False) -> 
     """Lists the blocks of stages of these depths, with all their filters.
 
     >>> full_blocks((1, 1), 16)
-    (BlockShape(stage=1, index=0, inner=(16,)), BlockShape(stage=2, index=0, inner=(32,)))
+    (BlockShape(stage=1, number=0, inner=(16,)), BlockShape(stage=2, number=0, inner=(32,)))
     """
     return tuple(
-        BlockShape(stage, index, (width * 2 ** (stage - 1),) * (2 if bottleneck else 1))
+        BlockShape(stage, number, (width * 2 ** (stage - 1),) * (2 if bottleneck else 1))
         for stage, depth in enumerate(depths, start=1)
-        for index in range(depth)
+        for number in range(depth)
     )
 
 
@@ -167,7 +167,7 @@ class ResNet(nn.Module):
         layers = Layers(train, self.keras)
         x = Stem(self.width, self.large_images, layers, name="stem")(images)
         for shape in self.blocks:
-            stride = 2 if shape.stage > 1 and shape.index == 0 else 1
+            stride = 2 if shape.stage > 1 and shape.number == 0 else 1
             filters = self.width * 2 ** (shape.stage - 1) * (4 if self.bottleneck else 1)
             block = Bottleneck if self.bottleneck else Basic
             x = block(filters, shape.inner, stride, shape.tag, layers, name=shape.name)(x)
@@ -190,7 +190,7 @@ class ResNet(nn.Module):
         found = []
         for shape in self.blocks:
             found += [self._filters(shape, number) for number in range(1, len(shape.inner) + 1)]
-            if shape.index > 0:
+            if shape.number > 0:
                 owned = tuple(Member(name) for name in (shape.name, f"batch_stats/{shape.name}"))
                 found.append(Group(shape.name, 1, owned, (f"{shape.tag}/branch",), stage=f"stage{shape.stage}"))
         return tuple(found)
@@ -243,7 +243,7 @@ class ResNet(nn.Module):
         """Reads what ``describe`` wrote."""
         blocks = []
         for name, inner in values["blocks"].items():
-            stage, index = map(int, re.findall(r"\d+", name))
-            blocks.append(BlockShape(stage, index, tuple(inner)))
+            stage, number = map(int, re.findall(r"\d+", name))
+            blocks.append(BlockShape(stage, number, tuple(inner)))
         names = ("classes", "width", "bottleneck", "large_images", "keras")
         return ResNet(tuple(blocks), **{name: values[name] for name in names})

@@ -50,6 +50,7 @@ def vit(
     width: int | None = None,
     heads: int | None = None,
     depth: int | None = None,
+    layers: str = "branches",
 ) -> "ViT":
     """Makes a vision transformer, equal to DeiT's and timm's of the same name.
 
@@ -61,14 +62,15 @@ def vit(
       width: the number of features of a token, in place of the size's; a multiple of ``heads``.
       heads: the number of attention heads, in place of the size's.
       depth: the number of blocks, in place of twelve.
+      layers: what goes as one where layers are removed: "branches" (an attention, or an MLP) or "blocks" (both).
 
     Returns:
       A module, ``module(images [b, image, image, c], train=False) -> outputs [b, classes]``.  It has no dropout and no
       statistics, so ``train`` changes nothing.
 
     Raises:
-      ValueError: an unknown size, an image that is no multiple of the patch, a width that is no multiple of the heads,
-        or a number that is not positive.
+      ValueError: an unknown size or layers, an image that is no multiple of the patch, a width that is no multiple of
+        the heads, or a number that is not positive.
 
     Source: Dosovitskiy et al. (2021), arXiv 2010.11929; sizes from Touvron et al. (2021), arXiv 2012.12877.
 
@@ -78,6 +80,7 @@ def vit(
     5717416
     """
     check.choice("size", size, SIZES)
+    check.choice("layers", layers, ("branches", "blocks"))
     width = SIZES[size][0] if width is None else width
     heads = SIZES[size][1] if heads is None else heads
     depth = 12 if depth is None else depth
@@ -94,14 +97,15 @@ def vit(
             f"width: expected a multiple of heads={heads}, but got {width}. Take {math.ceil(width / heads) * heads}, "
             "or pass heads as well."
         )
-    blocks = tuple(BlockShape(index, heads, 4 * width) for index in range(depth))
-    return ViT(blocks, patch=patch, image=image, classes=classes, width=width, head_width=width // heads)
+    blocks = tuple(BlockShape(number, heads, 4 * width) for number in range(depth))
+    options: Any = {"patch": patch, "image": image, "classes": classes, "layers": layers}
+    return ViT(blocks, width=width, head_width=width // heads, **options)
 
 
 class BlockShape(NamedTuple):
     """The place of a block, the heads of its attention and the hidden units of its MLP; 0: that branch is gone."""
 
-    index: int
+    number: int
     heads: int
     hidden: int
 
@@ -116,6 +120,7 @@ class ViT(nn.Module):
       classes: the number of outputs.
       width: the number of features of a token.
       head_width: the dimensions of a head.
+      layers: what goes as one layer, see ``vit``.
     """
 
     blocks: tuple[BlockShape, ...]
@@ -124,6 +129,7 @@ class ViT(nn.Module):
     classes: int
     width: int
     head_width: int
+    layers: str = "branches"
 
     @nn.compact
     def __call__(self, images: Any, train: bool = False) -> Any:
@@ -135,7 +141,7 @@ class ViT(nn.Module):
             )
         x = self.tokens(images)
         for shape in self.blocks:
-            x = Block(shape, self.head_width, name=f"block{shape.index}")(x)
+            x = Block(shape, self.head_width, name=f"block{shape.number}")(x)
         # A LayerNorm treats every token alone, so the class token is all that need pass.
         features = checkpoint_name(_norm("norm")(x[:, 0]), "features")
         return _dense(self.classes, "head")(features)
@@ -161,26 +167,18 @@ class ViT(nn.Module):
         return max((shape.heads for shape in self.blocks), default=0)
 
     @nn.nowrap
-    def groups(self, layers: str = "branches") -> tuple[Group, ...]:
-        """Lists the heads and hidden units of every block, and its layers.
-
-        Args:
-          layers: "branches": an attention or an MLP goes by itself; "blocks": both together.
-
-        Raises:
-          ValueError: another word.
-        """
-        check.choice("layers", layers, ("branches", "blocks"))
+    def groups(self) -> tuple[Group, ...]:
+        """Lists the heads and hidden units of every block, and its layers; one layer of every stage stays."""
         found = []
         for shape in self.blocks:
             branches = {"attention": ("norm1", "branch1", shape.heads), "mlp": ("norm2", "branch2", shape.hidden)}
             there = {name: entry for name, entry in branches.items() if entry[2]}
-            block = f"block{shape.index}"
+            block = f"block{shape.number}"
             found += [_heads(shape, self.head_width)] if shape.heads else []
             found += [_hidden(shape)] if shape.hidden else []
             owned = {name: (Member(f"{block}/{norm}"), Member(f"{block}/{name}")) for name, (norm, *_) in there.items()}
             sites = {name: f"{block}/{branch}" for name, (_, branch, _) in there.items()}
-            if layers == "branches":
+            if self.layers == "branches":
                 found += [Group(f"{block}/{name}", 1, owned[name], (sites[name],), stage=name) for name in there]
             elif there:
                 found.append(Group(block, 1, sum(owned.values(), ()), tuple(sites.values()), stage="blocks"))
@@ -191,11 +189,11 @@ class ViT(nn.Module):
         """Returns the shape without the heads, hidden units, branches and blocks whose gates are False."""
         blocks = []
         for shape in self.blocks:
-            block = f"block{shape.index}"
+            block = f"block{shape.number}"
             attention, mlp = (lives(gates, block) and lives(gates, f"{block}/{name}") for name in ("attention", "mlp"))
             heads = alive(gates, f"{block}/heads", shape.heads) if attention else 0
             hidden = alive(gates, f"{block}/units", shape.hidden) if mlp else 0
-            blocks += [BlockShape(shape.index, heads, hidden)] if heads or hidden else []
+            blocks += [BlockShape(shape.number, heads, hidden)] if heads or hidden else []
         return self.clone(blocks=tuple(blocks))
 
     @nn.nowrap
@@ -213,7 +211,8 @@ class ViT(nn.Module):
             "classes": self.classes,
             "width": self.width,
             "head_width": self.head_width,
-            "blocks": {f"block{shape.index}": {"heads": shape.heads, "hidden": shape.hidden} for shape in self.blocks},
+            "layers": self.layers,
+            "blocks": {f"block{shape.number}": {"heads": shape.heads, "hidden": shape.hidden} for shape in self.blocks},
         }
 
     @staticmethod
@@ -223,22 +222,23 @@ class ViT(nn.Module):
             BlockShape(int(name.removeprefix("block")), shape["heads"], shape["hidden"])
             for name, shape in values["blocks"].items()
         )
-        return ViT(blocks, **{name: values[name] for name in ("patch", "image", "classes", "width", "head_width")})
+        names = ("patch", "image", "classes", "width", "head_width", "layers")
+        return ViT(blocks, **{name: values[name] for name in names})
 
 
 def _heads(shape: BlockShape, dimensions: int) -> Group:
-    attention = f"block{shape.index}/attention"
+    attention = f"block{shape.number}/attention"
     members = [Member(f"{attention}/{name}/kernel", 1, dimensions) for name in ("query", "key", "value")]
     members += [Member(f"{attention}/{name}/bias", 0, dimensions) for name in ("query", "key", "value")]
     members += [Member(f"{attention}/output/kernel", 0, dimensions, reads=True)]
-    return Group(f"block{shape.index}/heads", shape.heads, tuple(members), (f"block{shape.index}/heads",), axis=2)
+    return Group(f"block{shape.number}/heads", shape.heads, tuple(members), (f"block{shape.number}/heads",), axis=2)
 
 
 def _hidden(shape: BlockShape) -> Group:
-    mlp = f"block{shape.index}/mlp"
+    mlp = f"block{shape.number}/mlp"
     made = (Member(f"{mlp}/hidden/kernel", 1), Member(f"{mlp}/hidden/bias", 0))
     read = Member(f"{mlp}/output/kernel", 0, reads=True)
-    return Group(f"block{shape.index}/units", shape.hidden, (*made, read), (f"block{shape.index}/units",))
+    return Group(f"block{shape.number}/units", shape.hidden, (*made, read), (f"block{shape.number}/units",))
 
 
 class Block(nn.Module):
@@ -250,7 +250,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Maps tokens [b, t, d] to tokens of the same shape."""
-        tag = f"block{self.shape.index}"
+        tag = f"block{self.shape.number}"
         if self.shape.heads:
             branch = Attention(self.shape.heads, self.head_width, tag, name="attention")(_norm("norm1")(x))
             x = x + checkpoint_name(branch, f"{tag}/branch1")

@@ -1,9 +1,10 @@
-"""Counts the arithmetic of a program: what routes are chosen by."""
+"""Counts the arithmetic of a program: what routes are chosen by, and what a network costs."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.extend import core
 
 from jaxprune.sites.kernels import needed
@@ -38,6 +39,36 @@ def after(program: Program, numbers: list[int]) -> dict[int, int]:
     return dict(zip(numbers, counts, strict=True))
 
 
+def multiplications(name: str, params: Mapping[str, Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> int | None:
+    """Counts the multiplications of one matrix product or convolution, those with padding too; None for all else.
+
+    Args:
+      name: of the primitive.
+      params: its static parameters.
+      inputs: shapes of what goes in.
+      outputs: shapes of what comes out.
+    """
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        extents = [inputs[0].shape[axis] for axis in contracted]
+    elif name == "conv_general_dilated":
+        _, of_input, *space = params["dimension_numbers"].rhs_spec
+        extents = [inputs[1].shape[axis] for axis in (of_input, *space)]
+    else:
+        return None
+    return size(outputs[0]) * math.prod(extents)
+
+
+def inside(params: Mapping[str, Any]) -> list[Any]:
+    """Lists the programs that an equation runs (loops, branches, calls), from its static parameters."""
+    return [value for value in jax.tree.leaves(dict(params)) if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
+
+
+def opened(value: Any) -> Any:
+    """Returns the equations and variables of a program: the ``Jaxpr`` of a ``ClosedJaxpr``."""
+    return value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+
+
 def _step(program: Program, index: int) -> int:
     step = program.steps[index]
     return _count(
@@ -46,14 +77,11 @@ def _step(program: Program, index: int) -> int:
 
 
 def _count(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[Any]) -> int:
+    multiplied = multiplications(name, params, inputs, outputs)
+    if multiplied is not None:
+        return 2 * multiplied
     made = sum(size(aval) for aval in outputs if hasattr(aval, "shape"))
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        return 2 * made * int(np.prod([inputs[0].shape[axis] for axis in contracted], dtype=np.int64))
-    if name == "conv_general_dilated":
-        _, of_input, *space = params["dimension_numbers"].rhs_spec
-        return 2 * made * int(np.prod([inputs[1].shape[axis] for axis in (of_input, *space)], dtype=np.int64))
-    inner = [value for value in jax.tree.leaves(params) if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
+    inner = inside(params)
     if not inner:
         return made
     times = params.get("length", 1) if name == "scan" else 1
@@ -61,7 +89,6 @@ def _count(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[A
 
 
 def _program(value: Any) -> int:
-    jaxpr = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
     return sum(
         _count(
             equation.primitive.name,
@@ -69,16 +96,15 @@ def _program(value: Any) -> int:
             [atom.aval for atom in equation.invars],
             [variable.aval for variable in equation.outvars],
         )
-        for equation in jaxpr.eqns
+        for equation in opened(value).eqns
     )
 
 
 def repeated(value: Any) -> int:
     """Counts what the loops of a traced function do beyond their first turn."""
-    jaxpr = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
     total = 0
-    for equation in jaxpr.eqns:
-        inner = [each for each in jax.tree.leaves(equation.params) if isinstance(each, (core.Jaxpr, core.ClosedJaxpr))]
+    for equation in opened(value).eqns:
+        inner = inside(equation.params)
         if equation.primitive.name == "scan":
             total += (equation.params["length"] - 1) * sum(map(_program, inner))
         total += sum(map(repeated, inner))

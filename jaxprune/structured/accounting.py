@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxprune import cost, tree
-from jaxprune.groups import Group, Specification
+from jaxprune.groups import Group, Specification, inside
 from jaxprune.structured import gates as gating
-from jaxprune.structured.removal import below, check_members, cut, owners
+from jaxprune.structured.removal import check_members, cut, owners, structs
 
 
 @dataclass(frozen=True)
@@ -90,22 +89,12 @@ def account(specification: Specification, params: Any, state: Any, image_shape: 
     """
     groups = specification.groups()
     check_members(groups, params, state)
-    params, state = (jax.tree.map(_struct, part) for part in (params, state))
+    params, state = structs(params), structs(state)
     network = specification.network(params, state)
     by_leaf, rest = cost.macs_by_leaf(network, image_shape)
-    layers = [group for group in groups if group.is_layer]
-    inside = {
-        layer.name: tuple(
-            group.name
-            for group in groups
-            if not group.is_layer
-            and all(any(below(m.leaf, owned.leaf) for owned in layer.members) for m in group.members)
-        )
-        for layer in layers
-    }
     of_unit, of_layer = ({}, {}) if rest == 0 else _rests(specification, params, state, image_shape, rest)
     leaves = tuple(_leaf(name, leaf, by_leaf, groups) for name, leaf in tree.by_name(params).items())
-    return Account(groups, leaves, rest, of_unit, of_layer, inside)
+    return Account(groups, leaves, rest, of_unit, of_layer, inside(groups))
 
 
 def _rests(
@@ -134,7 +123,3 @@ def _leaf(name: str, leaf: Any, by_leaf: Mapping[str, int], groups: Sequence[Gro
     )
     layers = tuple(layer.name for layer in owners(name, groups))
     return _Leaf(leaf.shape, macs // size if size else 0, macs > 0 and len(leaf.shape) == 4, axes, layers)
-
-
-def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)

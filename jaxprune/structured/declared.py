@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxprune.groups import Gates, Group, Member, alive, lives
+from jaxprune.groups import Gates, Group, Member, alive, below, lives
 from jaxprune.network import Network
-from jaxprune.structured.removal import below
 from jaxprune.types import Apply, TrainApply
 
 

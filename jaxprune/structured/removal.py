@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune import tree
-from jaxprune.groups import Gates, Group, Specification
+from jaxprune.groups import Gates, Group, Specification, below
 from jaxprune.structured import gates as gating
 
 
@@ -71,12 +71,23 @@ def restore(specification: Specification, params: Any, state: Any, gates: Gates,
         def place(name: str, leaf: Any) -> Any:
             whole = np.zeros(leaf.shape, leaf.dtype)
             if name in parts:
-                whole[np.ix_(*_kept(name, leaf.shape, groups, checked))] = np.asarray(parts[name])
+                whole[np.ix_(*kept(name, leaf.shape, groups, checked))] = np.asarray(parts[name])
             return whole
 
         return tree.map_named(place, large)
 
     return fill(like[0], params), fill(like[1], state)
+
+
+def between(larger: Specification, smaller: Specification) -> dict[str, np.ndarray]:
+    """Makes gates that leave a larger shape with the sizes of a smaller one, the first units of every group living."""
+    left = {group.name: group.size for group in smaller.groups()}
+    return {group.name: np.arange(group.size) < left.get(group.name, 0) for group in larger.groups()}
+
+
+def structs(value: Any) -> Any:
+    """Replaces every leaf by its shape and type."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), value)
 
 
 def check_members(groups: Sequence[Group], params: Any, state: Any) -> None:
@@ -142,8 +153,8 @@ def owners(name: str, groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if group.is_layer and any(below(name, member.leaf) for member in group.members)]
 
 
-def _kept(name: str, shape: Sequence[int], groups: Sequence[Group], gates: Mapping[str, Any]) -> list[np.ndarray]:
-    """The indices that stay along every axis of a leaf."""
+def kept(name: str, shape: Sequence[int], groups: Sequence[Group], gates: Mapping[str, Any]) -> list[np.ndarray]:
+    """Lists the indices that stay along every axis of a leaf (where its layer lives)."""
     indices = [np.arange(length) for length in shape]
     for group in groups:
         for member in group.members:
@@ -161,7 +172,7 @@ def _cut(value: Any, groups: Sequence[Group], gates: Mapping[str, Any]) -> Any:
 
 def _cutter(groups: Sequence[Group], gates: Mapping[str, Any]) -> Callable[[str, Any], Any]:
     def cut_leaf(name: str, leaf: Any) -> Any:
-        indices = _kept(name, np.shape(leaf), groups, gates)
+        indices = kept(name, np.shape(leaf), groups, gates)
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(tuple(map(len, indices)), leaf.dtype)
         return np.asarray(leaf)[np.ix_(*indices)] if indices else np.asarray(leaf)
@@ -173,7 +184,9 @@ def _without(value: Any, name: str, gone: Callable[[str], bool], cut_leaf: Calla
     """Walks nested dictionaries, drops what is gone and cuts the leaves."""
     if isinstance(value, Mapping):
         parts = {key: (f"{name}/{key}".lstrip("/"), part) for key, part in value.items()}
-        return {key: _without(part, place, gone, cut_leaf) for key, (place, part) in parts.items() if not gone(place)}
+        left = {key: _without(part, place, gone, cut_leaf) for key, (place, part) in parts.items() if not gone(place)}
+        # A folder that lost all it had goes too, as in a network that is made small.
+        return {key: part for key, part in left.items() if jax.tree.leaves(part) or not jax.tree.leaves(value[key])}
     if jax.tree_util.all_leaves([value]):
         return cut_leaf(name, value)
     found = {f"{name}/{path}".strip("/"): leaf for path, leaf in tree.by_name(value).items()}
@@ -184,11 +197,6 @@ def _without(value: Any, name: str, gone: Callable[[str], bool], cut_leaf: Calla
                 "cannot lose an entry. Keep layers in dictionaries."
             )
     return jax.tree.unflatten(jax.tree.structure(value), [cut_leaf(place, leaf) for place, leaf in found.items()])
-
-
-def below(name: str, folder: str) -> bool:
-    """Whether a leaf is that leaf, or lies in that subtree."""
-    return name == folder or name.startswith(f"{folder}/")
 
 
 def _listed(leaves: Mapping[str, Any]) -> str:

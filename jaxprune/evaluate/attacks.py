@@ -1,0 +1,202 @@
+"""Attacks: the worst image within ``epsilon`` of each image, in the largest change of a value (L-infinity).
+
+An attack is *white-box* when it is made on the network that it meets, and *transferred* when it is made on another one,
+such as the dense network before pruning.
+
+A difference under FGSM between networks that were not trained against attacks is weak evidence: where a network is very
+sure of itself, or not smooth, its gradient says little about the images around (gradient masking), the attack fails,
+and the network looks robust (Athalye, Carlini and Wagner 2018, arXiv 1802.00420).  Read it beside PGD, which takes many
+steps, and transferred attacks, which do not use the gradient of the network that they meet: a network that gains under
+FGSM alone has not become robust.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import check, losses
+from jaxprune.network import Network
+from jaxprune.types import Batch, Loss
+
+Attack = Callable[[Network, Loss, Batch], Any]
+"""``(network, loss, batch) -> images``; make one with ``functools.partial(fgsm, epsilon=8 / 255)``."""
+
+
+def fgsm(
+    network: Network, loss: Loss, batch: Batch, *, epsilon: float, bounds: tuple[float, float] = (0.0, 1.0)
+) -> jax.Array:
+    """Attacks images by one step along the sign of the gradient: ``clip(x + epsilon sign(dL/dx))``.
+
+    One program is compiled for every ``(network.apply, loss)`` and shape, whatever the epsilon; ``pgd`` shares it.
+
+    Args:
+      network: evaluated in evaluation mode.
+      loss: per-example loss, which the attack raises.
+      batch: images and labels.  An example of weight 0 keeps its image; else the weight only matters to a network that
+        mixes its examples.
+      epsilon: the largest change of a value, in units of the images: 8 / 255 for eight grey levels.  0 changes nothing.
+      bounds: the lowest and the highest value of an image.
+
+    Returns:
+      Images of the same shape, within epsilon of the old ones and within the bounds.
+
+    Raises:
+      ValueError: a negative or infinite epsilon, bounds out of order, images outside them, an empty batch.
+      TypeError: images that are not floating-point.
+
+    Source: Goodfellow, Shlens and Szegedy (2015), arXiv 1412.6572.
+
+    >>> net = Network(lambda p, s, x: x @ p, jnp.array([[1.0, -1.0], [0.0, 2.0]]))
+    >>> batch = {"image": jnp.array([[0.5, 0.25]]), "label": jnp.array([0])}
+    >>> fgsm(net, losses.cross_entropy, batch, epsilon=0.125)
+    Array([[0.375, 0.375]], dtype=float32)
+    """
+    limits = _limits(batch, epsilon, epsilon, bounds)
+    return _step(network, batch, jnp.asarray(batch["image"]), limits, loss=loss)
+
+
+def pgd(
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    key: jax.Array | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> jax.Array:
+    """Attacks images by many steps along the sign of the gradient, each followed by projection onto the ball.
+
+    ``x <- clip(x + step_size sign(dL/dx))`` into the ball of radius epsilon about the clean image, and the bounds.
+    Loops on the host over one compiled step, so it is not itself jitted.
+
+    Args:
+      network: evaluated in evaluation mode.
+      loss: per-example loss, which the attack raises.
+      batch: images and labels, as in ``fgsm``.
+      epsilon: the radius of the ball, in units of the images.
+      step_size: of each step; ``2.5 epsilon / steps`` can reach every side of the ball and come back.
+      steps: how many, 1 or more.
+      key: of a start drawn uniformly from the ball; the n-th image of every batch of this shape gets the same draw.
+        None: starts at the clean images.
+      bounds: the lowest and the highest value of an image.
+
+    Returns:
+      Images of the same shape, within epsilon of the old ones and within the bounds: the last iterate.
+
+    Raises:
+      ValueError: a step size that is not positive, no step; else as ``fgsm``.
+
+    Source: Madry, Makelov, Schmidt, Tsipras and Vladu (2018), arXiv 1706.06083.
+
+    >>> net = Network(lambda p, s, x: x @ p, jnp.array([[1.0, -1.0], [0.0, 2.0]]))
+    >>> batch = {"image": jnp.array([[0.5, 0.25]]), "label": jnp.array([0])}
+    >>> pgd(net, losses.cross_entropy, batch, epsilon=0.125, step_size=0.0625, steps=3)
+    Array([[0.375, 0.375]], dtype=float32)
+    """
+    check.positive("step_size", step_size)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps: expected a whole number of 1 or more, but got {steps!r}.")
+    limits = _limits(batch, epsilon, step_size, bounds)
+    images = jnp.asarray(batch["image"])
+    if key is not None:
+        images = _start(batch, images, limits, key)
+    for _ in range(steps):
+        images = _step(network, batch, images, limits, loss=loss)
+    return images
+
+
+def attacked(network: Network, loss: Loss, batches: Iterable[Batch], attack: Attack) -> Iterator[dict[str, Any]]:
+    """Yields batches whose images an attack on ``network`` has replaced.
+
+    Evaluated on the same network they are a white-box attack; evaluated on another one, a transferred attack.  They are
+    made while they are read: to read them more than once, keep ``list(attacked(...))``.
+
+    Args:
+      network: what the attack is made on.
+      loss: what it raises.
+      batches: images, labels, optional weights.
+      attack: such as ``partial(fgsm, epsilon=8 / 255)``.
+
+    >>> net = Network(lambda p, s, x: x * p, jnp.ones(2))
+    >>> batch = {"image": jnp.array([[0.625, 0.5]]), "label": jnp.array([0])}
+    >>> (worse,) = attacked(net, losses.cross_entropy, [batch], partial(fgsm, epsilon=0.125))
+    >>> net(batch["image"]).argmax(axis=1).tolist(), net(worse["image"]).argmax(axis=1).tolist()
+    ([0], [1])
+    """
+    for batch in batches:
+        yield {**batch, "image": attack(network, loss, batch)}
+
+
+def _limits(
+    batch: Batch, epsilon: float, step_size: float, bounds: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """Checks what an attack is given, and returns (epsilon, step size, low, high)."""
+    check.batch(batch)
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(
+            f"epsilon: expected a finite number of 0 or more, in units of the images, but got {epsilon!r}. For eight "
+            "grey levels pass 8 / 255."
+        )
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"bounds: expected (low, high) with low below high, but got {bounds!r}. Images have (0, 1).")
+    if not jnp.issubdtype(jnp.result_type(batch["image"]), jnp.floating):
+        raise TypeError(
+            f"batch: expected floating-point images, which have a gradient, but got {jnp.result_type(batch['image'])}. "
+            "Divide grey levels by 255."
+        )
+    least, most = (float(end) for end in _range(batch))
+    if not (low <= least and most <= high):  # NaN too
+        raise ValueError(
+            f"batch: expected images in [{low:g}, {high:g}], but they lie in [{least:g}, {most:g}]. Pass the bounds of "
+            "the images as bounds=(low, high), and epsilon in the same units."
+        )
+    # Floats, for an int would be a program of its own.
+    return float(epsilon), float(step_size), float(low), float(high)
+
+
+@jax.jit
+def _range(batch: Batch) -> tuple[Any, Any]:
+    """The least and the largest value among the examples that count; where none does, no bound is crossed."""
+    images = jnp.asarray(batch["image"])
+    counts = _counts(batch, images)
+    least = jnp.min(jnp.where(counts, images, jnp.inf))
+    return least, jnp.max(jnp.where(counts, images, -jnp.inf))
+
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def _step(network: Network, batch: Batch, images: Any, limits: Any, *, loss: Loss) -> Any:
+    """One step along the sign of the gradient, and back into the ball."""
+    finite, step = losses.images({**batch, "image": images}), limits[1]
+
+    def total(images: Any) -> Any:
+        # The sum, not the mean: a gradient that is tiny already would underflow when divided by the batch.
+        return losses.mean(loss, network(images), batch) * jnp.sum(losses.weights(batch))
+
+    return _projected(batch, images + step * jnp.sign(jax.grad(total)(finite)), limits)
+
+
+@jax.jit
+def _start(batch: Batch, images: Any, limits: Any, key: jax.Array) -> Any:
+    """A point drawn uniformly from the ball."""
+    epsilon = limits[0]
+    noise = jax.random.uniform(key, images.shape, images.dtype, -1.0, 1.0)
+    return _projected(batch, images + epsilon * noise, limits)
+
+
+def _projected(batch: Batch, images: Any, limits: Any) -> Any:
+    """Into the ball about the clean images and into the bounds; padding keeps its image."""
+    epsilon, _, low, high = limits
+    clean = jnp.asarray(batch["image"])
+    inside = jnp.clip(images, jnp.maximum(clean - epsilon, low), jnp.minimum(clean + epsilon, high))
+    return jnp.where(_counts(batch, clean), inside, clean).astype(clean.dtype)
+
+
+def _counts(batch: Batch, images: Any) -> Any:
+    return (losses.weights(batch) > 0).reshape(-1, *[1] * (images.ndim - 1))

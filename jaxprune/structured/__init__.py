@@ -1,0 +1,50 @@
+"""Units that move together: rated, switched off by gates, and removed for real.
+
+Start with ``jaxprune.groups``, which says what a group and a specification are.
+"""
+
+from jaxprune.groups import Group, Member, Specification
+from jaxprune.structured import budgets, choosers, criteria, effects
+from jaxprune.structured.accounting import Account, account
+from jaxprune.structured.choosers import Chooser
+from jaxprune.structured.criteria import Criterion
+from jaxprune.structured.declared import Declared
+from jaxprune.structured.gates import factored, gated, ones
+from jaxprune.structured.removal import remove, restore
+from jaxprune.structured.searching import Compaction, Search, Tune
+from jaxprune.structured.selection import ALLOCATIONS, drop_layers, drop_units
+from jaxprune.structured.steps import Step, reopen
+from jaxprune.structured.storage import export, load, save
+from jaxprune.structured.verification import verify
+
+__all__ = [
+    "ALLOCATIONS",
+    "Account",
+    "Chooser",
+    "Compaction",
+    "Criterion",
+    "Declared",
+    "Group",
+    "Member",
+    "Search",
+    "Specification",
+    "Step",
+    "Tune",
+    "account",
+    "budgets",
+    "choosers",
+    "criteria",
+    "drop_layers",
+    "drop_units",
+    "effects",
+    "export",
+    "factored",
+    "gated",
+    "load",
+    "ones",
+    "remove",
+    "reopen",
+    "restore",
+    "save",
+    "verify",
+]

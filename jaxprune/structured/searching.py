@@ -1,0 +1,265 @@
+"""The search: at every step a smaller candidate without layers, one without neurons, and a choice between them."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxprune.groups import Specification
+from jaxprune.network import Network
+from jaxprune.structured import budgets, selection
+from jaxprune.structured.budgets import Base, Budget
+from jaxprune.structured.choosers import KINDS, Chooser
+from jaxprune.structured.criteria import Criterion, Ratings
+from jaxprune.structured.gates import ones
+from jaxprune.structured.selection import Gating
+from jaxprune.structured.steps import Bases, Step, difference, finished, opened
+from jaxprune.types import Batch
+
+
+@runtime_checkable
+class Tune(Protocol):
+    """Trains a network a little: ``(network, parent, step, stage) -> network``.
+
+    The network and its parent are gated; the parent may teach.  ``stage`` is "brief", for a candidate, or "long", for
+    the one that was kept.  The gates are part of the state, and must stay as they are.
+    """
+
+    def __call__(self, network: Network, parent: Network, step: int, stage: str, /) -> Network: ...
+
+
+class Compaction(NamedTuple):
+    """When to remove for real before the end: a rule without a clock, so that a search can be repeated.
+
+    Attributes:
+      macs: the multiply-accumulates that the device does in the time that compiling the smaller network takes.
+      images: training images in a step of the search; each takes three times the operations of one evaluation.
+    """
+
+    macs: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search, configured.  Call it with a network.
+
+    At every step, the layer candidate loses its lowest-rated layers and the neuron candidate its lowest-rated units,
+    as much as the budget says.  Both are tuned briefly, the chooser keeps one, and that one is tuned for long.  All
+    of this runs in the dense network under gates, so no step compiles anything new.
+
+    Attributes:
+      criteria: ``{"layer": criterion, "neurons": criterion}``.
+      chooser: which candidate is kept; of equal ones the layer.
+      tune: trains candidates, and the one that was kept.
+      scoring: batches for the criteria.
+      image_shape: (h, w, c), for the operations.
+      target: the search ends when this share of the dense network's operations is gone.  None: when no layer can go any
+        more, the rule of arXiv 2506.04513.
+      budget: what a step removes.  A candidate that cannot be as much smaller is not made; where only one can be made
+        it is kept without a contest, and where none can the search ends.
+      allocation: how units of different groups compare, one of ``ALLOCATIONS``, or "paper": exactly as many filters as
+        arXiv 2506.04513 removes, which needs ``budgets.filters()``.
+      multiple: widths that change become multiples of this number.
+      compaction: when to remove for real before the end.  None: gates serve all along.
+      adjust: applied to every candidate before it is tuned, such as recalibrating BatchNorm.  None: nothing.
+      seed: of what the allocation "paper" draws.
+      steps: at most so many.
+
+    Source: Nascimento et al. (2025), arXiv 2506.04513.
+    """
+
+    criteria: Mapping[str, Criterion]
+    chooser: Chooser
+    tune: Tune
+    scoring: Iterable[Batch]
+    image_shape: tuple[int, int, int]
+    target: float | None = 0.8
+    budget: Budget = field(default_factory=budgets.macs)
+    allocation: str = "normalised"
+    multiple: int = 1
+    compaction: Compaction | None = None
+    adjust: Callable[[Network], Network] | None = None
+    seed: int = 0
+    steps: int | None = None
+
+    def __call__(self, specification: Specification, network: Network, start: Step | None = None) -> Iterator[Step]:
+        """Runs the search, beginning with the dense network as step 0.
+
+        Args:
+          specification: the shape of the dense network.
+          network: the dense network, trained.
+          start: the last step of a search that was interrupted: what follows is what would have followed.
+
+        Yields:
+          Every step, complete.  The last one has reached the target, unless ``steps`` or the floors ended the search.
+
+        Raises:
+          ValueError: a target outside (0, 1), criteria that are missing, members that do not fit, a budget that nothing
+            can meet in the first step, ratings that are not finite.
+        """
+        self._check()
+        gates = ones(specification.groups())
+        first = Step(
+            0, "dense", specification, network.params, network.state, specification, gates, 0, 0, 0, {}, {}, {}
+        )
+        bases = Bases(specification, network, self.image_shape)
+        dense = bases.of(first)
+        amount = self.budget.amount(dense)
+        whole = dense.account.macs(gates)
+        step = start
+        if step is None:
+            gated_network = opened(dense, gates)
+            step = finished(dense, 0, "dense", gated_network, gates, removed={}, scores={}, seconds={})
+            yield step
+        while not self._ended(step, whole):
+            base = bases.of(step)
+            wanted = amount
+            if amount is not None and self.target is not None and self.budget.name == "macs":
+                # The last step goes no further than the target, which is stated in this currency.
+                wanted = min(amount, step.macs - (1 - self.target) * whole)
+            following = self._advance(base, step, wanted)
+            if following is None:
+                self._demand_progress(step)
+                return
+            step = self._rebased(following, base, whole)
+            yield step
+
+    def _ended(self, step: Step, whole: int) -> bool:
+        if self.steps is not None and step.number >= self.steps:
+            return True
+        if self.target is not None:
+            return step.macs <= (1 - self.target) * whole
+        return not selection.can_drop_layers(step.base.groups(), step.gates)
+
+    def _check(self) -> None:
+        if self.target is not None and not 0 < self.target < 1:
+            raise ValueError(
+                f"target: expected the share of operations to remove, in (0, 1), but got {self.target!r}. To remove "
+                "80 % pass 0.8."
+            )
+        for kind in self.chooser.kinds:
+            if kind not in self.criteria:
+                raise ValueError(f"criteria: expected one for {kind!r}, but got them for {sorted(self.criteria)}.")
+        if self.allocation == "paper" and self.budget.name != "filters":
+            raise ValueError(
+                "allocation: 'paper' draws an exact number of filters, so it needs budgets.filters(), but the budget "
+                f"is {self.budget.name!r}. Pass another allocation or that budget."
+            )
+
+    def _demand_progress(self, step: Step) -> None:
+        if step.number == 0:
+            kinds = " and no ".join(self.chooser.kinds)
+            raise ValueError(
+                f"budget: expected a step that can be made, but no {kinds} candidate above the floors removes as much "
+                f"{self.budget.name} as asked for. Lower the share of a step, or the floors."
+            )
+
+    def _advance(self, base: Base, step: Step, amount: float | None) -> Step | None:
+        """One step; None where no candidate can be made."""
+        clock, number, parent = _Clock(), step.number + 1, opened(base, step.gates)
+        options = self._options(base, step, amount)
+        if not options:
+            return None
+        if self.chooser.before is not None:
+            chosen = self.chooser.before(number, tuple(options))
+            options = {chosen: options[chosen]}
+        clock.lap("criterion")
+        candidates = {kind: self._tuned(opened(base, gates), parent, number) for kind, gates in options.items()}
+        clock.lap("brief")
+        contest = self.chooser.compare is not None and len(candidates) > 1
+        scores = self.chooser.compare(parent, candidates) if contest else {}  # type: ignore[misc]
+        kind = max(candidates, key=lambda one: scores.get(one, 0.0))  # of equal ones the first: the layer
+        clock.lap("choice")
+        winner = self.tune(candidates[kind], parent, number, "long")
+        clock.lap("long")
+        removed = {name: difference(base, step.gates, gates) for name, gates in options.items()}
+        return finished(
+            base, number, kind, winner, options[kind], removed=removed, scores=scores, seconds=clock.seconds
+        )
+
+    def _tuned(self, candidate: Network, parent: Network, number: int) -> Network:
+        return self.tune(candidate if self.adjust is None else self.adjust(candidate), parent, number, "brief")
+
+    def _options(self, base: Base, step: Step, amount: float | None) -> dict[str, Gating]:
+        """The gates of the candidates that can be made, the layer first."""
+        groups, cost, rated = base.account.groups, self.budget.cost_of(base), self._ratings(base, step)
+        layer = None
+        # Where the layer sets the amount, it is looked for even by a chooser that takes neurons only.
+        if "layer" in self.chooser.kinds or (amount is None and "layer" in self.criteria):
+            share = self.budget.layer_share
+            wanted = None if amount is None or share is None else share * amount
+            layer = selection.drop_layers(groups, step.gates, rated("layer"), cost, wanted)
+        neurons = None
+        if "neurons" in self.chooser.kinds:
+            if amount is None:
+                amount = _one_layer(base, step, cost) if layer is None else cost(step.gates) - cost(layer)
+            neurons = self._fewer_units(base, step, rated("neurons"), cost, amount)
+        found = {kind: gates for kind, gates in zip(KINDS, (layer, neurons), strict=True) if gates is not None}
+        return {kind: gates for kind, gates in found.items() if kind in self.chooser.kinds}
+
+    def _ratings(self, base: Base, step: Step) -> Callable[[str], Ratings]:
+        """Rates with the criterion of a kind; one that serves both kinds is asked once."""
+        network, known = base.specification.network(base.params, base.state), {}
+
+        def rated(kind: str) -> Ratings:
+            criterion = self.criteria[kind]
+            if id(criterion) not in known:
+                known[id(criterion)] = criterion(network, base.account.groups, step.gates, self.scoring)
+            for name, values in known[id(criterion)].items():
+                if not np.all(np.isfinite(values)):
+                    raise ValueError(
+                        f"criteria: expected finite ratings, but that of {kind!r} rates {name!r} {values.tolist()}. Is "
+                        "the network trained, and its data finite?"
+                    )
+            return known[id(criterion)]
+
+        return rated
+
+    def _fewer_units(
+        self, base: Base, step: Step, ratings: Ratings, cost: budgets.Cost, amount: float
+    ) -> Gating | None:
+        groups = base.account.groups
+        if self.allocation == "paper":
+            total, seed = base.account.filters(step.gates), (self.seed, step.number)
+            return selection.drop_filters(groups, step.gates, ratings, int(amount), total, seed=seed)
+        options: dict[str, Any] = {"allocation": self.allocation, "multiple": self.multiple}
+        return selection.drop_units(groups, step.gates, ratings, cost, amount, **options)
+
+    def _rebased(self, step: Step, base: Base, whole: int) -> Step:
+        """Makes the small network the base, where that saves more operations than compiling takes."""
+        if self.compaction is None:
+            return step
+        per_step = max((whole - step.macs) / step.number, 1.0)
+        end = 0.0 if self.target is None else (1 - self.target) * whole
+        to_come = math.ceil(max(step.macs - end, 0.0) / per_step)
+        spared = base.account.macs(ones(base.account.groups)) - step.macs
+        if 3 * to_come * self.compaction.images * spared <= self.compaction.macs:
+            return step
+        return dataclasses.replace(step, base=step.specification, gates=ones(step.specification.groups()))
+
+
+def _one_layer(base: Base, step: Step, cost: budgets.Cost) -> float:
+    """What the neuron candidate removes when no layer can go any more: as much as the last one that stands would."""
+    layers = [group for group in base.account.groups if group.is_layer and step.gates[group.name][0]]
+    costs = [cost(step.gates) - cost({**step.gates, layer.name: np.array([False])}) for layer in layers]
+    if not costs:
+        raise ValueError("budget: expected a layer to measure a step by, but the network has none. Use budgets.macs.")
+    return min(costs)
+
+
+class _Clock:
+    """Notes how long the parts of a step take."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._start
+        self._start = now

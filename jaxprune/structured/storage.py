@@ -1,0 +1,178 @@
+"""Networks on disk: the shape as JSON, the weights as safetensors beside it, nothing that could run code.
+
+specification.json     the shape, that of the images, and the SHA-256 of the weights that belong to it
+weights.safetensors    every leaf by its name, "params/..." and "state/..."
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxprune import check, files, tree
+from jaxprune.groups import Specification
+from jaxprune.network import Network
+from jaxprune.structured.removal import check_members
+
+_SHAPE, _WEIGHTS = "specification.json", "weights.safetensors"
+
+
+def save(
+    folder: str | os.PathLike[str], specification: Specification, params: Any, state: Any, image_shape: Sequence[int]
+) -> Path:
+    """Saves a network: its specification as JSON, its arrays as safetensors.
+
+    The specification is written last and names the weights by their hash, so a folder that was interrupted does not
+    load.
+
+    Args:
+      folder: made where it is missing.
+      specification: the shape.
+      params: nested dictionaries of arrays.
+      state: nested dictionaries of arrays.
+      image_shape: (h, w, c) of the images that it was made for.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: the folder cannot be written, or a tree holds something else than dictionaries and arrays.
+    """
+    root = check.writable("folder", folder)
+    arrays = {}
+    for where, part in (("params", params), ("state", state)):
+        _demand_dictionaries(where, part)
+        arrays |= {f"{where}/{name}": np.ascontiguousarray(leaf) for name, leaf in tree.by_name(part).items()}
+    content = safetensors.numpy.save(arrays)
+    files.write(root / _WEIGHTS, content)
+    shape = {
+        "weights": hashlib.sha256(content).hexdigest(),
+        "image_shape": list(image_shape),
+        "specification": specification.describe(),
+    }
+    # Not sorted: the order of the blocks is that of the network.
+    files.write(root / _SHAPE, json.dumps(shape, indent=1) + "\n")
+    return root
+
+
+def load(
+    folder: str | os.PathLike[str], build: Callable[[Mapping[str, Any]], Specification]
+) -> tuple[Specification, Network]:
+    """Loads a network that ``save`` wrote.
+
+    Args:
+      folder: where it is.
+      build: makes a specification of what its ``describe`` wrote; ``jp.models.specification`` for our own networks.
+
+    Returns:
+      (specification, network).
+
+    Raises:
+      ValueError: a file is missing or damaged, or specification and weights disagree; nothing is unpickled or run.
+    """
+    root = Path(folder)
+    for name in (_SHAPE, _WEIGHTS):
+        if not (root / name).is_file():
+            raise ValueError(
+                f"folder: expected a saved network with {_SHAPE} and {_WEIGHTS}, but {str(root)!r} has no {name}. Was "
+                "the run that wrote it interrupted?"
+            )
+    values, content = _json(root / _SHAPE), (root / _WEIGHTS).read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != values["weights"]:
+        raise ValueError(
+            f"folder: the specification in {str(root)!r} belongs to weights with the SHA-256 "
+            f"{str(values['weights'])[:12]}..., but those in {_WEIGHTS} have {found[:12]}.... One of the files is "
+            "damaged, or from another network: copy both again."
+        )
+    try:
+        arrays = safetensors.numpy.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"folder: {str(root / _WEIGHTS)!r} is no safetensors file ({error}). Copy it again."
+        ) from error
+    params, state = (_nested(arrays, where) for where in ("params", "state"))
+    specification = build(values["specification"])
+    network = specification.network(params, state)
+    _demand_agreement(root, specification, network, values["image_shape"])
+    return specification, network
+
+
+def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike[str]) -> Path:
+    """Writes a network as one file that ``jax.export.deserialize`` reads: no Python of ours, no pickle.
+
+    Args:
+      network: its weights become part of the program.
+      image_shape: (h, w, c); the number of images stays open.
+      path: the file.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: the folder of the file cannot be written.
+    """
+    target = Path(path)
+    check.writable("path", target.parent)
+    (count,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((count, *image_shape), np.float32)
+    params, state = jax.tree.map(np.asarray, (network.params, network.state))
+    exported = jax.export.export(jax.jit(lambda batch: network.apply(params, state, batch)))(images)
+    files.write(target, bytes(exported.serialize()))
+    return target
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+        shape = [int(length) for length in values["image_shape"]]
+        return {"weights": values["weights"], "image_shape": shape, "specification": dict(values["specification"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"folder: {str(path)!r} is damaged ({type(error).__name__}: {error}). Copy it again from where it was made."
+        ) from error
+
+
+def _nested(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, array in arrays.items():
+        folder, *parts = name.split("/")
+        if folder == where:
+            inner = result
+            for part in parts[:-1]:
+                inner = inner.setdefault(part, {})
+            inner[parts[-1]] = array
+    return result
+
+
+def _demand_dictionaries(where: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if "/" in str(key):
+                raise ValueError(f"{where}: expected names without a slash, but got {key!r}. Rename it.")
+            _demand_dictionaries(f"{where}/{key}", part)
+    elif not jax.tree_util.all_leaves([value]):
+        raise ValueError(
+            f"{where}: expected nested dictionaries of arrays, but found a {type(value).__name__}. Convert it with "
+            "flax.serialization.to_state_dict or by hand."
+        )
+
+
+def _demand_agreement(root: Path, specification: Specification, network: Network, image_shape: Sequence[int]) -> None:
+    """Checks that the arrays are those that a network of this shape has."""
+    try:
+        check_members(specification.groups(), network.params, network.state)
+        outputs = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *image_shape), np.float32))
+        check.outputs(outputs, 1)
+    except Exception as error:  # whatever a network raises for arrays that do not fit
+        raise ValueError(
+            f"folder: specification and weights in {str(root)!r} disagree: {error} Load the files that were saved "
+            "together."
+        ) from error

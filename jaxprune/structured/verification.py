@@ -1,0 +1,196 @@
+"""Whether declared groups are right, checked on numbers: what leaks, what was forgotten."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import tree
+from jaxprune.groups import Group, below
+from jaxprune.network import Network
+from jaxprune.structured.gates import gated, ones
+from jaxprune.structured.removal import check_members
+
+_SIZES, _CHANNELS = (8, 16, 28, 32, 64, 96, 128, 224), (1, 3)
+_DRAWS = 3
+
+
+def verify(network: Network, groups: Sequence[Group], images: Any = None, *, seed: int = 0) -> None:
+    """Checks on numbers that the groups declared for a network say what belongs to its units.
+
+    With a unit gated off, the outputs must not change with anything that the unit owns, and every weight that stops to
+    matter must be one that it owns.  Both are read off the derivatives of the outputs by all parameters and statistics,
+    at three draws of random weights, for two units of every group and for every layer.
+
+    Args:
+      network: any pure network; its weights are replaced by random ones.
+      groups: what was declared.
+      images: [b, ...] to evaluate it on.  None: random ones of the first size out of 8 to 224 pixels, grey or in
+        colour, that the network takes.
+      seed: of the random numbers.
+
+    Raises:
+      ValueError: a member that does not exist or does not fit, a site that is not tagged, or a declaration that is not
+        right: the message lists every leaf that leaks (it is owned, but acts elsewhere too) and every leaf that was
+        forgotten (it acts through the unit alone, but is not owned).
+
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> from jaxprune.groups import Member
+    >>> def apply(params, state, images):
+    ...     units = checkpoint_name(jax.nn.relu(images @ params["in"] + params["bias"]), "units")
+    ...     return units @ params["out"]
+    >>> net = Network(apply, {"in": jnp.ones((3, 4)), "bias": jnp.ones(4), "out": jnp.ones((4, 2))})
+    >>> members = (Member("in", 1), Member("out", 0, reads=True))
+    >>> images = jax.random.normal(jax.random.key(0), (16, 3))
+    >>> verify(net, [Group("units", 4, (*members, Member("bias", 0)), ("units",))], images)
+    >>> try:
+    ...     verify(net, [Group("units", 4, members, ("units",))], images)
+    ... except ValueError as error:
+    ...     print(str(error)[:45])
+    groups: 'units': forgot 'bias': it acts throu
+    """
+    check_members(groups, network.params, network.state)
+    images = _images(network, seed) if images is None else jnp.asarray(images)
+    draws = [_randomised(network, (seed, number)) for number in range(_DRAWS)]
+    readout = _random(np.random.default_rng(seed), jax.eval_shape(network, images).shape)
+    whole = ones(groups)
+
+    def influences(gates: Any) -> dict[str, np.ndarray]:
+        """Whether the outputs change with an entry, in every draw: bool [draws, ...] for every leaf."""
+        found = [_influence(gated(draw, groups, gates), images, readout) for draw in draws]
+        return {place: np.stack([np.asarray(one[place]) != 0 for one in found]) for place in found[0]}
+
+    before = influences(whole)
+    problems = []
+    for group in groups:
+        for unit in sorted({0, group.size - 1}):
+            after = influences({**whole, group.name: np.arange(group.size) != unit})
+            problems += _problems(group, unit, before, after)
+    if problems:
+        raise ValueError(
+            "groups: " + " ".join(dict.fromkeys(problems)) + " Correct the members, or move the site to where all of "
+            "the unit passes."
+        )
+
+
+@jax.jit
+def _influence(network: Network, images: Any, readout: Any) -> dict[str, Any]:
+    """The derivatives of a random reading of the outputs by every floating-point leaf, by name."""
+    inner = network.state["network"]
+    moving = {name: leaf for name, leaf in _named(network.params, inner).items() if _is_float(leaf)}
+
+    def read(values: dict[str, Any]) -> Any:
+        params, state = (
+            tree.map_named(lambda name, leaf, where=where: values.get(f"{where}:{name}", leaf), part)
+            for where, part in (("params", network.params), ("state", inner))
+        )
+        return jnp.sum(readout * network.apply(params, {**network.state, "network": state}, images))
+
+    return jax.grad(read)(moving)
+
+
+def _problems(group: Group, unit: int, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[str]:
+    """What is wrong with the declaration of one unit."""
+    found, who = [], "this layer" if group.is_layer else f"unit {unit}"
+    acted = [
+        _owned(group, unit, place.split(":", 1)[1], one.shape[1:]) & (one.sum(0) > 1) for place, one in before.items()
+    ]
+    if not any(one.any() for one in acted):
+        found.append(f"{group.name!r}: nothing of {who} acts on the outputs: pass more, and more varied, images.")
+    for place, acts in after.items():
+        name = place.split(":", 1)[1]
+        owned = _owned(group, unit, name, acts.shape[1:])
+        leaks = owned & acts.any(0)
+        forgotten = ~owned & _gone(before[place].sum(0) > 1, np.any(acts, axis=0), whole=group.is_layer)
+        if leaks.any():
+            found.append(
+                f"{group.name!r}: {name!r} leaks: {who} owns it, but with {who} gated off the outputs still change "
+                f"with it, at {_first(leaks)}."
+            )
+        if forgotten.any():
+            found.append(
+                f"{group.name!r}: forgot {name!r}: it acts through {who} alone, at {_first(forgotten)}, but {who} does "
+                "not own it."
+            )
+    return found
+
+
+def _gone(acted: Any, acts: Any, *, whole: bool) -> np.ndarray:
+    """The weights of whole leaves, or of slices of them along any axis, that acted and do so no more.
+
+    Not single weights: these may fall idle by the accident of a ReLU behind them.
+    """
+    if whole or acted.ndim == 0:
+        return acted & ~acts.any()
+    gone = np.zeros(acted.shape, dtype=bool)
+    for axis in range(acted.ndim):
+        others = tuple(other for other in range(acted.ndim) if other != axis)
+        gone |= acted & ~acts.any(others, keepdims=True)
+    return gone
+
+
+def _owned(group: Group, unit: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    owned = np.zeros(shape, dtype=bool)
+    for member in group.members:
+        if member.axis is None:
+            owned |= below(name, member.leaf)
+        elif member.leaf == name:
+            units = np.arange(shape[member.axis]) // member.each == unit
+            spread = [1] * len(shape)
+            spread[member.axis] = -1
+            owned |= units.reshape(spread)
+    return owned
+
+
+def _named(params: Any, state: Any) -> dict[str, Any]:
+    parts = {"params": params, "state": state}
+    return {f"{where}:{name}": leaf for where, part in parts.items() for name, leaf in tree.by_name(part).items()}
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _randomised(network: Network, seed: tuple[int, int]) -> Network:
+    """Random weights, so that nothing vanishes by chance: a trained network has dead units, a new one zero biases."""
+    draw = np.random.default_rng(seed)
+
+    def fresh(leaf: Any, level: float) -> Any:
+        if not _is_float(leaf):
+            return leaf
+        values = _random(draw, np.shape(leaf))
+        size = max(1, int(np.prod(np.shape(leaf)[:-1])))
+        # Small kernels, and biases above the means of a normalisation, keep every ReLU open for some image; statistics
+        # may be variances, so positive.
+        drawn = 0.1 * values / np.sqrt(size) if np.ndim(leaf) > 1 else level * (1 + 0.25 * np.tanh(values))
+        return jnp.asarray(drawn, leaf.dtype)
+
+    params = jax.tree.map(lambda leaf: fresh(leaf, 0.5), network.params)
+    return network.replace(params=params, state=jax.tree.map(lambda leaf: fresh(leaf, 0.25), network.state))
+
+
+def _random(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return draw.normal(size=shape)
+
+
+def _images(network: Network, seed: int) -> Any:
+    types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(network.params) if _is_float(leaf)]
+    kind = jnp.result_type(*types) if types else jnp.float32  # a convolution wants images of its kernel's type
+    for size in _SIZES:
+        for channels in _CHANNELS:
+            shape = (16, size, size, channels)
+            try:
+                jax.eval_shape(network, jax.ShapeDtypeStruct(shape, kind))
+            except Exception:  # whatever a network raises for images that it does not take
+                continue
+            return jnp.asarray(_random(np.random.default_rng(seed), shape), kind)
+    raise ValueError(
+        f"images: expected a network that takes [b, n, n, 1 or 3] with n in {_SIZES}, but it takes none of them. Pass "
+        "images."
+    )
+
+
+def _first(places: np.ndarray) -> list[int]:
+    return np.argwhere(places)[0].tolist()
