@@ -9,6 +9,8 @@ import jax
 import jaxprune as jp
 from jaxprune import check
 from jaxprune.evaluate import heads
+from jaxprune.structured import Chooser, Criterion
+from jaxprune.structured.budgets import Budget
 from jaxprune.types import Loss, Prunable, Score
 
 LOSSES: Mapping[str, Loss] = {"squared_error": jp.losses.squared_error, "cross_entropy": jp.losses.cross_entropy}
@@ -43,6 +45,51 @@ SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
     "grasp": lambda o: jp.scores.grasp(o.loss),
     "synflow": lambda o: jp.scores.synflow(),
     "random": lambda o: jp.scores.random(jax.random.key(o.seed)),
+}
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What criteria, choosers and budgets of a search may be configured with."""
+
+    loss: Loss
+    seed: int
+    share: float | None
+    images: Any
+    """Batches that the chooser sees."""
+
+
+CRITERIA: Mapping[str, Callable[[SearchOptions], Criterion]] = {
+    "second-order": lambda o: jp.structured.effects.second_order(o.loss),
+    "kernel-block": lambda o: jp.structured.effects.kernel_block(o.loss),
+    "kl": lambda o: jp.structured.effects.kl(),
+    "kl-twice": lambda o: jp.structured.effects.kl(softmax_twice=True),
+    "cka": lambda o: jp.structured.effects.cka(),
+    "l1": lambda o: jp.structured.criteria.l1(),
+    "l2": lambda o: jp.structured.criteria.l2(),
+    "batchnorm": lambda o: jp.structured.criteria.batchnorm_scale(),
+    "activation": lambda o: jp.structured.criteria.activation(),
+    "random": lambda o: jp.structured.criteria.random(jax.random.key(o.seed)),
+}
+
+CHOOSERS: Mapping[str, Callable[[SearchOptions], Chooser]] = {
+    "cka": lambda o: jp.structured.choosers.cka(o.images),
+    "cka-biased": lambda o: jp.structured.choosers.cka(o.images, kind="biased"),
+    "cka-rbf": lambda o: jp.structured.choosers.cka(o.images, kind="rbf"),
+    "cka-minibatch": lambda o: jp.structured.choosers.cka(o.images, kind="minibatch"),
+    "cka-streaming": lambda o: jp.structured.choosers.cka(o.images, kind="streaming"),
+    "procrustes": lambda o: jp.structured.choosers.procrustes(o.images),
+    "accuracy": lambda o: jp.structured.choosers.accuracy(o.images),
+    "random": lambda o: jp.structured.choosers.random(o.seed),
+    "always-layer": lambda o: jp.structured.choosers.always("layer"),
+    "always-neurons": lambda o: jp.structured.choosers.always("neurons"),
+}
+
+BUDGETS: Mapping[str, Callable[[SearchOptions], Budget]] = {
+    "macs": lambda o: jp.structured.budgets.macs(o.share),
+    "parameters": lambda o: jp.structured.budgets.parameters(o.share),
+    "filters": lambda o: jp.structured.budgets.filters(),
+    "latency": lambda o: jp.structured.budgets.latency(o.images[0]["image"], o.share),
 }
 
 

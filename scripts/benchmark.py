@@ -25,6 +25,7 @@ from jaxprune import files
 
 CASES = {
     "masks": ["benchmark_masks:select", "benchmark_masks:sharded"],
+    "structured": ["benchmark_structured:counts", "benchmark_structured:faster", "benchmark_structured:step"],
     "curvature": [
         "benchmark_curvature:products",
         "benchmark_curvature:units",
@@ -53,7 +54,7 @@ LIMIT, QUICK_LIMIT = 1800.0, 300.0
 def main() -> None:
     """Runs the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(CASES)}; without one, both")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(CASES)}; without one, all")
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds in place of {ROUNDS}, less patience"
     )

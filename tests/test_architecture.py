@@ -133,7 +133,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    studies = {"experiments.transfer", "experiments.landscape"}
+    studies = {"experiments.transfer", "experiments.landscape", "experiments.joint_pruning"}
     assert {"scripts/demo", "scripts/test", "scripts/benchmark"} | studies == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")

@@ -94,7 +94,28 @@ def account(specification: Specification, params: Any, state: Any, image_shape: 
     by_leaf, rest = cost.macs_by_leaf(network, image_shape)
     of_unit, of_layer = ({}, {}) if rest == 0 else _rests(specification, params, state, image_shape, rest)
     leaves = tuple(_leaf(name, leaf, by_leaf, groups) for name, leaf in tree.by_name(params).items())
-    return Account(groups, leaves, rest, of_unit, of_layer, inside(groups))
+    book = Account(groups, leaves, rest, of_unit, of_layer, inside(groups))
+    if rest:
+        _check_rest(book, specification, params, state, image_shape)
+    return book
+
+
+def _check_rest(
+    book: Account, specification: Specification, params: Any, state: Any, image_shape: Sequence[int]
+) -> None:
+    """Checks one network against its program: products that no leaf owns may be something else than attention."""
+    half = {
+        group.name: np.arange(group.size) < (group.size if group.is_layer else max(group.floor, group.size // 2))
+        for group in book.groups
+    }
+    smaller, *arrays = cut(specification, params, state, half)
+    counted, stated = cost.macs(smaller.network(*arrays), image_shape), book.macs(half)
+    if counted != stated:
+        raise ValueError(
+            "specification: expected products that shrink with the units, leaf by leaf, but with half of all units "
+            f"the program has {counted:,} multiply-accumulates and not {stated:,}. Kernels that are used twice, or "
+            "inside a loop, cannot be accounted for: write them out."
+        )
 
 
 def _rests(

@@ -1,0 +1,328 @@
+"""Layers or neurons?  Both are removed together, step by step, until the network is really smaller.
+
+    python -m experiments.joint_pruning --data digits
+
+At every step a candidate without a block and one without filters are made of the current network, of equal operations;
+both are tuned briefly; the chooser keeps one, which is tuned for longer (after arXiv 2506.04513).  Every step is saved
+as a network that loads by itself.  Choosers and budgets are compared side by side, from the same dense networks.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import joint_page, options
+from experiments.joint_settings import FRACTIONS, MISSING, PAPER, Run, Settings, Study, grid, resolved, validate
+from experiments.joint_trajectory import Trajectory
+from jaxprune import check, files, losses, records
+from jaxprune.evaluate import robustness, transfer
+from jaxprune.structured import Step
+
+LOSS = jp.losses.cross_entropy
+
+# --------------------------------------------------------------------------------------------------------- the world
+
+
+@dataclass(frozen=True)
+class World:
+    """What all runs of one seed share: the data, the dense network, and the conditions it is tested under."""
+
+    module: jp.structured.Specification
+    dense: jp.Network
+    data: dict[str, dict[str, Any]]
+    suite: robustness.Suite
+    fingerprint: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c)."""
+        return self.data["test"]["image"].shape[1:]
+
+    @cached_property
+    def dense_hits(self) -> dict[str, np.ndarray]:
+        """What the dense network gets right under every condition."""
+        return self.suite.hits(self.dense)
+
+
+def prepare(study: Study, seed: int, images: Any) -> World:
+    """Splits the data, trains the dense network (or loads it) and makes the conditions of the robustness tests."""
+    parts = jp.data.split(images.labels, images.name, seed, FRACTIONS)
+    data = {name: jp.data.select(images, indices) for name, indices in parts.items()}
+    fingerprint = records.fingerprint(*(part[name] for part in data.values() for name in ("image", "label")))
+    module = jp.models.resnet_cifar(study.depth, len(images.classes), study.width, keras=study.keras)
+    dense = pretrain(study, module, seed, data["training"], fingerprint)
+    suite = conditions(study, data["test"], seed).against(dense)
+    return World(module, dense, data, suite, fingerprint)
+
+
+def pretrain(study: Study, module: Any, seed: int, data: dict[str, Any], fingerprint: str) -> jp.Network:
+    """Trains the dense network, or loads the checkpoint of an earlier run."""
+    variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
+    network = jp.Network.from_linen(module, variables, train={"train": True})
+    names = ("pretrain_steps", "pretrain_rate", "batch_size", "optimizer")
+    identity = {name: getattr(study, name) for name in names} | {"seed": seed, "data": fingerprint}
+    identity["module"] = module.describe()
+    folder = check.writable("out", study.out / "networks" / records.digest(identity)[:16])
+    with files.locked(folder.with_suffix(".lock")):
+        return jp.train.fit(
+            network,
+            LOSS,
+            transformation(study.optimizer, study.pretrain_rate, study.pretrain_steps),
+            data,
+            steps=study.pretrain_steps,
+            batch_size=study.batch_size,
+            seed=seed,
+            folder=folder,
+            progress=f"pretraining, seed {seed}",
+        )
+
+
+@lru_cache
+def transformation(optimizer: str, rate: float, steps: int) -> optax.GradientTransformation:
+    """The optimizer: with a schedule over so many steps, or at a constant rate (0 steps).
+
+    It is kept, since a new one would be compiled anew.
+    """
+    if optimizer == "adamw":
+        return optax.adamw(optax.cosine_decay_schedule(rate, steps) if steps else rate, weight_decay=1e-2)
+    drops = {steps // 2: 0.1, steps * 3 // 4: 0.1}
+    schedule = optax.piecewise_constant_schedule(rate, drops) if steps else rate
+    # Keras's l2(1e-4) adds 1e-4 |w|^2 to the loss: a decay of 2e-4, of kernels only.
+    decay = optax.add_decayed_weights(2e-4, mask=partial(jax.tree.map, lambda leaf: leaf.ndim > 1))
+    return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
+
+
+def conditions(study: Study, test: dict[str, Any], seed: int) -> robustness.Suite:
+    """The test set clean, corrupted, shifted and attacked."""
+
+    def batches(changed: np.ndarray) -> jp.data.Batches:
+        return jp.data.Batches({**test, "image": changed}, size_of(test))
+
+    attacks = {}
+    for epsilon in study.epsilons:
+        name = f"{epsilon * 255:g}/255"
+        attacks[f"fgsm-{name}"] = partial(robustness.fgsm, epsilon=epsilon)
+        attacks[f"pgd-{name}"] = partial(robustness.pgd, epsilon=epsilon, step_size=epsilon / 4, steps=10)
+    return robustness.Suite(
+        LOSS,
+        batches(test["image"]),
+        corrupted={
+            f"{name}-{severity}": batches(jp.data.corrupt(test["image"], name, severity, seed))
+            for name in jp.data.CORRUPTIONS
+            for severity in study.severities
+        },
+        shifted={name: batches(jp.data.shift(test["image"], name, seed)) for name in jp.data.SHIFTS},
+        attacks=attacks,
+    )
+
+
+def size_of(data: dict[str, Any]) -> int:
+    """The examples in a batch of evaluation: all, up to 512."""
+    return min(512, len(data["label"]))
+
+
+# -------------------------------------------------------------------------------------------------------- the search
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Cross-entropy to the label and to the parent's outputs, ``(1 - share) CE(label) + share CE(parent)``."""
+
+    share: float
+
+    def __call__(self, outputs: Any, batch: Any) -> Any:
+        taught = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
+        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * taught
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Trains candidates and winners on the training split; the same seeds for every chooser."""
+
+    settings: Settings
+    seed: int
+    data: dict[str, Any]
+
+    def __call__(self, network: jp.Network, parent: jp.Network, step: int, stage: str) -> jp.Network:
+        """Trains a network; see ``jp.structured.Tune``."""
+        settings, brief = self.settings, stage == "brief"
+        steps = settings.brief_steps if brief else settings.long_steps
+        data = self.data if settings.distil == 0 else {**self.data, "teacher": self.taught(parent)}
+        return jp.train.fit(
+            network,
+            LOSS if settings.distil == 0 else Distilled(settings.distil),
+            transformation(settings.optimizer, settings.tune_rate, 0 if brief else steps),
+            data,
+            steps=steps,
+            batch_size=settings.batch_size,
+            seed=10_000 * (self.seed + 1) + 2 * step + (not brief),
+        )
+
+    def taught(self, parent: jp.Network) -> np.ndarray:
+        """The probabilities of the parent for every training image."""
+        size = size_of(self.data)
+        found = [np.asarray(_probabilities(parent, batch["image"])) for batch in jp.data.Batches(self.data, size)]
+        return np.concatenate(found)[: len(self.data["label"])]
+
+
+@jax.jit
+def _probabilities(network: jp.Network, images: Any) -> Any:
+    return jax.nn.softmax(network(images))
+
+
+def make_search(run: Run, world: World) -> jp.structured.Search:
+    """Configures the search of a run."""
+    images = world.data[run.choose_on]
+    option = options.SearchOptions(LOSS, run.seed, run.share or None, jp.data.Batches(images, size_of(images)))
+    # One object for both kinds where they are the same: it is asked once in a step.
+    made = {name: options.CRITERIA[name](option) for name in {run.layer_criterion, run.neuron_criterion}}
+    calibration = jp.data.Batches(world.data["scoring"], len(world.data["scoring"]["label"]))
+    examples = run.batch_size * (2 * run.brief_steps + run.long_steps)
+    return jp.structured.Search(
+        criteria={"layer": made[run.layer_criterion], "neurons": made[run.neuron_criterion]},
+        chooser=options.CHOOSERS[run.chooser](option),
+        tune=Tuner(run, run.seed, world.data["training"]),
+        scoring=jp.data.Batches(world.data["scoring"], size_of(world.data["scoring"])),
+        image_shape=world.image_shape,
+        target=run.target or None,
+        budget=options.BUDGETS[run.budget](option),
+        allocation=run.allocation,
+        multiple=run.multiple,
+        compaction=jp.structured.Compaction(run.compile_macs, examples) if run.compile_macs else None,
+        adjust=(lambda network: jp.train.recalibrate(network, calibration, jax.random.key(0)))
+        if run.recalibrate
+        else None,
+        seed=run.seed,
+    )
+
+
+def follow(run: Run, world: World, folder: Path, console: Console) -> list[Step]:
+    """Runs a search, or what is left of it, and saves every step."""
+    identity = {"config": dataclasses.asdict(run), "data": world.fingerprint}
+    trajectory = Trajectory(folder, identity)
+    steps = trajectory.steps()
+    search = make_search(run, world)
+    for step in search(world.module, world.dense, steps[-1] if steps else None):
+        trajectory.append(step, world.image_shape)
+        steps.append(step)
+        removed = 1 - step.macs / steps[0].macs
+        console.print(f"seed {run.seed}  {run.budget}  {run.chooser:14} {step.number:2} {step.kind:8} {removed:6.1%}")
+    jp.structured.export(steps[-1].network, world.image_shape, folder / "final.jaxexport")
+    return steps
+
+
+# ------------------------------------------------------------------------------------------------------ measurements
+
+
+def measure(run: Run, world: World, steps: Sequence[Step]) -> dict[str, Any]:
+    """Evaluates every step on the test split, and some of them under every condition."""
+    test = world.data["test"]
+    batches = jp.data.Batches(test, size_of(test))
+    told = []
+    for step in steps:
+        hits = transfer.correct(jp.structured.reopen(world.module, world.dense, step), batches)
+        told.append(
+            {
+                "number": step.number,
+                "kind": step.kind,
+                "macs": step.macs,
+                "parameters": step.parameters,
+                "filters": step.filters,
+                "removed": step.removed,
+                "scores": step.scores,
+                "shape": step.specification.describe(),
+                "hits": written(hits),
+            }
+        )
+    robust = {}
+    for number in checkpoints(run.checkpoints, len(steps)):
+        reopened = partial(jp.structured.reopen, world.module, world.dense, steps[number])
+        hits = world.dense_hits if number == 0 else world.suite.hits(reopened())
+        robust[str(number)] = {name: written(each) for name, each in hits.items()}
+    return {"steps": told, "robustness": robust, "labels": test["label"].tolist()}
+
+
+def checkpoints(count: int, steps: int) -> list[int]:
+    """Chooses steps evenly, the first and the last among them.
+
+    >>> checkpoints(4, 8)
+    [0, 2, 5, 7]
+    """
+    if count == 0 or count >= steps:
+        return list(range(steps))
+    return sorted({round(place * (steps - 1) / (count - 1)) for place in range(count)})
+
+
+def written(hits: np.ndarray) -> str:
+    """Writes bools as text."""
+    return "".join("01"[int(hit)] for hit in hits)
+
+
+def timed(world: World, steps: Sequence[Step]) -> dict[str, Any]:
+    """Measures the latency of the last network against the dense one, and what the search took."""
+    pair = {"dense": steps[0].network, "pruned": steps[-1].network}
+    latency = {}
+    for size in (1, 64):
+        images = np.resize(world.data["test"]["image"], (size, *world.image_shape))
+        found = jp.cost.compare(pair, images)
+        latency[str(size)] = {
+            **{name: one.seconds for name, one in found.latencies.items()},
+            "ratio": [found.ratios["pruned"].median, found.ratios["pruned"].low, found.ratios["pruned"].high],
+        }
+    return {"latency": latency, "search_seconds": [step.seconds for step in steps[1:]]}
+
+
+# --------------------------------------------------------------------------------------------------------- the study
+
+
+def main(study: Study, console: Console | None = None) -> Path:
+    """Computes what is missing of a study, writes its page, and returns where that lies."""
+    console = console or Console()
+    study = resolved(study)
+    images = validate(study)
+    if study.paper:
+        for name, (_, quirk) in PAPER.items():
+            console.print(f"paper: {name} = {getattr(study, name)}. {quirk}")
+        console.print(MISSING)
+    store = records.Store(study.out / "records", "joint_pruning")
+    runs = grid(study)
+    for run in runs:
+        if store.has(run):
+            store.read(run)  # a damaged record is found now, not after hours of work
+    missing = [run for run in runs if not store.has(run)]
+    console.print(f"{len(runs)} runs, {len(missing)} of them to do.")
+    for seed in dict.fromkeys(run.seed for run in missing):
+        world = prepare(study, seed, images)
+        for run in (run for run in missing if run.seed == seed):
+            start = time.perf_counter()
+            steps = follow(run, world, study.out / "trajectories" / store.path(run).stem, console)
+            metrics = measure(run, world, steps)
+            extra = timed(world, steps)
+            provenance = records.provenance(world.fingerprint, time.perf_counter() - start)
+            store.write(run, metrics, {**provenance, **extra})
+    return joint_page.write(study, [store.read(run) for run in runs], console)
+
+
+def command() -> None:
+    """Reads the command line; a bad value ends in one line, without a traceback."""
+    study = tyro.cli(Study, description=__doc__)
+    try:
+        validate(resolved(study))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    main(study)
+
+
+if __name__ == "__main__":
+    command()

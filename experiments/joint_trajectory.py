@@ -1,0 +1,97 @@
+"""A search on disk: every step a network that loads by itself, and enough beside it to go on after a kill.
+
+TRAJECTORY/run.json                          which run it is
+TRAJECTORY/step_003/specification.json       the shape of the network
+TRAJECTORY/step_003/weights.safetensors      its weights
+TRAJECTORY/step_003/step.json                how it came about; written last, so it is there when all is
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxprune as jp
+from jaxprune import check, files
+
+
+class Trajectory:
+    """The steps of one run, on disk.
+
+    Args:
+      folder: made where it is missing.
+      identity: what the run is: its configuration, and a fingerprint of its data.
+
+    Raises:
+      ValueError: the folder cannot be written, or holds another run.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder = check.writable("out", folder)
+        marker, text = folder / "run.json", json.dumps(identity, indent=1, sort_keys=True) + "\n"
+        if not marker.exists():
+            if any(folder.glob("step_*")):
+                raise ValueError(f"out: {str(folder)!r} has steps, but no run.json that says whose. Move it away.")
+            files.write(marker, text)
+        elif marker.read_text() != text:
+            raise ValueError(
+                f"out: {str(folder)!r} holds the trajectory of another run. Choose another folder with --out, or move "
+                "it away."
+            )
+
+    def steps(self) -> list[jp.structured.Step]:
+        """Loads the steps that are complete, from the dense network on."""
+        found = []
+        while (self.path(len(found)) / "step.json").exists():
+            found.append(self._load(len(found)))
+        return found
+
+    def append(self, step: jp.structured.Step, image_shape: Sequence[int]) -> None:
+        """Saves a step."""
+        root = jp.structured.save(self.path(step.number), step.specification, step.params, step.state, image_shape)
+        notes = {
+            "number": step.number,
+            "kind": step.kind,
+            "base": step.base.describe(),
+            "gates": {name: "".join("01"[int(one)] for one in value) for name, value in step.gates.items()},
+            **{name: getattr(step, name) for name in _COUNTS},
+            "removed": step.removed,
+            "scores": step.scores,
+            "seconds": step.seconds,
+        }
+        files.demand_finite("step", notes)
+        files.write(root / "step.json", json.dumps(notes, indent=1) + "\n")
+
+    def path(self, number: int) -> Path:
+        """Returns where a step lies, or would lie."""
+        return self.folder / f"step_{number:03}"
+
+    def _load(self, number: int) -> jp.structured.Step:
+        folder = self.path(number)
+        specification, network = jp.structured.load(folder, jp.models.specification)
+        try:
+            notes = json.loads((folder / "step.json").read_text())
+            gates = {name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()}
+            return jp.structured.Step(
+                number=notes["number"],
+                kind=notes["kind"],
+                specification=specification,
+                params=network.params,
+                state=network.state,
+                base=jp.models.specification(notes["base"]),
+                gates=gates,
+                **{name: notes[name] for name in _COUNTS},
+                removed=notes["removed"],
+                scores=notes["scores"],
+                seconds=notes["seconds"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"out: {str(folder / 'step.json')!r} is damaged ({type(error).__name__}: {error}). Delete this step "
+                "and those after it; they are computed again."
+            ) from error
+
+
+_COUNTS = ("macs", "parameters", "filters")

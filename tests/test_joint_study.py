@@ -1,0 +1,185 @@
+"""The study of joint pruning, at a size that runs in a test: resuming, what lies on disk, bad values."""
+
+import dataclasses
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import joint_pruning
+from experiments.joint_settings import PAPER, Settings, Study, grid, resolved, validate
+from experiments.joint_trajectory import Trajectory
+from jaxprune import records
+
+TINY = {
+    "width": 2,
+    "pretrain_steps": 3,
+    "brief_steps": 1,
+    "long_steps": 2,
+    "batch_size": 16,
+    "target": 0.3,
+    "severities": (1,),
+    "epsilons": (0.01,),
+    "layer_criterion": "l2",
+    "neuron_criterion": "l2",
+    "allocation": "normalised",
+}
+
+
+def tiny(out, **changes):
+    return Study(**{**TINY, "choosers": ("cka",), "seeds": (0,), "out": out, **changes})
+
+
+def run(study):
+    console = Console(record=True, width=200, file=io.StringIO())
+    page = joint_pruning.main(study, console)
+    (path,) = (study.out / "records").glob("*.json")
+    return json.loads(path.read_text()), page, console.export_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    # Not the fixture of a function: one run serves all tests of this module.
+    jax.config.update("jax_enable_x64", False)
+    study = tiny(tmp_path_factory.mktemp("study"))
+    return study, *run(study)
+
+
+@pytest.fixture(autouse=True)
+def float32(float64):
+    """The study runs as its users run it."""
+    jax.config.update("jax_enable_x64", False)
+
+
+def test_it_ends_at_the_target_and_every_step_loads(finished):
+    study, record, page, _ = finished
+    steps = record["metrics"]["steps"]
+    assert page.exists()
+    assert steps[-1]["macs"] <= 0.7 * steps[0]["macs"] < steps[-2]["macs"]
+    (trajectory,) = (study.out / "trajectories").iterdir()
+    for step in steps:
+        specification, network = jp.structured.load(trajectory / f"step_{step['number']:03}", jp.models.specification)
+        assert jp.cost.macs(network, (8, 8, 1)) == step["macs"]
+        assert jp.cost.parameters(network) == step["parameters"]
+        assert specification.describe() == step["shape"]
+
+
+def test_the_recorded_hits_are_those_of_the_saved_networks(finished):
+    study, record, _, _ = finished
+    images = jp.data.digits()
+    parts = jp.data.split(images.labels, images.name, 0, joint_pruning.FRACTIONS)
+    test = jp.data.select(images, parts["test"])
+    (trajectory,) = (study.out / "trajectories").iterdir()
+    last = record["metrics"]["steps"][-1]
+    _, network = jp.structured.load(trajectory / f"step_{last['number']:03}", jp.models.specification)
+    outputs = np.asarray(network(test["image"]))
+    hits = "".join("01"[int(hit)] for hit in outputs.argmax(1) == test["label"])
+    assert hits == last["hits"] == record["metrics"]["robustness"][str(last["number"])]["clean"]
+    exported = jax.export.deserialize(bytearray((trajectory / "final.jaxexport").read_bytes()))
+    np.testing.assert_allclose(exported.call(test["image"]), outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_killed_at_any_step_ends_with_the_same_record(finished, tmp_path, monkeypatch):
+    _, record, _, _ = finished
+    study, taken = tiny(tmp_path), []
+    tune = joint_pruning.Tuner.__call__
+
+    def killed(self, network, parent, step, stage):
+        if (step, stage) not in taken and step > 1:
+            taken.append((step, stage))
+            raise KeyboardInterrupt
+        return tune(self, network, parent, step, stage)
+
+    monkeypatch.setattr(joint_pruning.Tuner, "__call__", killed)
+    for _ in range(20):
+        try:
+            again, _, _ = run(study)
+            break
+        except KeyboardInterrupt:
+            pass
+    assert len(taken) >= 2
+    assert again["digest"] == record["digest"]
+
+
+def test_a_finished_study_computes_nothing(finished, monkeypatch):
+    study, _, _, _ = finished
+    monkeypatch.setattr(joint_pruning, "prepare", None)
+    assert "0 of them to do" in run(study)[2]
+
+
+def test_a_trajectory_of_another_run_is_refused(finished):
+    study, _, _, _ = finished
+    (folder,) = (study.out / "trajectories").iterdir()
+    with pytest.raises(ValueError, match=r"out: .* holds the trajectory of another run"):
+        Trajectory(folder, {"seed": 7})
+
+
+def test_a_damaged_step_is_named(finished, tmp_path):
+    study, _, _, _ = finished
+    (folder,) = (study.out / "trajectories").iterdir()
+    identity = json.loads((folder / "run.json").read_text())
+    copy = tmp_path / "copy"
+    for path in folder.rglob("*"):
+        if path.is_file():
+            (copy / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path.relative_to(folder)).write_bytes(path.read_bytes())
+    notes = copy / "step_001" / "step.json"
+    notes.write_text(notes.read_text()[:40])
+    with pytest.raises(ValueError, match=r"out: '.*step_001.step.json' is damaged .* Delete this step"):
+        Trajectory(copy, identity).steps()
+
+
+def test_the_paper_is_named_quirk_by_quirk(tmp_path):
+    study = resolved(tiny(tmp_path, paper=True))
+    # What the user set stays; the rest is as in the authors' code.
+    assert study.layer_criterion == "l2"
+    assert study.target == 0.3
+    untouched = resolved(Study(paper=True))
+    assert all(getattr(untouched, name) == value for name, (value, _) in PAPER.items())
+    assert validate(untouched) is not None
+
+
+def test_distilling_takes_the_share_of_the_parent():
+    loss = joint_pruning.Distilled(0.25)
+    outputs = np.array([[0.5, -1.0, 2.0]], np.float32)
+    batch = {"label": np.array([1]), "teacher": np.array([[0.2, 0.3, 0.5]], np.float32)}
+    logs = outputs - np.log(np.exp(outputs).sum())
+    expected = -0.75 * logs[0, 1] - 0.25 * (logs[0] * batch["teacher"][0]).sum()
+    np.testing.assert_allclose(loss(outputs, batch), [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "steps", "expected"), [(4, 8, [0, 2, 5, 7]), (0, 3, [0, 1, 2]), (4, 2, [0, 1])])
+def test_checkpoints_are_even(count, steps, expected):
+    assert joint_pruning.checkpoints(count, steps) == expected
+
+
+BAD = {
+    "choosers": (("ck",), r"choosers: unknown value 'ck'. Did you mean 'cka'"),
+    "budgets": (("flops",), r"budgets: unknown value 'flops'"),
+    "layer_criterion": ("l3", r"layer_criterion: unknown value 'l3'"),
+    "allocation": ("paper", r"budgets: the allocation of the paper needs the budget 'filters'"),
+    "target": (1.0, r"target: expected a share in \[0, 1\), but got 1.0"),
+    "seeds": ((0, 0), r"seeds: expected one or more, each of them once"),
+    "severities": ((0,), r"severities"),
+    "checkpoints": (1, r"checkpoints: expected 0 \(all\), or 2 or more"),
+    "depth": (14, r"choosers: 'always-layer' needs a stage with three blocks"),
+    "watts": (0.0, r"watts: expected a finite number above 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_values_are_named_before_anything_starts(name, tmp_path):
+    value, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        validate(dataclasses.replace(Study(out=tmp_path), **{name: value}))
+
+
+def test_a_run_is_named_by_what_decides_its_numbers(tmp_path):
+    (one,) = grid(tiny(tmp_path))
+    (other,) = grid(tiny(tmp_path / "elsewhere", watts=1.0, margin=0.5))
+    assert records.key("joint_pruning", one) == records.key("joint_pruning", other)
+    assert {field.name for field in dataclasses.fields(Settings)}.isdisjoint({"watts", "margin", "out"})
