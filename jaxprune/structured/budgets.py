@@ -62,7 +62,13 @@ class Budget:
                 "budget: expected a share of the dense network, since it has no layer to measure a step by, but got "
                 "None. Pass share=0.1 or so."
             )
-        return float(np.mean([whole - cost_of({**gates, layer.name: np.array([False])}) for layer in layers]))
+        amount = float(np.mean([whole - cost_of({**gates, layer.name: np.array([False])}) for layer in layers]))
+        if amount <= 0:
+            raise ValueError(
+                f"budget: expected layers that take some {self.name}, but without one the network has {-amount:.3g} "
+                "more on average. Measured latencies are noisy: pass a share, more repeats or larger images."
+            )
+        return amount
 
 
 def macs(share: float | None = None) -> Budget:

@@ -20,6 +20,9 @@ from jaxprune.structured.selection import Gating
 from jaxprune.structured.steps import Bases, Step, difference, finished, opened
 from jaxprune.types import Batch
 
+# A rest of less than a fifth of a step is no step of its own: it would be one more training, for next to nothing.
+_LAST = 1.2
+
 
 @runtime_checkable
 class Tune(Protocol):
@@ -58,7 +61,8 @@ class Search:
       tune: trains candidates, and the one that was kept.
       scoring: batches for the criteria.
       image_shape: (h, w, c), for the operations.
-      target: the search ends when this share of the dense network's operations is gone.  None: when no layer can go any
+      target: the search ends when this share of the dense network's operations is gone; within ``budgets.macs`` the
+        last step is as large as what is left, up to 1.2 times the others.  None: when no layer can go any
         more, the rule of arXiv 2506.04513.
       budget: what a step removes.  A candidate that cannot be as much smaller is not made; where only one can be made
         it is kept without a contest, and where none can the search ends.
@@ -118,10 +122,7 @@ class Search:
             yield step
         while not self._ended(step, whole):
             base = bases.of(step)
-            wanted = amount
-            if amount is not None and self.target is not None and self.budget.name == "macs":
-                # The last step goes no further than the target, which is stated in this currency.
-                wanted = min(amount, step.macs - (1 - self.target) * whole)
+            wanted = self._wanted(amount, step, whole)
             following = self._advance(base, step, wanted)
             if following is None:
                 self._demand_progress(step)
@@ -135,6 +136,13 @@ class Search:
         if self.target is not None:
             return step.macs <= (1 - self.target) * whole
         return not selection.can_drop_layers(step.base.groups(), step.gates)
+
+    def _wanted(self, amount: float | None, step: Step, whole: int) -> float | None:
+        """What the next step removes: the last one goes to the target and no further, in the target's currency."""
+        if amount is None or self.target is None or self.budget.name != "macs":
+            return amount
+        left = step.macs - (1 - self.target) * whole
+        return left if left < _LAST * amount else amount
 
     def _check(self) -> None:
         if self.target is not None and not 0 < self.target < 1:

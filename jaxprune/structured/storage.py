@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -124,7 +125,13 @@ def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike
     (count,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((count, *image_shape), np.float32)
     params, state = jax.tree.map(np.asarray, (network.params, network.state))
-    exported = jax.export.export(jax.jit(lambda batch: network.apply(params, state, batch)))(images)
+
+    def evaluate(batch: Any) -> Any:
+        # JAX arrays: NumPy's functions do not know a number of images that is open.
+        arrays, others = jax.tree.map(jnp.asarray, (params, state))
+        return network.apply(arrays, others, batch)
+
+    exported = jax.export.export(jax.jit(evaluate))(images)
     files.write(target, bytes(exported.serialize()))
     return target
 

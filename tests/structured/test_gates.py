@@ -1,0 +1,150 @@
+"""Gates: a unit that is switched off passes zero, in evaluation and training, in one program for every choice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+import jaxprune as jp
+from jaxprune.groups import Group, Member
+from jaxprune.structured import factored, gated, ones
+from tests.structured import networks
+
+
+@pytest.mark.parametrize("name", networks.FAMILIES)
+def test_a_unit_that_is_gated_off_is_one_that_nobody_reads(name):
+    module, _, state = networks.build(name)
+    images = networks.images(name)
+    gates = networks.random_gates(module.groups(), seed=1)
+    got = networks.evaluate(gated(networks.network(name), module.groups(), gates), images)
+    want = networks.evaluate(module.network(networks.scaled(name, gates), state), images)
+    assert networks.distance(got, want) < 1e-12
+    whole = networks.evaluate(networks.network(name), images)
+    assert networks.distance(got, whole) > 1e-3
+    assert networks.distance(
+        networks.evaluate(gated(networks.network(name), module.groups(), {}), images), whole
+    ) < 1e-14  # fmt: skip
+
+
+@pytest.mark.parametrize("name", networks.FAMILIES)
+def test_factors_scale_what_lives(name):
+    module, _, state = networks.build(name)
+    rng = np.random.default_rng(2)
+    gates = networks.random_gates(module.groups(), seed=3)
+    factors = {group.name: rng.normal(size=group.size) for group in module.groups()}
+    both = {group: factors[group] * gates[group] for group in gates}
+    network = factored(networks.network(name), module.groups(), gates)
+    assert {group: values.shape for group, values in network.params.items()} == {
+        group: values.shape for group, values in gates.items()
+    }
+    got = networks.evaluate(network.replace(params=factors), networks.images(name))
+    want = networks.evaluate(module.network(networks.scaled(name, both), state), networks.images(name))
+    assert networks.distance(got, want) < 1e-12
+
+
+def test_a_masked_kernel_is_not_a_unit_removed():
+    module, params, state = networks.build("basic")
+    norm, statistics = params["stage1_block1"]["norm1"], state["batch_stats"]["stage1_block1"]["norm1"]
+    # relu((0 - mean) / sd * scale + bias) still flows.
+    flow = norm["bias"] - statistics["mean"] / np.sqrt(statistics["var"] + 1e-5) * norm["scale"]
+    unit = int(np.argmax(flow))
+    assert flow[unit] > 0.1
+    kernel = params["stage1_block1"]["conv1"]["kernel"].copy()
+    kernel[..., unit] = 0
+    masked = module.network(jp.tree.replace(params, "stage1_block1/conv1/kernel", kernel), state)
+    removed = gated(networks.network("basic"), module.groups(), {"stage1_block1/units1": np.arange(4) != unit})
+    images = networks.images("basic")
+    assert networks.distance(networks.evaluate(masked, images), networks.evaluate(removed, images)) > 1e-3
+
+
+def test_nothing_of_a_unit_that_is_not_finite_comes_through():
+    module, params, state = networks.build("basic")
+    kernel = params["stage1_block1"]["conv1"]["kernel"].copy()
+    kernel[..., 0] = np.nan
+    broken = module.network(jp.tree.replace(params, "stage1_block1/conv1/kernel", kernel), state)
+    gate = {"stage1_block1/units1": np.arange(4) != 0}
+    images = networks.images("basic")
+    got = networks.evaluate(gated(broken, module.groups(), gate), images)
+    want = networks.evaluate(gated(networks.network("basic"), module.groups(), gate), images)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_networks_of_equal_groups_share_one_program():
+    traced = []
+
+    def apply(params, state, images):
+        traced.append(True)
+        return checkpoint_name(images, "units") @ params
+
+    network = jp.Network(apply, np.ones((3, 2)))
+
+    def groups():
+        return (Group("units", 3, (Member("", 0),), ("units",)),)
+
+    for gates in ([True, True, True], [True, False, True], [False, False, True]):
+        got = networks.evaluate(gated(network, groups(), {"units": np.array(gates)}), np.array([[1.0, 2.0, 4.0]]))
+        np.testing.assert_array_equal(got, np.full((1, 2), np.dot(gates, [1, 2, 4])))
+    assert len(traced) == 1
+
+
+def test_training_keeps_the_gates_and_cuts_the_gradient():
+    module = networks.build("resnet")[0]
+    gates = networks.random_gates(module.groups(), seed=0)
+    network = gated(networks.network("resnet"), module.groups(), gates)
+
+    @jax.jit
+    def gradient(network):
+        def total(params):
+            outputs, state = network.train_apply(params, network.state, networks.images("resnet"), {})
+            return jnp.sum(outputs**2), state
+
+        return jax.grad(total, has_aux=True)(network.params)
+
+    slopes, state = gradient(network)
+    jax.tree.map(np.testing.assert_array_equal, state["gates"], gates)
+    found = jp.tree.by_name(slopes)
+    for group in module.groups():
+        for member in group.members:
+            if group.is_layer and not gates[group.name][0]:
+                assert all(np.all(leaf == 0) for name, leaf in found.items() if name.startswith(f"{member.leaf}/"))
+            elif not group.is_layer and member.leaf in found:
+                rows = np.moveaxis(np.asarray(found[member.leaf]), member.axis, 0)
+                assert np.all(rows[~gates[group.name]] == 0)
+    assert any(np.any(leaf != 0) for leaf in found.values())
+
+
+def test_units_of_two_groups_at_one_site_are_both_switched():
+    network = jp.Network(lambda p, s, x: checkpoint_name(x, "here") @ p, np.eye(2))
+    pair = (Group("units", 2, (Member("", 0),), ("here",)), Group("layer", 1, (Member("x"),), ("here",)))
+    images = np.array([[3.0, 5.0]])
+    first = gated(network, pair, {"units": np.array([False, True])})
+    np.testing.assert_array_equal(first(images), [[0, 5]])
+    np.testing.assert_array_equal(gated(network, pair, {"layer": np.array([False])})(images), [[0, 0]])
+
+
+def test_ones_let_every_unit_live():
+    got = ones(networks.build("vit")[0].groups())
+    assert got["block0/heads"].tolist() == [True] * 2
+    assert got["block1/mlp"].tolist() == [True]
+    assert set(got) == {group.name for group in networks.build("vit")[0].groups()}
+
+
+@pytest.mark.parametrize(
+    ("gates", "message"),
+    [
+        ({"other": np.ones(5, bool)}, r"gates: no group is called 'other'\. The groups are: units, extra"),
+        ({"units": np.ones(4, bool)}, r"gates: expected bool \[5\] for 'units'.*but got bool \[4\].*ones\(groups\)"),
+        ({"units": np.ones(5)}, r"gates: expected bool \[5\] for 'units'.*but got float64 \[5\]"),
+    ],
+)
+def test_gates_that_do_not_fit_are_named(gates, message):
+    with pytest.raises(ValueError, match=message):
+        gated(networks.MLP.network(networks.mlp_params(), {}), networks.MLP.groups(), gates)
+
+
+def test_a_site_that_is_not_tagged_is_named():
+    groups = (Group("units", 5, networks.MLP_UNITS.members, ("hidden",)),)
+    network = gated(networks.MLP.network(networks.mlp_params(), {}), groups, {})
+    with pytest.raises(ValueError, match=r"'units' is gated at 'hidden', which the network does not tag.*It tags: uni"):
+        network(np.ones((2, 4)))

@@ -1,0 +1,386 @@
+"""The search: what it keeps, what it records, where it ends, and that it can be repeated and resumed."""
+
+import itertools
+from functools import cache
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxprune as jp
+from jaxprune.models.resnet import ResNet, full_blocks
+from jaxprune.structured import Chooser, Compaction, Search, budgets, choosers, criteria, effects, ones, remove, reopen
+from tests.structured import networks
+
+MODULE = ResNet(full_blocks((4, 3), 4), 3, 4)
+IMAGE = (4, 4, 2)
+
+
+@cache
+def dense():
+    shapes = jax.eval_shape(MODULE.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *IMAGE), np.float32))
+    variables = networks.random_weights(shapes, seed=0)
+    return MODULE.network(variables.pop("params"), variables)
+
+
+def keep(network, parent, step, stage):
+    """Tunes nothing."""
+    del parent, step, stage
+    return network
+
+
+def drift(network, parent, step, stage):
+    """Tunes in a way that depends on everything that it may depend on."""
+    factor = 1 + 0.01 * step + (0.001 if stage == "long" else 0)
+    half = jax.tree.map(lambda new, old: factor * (0.9 * new + 0.1 * old), network.params, parent.params)
+    return network.replace(params=half)
+
+
+def images():
+    return np.random.default_rng(1).normal(size=(8, *IMAGE))
+
+
+def data():
+    return {"image": images(), "label": np.arange(8) % 3}
+
+
+def search(**changes):
+    options = {
+        "criteria": {"layer": criteria.l2(), "neurons": criteria.l2()},
+        "chooser": choosers.random(5),  # neurons, layer, layer, neurons, ...
+        "tune": keep,
+        "scoring": [data()],
+        "image_shape": IMAGE,
+        "target": 0.5,
+    }
+    return Search(**options | changes)
+
+
+def steps(**changes):
+    return list(search(**changes)(MODULE, dense()))
+
+
+def whole():
+    return jp.cost.macs(dense(), IMAGE)
+
+
+def one_layer():
+    """A layer's worth of operations: all blocks that can go take the same."""
+    return 2 * 16 * 9 * 4 * 4
+
+
+def test_what_is_recorded_is_what_the_smaller_networks_cost():
+    found = steps()
+    assert [step.number for step in found] == list(range(len(found)))
+    assert found[0].kind == "dense"
+    assert {step.kind for step in found[1:]} == {"layer", "neurons"}
+    assert found[0].macs == whole()
+    for before, step in itertools.pairwise(found):
+        assert step.macs == jp.cost.macs(step.network, IMAGE)
+        assert step.parameters == jp.cost.parameters(step.network)
+        assert step.filters == sum(leaf.shape[-1] for leaf in jax.tree.leaves(step.params) if leaf.ndim == 4)
+        assert set(step.removed) == {step.kind}
+        assert step.removed[step.kind] == {
+            "macs": before.macs - step.macs,
+            "parameters": before.parameters - step.parameters,
+            "filters": before.filters - step.filters,
+        }
+        assert set(step.seconds) == {"criterion", "brief", "choice", "long"}
+        assert step.scores == {}
+        assert remove(MODULE, dense().params, dense().state, step.gates)[0] == step.specification
+
+
+def test_steps_remove_a_layers_worth_and_the_last_ends_at_the_target():
+    # A filter takes 9 x 4 weights to make it and as many to read it, on 16 pixels or on 4; two kernels of the second
+    # stage are twice as wide.
+    unit = 16 * 2 * 9 * 4
+    for chooser in (choosers.always("layer"), choosers.always("neurons"), choosers.random(0)):
+        found = steps(chooser=chooser, target=0.35)
+        goal = 0.65 * whole()
+        for step in found[1:-1]:
+            gone = step.removed[step.kind]["macs"]
+            assert gone == one_layer() if step.kind == "layer" else one_layer() <= gone < one_layer() + unit
+        assert found[-2].macs > goal >= found[-1].macs
+        assert goal - found[-1].macs < (one_layer() if found[-1].kind == "layer" else unit)
+
+
+def test_without_a_target_it_ends_when_two_blocks_a_stage_are_left():
+    found = steps(chooser=choosers.always("layer"), target=None)
+    assert [step.kind for step in found] == ["dense", *["layer"] * 3]
+    assert found[-1].specification.depths == (2, 2)
+    found = steps(target=None)
+    assert found[-1].specification.depths == (2, 2)
+    assert found[-2].specification.depths != (2, 2)
+    assert "neurons" in {step.kind for step in found}
+
+
+def test_it_ends_when_nothing_can_be_removed_any_more():
+    found = steps(chooser=choosers.always("neurons"), target=0.99)
+    widths = [width for shape in found[-1].specification.blocks for width in shape.inner]
+    assert found[-1].macs > 0.01 * whole()
+    # What is left above the floors is less than a step.
+    assert sum((width - 1) * 16 * 2 * 9 * 4 for width in widths) < 2 * one_layer()
+    assert all(step.kind == "neurons" for step in found[1:])
+    assert steps(steps=2, target=None)[-1].number == 2
+
+
+def test_a_budget_that_nothing_can_meet_is_told_before_anything_is_tuned():
+    def never(network, parent, step, stage):
+        raise AssertionError
+
+    run = search(tune=never, budget=budgets.macs(0.95), target=None)(MODULE, dense())
+    assert next(run).number == 0
+    with pytest.raises(ValueError, match=r"budget: expected a step that can be made, but no layer and no neurons cand"):
+        next(run)
+
+
+def identical(one, two):
+    assert (one.number, one.kind, one.macs, one.parameters, one.filters, one.removed, one.scores) == (
+        two.number, two.kind, two.macs, two.parameters, two.filters, two.removed, two.scores
+    )  # fmt: skip
+    assert (one.specification, one.base) == (two.specification, two.base)
+    jax.tree.map(np.testing.assert_array_equal, (one.params, one.state, one.gates), (two.params, two.state, two.gates))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compaction": Compaction(0, 1)},
+        {"budget": budgets.filters(), "allocation": "paper", "seed": 3},
+    ],
+    ids=["gates", "compaction", "paper"],
+)
+def test_an_interrupted_search_goes_on_bit_for_bit(options):
+    options = {"tune": drift, "target": 0.5, "budget": budgets.macs(0.08)} | options
+    everything = steps(**options)
+    assert len(everything) > 4
+    assert {step.kind for step in everything} == {"dense", "layer", "neurons"}
+    for stop in (1, 3):
+        rest = list(search(**options)(MODULE, dense(), everything[stop]))
+        assert len(rest) == len(everything) - stop - 1
+        for one, two in zip(everything[stop + 1 :], rest, strict=True):
+            identical(one, two)
+
+
+def test_compaction_changes_nothing_but_the_arrays_that_are_computed_with():
+    gates, compact, never = (steps(compaction=one) for one in (None, Compaction(0, 1), Compaction(1e30, 1)))
+    for one, two, three in zip(gates, compact, never, strict=True):
+        assert one.base == three.base == MODULE
+        assert (one.kind, one.macs, one.specification) == (two.kind, two.macs, two.specification)
+        jax.tree.map(np.testing.assert_array_equal, (one.params, one.state), (two.params, two.state))
+        identical(one, three)
+    assert compact[0].base == MODULE
+    assert all(step.base == step.specification for step in compact[1:-1])
+    assert all(np.all(values) for step in compact[1:-1] for values in step.gates.values())
+
+
+@pytest.mark.parametrize("compaction", [None, Compaction(0, 1)])
+def test_a_step_that_is_reopened_computes_what_its_network_does(compaction):
+    step = steps(compaction=compaction, steps=2)[-1]
+    again = reopen(MODULE, dense(), step)
+    got, want = (np.asarray(networks.evaluate(one, images())) for one in (again, step.network))
+    np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
+    whole = dense() if compaction is None else step.network
+    assert jp.cost.parameters(again) == jp.cost.parameters(whole)
+    assert (jp.cost.parameters(step.network) < jp.cost.parameters(again)) == (compaction is None)
+
+
+def test_changed_widths_are_multiples():
+    found = steps(chooser=choosers.always("neurons"), multiple=2, target=0.4)
+    widths = [width for shape in found[-1].specification.blocks for width in shape.inner]
+    assert set(widths) <= {2, 4, 6, 8}
+    assert len(set(widths)) > 1
+
+
+def test_every_candidate_is_adjusted_before_it_is_tuned():
+    seen = []
+
+    def adjust(network):
+        bias = jp.tree.leaf(network.params, "head/bias") + 1
+        return network.replace(params=jp.tree.replace(network.params, "head/bias", bias))
+
+    def watch(network, parent, step, stage):
+        seen.append((step, stage, float((network.params["head"]["bias"] - parent.params["head"]["bias"])[0])))
+        return network
+
+    chooser = Chooser("layer", compare=lambda parent, candidates: dict.fromkeys(candidates, 0.0))
+    found = steps(adjust=adjust, tune=watch, steps=2, chooser=chooser)
+    stages = ["brief", "brief", "long"]
+    assert [(step, stage) for step, stage, _ in seen] == [(number, stage) for number in (1, 2) for stage in stages]
+    assert [shift for *_, shift in seen] == pytest.approx([1.0] * 6)
+    np.testing.assert_allclose(found[-1].params["head"]["bias"], dense().params["head"]["bias"] + 2)
+
+
+def counted(calls, name):
+    def rate(network, groups, gates, batches):
+        calls.append((name, int(sum(values.sum() for values in gates.values()))))
+        return criteria.l2()(network, groups, gates, batches)
+
+    return rate
+
+
+def test_a_criterion_that_serves_both_kinds_is_asked_once_a_step():
+    calls = []
+    both = counted(calls, "both")
+    steps(criteria={"layer": both, "neurons": both}, steps=2)
+    assert len(calls) == 2
+    assert calls[0][1] > calls[1][1]
+    calls.clear()
+    steps(criteria={"layer": counted(calls, "layer"), "neurons": counted(calls, "neurons")}, steps=1)
+    assert [name for name, _ in calls] == ["layer", "neurons"]
+    calls.clear()
+    steps(criteria={"neurons": counted(calls, "neurons")}, chooser=choosers.always("neurons"), steps=1)
+    assert [name for name, _ in calls] == ["neurons"]
+
+
+@pytest.mark.parametrize(("scores", "kind"), [((0.5, 0.5), "layer"), ((0.1, 0.2), "neurons"), ((-1, -2), "layer")])
+def test_the_larger_score_is_kept_and_of_equal_ones_the_layer(scores, kind):
+    chooser = Chooser("fixed", compare=lambda parent, candidates: dict(zip(("layer", "neurons"), scores, strict=True)))
+    step = steps(chooser=chooser, steps=1)[-1]
+    assert step.kind == kind
+    assert step.scores == {"layer": scores[0], "neurons": scores[1]}
+    assert set(step.removed) == {"layer", "neurons"}
+    assert step.removed["layer"]["macs"] == one_layer() <= step.removed["neurons"]["macs"]
+
+
+def test_candidates_are_gated_and_compared_with_their_parent():
+    def compare(parent, candidates):
+        assert list(candidates) == ["layer", "neurons"]
+        whole = parent.state["gates"]
+        counts = {
+            kind: {name: int(np.sum(whole[name]) - np.sum(gates)) for name, gates in one.state["gates"].items()}
+            for kind, one in candidates.items()
+        }
+        layers = {group.name for group in MODULE.groups() if group.is_layer}
+        assert all((count > 0) <= (name in layers) for name, count in counts["layer"].items())
+        assert all((count > 0) <= (name not in layers) for name, count in counts["neurons"].items())
+        assert sum(counts["layer"].values()) > 0 < sum(counts["neurons"].values())
+        assert all(one.apply == parent.apply for one in candidates.values())
+        return {"layer": 0.0, "neurons": 1.0}
+
+    assert steps(chooser=Chooser("watching", compare=compare), steps=2)[-1].kind == "neurons"
+
+
+def test_where_one_candidate_is_left_it_is_kept_without_a_contest():
+    def compare(parent, candidates):
+        assert len(candidates) == 2
+        return {"layer": 1.0, "neurons": 0.0}
+
+    found = steps(chooser=Chooser("layers first", compare=compare), target=0.5)
+    kinds = [step.kind for step in found[1:]]
+    assert kinds[:3] == ["layer"] * 3
+    assert set(kinds[3:]) == {"neurons"}
+    assert all(step.scores for step in found[1:4])
+    assert not any(step.scores for step in found[4:])
+
+
+@pytest.mark.parametrize("allocation", ["paper", "global"])
+def test_the_budget_of_the_paper_takes_as_many_filters_as_the_layer(allocation):
+    chooser = Chooser("tie", compare=lambda parent, candidates: dict.fromkeys(candidates, 0.0))
+    for step in steps(budget=budgets.filters(), allocation=allocation, chooser=chooser, target=None)[1:]:
+        assert step.removed["layer"]["filters"] == step.removed["neurons"]["filters"] in (8, 16)
+        assert step.removed["layer"]["macs"] == one_layer()
+
+
+def test_parameters_are_a_currency_too():
+    step = steps(budget=budgets.parameters(0.1), chooser=choosers.always("neurons"), steps=1)[-1]
+    gone, unit = step.removed["neurons"]["parameters"], 2 * 9 * 8 + 2
+    assert 0.1 * jp.cost.parameters(dense()) <= gone < 0.1 * jp.cost.parameters(dense()) + unit
+
+
+def test_latency_is_measured_on_networks_that_are_really_smaller(monkeypatch):
+    timed = []
+
+    def clock(network, images, *, repeats):
+        assert repeats == 7
+        timed.append(jp.cost.macs(network, images.shape[1:]))
+        return SimpleNamespace(seconds=timed[-1] * 1e-9)
+
+    monkeypatch.setattr(jp.cost, "latency", clock)
+    budget = budgets.latency(images(), 0.1, repeats=7)
+    for kind in ("layer", "neurons"):
+        chooser = choosers.always(kind)
+        got, want = (steps(budget=one, chooser=chooser, steps=1)[-1] for one in (budget, budgets.macs(0.1)))
+        identical(got, want)
+    assert len(set(timed)) > 3
+    assert max(timed) == whole()
+
+
+@pytest.mark.parametrize("make", [budgets.macs, budgets.parameters, lambda share: budgets.latency(images(), share)])
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.0, 1.5, float("nan")])
+def test_shares_out_of_range_are_named(make, share):
+    with pytest.raises(ValueError, match=r"share: expected a f"):
+        make(share)
+
+
+def test_a_network_without_layers_wants_a_share():
+    groups = (networks.MLP_UNITS,)
+    shape = jp.structured.Declared(networks.mlp_apply, groups)
+    params = {name: leaf for name, leaf in networks.mlp_params().items() if name != "extra"}
+    options = {"image_shape": (2, 2, 1), "chooser": choosers.always("neurons"), "target": None}
+    with pytest.raises(ValueError, match=r"budget: expected a share of the dense network, since it has no layer"):
+        next(search(**options)(shape, shape.network(params, {})))
+    found = list(search(**options | {"budget": budgets.macs(0.2), "target": 0.5})(shape, shape.network(params, {})))
+    assert [step.specification.groups()[0].size for step in found] == [5, 4, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": 1.0}, r"target: expected the share of operations to remove, in \(0, 1\), but got 1\.0"),
+        ({"target": 0.0}, r"target: expected the share"),
+        ({"criteria": {"layer": criteria.l2()}}, r"criteria: expected one for 'neurons', but got them for \['layer'\]"),
+        ({"allocation": "paper"}, r"allocation: 'paper' draws an exact number.*but the budget is 'macs'"),
+        ({"allocation": "fair"}, r"allocation: unknown value 'fair'"),
+        ({"multiple": 0}, r"multiple: expected a finite number above 0"),
+    ],
+)
+def test_bad_configurations_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        steps(**changes)
+
+
+def test_ratings_that_are_not_finite_are_named():
+    def broken(network, groups, gates, batches):
+        return {group.name: np.full(group.size, np.nan) for group in groups}
+
+    with pytest.raises(ValueError, match=r"criteria: expected finite ratings, but that of 'layer' rates 'stage1_block"):
+        steps(criteria={"layer": broken, "neurons": broken})
+
+
+def test_a_second_step_compiles_nothing():
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    optimizer, loss = optax.sgd(1e-3), jp.losses.cross_entropy
+
+    def train(network, parent, step, stage):
+        return jp.train.fit(network, loss, optimizer, data(), steps=2, batch_size=4, seed=step)
+
+    module = ResNet(full_blocks((4,), 3), 3, 3)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *IMAGE), np.float32))
+    variables = networks.random_weights(shapes, seed=0)
+    network = module.network(variables.pop("params"), variables)
+    rates = {"layer": criteria.l2(), "neurons": effects.second_order(loss)}
+    run = search(criteria=rates, chooser=choosers.cka([data()]), tune=train, target=0.9)(module, network)
+    next(run)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        first = next(run)
+        before = len(compiled)
+        second = next(run)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert before > 0
+    assert len(compiled) == before
+    assert set(first.scores) == set(second.scores) == {"layer", "neurons"}
+    assert second.macs < first.macs
+    assert ones(module.groups()).keys() == second.gates.keys()
+    # It was trained: the head, which nothing was removed from, moved.
+    assert np.max(np.abs(second.params["head"]["kernel"] - network.params["head"]["kernel"])) > 0
