@@ -10,49 +10,25 @@ as a network that loads by itself.  Choosers and budgets are compared side by si
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 import tyro
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import joint_page, options
-from experiments.joint_settings import FRACTIONS, MISSING, PAPER, Run, Settings, Study, grid, resolved, validate
+from experiments import joint_page
+from experiments.joint_search import LOSS, World, extra_training, make_search, size_of, transformation
+from experiments.joint_settings import CONTROL, FRACTIONS, MISSING, PAPER, Run, Study, grid, resolved, validate
 from experiments.joint_trajectory import Trajectory
-from jaxprune import check, files, losses, records
+from jaxprune import check, files, records
 from jaxprune.evaluate import robustness, transfer
 from jaxprune.structured import Step
 
-LOSS = jp.losses.cross_entropy
-
 # --------------------------------------------------------------------------------------------------------- the world
-
-
-@dataclass(frozen=True)
-class World:
-    """What all runs of one seed share: the data, the dense network, and the conditions it is tested under."""
-
-    module: jp.structured.Specification
-    dense: jp.Network
-    data: dict[str, dict[str, Any]]
-    suite: robustness.Suite
-    fingerprint: str
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(h, w, c)."""
-        return self.data["test"]["image"].shape[1:]
-
-    @cached_property
-    def dense_hits(self) -> dict[str, np.ndarray]:
-        """What the dense network gets right under every condition."""
-        return self.suite.hits(self.dense)
 
 
 def prepare(study: Study, seed: int, images: Any) -> World:
@@ -88,21 +64,6 @@ def pretrain(study: Study, module: Any, seed: int, data: dict[str, Any], fingerp
         )
 
 
-@lru_cache
-def transformation(optimizer: str, rate: float, steps: int) -> optax.GradientTransformation:
-    """The optimizer: with a schedule over so many steps, or at a constant rate (0 steps).
-
-    It is kept, since a new one would be compiled anew.
-    """
-    if optimizer == "adamw":
-        return optax.adamw(optax.cosine_decay_schedule(rate, steps) if steps else rate, weight_decay=1e-2)
-    drops = {steps // 2: 0.1, steps * 3 // 4: 0.1}
-    schedule = optax.piecewise_constant_schedule(rate, drops) if steps else rate
-    # Keras's l2(1e-4) adds 1e-4 |w|^2 to the loss: a decay of 2e-4, of kernels only.
-    decay = optax.add_decayed_weights(2e-4, mask=partial(jax.tree.map, lambda leaf: leaf.ndim > 1))
-    return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
-
-
 def conditions(study: Study, test: dict[str, Any], seed: int) -> robustness.Suite:
     """The test set clean, corrupted, shifted and attacked."""
 
@@ -127,84 +88,7 @@ def conditions(study: Study, test: dict[str, Any], seed: int) -> robustness.Suit
     )
 
 
-def size_of(data: dict[str, Any]) -> int:
-    """The examples in a batch of evaluation: all, up to 512."""
-    return min(512, len(data["label"]))
-
-
-# -------------------------------------------------------------------------------------------------------- the search
-
-
-@dataclass(frozen=True)
-class Distilled:
-    """Cross-entropy to the label and to the parent's outputs, ``(1 - share) CE(label) + share CE(parent)``."""
-
-    share: float
-
-    def __call__(self, outputs: Any, batch: Any) -> Any:
-        taught = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
-        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * taught
-
-
-@dataclass(frozen=True)
-class Tuner:
-    """Trains candidates and winners on the training split; the same seeds for every chooser."""
-
-    settings: Settings
-    seed: int
-    data: dict[str, Any]
-
-    def __call__(self, network: jp.Network, parent: jp.Network, step: int, stage: str) -> jp.Network:
-        """Trains a network; see ``jp.structured.Tune``."""
-        settings, brief = self.settings, stage == "brief"
-        steps = settings.brief_steps if brief else settings.long_steps
-        data = self.data if settings.distil == 0 else {**self.data, "teacher": self.taught(parent)}
-        return jp.train.fit(
-            network,
-            LOSS if settings.distil == 0 else Distilled(settings.distil),
-            transformation(settings.optimizer, settings.tune_rate, 0 if brief else steps),
-            data,
-            steps=steps,
-            batch_size=settings.batch_size,
-            seed=10_000 * (self.seed + 1) + 2 * step + (not brief),
-        )
-
-    def taught(self, parent: jp.Network) -> np.ndarray:
-        """The probabilities of the parent for every training image."""
-        size = size_of(self.data)
-        found = [np.asarray(_probabilities(parent, batch["image"])) for batch in jp.data.Batches(self.data, size)]
-        return np.concatenate(found)[: len(self.data["label"])]
-
-
-@jax.jit
-def _probabilities(network: jp.Network, images: Any) -> Any:
-    return jax.nn.softmax(network(images))
-
-
-def make_search(run: Run, world: World) -> jp.structured.Search:
-    """Configures the search of a run."""
-    images = world.data[run.choose_on]
-    option = options.SearchOptions(LOSS, run.seed, run.share or None, jp.data.Batches(images, size_of(images)))
-    # One object for both kinds where they are the same: it is asked once in a step.
-    made = {name: options.CRITERIA[name](option) for name in {run.layer_criterion, run.neuron_criterion}}
-    calibration = jp.data.Batches(world.data["scoring"], len(world.data["scoring"]["label"]))
-    examples = run.batch_size * (2 * run.brief_steps + run.long_steps)
-    return jp.structured.Search(
-        criteria={"layer": made[run.layer_criterion], "neurons": made[run.neuron_criterion]},
-        chooser=options.CHOOSERS[run.chooser](option),
-        tune=Tuner(run, run.seed, world.data["training"]),
-        scoring=jp.data.Batches(world.data["scoring"], size_of(world.data["scoring"])),
-        image_shape=world.image_shape,
-        target=run.target or None,
-        budget=options.BUDGETS[run.budget](option),
-        allocation=run.allocation,
-        multiple=run.multiple,
-        compaction=jp.structured.Compaction(run.compile_macs, examples) if run.compile_macs else None,
-        adjust=(lambda network: jp.train.recalibrate(network, calibration, jax.random.key(0)))
-        if run.recalibrate
-        else None,
-        seed=run.seed,
-    )
+# ---------------------------------------------------------------------------------------------------------- the runs
 
 
 def follow(run: Run, world: World, folder: Path, console: Console) -> list[Step]:
@@ -212,8 +96,12 @@ def follow(run: Run, world: World, folder: Path, console: Console) -> list[Step]
     identity = {"config": dataclasses.asdict(run), "data": world.fingerprint}
     trajectory = Trajectory(folder, identity)
     steps = trajectory.steps()
-    search = make_search(run, world)
-    for step in search(world.module, world.dense, steps[-1] if steps else None):
+    search = (
+        partial(extra_training, run, world)
+        if run.chooser == CONTROL
+        else partial(make_search(run, world), world.module, world.dense)
+    )
+    for step in search(steps[-1] if steps else None):
         trajectory.append(step, world.image_shape)
         steps.append(step)
         removed = 1 - step.macs / steps[0].macs

@@ -171,25 +171,40 @@ def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> N
         found.append(_statistics(network, batch["image"], key))
     if not found:
         raise ValueError("batches: expected at least one batch, but got none.")
-    return network.replace(state=jax.tree.map(lambda *values: sum(values) / len(values), *found))
+    return network.replace(state=jax.tree.map(_average, *found))
+
+
+def _average(*values: Any) -> Any:
+    return sum(values) / len(values) if jnp.issubdtype(jnp.result_type(values[0]), jnp.floating) else values[0]
 
 
 @jax.jit
 def _statistics(network: Network, images: Any, key: jax.Array) -> Any:
     """The statistics of one batch: updating zeros gives (1 - m) b, and updating v gives m v more."""
+    leaves, structure = jax.tree.flatten(network.state)
+    # What is no float (the gates of units) is no statistic, and must be what it is while the others are measured.
+    moving = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
 
-    def updated(state: Any) -> Any:
-        return network.train_apply(network.params, state, images, {"dropout": key})[1]  # type: ignore[misc]
+    def updated(values: list[Any]) -> list[Any]:
+        whole = [value if moves else leaf for value, moves, leaf in zip(values, moving, leaves, strict=True)]
+        state = jax.tree.unflatten(structure, whole)
+        return jax.tree.leaves(network.train_apply(network.params, state, images, {"dropout": key})[1])  # type: ignore[misc]
 
-    share = updated(jax.tree.map(jnp.zeros_like, network.state))
+    share = updated([jnp.zeros_like(leaf) for leaf in leaves])
     # v of the size of the statistics themselves, so that the difference loses no digits.
-    probe = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.maximum(jnp.max(jnp.abs(leaf)), 1e-6)), share)
+    probe = [
+        jnp.full_like(leaf, jnp.maximum(jnp.max(jnp.abs(leaf)), 1e-6)) if moves else leaf
+        for moves, leaf in zip(moving, share, strict=True)
+    ]
 
-    def solve(old: Any, part: Any, filled: Any, both: Any) -> Any:
+    def solve(moves: bool, old: Any, part: Any, filled: Any, both: Any) -> Any:
+        if not moves:
+            return old
         kept = jnp.mean((both - part) / filled)
         return jnp.where(kept < 1, part / jnp.where(kept < 1, 1 - kept, 1), old)
 
-    return jax.tree.map(solve, network.state, share, probe, updated(probe))
+    solved = [solve(*entry) for entry in zip(moving, leaves, share, probe, updated(probe), strict=True)]
+    return jax.tree.unflatten(structure, solved)
 
 
 def _check_resume(root: Path, start: int, steps: int, identity: np.ndarray, written: np.ndarray) -> None:

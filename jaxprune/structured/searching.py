@@ -181,6 +181,8 @@ class Search:
         clock.lap("brief")
         contest = self.chooser.compare is not None and len(candidates) > 1
         scores = self.chooser.compare(parent, candidates) if contest else {}  # type: ignore[misc]
+        if not np.all(np.isfinite(list(scores.values()))):
+            raise ValueError(f"chooser: expected finite numbers, but {self.chooser.name!r} gave {scores}.")
         kind = max(candidates, key=lambda one: scores.get(one, 0.0))  # of equal ones the first: the layer
         clock.lap("choice")
         winner = self.tune(candidates[kind], parent, number, "long")

@@ -30,8 +30,8 @@ def save(
 ) -> Path:
     """Saves a network: its specification as JSON, its arrays as safetensors.
 
-    The specification is written last and names the weights by their hash, so a folder that was interrupted does not
-    load.
+    The specification is written last and hashed together with the weights, so a folder in which writing was interrupted
+    does not load.  Save into a folder of its own.
 
     Args:
       folder: made where it is missing.
@@ -53,13 +53,9 @@ def save(
         arrays |= {f"{where}/{name}": np.ascontiguousarray(leaf) for name, leaf in tree.by_name(part).items()}
     content = safetensors.numpy.save(arrays)
     files.write(root / _WEIGHTS, content)
-    shape = {
-        "weights": hashlib.sha256(content).hexdigest(),
-        "image_shape": list(image_shape),
-        "specification": specification.describe(),
-    }
+    shape = {"image_shape": list(image_shape), "specification": specification.describe()}
     # Not sorted: the order of the blocks is that of the network.
-    files.write(root / _SHAPE, json.dumps(shape, indent=1) + "\n")
+    files.write(root / _SHAPE, json.dumps({"sha256": _hash(shape, content), **shape}, indent=1) + "\n")
     return root
 
 
@@ -86,12 +82,12 @@ def load(
                 "the run that wrote it interrupted?"
             )
     values, content = _json(root / _SHAPE), (root / _WEIGHTS).read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != values["weights"]:
+    found = _hash({name: values[name] for name in ("image_shape", "specification")}, content)
+    if found != values["sha256"]:
         raise ValueError(
-            f"folder: the specification in {str(root)!r} belongs to weights with the SHA-256 "
-            f"{str(values['weights'])[:12]}..., but those in {_WEIGHTS} have {found[:12]}.... One of the files is "
-            "damaged, or from another network: copy both again."
+            f"folder: specification and weights in {str(root)!r} disagree: together they should have the SHA-256 "
+            f"{str(values['sha256'])[:12]}..., but have {found[:12]}.... One of {_SHAPE} and {_WEIGHTS} was changed, "
+            "or is from another network: copy both again."
         )
     try:
         arrays = safetensors.numpy.load(content)
@@ -136,11 +132,16 @@ def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike
     return target
 
 
+def _hash(shape: Mapping[str, Any], content: bytes) -> str:
+    """The SHA-256 of a shape and its weights: they belong together."""
+    return hashlib.sha256(json.dumps(shape).encode() + content).hexdigest()
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
         shape = [int(length) for length in values["image_shape"]]
-        return {"weights": values["weights"], "image_shape": shape, "specification": dict(values["specification"])}
+        return {"sha256": values["sha256"], "image_shape": shape, "specification": dict(values["specification"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"folder: {str(path)!r} is damaged ({type(error).__name__}: {error}). Copy it again from where it was made."

@@ -384,3 +384,20 @@ def test_a_second_step_compiles_nothing():
     assert ones(module.groups()).keys() == second.gates.keys()
     # It was trained: the head, which nothing was removed from, moved.
     assert np.max(np.abs(second.params["head"]["kernel"] - network.params["head"]["kernel"])) > 0
+
+
+def test_statistics_can_be_recalibrated_after_a_removal():
+    def adjust(network):
+        return jp.train.recalibrate(network, [data()], jax.random.key(0))
+
+    found = steps(adjust=adjust, steps=1)[1]
+    specification, params, state = remove(MODULE, dense().params, dense().state, found.gates)
+    by_hand = jp.train.recalibrate(specification.network(params, state), [data()], jax.random.key(0))
+    for name, leaf in jp.tree.by_name(by_hand.state).items():
+        np.testing.assert_allclose(jp.tree.leaf(found.state, name), leaf, rtol=1e-10, atol=1e-12)
+
+
+def test_a_chooser_that_gives_no_number_is_named():
+    lost = Chooser("lost", lambda parent, candidates: dict.fromkeys(candidates, float("nan")))
+    with pytest.raises(ValueError, match="chooser: expected finite numbers, but 'lost' gave"):
+        steps(chooser=lost)

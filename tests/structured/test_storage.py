@@ -66,13 +66,25 @@ def test_a_network_by_hand_is_loaded_with_its_function(tmp_path):
     np.testing.assert_array_equal(network(images), specification.network(params, state)(images))
 
 
-def edit(folder, **changes):
-    values = json.loads((folder / SHAPE).read_text())
-    (folder / SHAPE).write_text(json.dumps(values | changes))
+def edit(folder, *, forged=True, **changes):
+    """Changes the JSON; forged: with a hash that fits again, so that what lies behind it is tested."""
+    values = json.loads((folder / SHAPE).read_text()) | changes
+    if forged:
+        hashed = json.dumps({name: values[name] for name in ("image_shape", "specification")}).encode()
+        values["sha256"] = hashlib.sha256(hashed + (folder / WEIGHTS).read_bytes()).hexdigest()
+    (folder / SHAPE).write_text(json.dumps(values))
+
+
+def one_block_less(folder):
+    """Without a block whose shortcut is the identity, another network would load as well."""
+    values = json.loads((folder / SHAPE).read_text())["specification"]
+    name = next(name for name in values["blocks"] if not name.endswith("block0"))
+    blocks = {other: inner for other, inner in values["blocks"].items() if other != name}
+    edit(folder, forged=False, specification=values | {"blocks": blocks})
 
 
 def narrower(folder):
-    """The shape of another width, the hash as it was."""
+    """The shape of another width."""
     values = smaller("resnet")[0].describe()
     name, inner = next((name, inner) for name, inner in values["blocks"].items() if inner[0] > 1)
     edit(folder, specification=values | {"blocks": values["blocks"] | {name: [inner[0] - 1]}})
@@ -87,7 +99,7 @@ def other_weights(folder):
 def pickled(folder, keep_hash=False):
     (folder / WEIGHTS).write_bytes(pickle.dumps({"params": np.ones(3)}))
     if keep_hash:
-        edit(folder, weights=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+        edit(folder)
 
 
 def cut_short(name):
@@ -101,14 +113,15 @@ def cut_short(name):
 WRONG = {
     "width": (narrower, r"folder: specification and weights in .* disagree: .*Load the files that were saved together"),
     "images": (lambda folder: edit(folder, image_shape=[4, 4, 3]), r"folder: specification and weights in .* disagree"),
-    "weights": (other_weights, r"belongs to weights with the SHA-256 \w{12}\.\.\., but those in weights.safetensors"),
-    "half the weights": (cut_short(WEIGHTS), r"folder: the specification in .* belongs to weights with the SHA-256"),
+    "weights": (other_weights, r"should have the SHA-256 \w{12}\.\.\., but have \w{12}"),
+    "half the weights": (cut_short(WEIGHTS), r"folder: specification and weights in .* disagree: together they should"),
+    "one block less": (one_block_less, r"should have the SHA-256 \w{12}\.\.\., but have \w{12}"),
     "half the shape": (cut_short(SHAPE), r"folder: .*specification\.json' is damaged \(JSONDecodeError"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), r"has no weights\.safetensors\. Was the run that wrote"),
     "no shape": (lambda folder: (folder / SHAPE).unlink(), r"has no specification\.json\. Was the run that wrote it"),
     "no hash": (lambda folder: (folder / SHAPE).write_text('{"image_shape": [4, 4, 2]}'), r"damaged \(KeyError"),
     "a list": (lambda folder: (folder / SHAPE).write_text("[]"), r"specification\.json' is damaged \(TypeError"),
-    "a pickle": (pickled, r"belongs to weights with the SHA-256"),
+    "a pickle": (pickled, r"should have the SHA-256"),
     "a pickle with its hash": (lambda folder: pickled(folder, True), r"is no safetensors file \("),
     "family": (lambda folder: edit(folder, specification={"family": "vgg"}), r"family: unknown value 'vgg'"),
 }

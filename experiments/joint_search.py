@@ -1,0 +1,158 @@
+"""How a run of the study searches: what training is, which criteria, budget and chooser, and the control."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxprune as jp
+from experiments import options
+from experiments.joint_settings import Run, Settings
+from jaxprune import losses
+from jaxprune.evaluate import robustness
+from jaxprune.structured import Step
+
+LOSS = jp.losses.cross_entropy
+
+
+@dataclass(frozen=True)
+class World:
+    """What all runs of one seed share: the data, the dense network, and the conditions it is tested under."""
+
+    module: jp.structured.Specification
+    dense: jp.Network
+    data: dict[str, dict[str, Any]]
+    suite: robustness.Suite
+    fingerprint: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c)."""
+        return self.data["test"]["image"].shape[1:]
+
+    @cached_property
+    def dense_hits(self) -> dict[str, np.ndarray]:
+        """What the dense network gets right under every condition."""
+        return self.suite.hits(self.dense)
+
+
+def size_of(data: dict[str, Any]) -> int:
+    """The examples in a batch of evaluation: all, up to 512."""
+    return min(512, len(data["label"]))
+
+
+@lru_cache
+def transformation(optimizer: str, rate: float, steps: int) -> optax.GradientTransformation:
+    """The optimizer: with a schedule over so many steps, or at a constant rate (0 steps).
+
+    It is kept, since a new one would be compiled anew.
+    """
+    if optimizer == "adamw":
+        return optax.adamw(optax.cosine_decay_schedule(rate, steps) if steps else rate, weight_decay=1e-2)
+    drops = {steps // 2: 0.1, steps * 3 // 4: 0.1}
+    schedule = optax.piecewise_constant_schedule(rate, drops) if steps else rate
+    # Keras's l2(1e-4) adds 1e-4 |w|^2 to the loss: a decay of 2e-4, of kernels only.
+    decay = optax.add_decayed_weights(2e-4, mask=partial(jax.tree.map, lambda leaf: leaf.ndim > 1))
+    return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Cross-entropy to the label and to the parent's outputs, ``(1 - share) CE(label) + share CE(parent)``."""
+
+    share: float
+
+    def __call__(self, outputs: Any, batch: Any) -> Any:
+        taught = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
+        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * taught
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Trains candidates and winners on the training split; the same seeds for every chooser."""
+
+    settings: Settings
+    seed: int
+    data: dict[str, Any]
+
+    def __call__(self, network: jp.Network, parent: jp.Network, step: int, stage: str) -> jp.Network:
+        """Trains a network; see ``jp.structured.Tune``."""
+        settings, brief = self.settings, stage == "brief"
+        steps = settings.brief_steps if brief else settings.long_steps
+        data = self.data if settings.distil == 0 else {**self.data, "teacher": self.taught(parent)}
+        return jp.train.fit(
+            network,
+            LOSS if settings.distil == 0 else Distilled(settings.distil),
+            transformation(settings.optimizer, settings.tune_rate, 0 if brief else steps),
+            data,
+            steps=steps,
+            batch_size=settings.batch_size,
+            seed=10_000 * (self.seed + 1) + 2 * step + (not brief),
+        )
+
+    def taught(self, parent: jp.Network) -> np.ndarray:
+        """The probabilities of the parent for every training image."""
+        size = size_of(self.data)
+        found = [np.asarray(_probabilities(parent, batch["image"])) for batch in jp.data.Batches(self.data, size)]
+        return np.concatenate(found)[: len(self.data["label"])]
+
+
+@jax.jit
+def _probabilities(network: jp.Network, images: Any) -> Any:
+    return jax.nn.softmax(network(images))
+
+
+def make_search(run: Run, world: World) -> jp.structured.Search:
+    """Configures the search of a run."""
+    images = world.data[run.choose_on]
+    option = options.SearchOptions(LOSS, run.seed, run.share or None, jp.data.Batches(images, size_of(images)))
+    # One object for both kinds where they are the same: it is asked once in a step.
+    made = {name: options.CRITERIA[name](option) for name in {run.layer_criterion, run.neuron_criterion}}
+    calibration = jp.data.Batches(world.data["scoring"], len(world.data["scoring"]["label"]))
+    examples = run.batch_size * (2 * run.brief_steps + run.long_steps)
+    return jp.structured.Search(
+        criteria={"layer": made[run.layer_criterion], "neurons": made[run.neuron_criterion]},
+        chooser=options.CHOOSERS[run.chooser](option),
+        tune=Tuner(run, run.seed, world.data["training"]),
+        scoring=jp.data.Batches(world.data["scoring"], size_of(world.data["scoring"])),
+        image_shape=world.image_shape,
+        target=run.target or None,
+        budget=options.BUDGETS[run.budget](option),
+        allocation=run.allocation,
+        multiple=run.multiple,
+        compaction=jp.structured.Compaction(run.compile_macs, examples) if run.compile_macs else None,
+        adjust=(lambda network: jp.train.recalibrate(network, calibration, jax.random.key(0)))
+        if run.recalibrate
+        else None,
+        seed=run.seed,
+    )
+
+
+def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]:
+    """Tunes the dense network as a search tunes what it keeps, and removes nothing: the control."""
+    search = make_search(dataclasses.replace(run, chooser="random"), world)
+    if start is None:
+        start = next(search(world.module, world.dense))
+        yield start
+    step = start
+    for number in range(start.number + 1, _length(run, world) + 1):
+        parent = jp.structured.reopen(world.module, world.dense, step)
+        network = search.tune(search.tune(parent, parent, number, "brief"), parent, number, "long")
+        params, state = jax.tree.map(np.asarray, (network.params, network.state["network"]))
+        step = dataclasses.replace(step, number=number, kind="tuned", params=params, state=state)
+        yield step
+
+
+def _length(run: Run, world: World) -> int:
+    """The steps of a search that removes as many operations in each as its budget says."""
+    module, dense = world.module, world.dense
+    book = jp.structured.account(module, dense.params, dense.state, world.image_shape)
+    base = jp.structured.budgets.Base(module, dense.params, dense.state, book)
+    amount = jp.structured.budgets.macs(run.share or None).amount(base)
+    whole = book.macs(jp.structured.ones(book.groups))
+    return round((run.target or 1.0) * whole / (amount or whole))
