@@ -1,14 +1,13 @@
-"""From the records of the study of joint pruning to its numbers: paired differences, intervals, and verdicts."""
+"""From the records of the study of joint pruning to its numbers: paired differences, with intervals."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from experiments.transfer_results import Table
+from experiments.joint_settings import CONTROL
 from jaxprune import stats
 
 CONTROLS = ("random", "always-neurons", "always-layer")
@@ -30,6 +29,7 @@ class Course:
       seed: of the data split, the dense network and the search.
       chooser: who chose.
       budget: what its steps removed equal shares of.
+      target: the share of the operations to remove; 0: none was set.
       steps: of the record, step 0 the dense network.
       robustness: {step: {condition: hits}} for some of the steps.
       labels: the classes of the test images, [n].
@@ -39,6 +39,7 @@ class Course:
     seed: int
     chooser: str
     budget: str
+    target: float
     steps: list[dict[str, Any]]
     robustness: dict[int, dict[str, str]]
     labels: np.ndarray
@@ -54,6 +55,11 @@ class Course:
     def last(self) -> int:
         """The number of the last step."""
         return len(self.steps) - 1
+
+    @property
+    def reached(self) -> bool:
+        """Whether the last network has reached the target."""
+        return self.target > 0 and bool(self.removed[-1] >= self.target - 1e-9)  # 1 - 200 / 1000 is a bit below 0.8
 
     @cached_property
     def checkpoints(self) -> list[int]:
@@ -92,7 +98,8 @@ class Results:
         for course in self.courses:
             self._runs.setdefault((course.budget, course.chooser), []).append(course)
         self.budgets = list(dict.fromkeys(course.budget for course in self.courses))
-        self.choosers = list(dict.fromkeys(course.chooser for course in self.courses))
+        names = list(dict.fromkeys(course.chooser for course in self.courses))
+        self.choosers = [name for name in names if name != CONTROL] or names
         self.seeds = sorted({course.seed for course in self.courses})
         self.classes = int(self.courses[0].steps[0]["shape"]["classes"])
         self.conditions = list(self.courses[0].robustness[0])
@@ -103,11 +110,22 @@ class Results:
 
     def moving(self, budget: str, chooser: str) -> list[Course]:
         """Returns the runs of a cell that removed something at all."""
-        return [course for course in self.of(budget, chooser) if course.last > 0]
+        return [course for course in self.of(budget, chooser) if course.removed[-1] > 0]
 
     def present(self, budget: str) -> list[str]:
         """Returns the choosers that have a run in a budget that removed something."""
         return [chooser for chooser in self.choosers if self.moving(budget, chooser)]
+
+    def trained_on(self, budget: str, side: "Side") -> tuple["Side", "Side"]:
+        """Pairs networks with the dense ones of the control that were tuned as long, where there are any.
+
+        Returns:
+          (side, than), both of the seeds that the control has.  Where a search made more steps than the control, the
+          control gives its last network.
+        """
+        tuned = {course.seed: course for course in self.of(budget, CONTROL)}
+        kept = [(course, step) for course, step in side if course.seed in tuned]
+        return kept, [(tuned[one.seed], min(step, tuned[one.seed].last)) for one, step in kept]
 
     def points(self, budget: str, chooser: str, *, checked: bool = False) -> list[Side]:
         """Pairs up the networks of all seeds along the way, for a line through their means.
@@ -157,19 +175,20 @@ class Results:
         return Change(self.interval(moves), sum(map(len, moves)), len(moves))
 
     def against(self, budget: str, this: str, than: str) -> tuple[Side, Side]:
-        """Pairs the last networks of two choosers at equal operations, seed by seed; empty where there are none.
+        """Pairs networks of two choosers at equal operations, seed by seed; empty where there are none.
 
-        Where one stopped earlier, at its floor, the other gives the last network that has removed no more (give or
-        take ``SLACK``).  Nothing is interpolated.
+        Where both reached the target these are the last ones.  Where one stopped earlier, at its floor, the other gives
+        the last network that has removed no more (give or take ``SLACK``).  Nothing is interpolated.
         """
         left = {course.seed: course for course in self.moving(budget, this)}
         right = {course.seed: course for course in self.moving(budget, than)}
         sides: tuple[list[tuple[Course, int]], list[tuple[Course, int]]] = ([], [])
         for seed in sorted(left.keys() & right.keys()):
             pair = (left[seed], right[seed])
-            share = min(float(course.removed[-1]) for course in pair)
+            most = min(float(course.removed[-1]) for course in pair)
+            met = all(course.reached for course in pair)
             for side, course in zip(sides, pair, strict=True):
-                side.append((course, course.upto(share)))
+                side.append((course, course.last if met else course.upto(most)))
         return sides
 
 
@@ -215,103 +234,13 @@ def kinds(conditions: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------- the claims
+def radius(attack: str) -> float:
+    """Returns the radius of an attack from its name, in steps of 1/255.
 
-
-class Case(NamedTuple):
-    """Two networks for each seed, and under which conditions they are compared."""
-
-    budget: str
-    chooser: str
-    against: str
-    side: Side
-    than: Side
-    conditions: Sequence[str] = ()
-
-
-class Claim(NamedTuple):
-    """Something that holds of a paired difference in points, for every case."""
-
-    name: str
-    meaning: str
-    cases: Callable[[Results], Iterator[Case]]
-    verdict: Callable[[stats.Interval], str]
-
-
-def claims(margin: float) -> list[Claim]:
-    """Lists the claims; whatever way each comes out is what the page says."""
-    keeps = lambda interval: stats.at_least(interval, -100 * margin)  # noqa: E731
-    better = lambda interval: stats.above(interval, 0.0)  # noqa: E731
-    points = f"{100 * margin:g} point{'' if margin == 0.01 else 's'}"
-    listed = [Claim("keeps", f"accuracy of the last network, within {points} of the dense one", _last(()), keeps)]
-    for kind in ("corrupted", "shifted"):
-        meaning = f"accuracy of the last network on {kind} images, within {points} of the dense one"
-        listed.append(Claim(f"keeps, {kind}", meaning, _last((kind,)), keeps))
-    for control in CONTROLS:
-        meaning = f"accuracy above that of {control}, at equal operations"
-        listed.append(Claim(f"beats {control}", meaning, _beats(control), better))
-    return listed
-
-
-def verdicts(results: Results, listed: Sequence[Claim]) -> Table:
-    """Tests every claim in every case: one row each, with the paired difference in points and its interval."""
-    rows = []
-    chance = 1 / results.classes
-    for claim in listed:
-        for case in claim.cases(results):
-            found = results.change(case.side, case.than, case.conditions)
-            sides = [
-                results.interval([course.right(step, case.conditions) for course, step in one])
-                for one in (case.side, case.than)
-            ]
-            floor = all(one.low <= chance for one in sides)
-            rows.append(
-                {
-                    "claim": claim.name,
-                    "meaning": claim.meaning,
-                    "budget": case.budget,
-                    "chooser": case.chooser,
-                    "against": case.against,
-                    "removed": share(case.side),
-                    "removed_against": share(case.than),
-                    "accuracy": sides[0].mean,
-                    "accuracy_against": sides[1].mean,
-                    **dict(zip(("difference", "low", "high"), found.points, strict=True)),
-                    "n": found.n,
-                    "seeds": found.seeds,
-                    "verdict": "undecided (floor)" if floor else claim.verdict(found.points),
-                }
-            )
-    return pd.DataFrame(rows, columns=_COLUMNS)
-
-
-_COLUMNS = ["claim", "meaning", "budget", "chooser", "against", "removed", "removed_against", "accuracy"]
-_COLUMNS += ["accuracy_against", "difference", "low", "high", "n", "seeds", "verdict"]
-
-
-def _last(wanted: Sequence[str]) -> Callable[[Results], Iterator[Case]]:
-    def cases(results: Results) -> Iterator[Case]:
-        found = kinds(results.conditions)
-        conditions = [name for kind in wanted for name in found.get(kind, [])]
-        if wanted and not conditions:
-            return
-        for budget in results.budgets:
-            for chooser in results.present(budget):
-                side = [(course, course.last) for course in results.moving(budget, chooser)]
-                yield Case(budget, chooser, "dense", side, dense(side), conditions)
-
-    return cases
-
-
-def _beats(control: str) -> Callable[[Results], Iterator[Case]]:
-    def cases(results: Results) -> Iterator[Case]:
-        for budget in results.budgets:
-            for chooser in results.present(budget):
-                side, than = results.against(budget, chooser, control)
-                if chooser not in CONTROLS and side:
-                    yield Case(budget, chooser, control, side, than)
-
-    return cases
+    >>> radius("white-box/fgsm-2/255")
+    2.0
+    """
+    return float(attack.split("/", 1)[1].split("-", 1)[1].removesuffix("/255"))
 
 
 def _course(record: dict[str, Any]) -> Course:
@@ -320,6 +249,7 @@ def _course(record: dict[str, Any]) -> Course:
         seed=config["seed"],
         chooser=config["chooser"],
         budget=config["budget"],
+        target=config["target"],
         steps=metrics["steps"],
         robustness={int(number): hits for number, hits in metrics["robustness"].items()},
         labels=np.array(metrics["labels"]),

@@ -1,12 +1,14 @@
 """The tables of the study of joint pruning: every step, the robustness along the way, and what all of it cost."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from experiments.joint_results import Course, Results, Side, dense, kinds, share
+from experiments.joint_settings import CONTROL
 from experiments.transfer_results import Table
 from jaxprune import cost
 
@@ -25,11 +27,19 @@ def steps(results: Results) -> Table:
     for course in results.courses:
         for number, step in enumerate(course.steps):
             right = course.right(number)
-            row = {**_keys(course), "step": number, "kind": step["kind"], **{name: step[name] for name in COUNTS}}
+            row: dict[str, Any] = {
+                **_keys(course),
+                "step": number,
+                "kind": step["kind"],
+                **{name: step[name] for name in COUNTS},
+            }
             row |= {"removed": course.removed[number], "accuracy": float(np.mean(right)), "n": len(right)}
             for kind in ("layer", "neurons"):
                 row |= {f"{kind}_{name}": step["removed"].get(kind, {}).get(name) for name in COUNTS}
                 row[f"{kind}_score"] = step["scores"].get(kind)
+            row["blocks"] = " ".join(
+                f"{name}:{'+'.join(map(str, inner))}" for name, inner in step["shape"]["blocks"].items()
+            )
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -44,7 +54,7 @@ def robustness(results: Results) -> Table:
     labels = sorted({int(label) for course in results.courses for label in np.unique(course.labels)})
     rows = []
     for budget in results.budgets:
-        for chooser in results.present(budget):
+        for chooser in [*results.present(budget), *([CONTROL] if results.of(budget, CONTROL) else [])]:
             points = results.points(budget, chooser, checked=True)
             for place, side in enumerate(points[1:], 1):
                 keys = {"budget": budget, "chooser": chooser, "checkpoint": place, "last": place == len(points) - 1}
@@ -92,6 +102,18 @@ def _chosen(course: Course, step: int, conditions: Sequence[str], label: int | N
     return right if label is None else right[course.labels == label]
 
 
+def mean_costs(frame: Table, watts: float, grams_per_kwh: float) -> Table:
+    """Averages what runs cost over seeds; energy and break-even are those of the mean times."""
+    rows = []
+    for (budget, chooser), cells in frame.groupby(["budget", "chooser"], sort=False):
+        row = {"budget": budget, "chooser": chooser, **cells.drop(columns=["seed", "budget", "chooser"]).mean()}
+        for size in BATCHES:
+            row[f"ratio_{size}_low"] = cells[f"ratio_{size}_low"].min()
+            row[f"ratio_{size}_high"] = cells[f"ratio_{size}_high"].max()
+        rows.append({**row, **_energy(row, watts, grams_per_kwh)})
+    return pd.DataFrame(rows)
+
+
 def _cost(course: Course, watts: float, grams_per_kwh: float) -> dict[str, Any]:
     row: dict[str, Any] = {"removed": course.removed[-1]}
     for name in COUNTS:
@@ -101,14 +123,18 @@ def _cost(course: Course, watts: float, grams_per_kwh: float) -> dict[str, Any]:
         row |= {f"seconds_{size}_dense": latency["dense"], f"seconds_{size}": latency["pruned"]}
         row |= dict(zip((f"ratio_{size}", f"ratio_{size}_low", f"ratio_{size}_high"), latency["ratio"], strict=True))
     row |= search_seconds(course)
-    stated = {"watts": watts, "grams_per_kwh": grams_per_kwh}
+    return row | _energy(row, watts, grams_per_kwh)
+
+
+def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
+    estimate = partial(cost.estimate, watts=watts, grams_per_kwh=grams_per_kwh)
     scale = IMAGES / BATCHES[-1]
-    before, after = (cost.estimate(row[f"seconds_{BATCHES[-1]}{end}"] * scale, **stated) for end in ("_dense", ""))
-    spent = cost.estimate(row["search"], **stated) if row["search"] > 0 else None
+    before, after = (estimate(row[f"seconds_{BATCHES[-1]}{end}"] * scale) for end in ("_dense", ""))
+    spent = estimate(row["search"]) if row["search"] > 0 else None
     found = cost.saving(before, after, search=spent, images=None if spent is None else IMAGES)
-    if spent is not None:
-        row |= {"search_kwh": spent.kwh, "search_grams": spent.grams}
-    return row | {
+    return {
+        "search_kwh": None if spent is None else spent.kwh,
+        "search_grams": None if spent is None else spent.grams,
         "million_seconds_dense": before.seconds,
         "million_seconds": after.seconds,
         "million_kwh_saved": before.kwh - after.kwh,
@@ -117,18 +143,18 @@ def _cost(course: Course, watts: float, grams_per_kwh: float) -> dict[str, Any]:
     }
 
 
-def search_seconds(course: Course) -> dict[str, float | None]:
+def search_seconds(course: Course) -> dict[str, Any]:
     """Sums the seconds of a search: by part, in all, of its first step, and of all parts in the later ones.
 
     What the first step takes includes compilation.  ``deciding`` is the share of the criterion and the choice in the
     time of the later steps; None where there are none.
     """
     spent = course.provenance["search_seconds"]
-    parts = {part: sum(step.get(part, 0.0) for step in spent) for part in PARTS}
+    parts: dict[str, Any] = {f"search_{part}": sum(step.get(part, 0.0) for step in spent) for part in PARTS}
     first = sum(spent[0].values()) if spent else 0.0
     later = sum(sum(step.values()) for step in spent[1:])
     deciding = sum(step.get("criterion", 0.0) + step.get("choice", 0.0) for step in spent[1:])
-    row = {**{f"search_{part}": value for part, value in parts.items()}, "search": sum(parts.values())}
+    row = {**parts, "search": sum(parts.values())}
     row |= {f"later_{part}": sum(step.get(part, 0.0) for step in spent[1:]) for part in PARTS}
     return row | {"search_first": first, "search_later": later, "deciding": deciding / later if later else None}
 

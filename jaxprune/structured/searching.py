@@ -134,7 +134,8 @@ class Search:
         if self.steps is not None and step.number >= self.steps:
             return True
         if self.target is not None:
-            return step.macs <= (1 - self.target) * whole
+            # (1 - 0.8) * 1000 is 199.99...: what is at the target has reached it.
+            return step.macs <= (1 - self.target) * whole * (1 + 1e-9)
         return not selection.can_drop_layers(step.base.groups(), step.gates)
 
     def _wanted(self, amount: float | None, step: Step, whole: int) -> float | None:
