@@ -3,6 +3,9 @@
 Pytest loads this before it imports anything of jaxprune, also when the doctests of ``jaxprune/`` run in the same call.
 """
 
+import gc
+from pathlib import Path
+
 import jax
 import jaxtyping
 import pytest
@@ -13,6 +16,8 @@ jaxtyping.install_import_hook("jaxprune", "beartype.beartype(conf=beartype.Beart
 
 # Arrays still live on the first device, unless a test shards them.
 jax.config.update("jax_num_cpu_devices", 8)
+
+MANY_MAPS = 25_000
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")
@@ -28,6 +33,20 @@ def float64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forgets compiled programs before there are too many.
+
+    Every one takes a few entries in the process's table of memory maps; Linux allows 65,530 of them, and XLA's compiler
+    crashes at the next.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
