@@ -18,6 +18,7 @@ jaxtyping.install_import_hook("jaxprune", "beartype.beartype(conf=beartype.Beart
 jax.config.update("jax_num_cpu_devices", 8)
 
 MANY_MAPS = 25_000
+QUICKLY = {"curvature", "scores", "structured", "test_contract.py", "test_joint_study.py"}
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")
@@ -33,6 +34,18 @@ def float64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly(request):
+    """Programs of the long batteries in float64 run a few times only: optimising them would take longer than that.
+
+    Everything else, float32 and its extremes above all, runs as users run it.
+    """
+    quick = any(name in request.path.parts for name in QUICKLY)
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -152,6 +152,8 @@ class Normalised(nn.Module):
 def normalised(seed, momentum=0.9, train=True):
     module = Normalised(momentum)
     variables = module.init(jax.random.key(seed), data()["image"])
+    # Flax makes some of them in float32.
+    variables = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
     # Statistics that fit nothing, as those of interpolated weights would.
     variables = {**variables, "batch_stats": jax.tree.map(lambda leaf: leaf + 3.0 + seed, variables["batch_stats"])}
     return jp.Network.from_linen(module, variables, train={"train": True} if train else None)
