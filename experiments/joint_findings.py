@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.joint_figures import BUDGETS, label
 from experiments.joint_results import CONTROLS, SLACK, Results, dense
-from experiments.joint_settings import CONTROL, FRACTIONS, MISSING, PAPER
+from experiments.joint_settings import CONTROL, FRACTIONS, quirks
 from experiments.joint_tables import BATCHES, IMAGES, contests
 from experiments.transfer_results import Table
 from experiments.wording import joined, percent
@@ -302,5 +302,4 @@ def _network(study: Any) -> str:
 def _paper(study: Any) -> list[Point]:
     if not study.paper:
         return []
-    named = " ".join(f"{name} = {getattr(study, name)}: {quirk}" for name, (_, quirk) in PAPER.items())
-    return [("The paper's choices.", f"{named} {MISSING}")]
+    return [("The paper's choices.", " ".join(quirks(study)))]

@@ -8,10 +8,10 @@ from experiments import joint_tables
 from experiments.joint_figures import BUDGETS, condition, label
 from experiments.joint_findings import paid_after, points
 from experiments.joint_results import CONTROLS, Results, kinds, radius
-from experiments.joint_settings import CONTROL, Run
+from experiments.joint_settings import CONTROL, trajectory
 from experiments.transfer_results import Table
 from experiments.wording import MARKS, TONES, percent
-from jaxprune import records, report
+from jaxprune import report
 from jaxprune.report import Cell
 
 
@@ -135,10 +135,7 @@ def networks_table(page: report.Page, found: Sequence[dict[str, Any]]) -> None:
 
 def _folders(found: Sequence[dict[str, Any]]) -> Iterator[str]:
     for record in found:
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in record["config"].items()
-        }
-        yield f"trajectories/{records.key('joint_pruning', Run(**fields))}"
+        yield f"trajectories/{trajectory(record['config'])}"
 
 
 def robustness_tables(page: report.Page, results: Results, frame: Table, who: str) -> None:

@@ -22,7 +22,18 @@ from rich.console import Console
 import jaxprune as jp
 from experiments import joint_page
 from experiments.joint_search import LOSS, World, extra_training, make_search, size_of, transformation
-from experiments.joint_settings import CONTROL, FRACTIONS, MISSING, PAPER, Run, Study, grid, resolved, validate
+from experiments.joint_settings import (
+    CONTROL,
+    FRACTIONS,
+    Run,
+    Study,
+    grid,
+    quirks,
+    resolved,
+    searched,
+    trajectory,
+    validate,
+)
 from experiments.joint_trajectory import Trajectory
 from jaxprune import check, files, records
 from jaxprune.evaluate import robustness, transfer
@@ -91,18 +102,19 @@ def conditions(study: Study, test: dict[str, Any], seed: int) -> robustness.Suit
 # ---------------------------------------------------------------------------------------------------------- the runs
 
 
-def follow(run: Run, world: World, folder: Path, console: Console) -> list[Step]:
+def follow(run: Run, world: World, out: Path, console: Console) -> list[Step]:
     """Runs a search, or what is left of it, and saves every step."""
-    identity = {"config": dataclasses.asdict(run), "data": world.fingerprint}
-    trajectory = Trajectory(folder, identity)
-    steps = trajectory.steps()
+    config = dataclasses.asdict(run)
+    folder = out / "trajectories" / trajectory(config)
+    saved = Trajectory(folder, {"search": searched(config), "data": world.fingerprint})
+    steps = saved.steps()
     search = (
         partial(extra_training, run, world)
         if run.chooser == CONTROL
         else partial(make_search(run, world), world.module, world.dense)
     )
     for step in search(steps[-1] if steps else None):
-        trajectory.append(step, world.image_shape)
+        saved.append(step, world.image_shape)
         steps.append(step)
         removed = 1 - step.macs / steps[0].macs
         console.print(f"seed {run.seed}  {run.budget}  {run.chooser:14} {step.number:2} {step.kind:8} {removed:6.1%}")
@@ -179,10 +191,8 @@ def main(study: Study, console: Console | None = None) -> Path:
     console = console or Console()
     study = resolved(study)
     images = validate(study)
-    if study.paper:
-        for name, (_, quirk) in PAPER.items():
-            console.print(f"paper: {name} = {getattr(study, name)}. {quirk}")
-        console.print(MISSING)
+    for quirk in quirks(study) if study.paper else ():
+        console.print(f"paper: {quirk}")
     store = records.Store(study.out / "records", "joint_pruning")
     runs = grid(study)
     for run in runs:
@@ -194,7 +204,7 @@ def main(study: Study, console: Console | None = None) -> Path:
         world = prepare(study, seed, images)
         for run in (run for run in missing if run.seed == seed):
             start = time.perf_counter()
-            steps = follow(run, world, study.out / "trajectories" / store.path(run).stem, console)
+            steps = follow(run, world, study.out, console)
             metrics = measure(run, world, steps)
             extra = timed(world, steps)
             provenance = records.provenance(world.fingerprint, time.perf_counter() - start)

@@ -56,8 +56,8 @@ def transformation(optimizer: str, rate: float, steps: int) -> optax.GradientTra
         return optax.adamw(optax.cosine_decay_schedule(rate, steps) if steps else rate, weight_decay=1e-2)
     drops = {steps // 2: 0.1, steps * 3 // 4: 0.1}
     schedule = optax.piecewise_constant_schedule(rate, drops) if steps else rate
-    # Keras's l2(1e-4) adds 1e-4 |w|^2 to the loss: a decay of 2e-4, of kernels only.
-    decay = optax.add_decayed_weights(2e-4, mask=partial(jax.tree.map, lambda leaf: leaf.ndim > 1))
+    # Keras's l2(1e-4) adds 1e-4 |w|^2 to the loss: a decay of 2e-4, of convolutions only.
+    decay = optax.add_decayed_weights(2e-4, mask=partial(jax.tree.map, lambda leaf: leaf.ndim == 4))
     return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 

@@ -1,6 +1,8 @@
 """What the study of joint pruning computes: its settings, the grid of its runs, and the check of every value."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import jaxprune as jp
 from experiments import options
 from experiments.transfer_grid import each_once
-from jaxprune import check
+from jaxprune import check, records
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Study(Settings):
 
     choosers: tuple[str, ...] = ("cka", "random", "always-neurons", "always-layer", "extra-training")
     """cka, cka-biased, cka-rbf, cka-minibatch, cka-streaming, procrustes, accuracy, random, always-..., and
-    extra-training: the dense network, tuned as long as the others and not pruned."""
+    extra-training: the dense network, tuned for the steps that the budget macs takes to the target, and not pruned."""
     budgets: tuple[str, ...] = ("macs",)
     """What a step removes equal shares of: macs, parameters, latency; or filters, the paper's."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -95,7 +97,8 @@ class Study(Settings):
     grams_per_kwh: float = 400.0
     """Carbon intensity of the grid, as you state it."""
     paper: bool = False
-    """Take the choices of the authors' code, quirks included; each is named in the output."""
+    """Take the choices of the authors' code, quirks included, for every setting that is at its default; each is named
+    in the output."""
 
 
 CONTROL = "extra-training"
@@ -116,19 +119,51 @@ PAPER: Mapping[str, tuple[Any, str]] = {
 """What ``--paper`` changes: the value of the authors' code, and the quirk in words."""
 
 MISSING = (
-    "Not reproduced of it: three augmented copies of the data in an epoch, 10 + 190 epochs of tuning in every step, "
-    "and 500 training images for each class to score with."
+    "Not reproduced of it: three augmented copies (crops and flips) of the data in an epoch, the mean of every pixel "
+    "subtracted, 10 + 190 epochs of tuning in every step with drops of the rate after 102 and 152 of them (here: at "
+    "half and three quarters of them), and 500 training images for each class to score with."
 )
 """What ``--paper`` does not change."""
 
 
+def quirks(study: Study) -> list[str]:
+    """Says what of the authors' choices a study with ``--paper`` has, and what the user set otherwise."""
+    told = []
+    for name, (value, quirk) in PAPER.items():
+        chosen = getattr(study, name)
+        told.append(f"{name} = {chosen}: {quirk if chosen == value else 'set by you; the authors have ' + str(value)}")
+    return [*told, MISSING]
+
+
 def resolved(study: Study) -> Study:
-    """Applies ``--paper`` where it was asked for; what the user set otherwise stays."""
+    """Applies ``--paper`` where it was asked for; what the user set otherwise stays.
+
+    A value that is set to its default cannot be told from one that is not set, so it becomes the authors'.
+    """
     if not study.paper:
         return study
     untouched = Study()
     changes = {name: value for name, (value, _) in PAPER.items() if getattr(study, name) == getattr(untouched, name)}
     return dataclasses.replace(study, **changes)
+
+
+MEASURED = ("checkpoints", "epsilons", "severities")
+"""The settings that decide what is measured of a search, and not the search."""
+
+
+def searched(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide a search; what is measured of it afterwards makes no other."""
+    return {name: value for name, value in config.items() if name not in MEASURED}
+
+
+def trajectory(config: Mapping[str, Any]) -> str:
+    """Names the folder of a search.
+
+    Args:
+      config: the fields of a run, as a record keeps them.
+    """
+    # Through JSON, where tuples are lists, whoever asks.
+    return records.digest(json.loads(json.dumps(searched(config))))[:16]
 
 
 def grid(study: Study) -> list[Run]:
@@ -145,6 +180,30 @@ def grid(study: Study) -> list[Run]:
 _POSITIVE = ("width", "pretrain_steps", "pretrain_rate", "batch_size", "image_size", "multiple", "brief_steps")
 _POSITIVE += ("long_steps", "tune_rate", "margin", "watts", "grams_per_kwh")
 _NOT_NEGATIVE = ("share", "distil", "compile_macs", "checkpoints")
+
+_WHOLE = ("width", "pretrain_steps", "batch_size", "image_size", "multiple", "brief_steps", "long_steps", "checkpoints")
+
+
+def _check_numbers(study: Study) -> None:
+    """Checks what the type of a setting does not say."""
+    for name in _WHOLE:
+        if getattr(study, name) != int(getattr(study, name)):
+            raise ValueError(f"{name}: expected a whole number, but got {getattr(study, name)}.")
+    for seed in study.seeds:
+        if seed < 0:
+            raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
+    for severity in study.severities:
+        if severity not in range(1, 6):
+            raise ValueError(f"severities: expected numbers from 1 to 5, but got {severity}.")
+    for epsilon in study.epsilons:
+        if not (math.isfinite(epsilon) and epsilon >= 0):
+            raise ValueError(f"epsilons: expected finite shares of the range of pixels, 0 or more, but got {epsilon}.")
+    if study.depth < 20 and (study.share == 0 or "always-layer" in study.choosers):
+        raise ValueError(
+            f"depth: expected 20 or more, so that a stage has a block that can go, but got {study.depth}: two blocks "
+            "of every stage stay. Without always-layer, and with a share for each step, less will do."
+        )
+
 
 FRACTIONS = {"test": 0.25, "training": 0.55, "scoring": 0.1, "selection": 0.1}
 """Training serves the dense network and all tuning, scoring the criteria, selection the choosers."""
@@ -174,19 +233,12 @@ def validate(study: Study) -> Any:
     for name in ("target", "share", "distil"):
         if not 0 <= getattr(study, name) < 1:
             raise ValueError(f"{name}: expected a share in [0, 1), but got {getattr(study, name)}.")
-    for number in (*study.seeds, *(severity - 1 for severity in study.severities)):
-        if number < 0:
-            raise ValueError("seeds, severities: expected seeds of 0 or more and severities of 1 to 5.")
+    _check_numbers(study)
     if study.allocation == "paper" and study.budgets != ("filters",):
         raise ValueError(f"budgets: the allocation of the paper needs the budget 'filters', but got {study.budgets}.")
     if study.checkpoints == 1:
         raise ValueError("checkpoints: expected 0 (all), or 2 or more, as the dense network is one, but got 1.")
     jp.models.resnet_cifar(study.depth, 2, study.width)
-    if "always-layer" in study.choosers and study.depth < 20:
-        raise ValueError(
-            "choosers: 'always-layer' needs a stage with three blocks, so depth 20 or more, but got depth "
-            f"{study.depth}: two blocks of every stage stay."
-        )
     check.writable("out", study.out)
     images, _ = options.load(study.data, study.data_folder, study.image_size)
     for seed in study.seeds:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import joint_pruning, joint_search
-from experiments.joint_settings import PAPER, Settings, Study, grid, resolved, validate
+from experiments.joint_settings import PAPER, Settings, Study, grid, quirks, resolved, trajectory, validate
 from experiments.joint_trajectory import Trajectory
 from jaxprune import records
 
@@ -142,6 +142,20 @@ def test_the_paper_is_named_quirk_by_quirk(tmp_path):
     assert validate(untouched) is not None
 
 
+def test_what_is_measured_makes_no_other_search(tmp_path):
+    configs = [
+        dataclasses.asdict(grid(tiny(tmp_path, **change))[0]) for change in ({}, {"checkpoints": 0}, {"width": 3})
+    ]
+    assert trajectory(configs[0]) == trajectory(configs[1]) != trajectory(configs[2])
+    assert trajectory(json.loads(json.dumps(configs[0]))) == trajectory(configs[0])
+
+
+def test_a_quirk_is_told_only_where_it_is_the_paper_s():
+    told = " ".join(quirks(resolved(Study(paper=True, allocation="global"))))
+    assert "allocation = global: set by you; the authors have paper" in told
+    assert PAPER["choose_on"][1] in told
+
+
 def test_distilling_takes_the_share_of_the_parent():
     loss = joint_search.Distilled(0.25)
     outputs = np.array([[0.5, -1.0, 2.0]], np.float32)
@@ -163,9 +177,11 @@ BAD = {
     "allocation": ("paper", r"budgets: the allocation of the paper needs the budget 'filters'"),
     "target": (1.0, r"target: expected a share in \[0, 1\), but got 1.0"),
     "seeds": ((0, 0), r"seeds: expected one or more, each of them once"),
-    "severities": ((0,), r"severities"),
+    "severities": ((7,), r"severities: expected numbers from 1 to 5, but got 7"),
+    "epsilons": ((float("nan"),), r"epsilons: expected finite shares"),
+    "brief_steps": (2.5, r"brief_steps: expected a whole number, but got 2.5"),
     "checkpoints": (1, r"checkpoints: expected 0 \(all\), or 2 or more"),
-    "depth": (14, r"choosers: 'always-layer' needs a stage with three blocks"),
+    "depth": (14, r"depth: expected 20 or more, so that a stage has a block that can go, but got 14"),
     "watts": (0.0, r"watts: expected a finite number above 0"),
 }
 

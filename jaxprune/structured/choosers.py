@@ -17,6 +17,9 @@ from jaxprune.network import Network
 from jaxprune.sites import read
 from jaxprune.types import Batch
 
+# Below every similarity that there is.
+_COLLAPSED = -2.0
+
 KINDS = ("layer", "neurons")
 """The two kinds of candidates, the one that wins ties first."""
 
@@ -48,6 +51,8 @@ def representation(
 ) -> Chooser:
     """Keeps the candidate whose representation is most similar to its parent's.
 
+    A candidate that has the same features for every image, to which no similarity is defined, loses.
+
     Args:
       batches: held-out images; labels are not used, examples of weight 0 do not count.
       measure: from the pairs (parent's features [n, d], candidate's) of all batches to a similarity, larger = closer.
@@ -63,10 +68,12 @@ def representation(
         ]
 
     def compare(parent: Network, candidates: Mapping[str, Network]) -> dict[str, float]:
-        before = features(parent)
-        return {
-            kind: measure(list(zip(before, features(candidate), strict=True))) for kind, candidate in candidates.items()
-        }
+        before, found = features(parent), {}
+        for kind, candidate in candidates.items():
+            after = features(candidate)
+            collapsed = np.ptp(np.concatenate(after), axis=0).max() == 0
+            found[kind] = _COLLAPSED if collapsed else measure(list(zip(before, after, strict=True)))
+        return found
 
     return Chooser(name, compare)
 

@@ -5,10 +5,12 @@ keep.  It is a function; yours may be five lines:
 
     def largest_weight(network, groups, gates, batches):
         leaves = jp.tree.by_name(network.params)
-        return {
-            group.name: np.max([abs(unit_slices(leaves[m.leaf], m, group.size)).max(1) for m in group.members], 0)
-            for group in groups if not group.is_layer
-        }
+        def of(group, m, leaf):
+            return [np.abs(leaf).max()] if group.is_layer else np.abs(unit_slices(leaf, m, group.size)).max(1)
+        return {g.name: np.max([of(g, m, leaves[n]) for m in g.members for n in leaves if below(n, m.leaf)], 0)
+                for g in groups}
+
+(``below`` of ``jaxprune.groups`` says whether a leaf lies in a layer; members may also be leaves of the state.)
 
 The network comes ungated, as it is; units whose gates are False are gone, and what they are rated does not matter.
 """

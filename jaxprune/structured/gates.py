@@ -153,7 +153,8 @@ def _run(
         return leaves
 
     program = trace(flat, *arguments)
-    tagged = {step.params["name"]: step.outputs[0] for step in program.steps if step.name == "name"}
+    named = [(step.params["name"], step.outputs[0]) for step in program.steps if step.name == "name"]
+    tagged = dict(named)
     changes: dict[int, Callable[[Any], Any]] = {}
     for site, name, axis in sites:
         if site not in tagged:
@@ -161,6 +162,11 @@ def _run(
                 f"groups: {name!r} is gated at {site!r}, which the network does not tag. It tags: {', '.join(tagged)}. "
                 "Tag the value with jax.ad_checkpoint.checkpoint_name, outside of functions with derivatives of their "
                 "own."
+            )
+        if sum(tag == site for tag, _ in named) > 1:
+            raise ValueError(
+                f"groups: {name!r} is gated at {site!r}, but the network tags several values so, and only one would be "
+                "gated. Give every value its own name."
             )
         changes[tagged[site]] = _then(changes.get(tagged[site]), change, name, axis)
     leaves, _ = program.run(jax.tree.leaves(arguments), changes)

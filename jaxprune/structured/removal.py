@@ -102,6 +102,13 @@ def check_members(groups: Sequence[Group], params: Any, state: Any) -> None:
         if names.count(name) > 1:
             raise ValueError(f"groups: {name!r} is there {names.count(name)} times. Give every group its own name.")
     for group in groups:
+        whole = sum(member.axis is None for member in group.members)
+        if whole and (whole < len(group.members) or group.size != 1):
+            raise ValueError(
+                f"groups: {group.name!r} owns whole leaves, so it is a layer: expected a size of 1 and no member with "
+                f"an axis, but got the size {group.size} and {len(group.members) - whole} members with an axis. "
+                "Declare units and layers as groups of their own."
+            )
         for member in group.members:
             told = f"groups: {group.name!r} has the member {member.leaf!r}"
             if member.axis is None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxprune import check
 from jaxprune.groups import Specification
 from jaxprune.network import Network
 from jaxprune.structured import budgets, selection
@@ -22,6 +23,8 @@ from jaxprune.types import Batch
 
 # A rest of less than a fifth of a step is no step of its own: it would be one more training, for next to nothing.
 _LAST = 1.2
+# Nor is a layer put beside neurons if it passes the target by more than this share of what is left.
+_BEYOND = 0.2
 
 
 @runtime_checkable
@@ -61,9 +64,10 @@ class Search:
       tune: trains candidates, and the one that was kept.
       scoring: batches for the criteria.
       image_shape: (h, w, c), for the operations.
-      target: the search ends when this share of the dense network's operations is gone; within ``budgets.macs`` the
-        last step is as large as what is left, up to 1.2 times the others.  None: when no layer can go any
-        more, the rule of arXiv 2506.04513.
+      target: the search ends when this share of the dense network's operations is gone; the last step is
+        as large as what is left (within ``budgets.macs`` up to 1.2 times the others), and a layer that would pass the
+        target by more than a fifth of that is no candidate beside neurons.  None: when no layer can go any more, the
+        rule of arXiv 2506.04513.
       budget: what a step removes.  A candidate that cannot be as much smaller is not made; where only one can be made
         it is kept without a contest, and where none can the search ends.
       allocation: how units of different groups compare, one of ``ALLOCATIONS``, or "paper": exactly as many filters as
@@ -122,8 +126,8 @@ class Search:
             yield step
         while not self._ended(step, whole):
             base = bases.of(step)
-            wanted = self._wanted(amount, step, whole)
-            following = self._advance(base, step, wanted)
+            goal = 0.0 if self.target is None else (1 - self.target) * whole
+            following = self._advance(base, step, self._wanted(amount, step, goal), goal)
             if following is None:
                 self._demand_progress(step)
                 return
@@ -138,12 +142,11 @@ class Search:
             return step.macs <= (1 - self.target) * whole * (1 + 1e-9)
         return not selection.can_drop_layers(step.base.groups(), step.gates)
 
-    def _wanted(self, amount: float | None, step: Step, whole: int) -> float | None:
-        """What the next step removes: the last one goes to the target and no further, in the target's currency."""
-        if amount is None or self.target is None or self.budget.name != "macs":
-            return amount
-        left = step.macs - (1 - self.target) * whole
-        return left if left < _LAST * amount else amount
+    def _wanted(self, amount: float | None, step: Step, goal: float) -> float | None:
+        """What the next step removes: where the currency is that of the target, the last step removes what is left."""
+        left = step.macs - goal
+        in_macs = amount is not None and self.target is not None and self.budget.name == "macs"
+        return left if in_macs and left < _LAST * (amount or 0.0) else amount
 
     def _check(self) -> None:
         if self.target is not None and not 0 < self.target < 1:
@@ -154,6 +157,11 @@ class Search:
         for kind in self.chooser.kinds:
             if kind not in self.criteria:
                 raise ValueError(f"criteria: expected one for {kind!r}, but got them for {sorted(self.criteria)}.")
+        if self.allocation != "paper":
+            check.choice("allocation", self.allocation, selection.ALLOCATIONS)
+        selection.check_multiple(self.multiple)
+        if isinstance(self.scoring, Iterator):
+            raise ValueError("scoring: expected batches that can be read again, but got an iterator. Pass a list.")
         if self.allocation == "paper" and self.budget.name != "filters":
             raise ValueError(
                 "allocation: 'paper' draws an exact number of filters, so it needs budgets.filters(), but the budget "
@@ -168,25 +176,31 @@ class Search:
                 f"{self.budget.name} as asked for. Lower the share of a step, or the floors."
             )
 
-    def _advance(self, base: Base, step: Step, amount: float | None) -> Step | None:
+    def _advance(self, base: Base, step: Step, amount: float | None, goal: float) -> Step | None:
         """One step; None where no candidate can be made."""
         clock, number, parent = _Clock(), step.number + 1, opened(base, step.gates)
-        options = self._options(base, step, amount)
+        options = self._options(base, step, amount, goal)
         if not options:
             return None
         if self.chooser.before is not None:
             chosen = self.chooser.before(number, tuple(options))
+            if chosen not in options:
+                raise ValueError(
+                    f"chooser: expected one of {', '.join(options)}, but {self.chooser.name!r} chose {chosen!r}."
+                )
             options = {chosen: options[chosen]}
         clock.lap("criterion")
         candidates = {kind: self._tuned(opened(base, gates), parent, number) for kind, gates in options.items()}
         clock.lap("brief")
         contest = self.chooser.compare is not None and len(candidates) > 1
         scores = self.chooser.compare(parent, candidates) if contest else {}  # type: ignore[misc]
-        if not np.all(np.isfinite(list(scores.values()))):
-            raise ValueError(f"chooser: expected finite numbers, but {self.chooser.name!r} gave {scores}.")
+        if contest and (scores.keys() != candidates.keys() or not np.all(np.isfinite(list(scores.values())))):
+            raise ValueError(
+                f"chooser: expected numbers for {', '.join(candidates)}, but {self.chooser.name!r} gave {scores}."
+            )
         kind = max(candidates, key=lambda one: scores.get(one, 0.0))  # of equal ones the first: the layer
         clock.lap("choice")
-        winner = self.tune(candidates[kind], parent, number, "long")
+        winner = self._trained(candidates[kind], parent, number, "long")
         clock.lap("long")
         removed = {name: difference(base, step.gates, gates) for name, gates in options.items()}
         return finished(
@@ -194,22 +208,36 @@ class Search:
         )
 
     def _tuned(self, candidate: Network, parent: Network, number: int) -> Network:
-        return self.tune(candidate if self.adjust is None else self.adjust(candidate), parent, number, "brief")
+        adjusted = candidate if self.adjust is None else self.adjust(candidate)
+        return self._trained(adjusted, parent, number, "brief")
 
-    def _options(self, base: Base, step: Step, amount: float | None) -> dict[str, Gating]:
+    def _trained(self, network: Network, parent: Network, number: int, stage: str) -> Network:
+        before = {name: np.asarray(value) for name, value in network.state["gates"].items()}
+        tuned = self.tune(network, parent, number, stage)
+        if any(not np.array_equal(value, tuned.state["gates"][name]) for name, value in before.items()):
+            raise ValueError("tune: expected the gates in the state as they were, but they changed. Train params only.")
+        return tuned
+
+    def _options(self, base: Base, step: Step, amount: float | None, goal: float) -> dict[str, Gating]:
         """The gates of the candidates that can be made, the layer first."""
         groups, cost, rated = base.account.groups, self.budget.cost_of(base), self._ratings(base, step)
-        layer = None
+        layer = neurons = None
         # Where the layer sets the amount, it is looked for even by a chooser that takes neurons only.
         if "layer" in self.chooser.kinds or (amount is None and "layer" in self.criteria):
             share = self.budget.layer_share
             wanted = None if amount is None or share is None else share * amount
             layer = selection.drop_layers(groups, step.gates, rated("layer"), cost, wanted)
-        neurons = None
         if "neurons" in self.chooser.kinds:
             if amount is None:
                 amount = _one_layer(base, step, cost) if layer is None else cost(step.gates) - cost(layer)
             neurons = self._fewer_units(base, step, rated("neurons"), cost, amount)
+            if self.allocation != "paper" and (neurons is None or base.account.macs(neurons) < goal):
+                # In any currency a search ends at the target: further than that would compare unequal networks.
+                to_goal = self._fewer_units(base, step, rated("neurons"), base.account.macs, step.macs - goal)
+                neurons = to_goal or neurons
+        if layer is not None and neurons is not None:
+            beyond = goal - base.account.macs(layer)
+            layer = None if beyond > _BEYOND * (step.macs - goal) else layer
         found = {kind: gates for kind, gates in zip(KINDS, (layer, neurons), strict=True) if gates is not None}
         return {kind: gates for kind, gates in found.items() if kind in self.chooser.kinds}
 
@@ -221,12 +249,7 @@ class Search:
             criterion = self.criteria[kind]
             if id(criterion) not in known:
                 known[id(criterion)] = criterion(network, base.account.groups, step.gates, self.scoring)
-            for name, values in known[id(criterion)].items():
-                if not np.all(np.isfinite(values)):
-                    raise ValueError(
-                        f"criteria: expected finite ratings, but that of {kind!r} rates {name!r} {values.tolist()}. Is "
-                        "the network trained, and its data finite?"
-                    )
+                _check_ratings(known[id(criterion)], kind, base)
             return known[id(criterion)]
 
         return rated
@@ -252,6 +275,19 @@ class Search:
         if 3 * to_come * self.compaction.images * spared <= self.compaction.macs:
             return step
         return dataclasses.replace(step, base=step.specification, gates=ones(step.specification.groups()))
+
+
+def _check_ratings(ratings: Mapping[str, Any], kind: str, base: Base) -> None:
+    """Checks that a criterion rated every unit with a finite number."""
+    for group in base.account.groups:
+        if group.is_layer != (kind == "layer") and group.name not in ratings:
+            continue  # a criterion for one kind may leave the other out
+        values = np.asarray(ratings.get(group.name, np.nan), dtype=float)
+        if values.shape != (group.size,) or not np.all(np.isfinite(values)):
+            raise ValueError(
+                f"criteria: expected {group.size} finite ratings of {group.name!r}, but that for {kind!r} gives "
+                f"{values.tolist()}. A criterion returns numbers [size] for every group by its name, larger = keep."
+            )
 
 
 def _one_layer(base: Base, step: Step, cost: budgets.Cost) -> float:

@@ -73,7 +73,7 @@ def drop_units(
       ValueError: unknown allocation, or a multiple below 1.
     """
     check.choice("allocation", allocation, ALLOCATIONS)
-    check.positive("multiple", multiple)
+    check_multiple(multiple)
     runs = _runs(groups, gates, ratings, _comparable(allocation, groups, gates, cost), multiple)
     start = {name: np.array(value) for name, value in gates.items()}
 
@@ -91,6 +91,12 @@ def drop_units(
         middle = (low + high) // 2
         low, high = (low, middle) if before - cost(without(middle)) >= amount else (middle, high)
     return without(high)
+
+
+def check_multiple(multiple: int) -> None:
+    """Checks that widths can be multiples of a number."""
+    if not isinstance(multiple, (int, np.integer)) or multiple < 1:
+        raise ValueError(f"multiple: expected a whole number of 1 or more, such as 8, but got {multiple!r}.")
 
 
 def drop_filters(
@@ -120,7 +126,7 @@ def drop_filters(
     """
     alive = living(groups, gates)
     units = {group.name: group for group in groups if not group.is_layer and alive[group.name].any()}
-    spare = {name: int(alive[name].sum()) - group.floor for name, group in units.items()}
+    spare = {name: int(alive[name].sum()) - max(group.floor, 1) for name, group in units.items()}
     if sum(spare.values()) < count:
         return None
     losing = {name: min(round(count / total * int(alive[name].sum())), spare[name]) for name in units}
@@ -183,7 +189,9 @@ def _comparable(
             return found / mean if mean > 0 else found
         if allocation == "per_cost":
             one_less = {**gates, group.name: gates[group.name] & (np.arange(group.size) != order[0])}
-            return found / max(before - cost(one_less), np.finfo(float).tiny)
+            saved = max(before - cost(one_less), np.finfo(float).tiny)
+            # What does good by going, does the more good the more it saves.
+            return np.where(found < 0, found * saved, found / saved)
         return found
 
     return values

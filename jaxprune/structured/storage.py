@@ -50,7 +50,7 @@ def save(
     arrays = {}
     for where, part in (("params", params), ("state", state)):
         _demand_dictionaries(where, part)
-        arrays |= {f"{where}/{name}": np.ascontiguousarray(leaf) for name, leaf in tree.by_name(part).items()}
+        arrays |= {f"{where}/{name}": _stored(f"{where}/{name}", leaf) for name, leaf in tree.by_name(part).items()}
     content = safetensors.numpy.save(arrays)
     files.write(root / _WEIGHTS, content)
     shape = {"image_shape": list(image_shape), "specification": specification.describe()}
@@ -105,6 +105,8 @@ def load(
 def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike[str]) -> Path:
     """Writes a network as one file that ``jax.export.deserialize`` reads: no Python of ours, no pickle.
 
+    It takes float32 images, any number of them, on a CPU, GPU or TPU.
+
     Args:
       network: its weights become part of the program.
       image_shape: (h, w, c); the number of images stays open.
@@ -127,9 +129,19 @@ def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike
         arrays, others = jax.tree.map(jnp.asarray, (params, state))
         return network.apply(arrays, others, batch)
 
-    exported = jax.export.export(jax.jit(evaluate))(images)
+    exported = jax.export.export(jax.jit(evaluate), platforms=("cpu", "cuda", "rocm", "tpu"))(images)
     files.write(target, bytes(exported.serialize()))
     return target
+
+
+def _stored(name: str, leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf, order="C")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name}: expected numbers that NumPy has, but got {array.dtype}. Cast it to float32 first; every bfloat16 "
+            "number is one."
+        )
+    return array
 
 
 def _hash(shape: Mapping[str, Any], content: bytes) -> str:

@@ -1,6 +1,6 @@
 """Whether declared groups are right, checked on numbers: what leaks, what was forgotten."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import tree
-from jaxprune.groups import Group, below
+from jaxprune.groups import Gates, Group, below
 from jaxprune.network import Network
 from jaxprune.structured.gates import gated, ones
 from jaxprune.structured.removal import check_members
@@ -63,11 +63,13 @@ def verify(network: Network, groups: Sequence[Group], images: Any = None, *, see
         return {place: np.stack([np.asarray(one[place]) != 0 for one in found]) for place in found[0]}
 
     before = influences(whole)
-    problems = []
-    for group in groups:
+    if not (problems := _jointly(groups, before, influences)):
+        return
+    for group in groups:  # something is wrong: now group by group, to say where
         for unit in sorted({0, group.size - 1}):
             after = influences({**whole, group.name: np.arange(group.size) != unit})
-            problems += _problems(group, unit, before, after)
+            problems += _problems({group.name: [unit]}, [group], before, after)
+    problems = [one for one in problems if ": unit" in one or "layer" in one] or problems
     if problems:
         raise ValueError(
             "groups: " + " ".join(dict.fromkeys(problems)) + " Correct the members, or move the site to where all of "
@@ -91,28 +93,71 @@ def _influence(network: Network, images: Any, readout: Any) -> dict[str, Any]:
     return jax.grad(read)(moving)
 
 
-def _problems(group: Group, unit: int, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[str]:
-    """What is wrong with the declaration of one unit."""
-    found, who = [], "this layer" if group.is_layer else f"unit {unit}"
-    acted = [
-        _owned(group, unit, place.split(":", 1)[1], one.shape[1:]) & (one.sum(0) > 1) for place, one in before.items()
-    ]
-    if not any(one.any() for one in acted):
-        found.append(f"{group.name!r}: nothing of {who} acts on the outputs: pass more, and more varied, images.")
+Influences = Callable[[Gates], dict[str, np.ndarray]]
+
+
+def _jointly(groups: Sequence[Group], before: dict[str, np.ndarray], influences: Influences) -> list[str]:
+    """Switches units of all groups off at once, those whose number has a certain bit: every two differ in one."""
+    neurons, layers = [one for one in groups if not one.is_layer], [one for one in groups if one.is_layer]
+    found = []
+    for bit in range(max((group.size - 1 for group in neurons), default=0).bit_length()):
+        for side in (0, 1):
+            # Never all units of a group: what feeds them would fall idle with them.
+            split = [group for group in neurons if (group.size - 1).bit_length() > bit]
+            off = {group.name: _with_bit(group.size, bit, side) for group in split}
+            gates = {name: ~np.isin(np.arange(_size(groups, name)), units) for name, units in off.items()}
+            found += _problems(off, groups, before, influences({**ones(groups), **gates}))
+    # One by one: without all of its attentions, say, a network would not look at its patches any more.
+    alone = [one for one in layers if sum(one.stage == mate.stage for mate in layers) > one.floor]
+    for group in [*alone, *(one for one in neurons if one.size == 1)]:
+        gates = {**ones(groups), group.name: np.array([False])}
+        found += _problems({group.name: np.array([0])}, groups, before, influences(gates))
+    return found
+
+
+def _with_bit(count: int, bit: int, side: int) -> np.ndarray:
+    numbers = np.arange(count)
+    return numbers[(numbers >> bit & 1) == side]
+
+
+def _size(groups: Sequence[Group], name: str) -> int:
+    return next(group.size for group in groups if group.name == name)
+
+
+def _problems(
+    off: Mapping[str, Any], groups: Sequence[Group], before: dict[str, np.ndarray], after: dict[str, np.ndarray]
+) -> list[str]:
+    """What is wrong with the declaration, as seen with some units off."""
+    chosen = [group for group in groups if len(off.get(group.name, ()))]
+    named = ", ".join(f"{group.name!r}" for group in chosen)
+    alone = len(chosen) == 1
+    who = (
+        "the units that are off"
+        if not alone
+        else "this layer"
+        if chosen[0].is_layer
+        else f"unit {off[chosen[0].name][0]}"
+    )
+    whole = all(group.is_layer for group in chosen)
+    found = []
+    for group in chosen:
+        places = {place: _owned(group, off[group.name], place, one.shape[1:]) for place, one in before.items()}
+        if not any((owned & (before[place].sum(0) > 1)).any() for place, owned in places.items()):
+            found.append(f"{group.name!r}: nothing of it acts on the outputs: pass more, and more varied, images.")
+        for place, owned in places.items():
+            leaks = owned & after[place].any(0)
+            if leaks.any():
+                found.append(
+                    f"{group.name!r}: {_name(place)!r} leaks: {who} own{'s' * alone} it, but with {who} gated off "
+                    f"the outputs still change with it, at {_first(leaks)}."
+                )
     for place, acts in after.items():
-        name = place.split(":", 1)[1]
-        owned = _owned(group, unit, name, acts.shape[1:])
-        leaks = owned & acts.any(0)
-        forgotten = ~owned & _gone(before[place].sum(0) > 1, np.any(acts, axis=0), whole=group.is_layer)
-        if leaks.any():
-            found.append(
-                f"{group.name!r}: {name!r} leaks: {who} owns it, but with {who} gated off the outputs still change "
-                f"with it, at {_first(leaks)}."
-            )
+        owned = np.any([_owned(group, off[group.name], place, acts.shape[1:]) for group in chosen], axis=0)
+        forgotten = ~owned & _gone(before[place].sum(0) > 1, np.any(acts, axis=0), whole=whole)
         if forgotten.any():
             found.append(
-                f"{group.name!r}: forgot {name!r}: it acts through {who} alone, at {_first(forgotten)}, but {who} does "
-                "not own it."
+                f"{named if alone else 'units of several groups'}: forgot {_name(place)!r}: it acts through {who} alone, "
+                f"at {_first(forgotten)}, but is not among the members."
             )
     return found
 
@@ -131,17 +176,23 @@ def _gone(acted: Any, acts: Any, *, whole: bool) -> np.ndarray:
     return gone
 
 
-def _owned(group: Group, unit: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    owned = np.zeros(shape, dtype=bool)
+def _owned(group: Group, units: Any, place: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Which entries of a leaf these units of a group own."""
+    name, owned = _name(place), np.zeros(shape, dtype=bool)
     for member in group.members:
         if member.axis is None:
             owned |= below(name, member.leaf)
         elif member.leaf == name:
-            units = np.arange(shape[member.axis]) // member.each == unit
+            mine = np.isin(np.arange(shape[member.axis]) // member.each, units)
             spread = [1] * len(shape)
             spread[member.axis] = -1
-            owned |= units.reshape(spread)
+            owned |= mine.reshape(spread)
     return owned
+
+
+def _name(place: str) -> str:
+    """The name of a leaf, without where it is."""
+    return place.split(":", 1)[1]
 
 
 def _named(params: Any, state: Any) -> dict[str, Any]:

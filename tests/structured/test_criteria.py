@@ -1,5 +1,6 @@
 """Criteria: ratings by definition, and the law that under gates they are those of the smaller network."""
 
+import textwrap
 from functools import cache
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.groups import Group, Member, living
+from jaxprune.groups import Group, Member, below, living
 from jaxprune.structured import criteria, effects, ones, remove
 from tests import cases
 from tests.structured import networks
@@ -204,3 +205,17 @@ def test_the_example_of_five_lines_runs():
     got = largest_weight(networks.MLP.network(params, {}), networks.MLP.groups(), {}, [])["units"]
     parts = [abs(params["in"]["kernel"]).max(0), abs(params["in"]["bias"]), abs(params["out"]["kernel"]).max(1)]
     np.testing.assert_array_equal(got, np.max(parts, 0))
+
+
+def test_the_criterion_of_the_documentation_runs_in_a_search():
+    text = criteria.__doc__
+    code = textwrap.dedent(text[text.index("    def largest_weight") : text.index("(``below``")])
+    scope = {"jp": jp, "np": np, "unit_slices": criteria.unit_slices, "below": below}
+    exec(compile(code, "criteria.py", "exec"), scope)
+    module = jp.models.resnet_cifar(20, 3, 2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 4, 4, 1), np.float32))
+    variables = networks.random_weights(shapes, seed=0)
+    rated = dict.fromkeys(("layer", "neurons"), scope["largest_weight"])
+    search = jp.structured.Search(rated, jp.structured.choosers.random(0), lambda n, *_: n, [], (4, 4, 1), target=0.2)
+    found = list(search(module, module.network(variables.pop("params"), variables)))
+    assert found[-1].macs <= 0.8 * found[0].macs

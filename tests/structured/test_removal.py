@@ -169,7 +169,18 @@ def declared(**changes):
     ("shape", "message"),
     [
         (declared(members=(Member("in/weight", 1),)), r"has the member 'in/weight', but no leaf is called so.*extra/k"),
-        (declared(members=(Member("inn"),)), r"has the member 'inn', but no leaf is called so or lies below it"),
+        (
+            declared(members=(Member("inn"),), size=1),
+            r"has the member 'inn', but no leaf is called so or lies below it",
+        ),
+        (
+            declared(members=(Member("in"),)),
+            r"owns whole leaves, so it is a layer: expected a size of 1 .* got the size 5",
+        ),
+        (
+            declared(members=(Member("in"), Member("out/kernel", 0)), size=1),
+            r"owns whole leaves, .* and 1 members with an",
+        ),
         (declared(members=(Member("in/kernel", 0),)), r"'in/kernel' along axis 0.*need a length of 5.*is \(4, 5\)"),
         (declared(members=(Member("in/kernel", 2),)), r"'in/kernel' along axis 2.*its shape is \(4, 5\)"),
         (declared(members=(Member("in/kernel", 1, 2),)), r"where 5 units of 2 need a length of 10"),

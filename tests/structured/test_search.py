@@ -335,7 +335,7 @@ def test_a_network_without_layers_wants_a_share():
         ({"criteria": {"layer": criteria.l2()}}, r"criteria: expected one for 'neurons', but got them for \['layer'\]"),
         ({"allocation": "paper"}, r"allocation: 'paper' draws an exact number.*but the budget is 'macs'"),
         ({"allocation": "fair"}, r"allocation: unknown value 'fair'"),
-        ({"multiple": 0}, r"multiple: expected a finite number above 0"),
+        ({"multiple": 0}, r"multiple: expected a whole number of 1 or more"),
     ],
 )
 def test_bad_configurations_are_named(changes, message):
@@ -347,7 +347,9 @@ def test_ratings_that_are_not_finite_are_named():
     def broken(network, groups, gates, batches):
         return {group.name: np.full(group.size, np.nan) for group in groups}
 
-    with pytest.raises(ValueError, match=r"criteria: expected finite ratings, but that of 'layer' rates 'stage1_block"):
+    with pytest.raises(
+        ValueError, match=r"criteria: expected 4 finite ratings of 'stage1_block0/units1', but .* gives \[nan"
+    ):
         steps(criteria={"layer": broken, "neurons": broken})
 
 
@@ -399,5 +401,57 @@ def test_statistics_can_be_recalibrated_after_a_removal():
 
 def test_a_chooser_that_gives_no_number_is_named():
     lost = Chooser("lost", lambda parent, candidates: dict.fromkeys(candidates, float("nan")))
-    with pytest.raises(ValueError, match="chooser: expected finite numbers, but 'lost' gave"):
+    with pytest.raises(ValueError, match="chooser: expected numbers for layer, neurons, but 'lost' gave"):
         steps(chooser=lost)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"criteria": {"layer": lambda *_: {}, "neurons": lambda *_: {}}}, r"criteria: expected 1 finite ratings of"),
+        (
+            {
+                "criteria": dict.fromkeys(
+                    ("layer", "neurons"), lambda n, groups, *_: {g.name: np.ones(1) for g in groups}
+                )
+            },
+            r"criteria: expected 4 finite ratings of 'stage1_block0/units1', but .* gives \[1.0\]",
+        ),
+        ({"chooser": Chooser("lost", before=lambda step, kinds: "both")}, r"chooser: expected one of layer, neurons"),
+        (
+            {"chooser": Chooser("half", lambda parent, candidates: {"layer": 1.0})},
+            r"chooser: expected numbers for layer",
+        ),
+        ({"scoring": iter([data()])}, r"scoring: expected batches that can be read again"),
+        ({"tune": lambda net, *_: net.replace(state={**net.state, "gates": ones(MODULE.groups())})}, r"tune: expected"),
+    ],
+)
+def test_what_the_user_s_functions_return_is_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        steps(**changes)
+
+
+@pytest.mark.parametrize("budget", [budgets.parameters(), budgets.parameters(0.3), budgets.macs()])
+@pytest.mark.parametrize("kind", ["neurons", "layer"])
+def test_in_any_currency_a_search_ends_at_the_target(budget, kind):
+    # A chooser that prefers one kind, and takes the other where there is nothing else.
+    chooser = Chooser("first", before=lambda step, kinds: kind if kind in kinds else kinds[0])
+    found = steps(chooser=chooser, budget=budget, target=0.45)
+    removed = 1 - found[-1].macs / whole()
+    # Not beyond it by more than a unit, or a fifth of the last step as a layer.
+    last = (found[-2].macs - found[-1].macs) / whole()
+    assert 0.45 <= removed <= 0.45 + 0.2 * last + 0.05
+
+
+def test_a_candidate_whose_features_collapsed_loses():
+    def collapse(network, parent, step, stage):
+        gates = jax.tree.leaves(network.state["gates"])
+        layer = not all(bool(np.asarray(gate).all()) for gate in gates if np.size(gate) == 1)
+        if layer and stage == "brief":
+            zero = jax.tree.map(lambda leaf: 0 * leaf, network.params)
+            return network.replace(params=zero)
+        return network
+
+    found = steps(chooser=choosers.cka([data()]), tune=collapse, steps=1)[1]
+    assert found.kind == "neurons"
+    assert found.scores["layer"] == -2.0

@@ -161,7 +161,7 @@ def test_units_of_layers_that_are_gone_are_left_alone():
     ("options", "message"),
     [
         ({"allocation": "local"}, r"allocation: unknown value 'local'.*Known: global, normalised, per_cost, uniform"),
-        ({"multiple": 0}, r"multiple: expected a finite number above 0"),
+        ({"multiple": 0}, r"multiple: expected a whole number of 1 or more"),
     ],
 )
 def test_bad_options_are_named(options, message):

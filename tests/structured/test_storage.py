@@ -5,6 +5,7 @@ import json
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -188,3 +189,22 @@ def test_an_exported_network_takes_any_number_of_images(name, tmp_path):
         assert got.shape == (count, 3)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, networks.evaluate(network, images), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint16", "bool"])
+def test_every_leaf_comes_back_with_its_shape_and_type(dtype, tmp_path):
+    def function(params, state, images):
+        return images.reshape(len(images), -1)[:, :3] * params["scale"]
+
+    params = {"scale": np.asarray(2.0), "other": np.ones((2, 0, 3)).astype(dtype), "one": np.asarray(1).astype(dtype)}
+    save(tmp_path, Declared(function, ()), params, {}, (2, 2, 1))
+    _, network = load(tmp_path, lambda values: Declared.described(values, function))
+    for name, leaf in params.items():
+        assert network.params[name].shape == leaf.shape
+        assert network.params[name].dtype == leaf.dtype
+
+
+def test_a_type_that_could_not_be_read_again_is_refused(tmp_path):
+    params = {"kernel": jnp.ones(2, jnp.bfloat16)}
+    with pytest.raises(ValueError, match=r"params/kernel: expected numbers that NumPy has, but got bfloat16. Cast it"):
+        save(tmp_path, Declared(lambda p, s, x: x, ()), params, {}, (2, 2, 1))

@@ -133,3 +133,27 @@ def test_a_network_that_takes_no_square_images_asks_for_some():
     network = jp.Network(lambda params, state, images: images @ params, np.ones((7, 2)))
     with pytest.raises(ValueError, match=r"images: expected a network that takes \[b, n, n, 1 or 3\].*Pass images"):
         verify(network, ())
+
+
+def test_units_in_the_middle_that_are_read_in_another_order_are_found():
+    def mixed(params, state, images):
+        del state
+        units = checkpoint_name(jax.nn.relu(images.reshape(len(images), -1) @ params["in"]), "units")
+        return units[:, np.array([0, 2, 1, 3])] @ params["out"]
+
+    network = jp.Network(mixed, {"in": np.zeros((48, 4)), "out": np.zeros((4, 3))})
+    units = Group("units", 4, (Member("in", 1), Member("out", 0, reads=True)), ("units",))
+    with pytest.raises(ValueError, match=r"'out' leaks"):
+        verify(network, (units,), IMAGES)
+
+
+def test_a_tag_that_is_given_twice_is_named():
+    def twice(params, state, images):
+        del state
+        units = checkpoint_name(images.reshape(len(images), -1) @ params["in"], "units")
+        return checkpoint_name(jax.nn.relu(units), "units") @ params["out"]
+
+    network = jp.Network(twice, {"in": np.zeros((48, 4)), "out": np.zeros((4, 3))})
+    units = Group("units", 4, (Member("in", 1), Member("out", 0, reads=True)), ("units",))
+    with pytest.raises(ValueError, match=r"gated at 'units', but the network tags several values so"):
+        verify(network, (units,), IMAGES)
