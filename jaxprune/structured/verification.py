@@ -156,8 +156,8 @@ def _problems(
         forgotten = ~owned & _gone(before[place].sum(0) > 1, np.any(acts, axis=0), whole=whole)
         if forgotten.any():
             found.append(
-                f"{named if alone else 'units of several groups'}: forgot {_name(place)!r}: it acts through {who} alone, "
-                f"at {_first(forgotten)}, but is not among the members."
+                f"{named if alone else 'units of several groups'}: forgot {_name(place)!r}: it acts through {who} "
+                f"alone, at {_first(forgotten)}, but is not among the members."
             )
     return found
 
