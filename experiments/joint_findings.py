@@ -187,7 +187,8 @@ def _paid(study: Any, costs: Table, compared: list[str]) -> Iterator[str]:
         yield (
             f"{_capital(taken(row.chooser))} ends with {percent(fewer)} fewer parameters and {percent(row.removed)} "
             f"fewer operations, and takes, of the dense network's time, {large} and {small}. A search took "
-            f"{row.search:.0f} s. Estimated from measured time × {study.watts:g} W × {study.grams_per_kwh:g} g/kWh, as "
+            f"{row.search:.0f} s, compilation included for the first run of a study. Estimated from measured time × "
+            f"{study.watts:g} W × {study.grams_per_kwh:g} g/kWh, as "
             f"stated: the search emitted {row.search_grams:.2g} g of CO2 equivalents, {IMAGES:,} images at batch "
             f"{BATCHES[-1]} emit {row.million_grams_saved:.2g} g less, and the search has paid for itself {after}."
         )

@@ -141,7 +141,8 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         "All changes are paired: the same test images, the pruned network against the dense one of its seed. An image "
         "under several conditions counts once, with the mean over them. FGSM and PGD move pixels by at most ε. "
         "Differences under such attacks between networks that were never trained against them are weak evidence: a "
-        "network can resist one step because its gradients are small, not because it is robust."
+        "network can resist one step because its gradients are small, not because it is robust. Images made on dense "
+        "are made against that very network, so any other tends to do better on them."
     )
     for budget in (one for one in results.budgets if results.present(one)):
         page.drawing(

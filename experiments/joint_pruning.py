@@ -201,6 +201,9 @@ def main(study: Study, console: Console | None = None) -> Path:
     missing = [run for run in runs if not store.has(run)]
     console.print(f"{len(runs)} runs, {len(missing)} of them to do.")
     for seed in dict.fromkeys(run.seed for run in missing):
+        console.print(
+            f"seed {seed}: the dense network and its tests. A search that is interrupted goes on when called again."
+        )
         world = prepare(study, seed, images)
         for run in (run for run in missing if run.seed == seed):
             start = time.perf_counter()

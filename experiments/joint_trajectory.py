@@ -70,8 +70,8 @@ class Trajectory:
 
     def _load(self, number: int) -> jp.structured.Step:
         folder = self.path(number)
-        specification, network = jp.structured.load(folder, jp.models.specification)
         try:
+            specification, network = jp.structured.load(folder, jp.models.specification)
             notes = json.loads((folder / "step.json").read_text())
             gates = {name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()}
             return jp.structured.Step(
@@ -89,7 +89,7 @@ class Trajectory:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"out: {str(folder / 'step.json')!r} is damaged ({type(error).__name__}: {error}). Delete this step "
+                f"out: the step in {str(folder)!r} is damaged ({type(error).__name__}: {error}). Delete this step "
                 "and those after it; they are computed again."
             ) from error
 

@@ -128,7 +128,7 @@ def test_a_damaged_step_is_named(finished, tmp_path):
             (copy / path.relative_to(folder)).write_bytes(path.read_bytes())
     notes = copy / "step_001" / "step.json"
     notes.write_text(notes.read_text()[:40])
-    with pytest.raises(ValueError, match=r"out: '.*step_001.step.json' is damaged .* Delete this step"):
+    with pytest.raises(ValueError, match=r"out: the step in '.*step_001' is damaged .* Delete this step"):
         Trajectory(copy, identity).steps()
 
 

@@ -177,7 +177,15 @@ def _array(x: Any) -> jax.Array:
 @jax.jit
 def _sizes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, y = flat(x, y)
-    return shifted(x)[1], shifted(y)[1]
+    return _finite_size(x), _finite_size(y)
+
+
+def _finite_size(x: jax.Array) -> jax.Array:
+    """The size of features, NaN where one of them is not finite.
+
+    They are counted: on CPU the largest and the smallest of many numbers come out as if no NaN were among them.
+    """
+    return jnp.where(jnp.sum(~jnp.isfinite(x)) > 0, jnp.nan, shifted(x)[1])
 
 
 def _common_dtype(x: jax.Array, y: jax.Array) -> Any:

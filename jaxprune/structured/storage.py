@@ -44,13 +44,15 @@ def save(
       The folder.
 
     Raises:
-      ValueError: the folder cannot be written, or a tree holds something else than dictionaries and arrays.
+      ValueError: the folder cannot be written; specification, arrays and images do not fit together; a tree holds
+        something else than dictionaries and arrays, or numbers that NumPy has not.
     """
-    root = check.writable("folder", folder)
     arrays = {}
     for where, part in (("params", params), ("state", state)):
         _demand_dictionaries(where, part)
         arrays |= {f"{where}/{name}": _stored(f"{where}/{name}", leaf) for name, leaf in tree.by_name(part).items()}
+    _demand_agreement("image_shape, params", specification, specification.network(params, state), image_shape)
+    root = check.writable("folder", folder)
     content = safetensors.numpy.save(arrays)
     files.write(root / _WEIGHTS, content)
     shape = {"image_shape": list(image_shape), "specification": specification.describe()}
@@ -98,7 +100,7 @@ def load(
     params, state = (_nested(arrays, where) for where in ("params", "state"))
     specification = build(values["specification"])
     network = specification.network(params, state)
-    _demand_agreement(root, specification, network, values["image_shape"])
+    _demand_agreement(f"folder: {str(root)!r}", specification, network, values["image_shape"])
     return specification, network
 
 
@@ -185,14 +187,14 @@ def _demand_dictionaries(where: str, value: Any) -> None:
         )
 
 
-def _demand_agreement(root: Path, specification: Specification, network: Network, image_shape: Sequence[int]) -> None:
-    """Checks that the arrays are those that a network of this shape has."""
+def _demand_agreement(where: str, specification: Specification, network: Network, image_shape: Sequence[int]) -> None:
+    """Checks that the arrays are those that a network of this shape has, and that it takes such images."""
     try:
         check_members(specification.groups(), network.params, network.state)
         outputs = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *image_shape), np.float32))
         check.outputs(outputs, 1)
     except Exception as error:  # whatever a network raises for arrays that do not fit
         raise ValueError(
-            f"folder: specification and weights in {str(root)!r} disagree: {error} Load the files that were saved "
-            "together."
+            f"{where}: specification, weights and images of {tuple(image_shape)} disagree: {error} Take those that "
+            "belong together."
         ) from error

@@ -64,6 +64,7 @@ def verify(network: Network, groups: Sequence[Group], images: Any = None, *, see
 
     before = influences(whole)
     if not (problems := _jointly(groups, before, influences)):
+        _demand_readers(groups)
         return
     for group in groups:  # something is wrong: now group by group, to say where
         for unit in sorted({0, group.size - 1}):
@@ -113,6 +114,16 @@ def _jointly(groups: Sequence[Group], before: dict[str, np.ndarray], influences:
         gates = {**ones(groups), group.name: np.array([False])}
         found += _problems({group.name: np.array([0])}, groups, before, influences(gates))
     return found
+
+
+def _demand_readers(groups: Sequence[Group]) -> None:
+    """Checks what derivatives do not show: that somebody said which members read the units."""
+    for group in groups:
+        if not group.is_layer and not any(member.reads for member in group.members):
+            raise ValueError(
+                f"groups: no member of {group.name!r} reads its units. Mark those behind the site, such as the next "
+                "kernel, with reads=True: criteria rate what makes a unit by the others."
+            )
 
 
 def _with_bit(count: int, bit: int, side: int) -> np.ndarray:

@@ -208,3 +208,13 @@ def test_the_least_that_will_do_gives_numbers():
         assert similarity.mutual_neighbours(X[:2], X[2:4], neighbours=1) == 1
         assert np.isfinite(similarity.linear_cka(X[:4], X[4:]))
         assert np.isfinite(similarity.rsa(X[:3], X[3:6]))
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf", "minibatch", "procrustes", "rsa", "neighbours"])
+@pytest.mark.parametrize("where", [(7, 3), (150, 49), (3, slice(None))])
+def test_one_nan_among_many_numbers_is_found(name, where):
+    # On CPU the maximum of many float32 numbers comes out as if no NaN were among them.
+    x, y = (normal(seed, 200, 50).astype(np.float32) for seed in (0, 1))
+    y[where] = np.nan
+    with pytest.raises(ValueError, match=r"y: expected finite numbers, but the array holds (1|50) that are NaN"):
+        MEASURES[name](x, y)

@@ -112,8 +112,8 @@ def cut_short(name):
 
 
 WRONG = {
-    "width": (narrower, r"folder: specification and weights in .* disagree: .*Load the files that were saved together"),
-    "images": (lambda folder: edit(folder, image_shape=[4, 4, 3]), r"folder: specification and weights in .* disagree"),
+    "width": (narrower, r"folder: .*: specification, weights and images of .* disagree: .*Take those that"),
+    "images": (lambda folder: edit(folder, image_shape=[4, 4, 3]), r"folder: .* and images of \(4, 4, 3\) disagree"),
     "weights": (other_weights, r"should have the SHA-256 \w{12}\.\.\., but have \w{12}"),
     "half the weights": (cut_short(WEIGHTS), r"folder: specification and weights in .* disagree: together they should"),
     "one block less": (one_block_less, r"should have the SHA-256 \w{12}\.\.\., but have \w{12}"),
@@ -208,3 +208,10 @@ def test_a_type_that_could_not_be_read_again_is_refused(tmp_path):
     params = {"kernel": jnp.ones(2, jnp.bfloat16)}
     with pytest.raises(ValueError, match=r"params/kernel: expected numbers that NumPy has, but got bfloat16. Cast it"):
         save(tmp_path, Declared(lambda p, s, x: x, ()), params, {}, (2, 2, 1))
+
+
+def test_images_that_the_network_does_not_take_are_named_before_anything_is_written(tmp_path):
+    specification, params, state = smaller("resnet")
+    with pytest.raises(ValueError, match=r"image_shape, params: .* images of \(4, 4, 7\) disagree"):
+        save(tmp_path / "new", specification, params, state, (4, 4, 7))
+    assert not (tmp_path / "new").exists()

@@ -157,3 +157,9 @@ def test_a_tag_that_is_given_twice_is_named():
     units = Group("units", 4, (Member("in", 1), Member("out", 0, reads=True)), ("units",))
     with pytest.raises(ValueError, match=r"gated at 'units', but the network tags several values so"):
         verify(network, (units,), IMAGES)
+
+
+def test_members_that_read_must_be_marked():
+    members = tuple(dataclasses.replace(member, reads=False) for member in MEMBERS)
+    with pytest.raises(ValueError, match=r"groups: no member of 'units' reads its units"):
+        verify(hand_written(), (dataclasses.replace(UNITS, members=members),), IMAGES)
