@@ -6,15 +6,14 @@ any.  Of equal candidates the layer is kept, as in arXiv 2506.04513.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxprune import check, losses, similarity
 from jaxprune.network import Network
-from jaxprune.sites import read
+from jaxprune.sites import read_jit
+from jaxprune.structured.gates import outputs
 from jaxprune.types import Batch
 
 # Below every similarity that there is.
@@ -63,7 +62,7 @@ def representation(
 
     def features(network: Network) -> list[np.ndarray]:
         return [
-            np.asarray(_read(network, batch["image"], site=site))[np.asarray(losses.weights(batch)) > 0]
+            np.asarray(read_jit(network, batch["image"], (site,))[0])[np.asarray(losses.weights(batch)) > 0]
             for batch in kept
         ]
 
@@ -113,7 +112,7 @@ def accuracy(batches: Iterable[Batch]) -> Chooser:
         right = total = 0.0
         for batch in kept:
             weights = np.asarray(losses.weights(batch))
-            hits = np.argmax(np.asarray(_evaluate(network, batch["image"])), axis=-1) == np.asarray(batch["label"])
+            hits = np.argmax(np.asarray(outputs(network, batch["image"])), axis=-1) == np.asarray(batch["label"])
             right, total = right + float(np.sum(weights * hits)), total + float(np.sum(weights))
         return right / total
 
@@ -143,13 +142,3 @@ def always(kind: str) -> Chooser:
 def _whole(pairs: Sequence[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
     left, right = zip(*pairs, strict=True)
     return np.concatenate(left), np.concatenate(right)
-
-
-@partial(jax.jit, static_argnames="site")
-def _read(network: Network, images: Any, *, site: str) -> Any:
-    return read(network, images, [site])[0]
-
-
-@jax.jit
-def _evaluate(network: Network, images: Any) -> Any:
-    return network(images)

@@ -15,9 +15,9 @@ import numpy as np
 from jaxprune import check, curvature, losses, similarity, tree
 from jaxprune.groups import Gates, Group, below, living
 from jaxprune.network import Network
-from jaxprune.sites import read
+from jaxprune.sites import read_jit
 from jaxprune.structured.criteria import Criterion, Ratings, unit_slices
-from jaxprune.structured.gates import factored, gated
+from jaxprune.structured.gates import factored, gated, outputs
 from jaxprune.types import Batch, Loss
 
 
@@ -40,7 +40,7 @@ def kl(*, softmax_twice: bool = False) -> Criterion:
             weight += float(jnp.sum(losses.weights(batch)))
         return total / weight
 
-    return _leave_one_out(_outputs, distance)
+    return _leave_one_out(outputs, distance)
 
 
 def cka(site: str = "features") -> Criterion:
@@ -61,7 +61,7 @@ def cka(site: str = "features") -> Criterion:
             return 1.0  # of a constant CKA says nothing: all that the representation told is gone
         return 1.0 - similarity.linear_cka(before, after, debiased=True)
 
-    return _leave_one_out(partial(_features, site=site), distance)
+    return _leave_one_out(lambda network, images: read_jit(network, images, (site,))[0], distance)
 
 
 def second_order(loss: Loss) -> Criterion:
@@ -155,16 +155,6 @@ def _leave_one_out(
         return result
 
     return rate
-
-
-@jax.jit
-def _outputs(network: Network, images: Any) -> Any:
-    return network(images)
-
-
-@partial(jax.jit, static_argnames="site")
-def _features(network: Network, images: Any, *, site: str) -> Any:
-    return read(network, images, [site])[0]
 
 
 @partial(jax.jit, static_argnames="twice")

@@ -81,6 +81,12 @@ def factored(network: Network, groups: Sequence[Group], gates: Gates) -> Network
     return Network(_Factored(network.apply, _sites(groups)), factors, state)
 
 
+@jax.jit
+def outputs(network: Network, images: Any) -> Any:
+    """Evaluates a network in the one program that criteria and choosers share, whatever the gates."""
+    return network(images)
+
+
 Site = tuple[str, str, int | None]
 """(site, group, axis of the value that counts the units; None: the whole value)."""
 
