@@ -1,4 +1,4 @@
-"""Pruning in rounds: score, select, make up for what was deleted, score again."""
+"""Pruning in rounds: score, select, make up for what was deleted (by a formula, or by training), score again."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -8,10 +8,23 @@ import jax.numpy as jnp
 
 from jaxprune import check, masks
 from jaxprune.network import Network
-from jaxprune.types import Batch, Mask, Params, Prunable, Score, Select
+from jaxprune.types import Batch, Mask, Params, Prunable, Score, Scores, Select
 
 Update = Callable[[Network, Sequence[Batch], Mask], Params]
 """Makes up for what a mask deletes: ``(network, batches, mask) -> params``, as ``jp.scores.surgeon_update`` does."""
+
+
+Train = Callable[[Network, Mask, int], Network]
+"""Trains under a mask, with an optimizer of its own: ``(network, mask, number of the rung) -> network``."""
+
+
+class Rung(NamedTuple):
+    """What a rung of the ladder leaves: its number, the sparsity asked for, the mask, and the trained network."""
+
+    number: int
+    sparsity: float
+    mask: Mask
+    network: Network
 
 
 class Round(NamedTuple):
@@ -48,19 +61,13 @@ def rounds(
     Raises:
       ValueError: a schedule that is empty, decreases or leaves [0, 1).
     """
-    targets = [check.sparsity(value, "schedule") for value in schedule]
-    if not targets or sorted(targets) != targets:
-        raise ValueError(f"schedule: expected one or more sparsities that do not decrease, but got {tuple(schedule)}.")
+    targets = _targets(schedule)
     check.static_bools("prunable", prunable, network.params)
 
     def run() -> Iterator[Round]:
         mask, pruned = masks.ones(network.params), network
         for sparsity in targets:
-            values = score(pruned, batches)
-            check.finite("scores", values, "Look at the loss, the images and the weights that were scored.")
-            # What is pruned ranks below everything, so it stays pruned.
-            values = jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, jnp.finfo(leaf.dtype).min), mask, values)
-            mask = select(sparsity)(values, prunable)
+            mask = _narrowed(mask, score(pruned, batches), select(sparsity), prunable)
             params = pruned.params if update is None else update(pruned, batches, mask)
             pruned = network.replace(params=masks.apply(mask, params))
             yield Round(mask, pruned.params)
@@ -109,3 +116,87 @@ def prune_and_update(
     """
     *_, last = rounds(network, score, batches, prunable, schedule, select, update)
     return last
+
+
+def ladder(
+    network: Network,
+    score: Score,
+    batches: Sequence[Batch],
+    prunable: Prunable,
+    schedule: Sequence[float],
+    train: Train,
+    select: Callable[[float], Select] = masks.unstructured,
+) -> Iterator[Rung]:
+    """Yields networks trained, pruned, trained again and so on: learning-rate rewinding.
+
+    On rung t the network of rung t - 1 is scored, pruned to ``schedule[t]`` (masks are nested), and trained anew with
+    ``train``: weights go on from where they were, while learning rate and optimizer start from the beginning, as long
+    as ``train`` makes them anew.  A rung of sparsity 0 is trained without being scored, so that a schedule that begins
+    with 0 trains the dense network first, and one without it prunes at initialisation.
+
+    Nothing is stored here: a ladder is resumable where ``train`` is.  ``jp.train.fit`` with a folder for every rung
+    returns at once from the rungs that are finished, and what is computed between them is computed again, equal.
+
+    Args:
+      network: the network at its initialisation.
+      score: what ranks the weights, such as ``jp.scores.magnitude()``.
+      batches: the data it sees.
+      prunable: static tree of bools.
+      schedule: the sparsity of every rung, not decreasing; see ``jp.schedules.ladder``.
+      train: trains the network of a rung.  It must keep pruned weights at zero, as ``jp.optim.with_mask`` does.
+      select: sparsity -> ``Select``.
+
+    Yields:
+      A ``Rung`` for every entry of the schedule.
+
+    Raises:
+      ValueError: a schedule that is empty, decreases or leaves [0, 1); a ``train`` after which pruned weights live.
+
+    Source: learning-rate rewinding is from Renda, Frankle and Carbin (2020), arXiv 2003.02389.
+
+    >>> from jaxprune import schedules, scores
+    >>> net = Network(lambda p, s, x: x @ p["w"], {"w": jnp.array([[3.0], [1.0], [2.0], [4.0]])})
+    >>> def shrink(network: Network, mask: Mask, number: int) -> Network:
+    ...     return network.replace(params={"w": network.params["w"] * 0.5})
+    >>> rungs = ladder(net, scores.magnitude(), [], {"w": True}, schedules.ladder(3, share=0.5), shrink)
+    >>> [(rung.sparsity, rung.network.params["w"][:, 0].tolist()) for rung in rungs]
+    [(0.0, [1.5, 0.5, 1.0, 2.0]), (0.5, [0.75, 0.0, 0.0, 1.0]), (0.75, [0.0, 0.0, 0.0, 0.5])]
+    """
+    targets = _targets(schedule)
+    check.static_bools("prunable", prunable, network.params)
+
+    def run() -> Iterator[Rung]:
+        mask, current = masks.ones(network.params), network
+        for number, sparsity in enumerate(targets):
+            if sparsity > 0:
+                mask = _narrowed(mask, score(current, batches), select(sparsity), prunable)
+                current = current.replace(params=masks.apply(mask, current.params))
+            current = train(current, mask, number)
+            _demand_pruned(mask, current.params)
+            yield Rung(number, sparsity, mask, current)
+
+    return run()
+
+
+def _targets(schedule: Sequence[float]) -> list[float]:
+    targets = [check.sparsity(value, "schedule") for value in schedule]
+    if not targets or sorted(targets) != targets:
+        raise ValueError(f"schedule: expected one or more sparsities that do not decrease, but got {tuple(schedule)}.")
+    return targets
+
+
+def _narrowed(mask: Mask, values: Scores, select: Select, prunable: Prunable) -> Mask:
+    """Selects among what a mask has left."""
+    check.finite("scores", values, "Look at the loss, the images and the weights that were scored.")
+    # What is pruned ranks below everything, so it stays pruned.
+    values = jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, jnp.finfo(leaf.dtype).min), mask, values)
+    return select(values, prunable)
+
+
+def _demand_pruned(mask: Mask, params: Params) -> None:
+    alive = sum(jax.tree.leaves(jax.tree.map(lambda keep, leaf: jnp.sum(~keep & (leaf != 0)), mask, params)))
+    if alive:
+        raise ValueError(
+            f"train: expected a network whose pruned weights are zero, but {int(alive)} of them are not. Train with "
+            "jp.optim.with_mask(tx, mask)."
+        )

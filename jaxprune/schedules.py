@@ -38,9 +38,24 @@ def cubic(sparsity: float, rounds: int, initial: float = 0.0) -> tuple[float, ..
     return (*(final + (start - final) * (1 - step / rounds) ** 3 for step in range(1, _rounds(rounds))), final)
 
 
-def _rounds(rounds: int) -> int:
+def ladder(rungs: int, share: float = 0.2) -> tuple[float, ...]:
+    """Prunes the same share of what is left from rung to rung: ``1 - (1 - share)^t`` for t = 0, ..., rungs - 1.
+
+    The first rung is the dense network.
+
+    Source: Cassano et al. (2025), arXiv 2507.01722, with a share of 0.2; before it Frankle and Carbin (2019), arXiv
+    1803.03635.
+
+    >>> [round(value, 3) for value in ladder(5)]
+    [0.0, 0.2, 0.36, 0.488, 0.59]
+    """
+    kept = 1 - check.sparsity(share, "share")
+    return tuple(1 - kept**rung for rung in range(_rounds(rungs, "rungs")))
+
+
+def _rounds(rounds: int, name: str = "rounds") -> int:
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ValueError(
-            f"rounds: expected an integer of 1 or more, but got {rounds!r}. One round is one-shot pruning."
+            f"{name}: expected an integer of 1 or more, but got {rounds!r}. One round is one-shot pruning."
         )
     return rounds
