@@ -51,7 +51,9 @@ class BlockShape(NamedTuple):
         return f"stage{self.stage}/block{self.number}"
 
 
-def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16, *, keras: bool = False) -> "ResNet":
+def resnet_cifar(
+    depth: int = 20, classes: int = 10, width: int = 16, *, keras: bool = False, stem_stride: int = 1
+) -> "ResNet":
     """Makes a ResNet for small images: three stages of n basic blocks, where depth = 6 n + 2.
 
     The two blocks that halve the image have a 1x1 convolution with BatchNorm as their shortcut (the paper's option B);
@@ -63,6 +65,8 @@ def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16, *, keras: 
       width: the number of filters in the first stage; the others have two and four times as many.
       keras: whether to build the variant of Keras's examples, which arXiv 2506.04513 prunes: convolutions have biases,
         the projections have no BatchNorm, whose epsilon is 1e-3, and strides pad as TensorFlow does.
+      stem_stride: the stride of the first convolution.  2 halves height and width from the start, and quarters the
+        operations; 1 is the paper's.
 
     Returns:
       A module, ``module(images [b, h, w, c], train=False) -> outputs [b, classes]``.  Any image size and any number of
@@ -86,7 +90,8 @@ def resnet_cifar(depth: int = 20, classes: int = 10, width: int = 16, *, keras: 
         )
     check.positive("classes", classes)
     check.positive("width", width)
-    return ResNet(full_blocks(((depth - 2) // 6,) * 3, width), classes, width, keras=keras)
+    check.positive("stem_stride", stem_stride)
+    return ResNet(full_blocks(((depth - 2) // 6,) * 3, width), classes, width, keras=keras, stem_stride=stem_stride)
 
 
 def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> "ResNet":
@@ -147,6 +152,7 @@ class ResNet(nn.Module):
       bottleneck: whether blocks are bottlenecks.
       large_images: whether the stem quarters height and width.
       keras: whether to build the variant of Keras's examples, see ``resnet_cifar``.
+      stem_stride: the stride of the first convolution; not of that for large images, which is 2.
     """
 
     blocks: tuple[BlockShape, ...]
@@ -155,6 +161,7 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     large_images: bool = False
     keras: bool = False
+    stem_stride: int = 1
 
     @nn.compact
     def __call__(self, images: Any, train: bool = False) -> Any:
@@ -165,7 +172,7 @@ class ResNet(nn.Module):
                 "batch axis: images[None]."
             )
         layers = Layers(train, self.keras)
-        x = Stem(self.width, self.large_images, layers, name="stem")(images)
+        x = Stem(self.width, self.large_images, layers, self.stem_stride, name="stem")(images)
         for shape in self.blocks:
             stride = 2 if shape.stage > 1 and shape.number == 0 else 1
             filters = self.width * 2 ** (shape.stage - 1) * (4 if self.bottleneck else 1)
@@ -235,6 +242,8 @@ class ResNet(nn.Module):
             "bottleneck": self.bottleneck,
             "large_images": self.large_images,
             "keras": self.keras,
+            # Not written where it is 1: shapes are compared and hashed as written, also those from before it was there.
+            **({} if self.stem_stride == 1 else {"stem_stride": self.stem_stride}),
             "blocks": {shape.name: list(shape.inner) for shape in self.blocks},
         }
 
@@ -246,4 +255,4 @@ class ResNet(nn.Module):
             stage, number = map(int, re.findall(r"\d+", name))
             blocks.append(BlockShape(stage, number, tuple(inner)))
         names = ("classes", "width", "bottleneck", "large_images", "keras")
-        return ResNet(tuple(blocks), **{name: values[name] for name in names})
+        return ResNet(tuple(blocks), **{name: values[name] for name in names}, stem_stride=values.get("stem_stride", 1))

@@ -44,11 +44,12 @@ class Stem(nn.Module):
     filters: int
     large_images: bool
     layers: Layers
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        """Maps ``[b, h, w, c]`` to ``[b, h, w, filters]``, or to a quarter of the height and width."""
-        size, stride = (7, 2) if self.large_images else (3, 1)
+        """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, filters]``, large images to a quarter of them."""
+        size, stride = (7, 2) if self.large_images else (3, self.stride)
         x = self.layers.convolution(self.filters, size, stride, "conv")(x)
         x = nn.relu(self.layers.norm("norm")(x))
         if self.large_images:

@@ -5,12 +5,13 @@ from typing import Any
 
 from jaxprune import check
 from jaxprune.models.resnet import ResNet
+from jaxprune.models.swin import SwinV2
 from jaxprune.models.vit import ViT
 
-_FAMILIES = {"resnet": ResNet.described, "vit": ViT.described}
+_FAMILIES = {"resnet": ResNet.described, "swin_v2": SwinV2.described, "vit": ViT.described}
 
 
-def specification(values: Mapping[str, Any]) -> ResNet | ViT:
+def specification(values: Mapping[str, Any]) -> ResNet | SwinV2 | ViT:
     """Makes the module of a shape that ``describe`` wrote, such as the content of ``specification.json``.
 
     Raises:

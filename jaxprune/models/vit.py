@@ -32,13 +32,12 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
-from jaxprune.groups import Gates, Group, Member, alive, lives
+from jaxprune.groups import Gates, Group, Member
+from jaxprune.models.transformer_blocks import LAYERS, MLP, NORMAL, block_groups, blocks_without, dense
 from jaxprune.network import Network
 
 # Size: width, heads.  All three have twelve blocks.
 SIZES = {"ti": (192, 3), "s": (384, 6), "b": (768, 12)}
-
-NORMAL = nn.initializers.truncated_normal(0.02)
 
 
 def vit(
@@ -80,7 +79,7 @@ def vit(
     5717416
     """
     check.choice("size", size, SIZES)
-    check.choice("layers", layers, ("branches", "blocks"))
+    check.choice("layers", layers, LAYERS)
     width = SIZES[size][0] if width is None else width
     heads = SIZES[size][1] if heads is None else heads
     depth = 12 if depth is None else depth
@@ -108,6 +107,16 @@ class BlockShape(NamedTuple):
     number: int
     heads: int
     hidden: int
+
+    @property
+    def name(self) -> str:
+        """The name of its parameters, such as ``block0``."""
+        return f"block{self.number}"
+
+    @property
+    def tag(self) -> str:
+        """The name of its output."""
+        return self.name
 
 
 class ViT(nn.Module):
@@ -141,10 +150,10 @@ class ViT(nn.Module):
             )
         x = self.tokens(images)
         for shape in self.blocks:
-            x = Block(shape, self.head_width, name=f"block{shape.number}")(x)
+            x = Block(shape, self.head_width, name=shape.name)(x)
         # A LayerNorm treats every token alone, so the class token is all that need pass.
         features = checkpoint_name(_norm("norm")(x[:, 0]), "features")
-        return _dense(self.classes, "head")(features)
+        return dense(self.classes, "head")(features)
 
     def tokens(self, images: Any) -> Any:
         """Makes the tokens [b, 1 + patches, width]: the class token and one per patch, positions added."""
@@ -169,32 +178,16 @@ class ViT(nn.Module):
     @nn.nowrap
     def groups(self) -> tuple[Group, ...]:
         """Lists the heads and hidden units of every block, and its layers; one layer of every stage stays."""
-        found = []
-        for shape in self.blocks:
-            branches = {"attention": ("norm1", "branch1", shape.heads), "mlp": ("norm2", "branch2", shape.hidden)}
-            there = {name: entry for name, entry in branches.items() if entry[2]}
-            block = f"block{shape.number}"
-            found += [_heads(shape, self.head_width)] if shape.heads else []
-            found += [_hidden(shape)] if shape.hidden else []
-            owned = {name: (Member(f"{block}/{norm}"), Member(f"{block}/{name}")) for name, (norm, *_) in there.items()}
-            sites = {name: f"{block}/{branch}" for name, (_, branch, _) in there.items()}
-            if self.layers == "branches":
-                found += [Group(f"{block}/{name}", 1, owned[name], (sites[name],), stage=name) for name in there]
-            elif there:
-                found.append(Group(block, 1, sum(owned.values(), ()), tuple(sites.values()), stage="blocks"))
-        return tuple(found)
+        return tuple(
+            group
+            for shape in self.blocks
+            for group in block_groups(shape, _heads(shape, self.head_width), 2, self.layers)
+        )
 
     @nn.nowrap
     def without(self, gates: Gates) -> "ViT":
         """Returns the shape without the heads, hidden units, branches and blocks whose gates are False."""
-        blocks = []
-        for shape in self.blocks:
-            block = f"block{shape.number}"
-            attention, mlp = (lives(gates, block) and lives(gates, f"{block}/{name}") for name in ("attention", "mlp"))
-            heads = alive(gates, f"{block}/heads", shape.heads) if attention else 0
-            hidden = alive(gates, f"{block}/units", shape.hidden) if mlp else 0
-            blocks += [BlockShape(shape.number, heads, hidden)] if heads or hidden else []
-        return self.clone(blocks=tuple(blocks))
+        return self.clone(blocks=blocks_without(self.blocks, gates))
 
     @nn.nowrap
     def network(self, params: Any, state: Any) -> Network:
@@ -212,7 +205,7 @@ class ViT(nn.Module):
             "width": self.width,
             "head_width": self.head_width,
             "layers": self.layers,
-            "blocks": {f"block{shape.number}": {"heads": shape.heads, "hidden": shape.hidden} for shape in self.blocks},
+            "blocks": {shape.name: {"heads": shape.heads, "hidden": shape.hidden} for shape in self.blocks},
         }
 
     @staticmethod
@@ -226,19 +219,11 @@ class ViT(nn.Module):
         return ViT(blocks, **{name: values[name] for name in names})
 
 
-def _heads(shape: BlockShape, dimensions: int) -> Group:
-    attention = f"block{shape.number}/attention"
+def _heads(shape: BlockShape, dimensions: int) -> list[Member]:
+    attention = f"{shape.name}/attention"
     members = [Member(f"{attention}/{name}/kernel", 1, dimensions) for name in ("query", "key", "value")]
     members += [Member(f"{attention}/{name}/bias", 0, dimensions) for name in ("query", "key", "value")]
-    members += [Member(f"{attention}/output/kernel", 0, dimensions, reads=True)]
-    return Group(f"block{shape.number}/heads", shape.heads, tuple(members), (f"block{shape.number}/heads",), axis=2)
-
-
-def _hidden(shape: BlockShape) -> Group:
-    mlp = f"block{shape.number}/mlp"
-    made = (Member(f"{mlp}/hidden/kernel", 1), Member(f"{mlp}/hidden/bias", 0))
-    read = Member(f"{mlp}/output/kernel", 0, reads=True)
-    return Group(f"block{shape.number}/units", shape.hidden, (*made, read), (f"block{shape.number}/units",))
+    return [*members, Member(f"{attention}/output/kernel", 0, dimensions, reads=True)]
 
 
 class Block(nn.Module):
@@ -250,7 +235,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Maps tokens [b, t, d] to tokens of the same shape."""
-        tag = f"block{self.shape.number}"
+        tag = self.shape.tag
         if self.shape.heads:
             branch = Attention(self.shape.heads, self.head_width, tag, name="attention")(_norm("norm1")(x))
             x = x + checkpoint_name(branch, f"{tag}/branch1")
@@ -272,7 +257,7 @@ class Attention(nn.Module):
         """Maps tokens [b, t, d] to tokens of the same shape."""
 
         def project(name: str) -> Any:
-            values = _dense(self.heads * self.head_width, name)(x)
+            values = dense(self.heads * self.head_width, name)(x)
             return rearrange(values, "b t (heads dim) -> b t heads dim", heads=self.heads)
 
         query, key, value = project("query"), project("key"), project("value")
@@ -281,25 +266,7 @@ class Attention(nn.Module):
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(self.head_width)
         attention = checkpoint_name(nn.softmax(logits), f"{self.tag}/attention")
         mixed = checkpoint_name(jnp.einsum("bhqk,bkhd->bqhd", attention, value), f"{self.tag}/heads")
-        return _dense(x.shape[-1], "output")(rearrange(mixed, "b t heads dim -> b t (heads dim)"))
-
-
-class MLP(nn.Module):
-    """Two dense layers about a GELU."""
-
-    hidden: int
-    tag: str
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        """Maps tokens [b, t, d] to tokens of the same shape."""
-        units = nn.gelu(_dense(self.hidden, "hidden")(x), approximate=False)
-        units = checkpoint_name(units, f"{self.tag}/units")
-        return _dense(x.shape[-1], "output")(units)
-
-
-def _dense(features: int, name: str) -> nn.Dense:
-    return nn.Dense(features, kernel_init=NORMAL, name=name)
+        return dense(x.shape[-1], "output")(rearrange(mixed, "b t heads dim -> b t (heads dim)"))
 
 
 def _norm(name: str) -> nn.LayerNorm:

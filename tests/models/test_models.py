@@ -5,7 +5,7 @@ import pytest
 from scipy.special import erf
 
 from jaxprune import tree
-from jaxprune.models import resnet, resnet_cifar, vit
+from jaxprune.models import resnet, resnet_cifar, swin_v2, vit
 from jaxprune.models.resnet import ResNet, full_blocks
 from jaxprune.models.resnet_blocks import Basic, Bottleneck, Layers, Stem
 
@@ -15,6 +15,7 @@ TINY = {
     "basic": (resnet(18, classes=3, width=2), (32, 32, 3)),
     "bottleneck": (resnet(50, classes=3, width=2), (32, 32, 3)),
     "vit": (vit(patch=4, image=8, classes=3, width=8, heads=2, depth=2), (8, 8, 3)),
+    "swin": (swin_v2(patch=2, window=2, depths=(2, 1), classes=3, width=4, heads=(1, 2)), (8, 8, 3)),
 }
 tiny = pytest.mark.parametrize("kind", TINY)
 
@@ -169,8 +170,11 @@ def test_outputs_of_a_batch_are_those_of_its_images_one_by_one(kind):
             np.testing.assert_allclose(apply(variables, single[None])[0], output, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("cifar", (5, 7, 1)), ("cifar", (32, 32, 3)), ("basic", (40, 24, 4))])
-def test_resnets_take_any_image(kind, size):
+ANY_SIZE = [("cifar", (5, 7, 1)), ("cifar", (32, 32, 3)), ("basic", (40, 24, 4)), ("swin", (2, 13, 1))]
+
+
+@pytest.mark.parametrize(("kind", "size"), ANY_SIZE)
+def test_all_but_vit_take_any_image(kind, size):
     module, _ = TINY[kind]
     outputs = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], jnp.ones((2, *size)))
     assert outputs.shape == (2, 3)
@@ -182,6 +186,8 @@ def test_resnets_take_any_image(kind, size):
         (lambda **change: resnet_cifar(**{"depth": 20, **change}), {"width": 8}),
         (lambda **change: resnet(**{"depth": 50, **change}), {"classes": 10}),
         (lambda **change: vit(**{"size": "s", **change}), {"patch": 32}),
+        (lambda **change: swin_v2(**{"depths": [2, 2], **change}), {"window": 4}),
+        (lambda **change: resnet_cifar(**{"depth": 20, **change}), {"stem_stride": 2}),
     ],
 )
 def test_equal_arguments_make_equal_modules(make, changed):
@@ -214,8 +220,9 @@ def test_statistics_keep_nine_tenths_of_their_old_value():
         np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * convolved.var((0, 1, 2)), atol=1e-7)
 
 
-def test_training_changes_nothing_in_vit():
-    module, image = TINY["vit"]
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_training_changes_nothing_in_transformers(kind):
+    module, image = TINY[kind]
     variables, batch = randomised(module, image), images(2, image)
     assert list(variables) == ["params"]
     apply = jax.jit(module.apply, static_argnames="train")
@@ -226,6 +233,7 @@ EVALUATION = Layers(train=False, keras=False)
 
 STRIDED = {
     "stem": (Stem(1, True, EVALUATION), "conv", 7, 3),
+    "small stem": (Stem(1, False, EVALUATION, 2), "conv", 3, 1),
     "conv1": (Basic(1, (1,), 2, "block", EVALUATION), "conv1", 3, 1),
     "projection": (Bottleneck(4, (1, 1), 2, "block", EVALUATION), "projection", 1, 0),
 }
@@ -248,6 +256,16 @@ def test_strided_convolutions_pad_the_same_on_every_side(layer, place):
         if 0 <= row < size and 0 <= column < size:
             expected[i, j] = kernel[row, column]
     np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stride", "side"), [(1, 8), (2, 4), (3, 3)])
+def test_the_stride_of_the_stem_divides_every_map(stride, side):
+    module = resnet_cifar(8, classes=3, width=2, stem_stride=stride)
+    found = tags(module, (8, 8, 3))
+    assert found["stage1/block0"] == (2, side, side, 2)
+    assert found["stage2/block0"] == (2, -(-side // 2), -(-side // 2), 4)
+    # No weight depends on it.
+    assert jax.tree.map(np.shape, shapes(module, (8, 8, 3))) == jax.tree.map(np.shape, shapes(*TINY["cifar"]))
 
 
 def test_max_pool_pads_the_same_on_every_side():
@@ -321,6 +339,7 @@ def test_vit_equals_its_definition():
     [
         (lambda: resnet_cifar(21), r"depth: expected 6 n \+ 2 .* got 21.*Take 20 or 26"),
         (lambda: resnet_cifar(2), r"depth: .* got 2.*Take 8 or 14"),
+        (lambda: resnet_cifar(8, stem_stride=0), r"stem_stride: expected .* above 0, but got 0"),
         (lambda: resnet(20), r"depth: expected one of 18, 34, 50, 101, but got 20.*resnet_cifar"),
         (lambda: resnet(18, classes=0), r"classes: expected .* above 0, but got 0"),
         (lambda: vit("tiny"), r"size: unknown value 'tiny'. Did you mean 'ti'\?"),

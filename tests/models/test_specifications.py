@@ -14,10 +14,13 @@ from tests.structured import networks
 FULL = {
     "cifar": jp.models.resnet_cifar(20, width=4),
     "keras": jp.models.resnet_cifar(56, keras=True),
+    "strided": jp.models.resnet_cifar(20, width=4, stem_stride=2),
     "imagenet": jp.models.resnet(18, width=8),
     "bottleneck": jp.models.resnet(50, width=8),
     "vit": jp.models.vit("ti"),
     "blocks": jp.models.vit("s", layers="blocks"),
+    "swin": jp.models.swin_v2("t"),
+    "swin of blocks": jp.models.swin_v2(depths=(2, 3), width=32, heads=(2, 8), layers="blocks"),
 }
 
 
@@ -76,6 +79,36 @@ def test_the_shape_of_a_transformer_is_its_heads_and_hidden_units():
     ]
 
 
+def test_the_stride_of_a_stem_is_written_where_it_is_not_one():
+    plain, strided = jp.models.resnet_cifar(8, width=4), jp.models.resnet_cifar(8, width=4, stem_stride=2)
+    assert strided.describe() == plain.describe() | {"stem_stride": 2}
+    assert "stem_stride" not in plain.describe()
+    assert jp.models.specification(plain.describe()).stem_stride == 1
+
+
+def test_the_shape_of_a_windowed_transformer_names_its_stages():
+    module = jp.models.swin_v2(depths=(1, 2), classes=3, width=4, heads=(1, 4), window=2)
+    gates = {
+        "stage2_block0/attention": np.array([False]),
+        "stage2_block0/mlp": np.array([False]),
+        "stage2_block1/heads": np.array([True, False, True, False]),
+        "stage1_block0/units": np.arange(16) < 7,
+    }
+    assert module.without(gates).describe() == {
+        "family": "swin_v2",
+        "patch": 4,
+        "window": 2,
+        "classes": 3,
+        "width": 4,
+        "head_widths": [4, 2],
+        "layers": "branches",
+        "blocks": {"stage1_block0": {"heads": 1, "hidden": 7}, "stage2_block1": {"heads": 2, "hidden": 32}},
+    }
+    assert module.without(gates).depths == (1, 1)
+    heads = next(group for group in module.groups() if group.name == "stage2_block1/heads")
+    assert (heads.size, heads.axis, heads.sites) == (4, 3, ("stage2/block1/heads",))
+
+
 def test_what_can_be_removed_of_a_residual_network():
     groups = {group.name: group for group in jp.models.resnet_cifar(20, keras=True).groups()}
     layers = [name for name, group in groups.items() if group.is_layer]
@@ -102,7 +135,7 @@ def test_what_can_be_removed_of_a_transformer():
 @pytest.mark.parametrize("name", FULL)
 def test_members_are_leaves_of_the_network(name):
     module = FULL[name]
-    size = 32 if name in ("cifar", "keras") else 224
+    size = 32 if name in ("cifar", "keras", "strided") else 224
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
     params = variables.pop("params")
@@ -132,7 +165,7 @@ def without(values, key):
 
 TINY, VIT = ResNet(full_blocks((2, 1), 4), 3, 4), jp.models.vit(**networks.VIT)
 BAD = {
-    "family": (changed(TINY, family="vgg"), r"specification: family: unknown value 'vgg'.*Known: resnet, vit"),
+    "family": (changed(TINY, family="vgg"), r"specification: family: unknown value 'vgg'.*Known: resnet, swin_v2, vit"),
     "no family": (without(TINY.describe(), "family"), r"specification: family: unknown value 'None'"),
     "declared": (networks.MLP.describe(), r"specification: family: unknown value 'declared'"),
     "no width": (
@@ -149,6 +182,10 @@ BAD = {
     "a number": (changed(TINY, blocks={"stage1_block0": 4}), r"specification: expected what describe\(\).*TypeError"),
     "a list": (changed(TINY, blocks=["stage1_block0"]), r"specification: expected what describe\(\).*AttributeError"),
     "too much": (changed(TINY, depth=3), r"specification: expected \{.*Write it anew"),
+    "no windows": (
+        without(FULL["swin"].describe(), "window"),
+        r"specification: expected what describe\(\) of a swin_v2.*KeyError",
+    ),
     "no heads": (changed(VIT, blocks={"block0": {"hidden": 3}}), r"specification: expected what describe\(\) of a vit"),
 }
 

@@ -14,12 +14,14 @@ from jaxprune.models.resnet import ResNet, full_blocks
 from jaxprune.structured import Declared
 
 VIT: dict[str, Any] = {"patch": 4, "image": 8, "classes": 3, "width": 8, "heads": 4, "depth": 3}
+SWIN: dict[str, Any] = {"patch": 2, "window": 2, "classes": 3, "width": 4, "heads": (2, 4), "depths": (2, 1)}
 FAMILIES = {
     "basic": (ResNet(full_blocks((3, 3), 4), 3, 4), (6, 6, 3)),
     "keras": (ResNet(full_blocks((3, 2), 4), 3, 4, keras=True), (6, 6, 3)),
     "bottleneck": (ResNet(full_blocks((3, 2), 4, True), 3, 4, True, large_images=True), (16, 16, 3)),
     "branches": (jp.models.vit(**VIT), (8, 8, 3)),
     "blocks": (jp.models.vit(**VIT, layers="blocks"), (8, 8, 3)),
+    "windows": (jp.models.swin_v2(**SWIN), (6, 8, 3)),
 }
 # Smaller ones, for what compiles large programs.
 SMALL = {
@@ -31,6 +33,7 @@ MODULES = FAMILIES | SMALL
 # The last operation of a layer: scaling its leaves scales what the layer adds.
 ENDS = dict.fromkeys(MODULES, r"/output/") | dict.fromkeys(("basic", "keras", "resnet"), r"/norm2/")
 ENDS["bottleneck"] = r"/norm3/"
+ENDS["windows"] = r"/norm\d/"
 
 
 @cache
