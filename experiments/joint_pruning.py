@@ -195,10 +195,7 @@ def main(study: Study, console: Console | None = None) -> Path:
         console.print(f"paper: {quirk}")
     store = records.Store(study.out / "records", "joint_pruning")
     runs = grid(study)
-    for run in runs:
-        if store.has(run):
-            store.read(run)  # a damaged record is found now, not after hours of work
-    missing = [run for run in runs if not store.has(run)]
+    missing = store.missing(runs)
     console.print(f"{len(runs)} runs, {len(missing)} of them to do.")
     for seed in dict.fromkeys(run.seed for run in missing):
         console.print(

@@ -288,10 +288,7 @@ def main(study: Study, console: Console | None = None) -> Path:
     names = {"source": study.source, "transfer": study.transfer}
     store = records.Store(study.out / "records", "landscape")
     runs = grid(study)
-    for run in runs:
-        if store.has(run):
-            store.read(run)  # a damaged record is found now, not after hours of work
-    missing = [run for run in runs if not store.has(run)]
+    missing = store.missing(runs)
     console.print(f"{len(runs)} runs, {len(missing)} of them to do.")
     tx = transfer.transformation(study)
     for seed in dict.fromkeys(run.seed for run in missing):

@@ -93,6 +93,101 @@ BUDGETS: Mapping[str, Callable[[SearchOptions], Budget]] = {
 }
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """A network of the study of representations, and where its representation is read.
+
+    Attributes:
+      title: what figures call it.
+      module: (classes, side of the images) -> module.
+      rate: peak learning rate of AdamW.
+      cam: the site of Grad-CAM.
+      tokens: the site in which objects are searched for.
+      is_map: whether that is a map of a convolutional network, standardised before objects are searched for.
+      methods: the attributions that it can have.
+      unpruned: regular expression of the kernels that the released code of arXiv 2507.01722 neither prunes nor counts.
+    """
+
+    title: str
+    module: Callable[[int, int], Any]
+    rate: float
+    cam: str
+    tokens: str
+    is_map: bool
+    methods: tuple[str, ...]
+    unpruned: str = ""
+
+
+def _small_resnet(title: str, width: int) -> Architecture:
+    return Architecture(
+        title,
+        lambda classes, size: jp.models.resnet_cifar(8, classes, width, stem_stride=2),
+        rate=5e-3,
+        cam="stage3/block0",
+        tokens="stage3/block0",
+        is_map=True,
+        methods=("grad-cam", "guided-grad-cam", "integrated-gradients"),
+        unpruned="^head/",
+    )
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "resnet-small": _small_resnet("ResNet, 8 wide", 8),
+    "resnet-large": _small_resnet("ResNet, 16 wide", 16),
+    "vit": Architecture(
+        "ViT",
+        lambda classes, size: jp.models.vit(patch=8, image=size, classes=classes, width=64, heads=4, depth=3),
+        rate=1e-3,
+        # Behind the last block only the class token matters: Grad-CAM reads the block before.
+        cam="block1",
+        tokens="block2/keys",
+        is_map=False,
+        methods=("grad-cam", "attention", "rollout", "integrated-gradients"),
+        unpruned="/(query|key|value)/",
+    ),
+    "swin": Architecture(
+        "Swin V2",
+        lambda classes, size: jp.models.swin_v2(
+            patch=4, window=4, depths=(2, 2), classes=classes, width=24, heads=(2, 4)
+        ),
+        rate=2e-3,
+        cam="stage2/block1",
+        tokens="map",
+        is_map=True,
+        methods=("grad-cam", "integrated-gradients"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class AttributionOptions:
+    """What an attribution may be configured with."""
+
+    site: str
+    steps: int
+    key: Any
+    legacy: bool
+
+
+def _integrated(o: AttributionOptions) -> Any:
+    method = jp.evaluate.attribution.integrated_gradients(steps=o.steps)
+    if not o.legacy:
+        return method
+    return jp.evaluate.attribution.noise_tunnel(method, samples=2, deviation=1.0, key=o.key)
+
+
+ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
+    "grad-cam": lambda o: jp.evaluate.attribution.grad_cam(o.site),
+    "guided-grad-cam": lambda o: jp.evaluate.attribution.guided_grad_cam(o.site),
+    "guided-backpropagation": lambda o: jp.evaluate.attribution.guided_backpropagation(),
+    "integrated-gradients": _integrated,
+    "input-times-gradient": lambda o: jp.evaluate.attribution.input_times_gradient(),
+    "smooth-grad": lambda o: jp.evaluate.attribution.smooth_grad(samples=16, deviation=0.5, key=o.key),
+    "attention": lambda o: jp.evaluate.attribution.last_attention(),
+    "rollout": lambda o: jp.evaluate.attribution.attention_rollout(),
+}
+
+
 def load(data: str, folder: str | None, size: int) -> tuple[Any, tuple[jp.data.Task, ...]]:
     """Opens a source and its tasks.
 

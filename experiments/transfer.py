@@ -265,10 +265,7 @@ def main(study: Study, opened: Opened | None = None, console: Console | None = N
     study = dataclasses.replace(study, source=opened.source.name)
     store = records.Store(study.out / "records", "transfer")
     runs = grid(study)
-    for run in runs:
-        if store.has(run):
-            store.read(run)  # a damaged record is found now, not after hours of work
-    missing = [run for run in mine(runs, study.shard) if not store.has(run)]
+    missing = store.missing(mine(runs, study.shard, lambda run: (run.seed, run.score)))
     console.print(f"{len(runs)} runs, {len(missing)} of them to do here.")
     tx = transformation(study)
     for seed in dict.fromkeys(run.seed for run in missing):

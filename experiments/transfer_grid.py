@@ -1,7 +1,7 @@
 """What the transfer study computes: its settings, the grid of its runs, and the check of every value."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,9 +152,9 @@ def part(shard: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def mine(runs: Sequence[Run], shard: str) -> list[Run]:
-    """Returns this shard's runs.  Those of one seed and score stay together: they share the scoring."""
+def mine(runs: Sequence[Any], shard: str, together: Callable[[Any], Any]) -> list[Any]:
+    """Returns this shard's runs; those that are equal in ``together`` stay together, since they share work."""
     index, count = part(shard)
-    blocks = list(dict.fromkeys((run.seed, run.score) for run in runs))
+    blocks = list(dict.fromkeys(map(together, runs)))
     chosen = set(blocks[index - 1 :: count])
-    return [run for run in runs if (run.seed, run.score) in chosen]
+    return [run for run in runs if together(run) in chosen]

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,17 @@ class Store:
     def has(self, config: Any) -> bool:
         """Says whether the run is done."""
         return self.path(config).exists()
+
+    def missing(self, configs: Sequence[Any]) -> list[Any]:
+        """Lists the runs that are not done, and reads the others: a damaged one is found now, not after hours of work.
+
+        Raises:
+          ValueError: a record is damaged.
+        """
+        for config in configs:
+            if self.has(config):
+                self.read(config)
+        return [config for config in configs if not self.has(config)]
 
     def write(self, config: Any, metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
         """Writes the record of a run, at once and complete.

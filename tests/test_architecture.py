@@ -1,6 +1,7 @@
 """The shape of the project: import floors, public names, documentation, sizes."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -76,21 +77,29 @@ PUBLIC = {
         "block_hessian",
         "surgeon_update",
     ],
-    "pruning": ["rounds", "prune", "prune_and_update"],
+    "pruning": ["rounds", "prune", "prune_and_update", "ladder"],
     "masks": ["unstructured", "n_of_m", "apply", "sparsity"],
-    "schedules": ["one_shot", "exponential", "cubic"],
+    "schedules": ["one_shot", "exponential", "cubic", "ladder"],
     "tree": ["prunable", "names"],
     "optim": ["with_mask"],
-    "models": ["resnet_cifar", "resnet", "vit", "specification"],
+    "models": ["resnet_cifar", "resnet", "vit", "swin_v2", "resized", "specification"],
     "cost": ["macs", "parameters", "latency"],
     "similarity": ["linear_cka", "rbf_cka", "minibatch_cka", "procrustes", "svcca"],
+    "stats": ["bootstrap", "simultaneous", "sweet_spot"],
+    "evaluate.attribution": ["grad_cam", "guided_backpropagation", "guided_grad_cam", "integrated_gradients"],
+    "evaluate.relevance": ["pooled", "mass", "rank", "pointing", "chance"],
+    "evaluate.perturbation": ["insertion", "deletion", "random_order"],
+    "evaluate.discovery": ["tokens", "standardised", "lost", "token_cut", "pseudo_labels", "iou", "corloc"],
+    "evaluate.alignment": ["decide", "compare", "human_human", "shape_bias", "read_trials", "write_trials"],
+    "evaluate.triplets": ["odd_one_out", "choice_shares"],
+    "data": ["voc", "annotated_folder", "annotated_tfds", "annotated_scenes", "distort"],
     "structured": ["gated", "remove", "verify", "Search", "save", "load", "export"],
 }
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_names_are_there(name):
-    module = getattr(jp, name) if name else jp
+    module = functools.reduce(getattr, name.split("."), jp) if name else jp
     assert not [public for public in PUBLIC[name] if not callable(getattr(module, public, None))]
 
 
@@ -133,7 +142,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    studies = {"experiments.transfer", "experiments.landscape", "experiments.joint_pruning"}
+    studies = {"experiments.transfer", "experiments.landscape", "experiments.joint_pruning", "experiments.representation"}
     assert {"scripts/demo", "scripts/test", "scripts/benchmark"} | studies == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")

@@ -174,7 +174,7 @@ def test_an_unknown_part_is_refused(load, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "mask"])
     with pytest.raises(SystemExit):
         load("benchmark").main()
-    assert "expected masks or structured or curvature, but got mask." in capsys.readouterr().err
+    assert "expected masks or structured or representation or curvature, but got mask." in capsys.readouterr().err
 
 
 class Small(nn.Module):

@@ -1,8 +1,11 @@
-"""Data: sources of labelled images, tasks, disjoint splits, batches, shifted domains, corruptions."""
+"""Data: sources of labelled images, tasks, disjoint splits, batches, shifted domains, corruptions, masks and boxes."""
 
+from jaxprune.data.annotated import Annotated, annotated_scenes
 from jaxprune.data.batches import Batches, training_batch
 from jaxprune.data.corruptions import CORRUPTIONS, corrupt
 from jaxprune.data.digits import digits
+from jaxprune.data.distortions import DISTORTIONS, distort, mean_amplitude
+from jaxprune.data.masked_sets import annotated_folder, annotated_tfds
 from jaxprune.data.shape_classes import shape_tasks, shapes
 from jaxprune.data.shapes import COLOURS, SHAPES, TEXTURES, Scenes, scenes
 from jaxprune.data.shifts import SHIFTS, shift
@@ -10,23 +13,31 @@ from jaxprune.data.source import Arrays, Source, select
 from jaxprune.data.splits import FRACTIONS, split
 from jaxprune.data.tasks import Task, find_task, imagenet_tasks
 from jaxprune.data.tfds import tfds
+from jaxprune.data.voc import voc
 
 __all__ = [
     "COLOURS",
     "CORRUPTIONS",
+    "DISTORTIONS",
     "FRACTIONS",
     "SHAPES",
     "SHIFTS",
     "TEXTURES",
+    "Annotated",
     "Arrays",
     "Batches",
     "Scenes",
     "Source",
     "Task",
+    "annotated_folder",
+    "annotated_scenes",
+    "annotated_tfds",
     "corrupt",
     "digits",
+    "distort",
     "find_task",
     "imagenet_tasks",
+    "mean_amplitude",
     "scenes",
     "select",
     "shape_tasks",
@@ -35,4 +46,5 @@ __all__ = [
     "split",
     "tfds",
     "training_batch",
+    "voc",
 ]

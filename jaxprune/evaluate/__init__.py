@@ -1,5 +1,29 @@
-"""What a network can still do: evaluators, each ``(network) -> {name: number}``."""
+"""What a network can still do, where it looks, what it finds and how it decides."""
 
-from jaxprune.evaluate import attacks, heads, robustness, transfer
+from jaxprune.evaluate import (
+    alignment,
+    attacks,
+    attribution,
+    discovery,
+    heads,
+    observers,
+    perturbation,
+    relevance,
+    robustness,
+    transfer,
+    triplets,
+)
 
-__all__ = ["attacks", "heads", "robustness", "transfer"]
+__all__ = [
+    "alignment",
+    "attacks",
+    "attribution",
+    "discovery",
+    "heads",
+    "observers",
+    "perturbation",
+    "relevance",
+    "robustness",
+    "transfer",
+    "triplets",
+]

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import erf
 
 from jaxprune import tree
-from jaxprune.models import resnet, resnet_cifar, swin_v2, vit
+from jaxprune.models import resized, resnet, resnet_cifar, swin_v2, vit
 from jaxprune.models.resnet import ResNet, full_blocks
 from jaxprune.models.resnet_blocks import Basic, Bottleneck, Layers, Stem
 
@@ -365,3 +365,32 @@ def test_bad_images_are_refused_with_a_remedy(kind, shape, message):
     module, _ = TINY[kind]
     with pytest.raises(ValueError, match=message):
         module.init(jax.random.key(0), jnp.ones(shape))
+
+
+def test_a_vit_at_another_size_is_the_same_function_of_equal_positions():
+    module = vit(patch=8, image=32, classes=3, width=16, heads=2, depth=2)
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    params = module.init(jax.random.key(1), images)["params"]
+    same, unchanged = resized(module, params, 32)
+    assert same == module
+    np.testing.assert_array_equal(unchanged["position"], params["position"])
+    # Where all patches have one position, so have those of any other size; the class token keeps its own.
+    token, place = params["position"][:1], params["position"][1:2]
+    flat = {**params, "position": jnp.concatenate([token, jnp.repeat(place, 16, axis=0)])}
+    larger, resampled = resized(module, flat, 64)
+    np.testing.assert_allclose(resampled["position"][1:], jnp.repeat(place, 64, axis=0), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(resampled["position"][:1], token)
+    assert larger.apply({"params": resampled}, jnp.ones((2, 64, 64, 3))).shape == (2, 3)
+
+
+def test_positions_are_resampled_row_by_row():
+    module = vit(patch=8, image=32, classes=3, width=4, heads=1, depth=1)
+    rows = jnp.repeat(jnp.arange(4.0), 4)[:, None] * jnp.ones(4)
+    params = {"position": jnp.concatenate([jnp.zeros((1, 4)), rows])}
+    _, resampled = resized(module, params, 64)
+    grid = np.asarray(resampled["position"][1:]).reshape(8, 8, 4)
+    np.testing.assert_allclose(np.ptp(grid, axis=1), 0, atol=1e-6)  # a row is constant
+    # Inside, a cubic kernel keeps what is linear.
+    np.testing.assert_allclose(np.diff(grid[3:5, 0, 0]), 0.5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"image: expected a multiple of the patch \(8\), but got 60. Take 64"):
+        resized(module, params, 60)

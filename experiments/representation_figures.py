@@ -1,0 +1,190 @@
+"""The figures of the study of representations: every quantity along the ladder."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments import options
+from experiments.representation_quantities import RANDOM_MAP, Quantity
+from experiments.representation_results import Results
+from experiments.representation_settings import CONTROL, LADDER, RANDOM, SNIP
+from experiments.transfer_results import Table
+from jaxprune import report
+
+_INK = "#2b2922"
+_SOFT = "#8a8578"
+
+_LINES = {
+    "": ("", report.COLOURS[0]),
+    "grad-cam": ("Grad-CAM", report.COLOURS[0]),
+    "integrated-gradients": ("integrated gradients", report.COLOURS[1]),
+    "guided-grad-cam": ("guided Grad-CAM", report.COLOURS[2]),
+    "attention": ("attention", report.COLOURS[3]),
+    "rollout": ("attention rollout", report.COLOURS[4]),
+    "guided-backpropagation": ("guided backpropagation", report.COLOURS[5]),
+    "smooth-grad": ("SmoothGrad", report.COLOURS[6]),
+    "input-times-gradient": ("input times gradient", report.COLOURS[7]),
+    "lost": ("LOST", report.COLOURS[0]),
+    "tokencut": ("TokenCut", report.COLOURS[1]),
+    RANDOM_MAP: ("random order", _SOFT),
+}
+ARMS = {
+    LADDER: "pruned",
+    CONTROL: "dense, trained equally long",
+    RANDOM: "random mask",
+    SNIP: "SNIP",
+}
+"""What figures and tables call the arms."""
+
+_LEVELS = (":", (0, (4, 1.5, 1, 1.5)), (0, (1, 3)))
+
+_CONTROL: Any = {"linewidth": 1.2, "linestyle": (0, (4, 2))}
+_POINTS: dict[str, Any] = {
+    RANDOM: {"marker": "D", "markersize": 5, "markerfacecolor": "white"},
+    SNIP: {"marker": "x", "markersize": 7},
+}
+_SPOTS: dict[str, tuple[str, Any]] = {
+    "equal training": ("sweet spot against equal training", {"marker": "*", "markersize": 13, "markeredgewidth": 0.8}),
+    "dense": (
+        "sweet spot against the dense network",
+        {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.3},
+    ),
+}
+
+
+def title(architecture: str) -> str:
+    """Returns what figures and tables call an architecture."""
+    return options.ARCHITECTURES[architecture].title
+
+
+def method(line: str) -> str:
+    """Returns what figures and tables call a method."""
+    return _LINES.get(line, (line, ""))[0]
+
+
+def rung_label(sparsity: float) -> str:
+    """Writes the sparsity of a rung in percent.
+
+    >>> rung_label(0.36), rung_label(0.956)
+    ('36', '95.6')
+    """
+    text = f"{100 * sparsity:.1f}"
+    return text.removesuffix(".0") if sparsity >= 0.95 else f"{100 * sparsity:.0f}"
+
+
+def ladders(results: Results, measured: Table, tested: Table, question: str) -> Figure:
+    """Draws the quantities of a question: a row for each, a column for each architecture, a line for each method.
+
+    Args:
+      results: for the levels that are reached without looking.
+      measured: what ``representation_results.curves`` returned.
+      tested: what ``representation_results.verdicts`` returned.
+      question: one of those of ``representation_quantities``.
+    """
+    asked = [one for one in results.quantities if one.question == question]
+    names = list(dict.fromkeys(one.name for one in asked))
+    shown = results.architectures
+    # Room for the legend, which has about a line for each row of a few entries.
+    with report.figure(9.5, 2.25 * len(names) + 1.35) as drawn:
+        axes = drawn.subplots(len(names), len(shown), sharex="col", sharey="row", squeeze=False)
+        for across, name in zip(axes, names, strict=True):
+            lines = [one for one in asked if one.name == name]
+            for axis, architecture in zip(across, shown, strict=True):
+                _levels(axis, results, lines[0])
+                for quantity in lines:
+                    here = _of(measured, quantity, architecture)
+                    if len(here):
+                        _line(axis, here, quantity, banded=len(lines) == 1)
+                        _spots(axis, here, _of(tested, quantity, architecture), quantity)
+                axis.margins(y=0.08)
+                axis.set_title(title(architecture) if name == names[0] else "")
+            across[0].set_ylabel(f"{name}\n(less is better)" if lines[0].smaller else name)
+        for axis, architecture in zip(axes[-1], shown, strict=True):
+            _rungs(axis, results, architecture)
+        return _with_legend(drawn, axes.flat)
+
+
+def _of(frame: Table, quantity: Quantity, architecture: str) -> Table:
+    same = (frame.question == quantity.question) & (frame.quantity == quantity.name)
+    return frame[same & (frame.method == quantity.line) & (frame.architecture == architecture)]
+
+
+def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool) -> None:
+    text, color = _LINES.get(quantity.line, (quantity.line, _INK))
+    ladder = here[here.arm == LADDER].sort_values("rung")
+    axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
+    axis.plot(
+        ladder.rung, ladder["mean"], color=color, linewidth=1.9, marker=".", markersize=5, label=text or ARMS[LADDER]
+    )
+    control = here[(here.arm == CONTROL) | ((here.arm == LADDER) & (here.rung == 0))].sort_values("rung")
+    shade = _SOFT if banded else color
+    if len(control) > 1:
+        # Where several methods share a panel only the bands of the ladder are drawn.
+        if banded:
+            axis.fill_between(control.rung, control.low, control.high, color=shade, alpha=0.16, linewidth=0)
+        axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
+    for arm, look in _POINTS.items():
+        for row in here[here.arm == arm].itertuples():
+            axis.plot([row.rung] * 2, [row.low, row.high], color=color, linewidth=0.8, alpha=0.6)
+            axis.plot(row.rung, row.mean, color=color, linestyle="none", label=ARMS[arm], **look)
+
+
+def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
+    color = _LINES.get(quantity.line, ("", _INK))[1]
+    heights = here[here.arm == LADDER].set_index("rung")["mean"]
+    for row in tested[tested.verdict == "found"].itertuples():
+        text, look = _SPOTS[str(row.against)]
+        edge = "white" if look["marker"] == "*" else color
+        axis.plot(
+            row.rung,
+            heights[row.rung],
+            color=color,
+            markeredgecolor=edge,
+            linestyle="none",
+            zorder=6,
+            label=text,
+            **look,
+        )
+
+
+def _levels(axis: Any, results: Results, quantity: Quantity) -> None:
+    for line, (name, height) in zip(_LEVELS, results.levels(quantity).items(), strict=False):
+        axis.axhline(height, color=_INK, linestyle=line, linewidth=1.1, alpha=0.75, label=name)
+
+
+def _rungs(axis: Any, results: Results, architecture: str) -> None:
+    """Puts the rungs at equal distances, as the paper does, and names them by their sparsity."""
+    rungs = results.rungs(architecture, LADDER)
+    every = -(-len(rungs) // 9)
+    named = rungs[::every]
+    labels = [rung_label(results.sparsity(architecture, LADDER, rung)) for rung in named]
+    axis.set_xticks(named, labels, fontsize=8)
+    axis.set_xlim(rungs[0] - 0.4, rungs[-1] + 0.4)
+    axis.set_xlabel("sparsity (%)")
+
+
+def _with_legend(drawn: Figure, axes: Any) -> Figure:
+    """Names everything once, below; arms and marks in ink, since every method has them in its colour."""
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(text, handle)
+    several = any(text in entries for text, _ in _LINES.values() if text)
+    # Where lines are methods the ladder is named by its style; else its own line names it, and the control's its own.
+    named = {*entries, ARMS[LADDER]} if several else set(entries) - {ARMS[LADDER], ARMS[CONTROL]}
+    entries |= {text: Line2D([], [], color=_INK, **look) for text, look in _common() if text in named}
+    order = [*(text for text, _ in _LINES.values()), *(text for text, _ in _common()), *entries]
+    listed = {text: entries[text] for text in order if text in entries}
+    drawn.legend(listed.values(), listed.keys(), loc="outside lower center", ncols=4, fontsize=8.5, columnspacing=1.4)
+    return drawn
+
+
+def _common() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield ARMS[LADDER], {"linewidth": 1.9}
+    yield ARMS[CONTROL], _CONTROL
+    for arm, look in _POINTS.items():
+        yield ARMS[arm], {"linestyle": "none", **look}
+    for text, look in _SPOTS.values():
+        yield text, {"linestyle": "none", **look}

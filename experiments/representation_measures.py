@@ -1,0 +1,141 @@
+"""What is measured of a network: where it looks, whether objects are found in it, how it decides."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxprune as jp
+from experiments import options
+from experiments.representation_data import SHOWN, World, normalised
+from experiments.representation_networks import Arrived, Climb
+from experiments.representation_settings import Run
+from jaxprune.evaluate import discovery, perturbation, relevance, triplets
+
+_HEATED = ("grad-cam", "attention", "rollout")  # methods that give one map of 0 or more; the others are squared
+_TRIPLETS = 400
+_TURNS = 16  # steps of insertion and deletion
+
+
+def measure(run: Run, world: World, climb: Climb, arrived: Arrived) -> dict[str, Any]:
+    """Measures all that the study compares, image by image."""
+    network, labels = arrived.network, np.asarray(world.test.labels)
+    prediction = decisions(network, world.test.images)
+    found = {
+        "sparsity": jp.masks.sparsity(arrived.mask, climb.prunable),
+        "sparsity_of_all_kernels": jp.masks.sparsity(arrived.mask, climb.everything),
+        "hits": (prediction == labels).tolist(),
+        "attribution": attributions(run, world, network),
+        "discovery": objects(run, world, climb, network),
+        "triplets": odd(world, network, run.seed),
+    }
+    if world.conflict is not None:
+        found["conflict"] = decisions(network, world.conflict["image"]).tolist()
+    if run.distorted:
+        found["distorted"] = {name: decisions(network, make()).tolist() for name, make in world.conditions.items()}
+    return found
+
+
+def decisions(network: jp.Network, images: np.ndarray) -> np.ndarray:
+    """Returns the class that the network decides for, [n], of images in [0, 1]."""
+    outputs = np.asarray(_outputs(network, normalised(images)))
+    return np.argmax(outputs, axis=1)
+
+
+@jax.jit
+def _outputs(network: jp.Network, images: Any) -> Any:
+    return network(images)
+
+
+# --------------------------------------------------------------------------------------- does it look at the object?
+
+
+def attributions(run: Run, world: World, network: jp.Network) -> dict[str, Any]:
+    """Compares attributions of the network's own decisions with the masks of the objects."""
+    kind = options.ARCHITECTURES[run.architecture]
+    key = jax.random.key(run.seed)
+    images = jnp.asarray(normalised(world.test.images[: run.attributed_images]))
+    masks = world.test.mask[: run.attributed_images]
+    found: dict[str, Any] = {}
+    for name in kind.methods:
+        make = options.ATTRIBUTIONS[name](options.AttributionOptions(kind.cam, run.path_steps, key, run.legacy))
+        maps = relevance.pooled(make(network, images, None), _pooling(name, run.legacy))
+        found[name] = {**scored(network, images, maps, masks, key), "strip": [written(one) for one in maps[:SHOWN]]}
+    count, height, width, _ = images.shape
+    order = perturbation.random_order(key, (count, height, width))
+    found["random map"] = scored(network, images, np.asarray(order, np.float64), masks, key)
+    return found
+
+
+def _pooling(method: str, legacy: bool) -> str:
+    if method not in _HEATED:
+        return "squared"
+    return "minmax" if legacy else "positive"
+
+
+def scored(network: jp.Network, images: Any, maps: np.ndarray, masks: np.ndarray, key: jax.Array) -> dict[str, Any]:
+    """Measures maps [b, h, w] against masks, and against what the network does without the pixels."""
+    curves = {"insertion": perturbation.insertion, "deletion": perturbation.deletion}
+    return {
+        "mass": relevance.mass(maps, masks).tolist(),
+        "rank": relevance.rank(maps, masks).tolist(),
+        "pointing": relevance.pointing(maps, masks).tolist(),
+        "flat": relevance.flat(maps).tolist(),
+        **{name: curve(network, images, maps, steps=_TURNS, key=key).area.tolist() for name, curve in curves.items()},
+    }
+
+
+def written(pooled: np.ndarray) -> str:
+    """Writes a map as one byte for each pixel, its largest value 255, in hexadecimal."""
+    largest = max(float(pooled.max()), np.finfo(np.float64).tiny)
+    return np.round(255 * np.clip(pooled / largest, 0, 1)).astype(np.uint8).tobytes().hex()
+
+
+# ----------------------------------------------------------------------------------- are objects found in its features?
+
+
+def objects(run: Run, world: World, climb: Climb, network: jp.Network) -> dict[str, Any]:
+    """Searches for one object in each image, without labels."""
+    kind = options.ARCHITECTURES[run.architecture]
+    images = world.large.images
+    features = discovery.tokens(enlarged(network, climb, run.discovery_size), normalised(images), kind.tokens)
+    features = discovery.standardised(features) if kind.is_map else features
+    size = images.shape[1:3]
+    result = {}
+    for name, method in {"lost": discovery.lost, "tokencut": discovery.token_cut}.items():
+        boxes = np.asarray(method(features, image=size).box)
+        hits = discovery.corloc(boxes, world.large.boxes, legacy=run.legacy).hits
+        result[name] = {"hits": hits.tolist(), "strip": boxes[:SHOWN].tolist()}
+    return result
+
+
+def enlarged(network: jp.Network, climb: Climb, size: int) -> jp.Network:
+    """Returns the network for images of another size; only a ViT's positions depend on it."""
+    if not hasattr(climb.module, "image"):
+        return network
+    module, params = jp.models.resized(climb.module, network.params, size)
+    return jp.Network.from_linen(module, {"params": params, **network.state})
+
+
+# --------------------------------------------------------------------------------------------- does it judge alike?
+
+
+def odd(world: World, network: jp.Network, seed: int) -> list[float]:
+    """Shows triplets, two images of one class and one of another: how far is the other one chosen as the odd one?"""
+    shown = pairs_and_others(np.asarray(world.test.labels), seed)
+    (features,) = jp.sites.read_jit(network, normalised(world.test.images), sites=("features",))
+    return triplets.choice_shares(features, shown)[:, 2].tolist()
+
+
+def pairs_and_others(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Draws triplets whose first two images share a class and whose third has another, int [m, 3].
+
+    >>> bool(np.all(pairs_and_others(np.array([0, 0, 1, 1]), 0)[:, 0] < 4))
+    True
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    drawn = rng.integers(len(labels), size=(100 * _TRIPLETS, 3))
+    first, second, third = labels[drawn].T
+    fits = (first == second) & (drawn[:, 0] != drawn[:, 1]) & (first != third)
+    return drawn[fits][:_TRIPLETS]

@@ -1,0 +1,217 @@
+"""What is measured of the networks of the study of representations: numbers for each image, and what is made of them.
+
+A quantity is read off a record as [images, columns], so that every comparison is paired image by image.  Most have one
+column, whose mean over images is their value.  A consistency is no mean: it has columns for each condition and
+observer, and its value is computed from their means, of all images or of a resample.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Metrics = Mapping[str, Any]
+"""Of a run, or of the truth of a seed."""
+
+ACCURACY, LOOK, NEED, FIND, DECIDE, CUES, ODD = (
+    "accuracy",
+    "attribution",
+    "perturbation",
+    "discovery",
+    "decisions",
+    "cues",
+    "triplets",
+)
+"""The questions of the study; each has a figure and a table of verdicts."""
+
+RANDOM_MAP = "random map"
+"""Pixels in random order: the control of insertion and deletion."""
+
+
+def mean(means: np.ndarray) -> np.ndarray:
+    """Returns the only column: [..., 1] -> [...]."""
+    return means[..., 0]
+
+
+class Quantity(NamedTuple):
+    """Something that is measured of every network.
+
+    Attributes:
+      question: what it belongs to.
+      name: what it is called.
+      line: which method, where there are several; else empty.
+      read: (metrics of a run, of its truth) -> [images, columns]; None where the run does not have it.
+      value: from means over images [..., columns] to the value [...].
+      levels: truth -> what is reached without looking, by name.
+      smaller: whether less is better.
+    """
+
+    question: str
+    name: str
+    line: str
+    read: Callable[[Metrics, Metrics], np.ndarray | None]
+    value: Callable[[np.ndarray], np.ndarray] = mean
+    levels: Callable[[Metrics], dict[str, float]] = lambda truth: {}
+    smaller: bool = False
+
+
+def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequence[str]) -> list[Quantity]:
+    """Lists what can be said of networks.
+
+    Args:
+      records: the metrics of all runs.
+      truths: the metrics of all truths.
+      kept: the distorted conditions that count, as "contrast c30".
+    """
+    methods = list(dict.fromkeys(name for one in records for name in one["attribution"]))
+    searches = list(dict.fromkeys(name for one in records for name in one["discovery"]))
+    listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
+    for name in ("mass", "rank", "pointing", "insertion", "deletion"):
+        needs = name in ("insertion", "deletion")
+        for method in methods:
+            if needs or method != RANDOM_MAP:
+                read = partial(_attributed, name=name, method=method)
+                about: dict[str, Any] = {"smaller": name == "deletion"} if needs else {"levels": _share_of_object}
+                listed.append(Quantity(NEED if needs else LOOK, name, method, read, **about))
+    listed += [Quantity(FIND, "CorLoc", name, partial(_found, name=name), levels=_baselines) for name in searches]
+    listed += _decisions(kept) if kept else []
+    if all(one["conflict"] is not None for one in truths):
+        listed.append(Quantity(CUES, "shape bias", "", _cues, bias, lambda truth: {"no leaning": 0.5}))
+    listed.append(Quantity(ODD, "odd one out", "", lambda run, _: _column(run["triplets"]), levels=_third))
+    return listed
+
+
+def _decisions(kept: Sequence[str]) -> list[Quantity]:
+    trials = partial(_trials, kept=kept)
+    paired: dict[str, Any] = {
+        "error consistency": partial(_paired, kept=kept, made=error_consistency),
+        "observed consistency": partial(_paired, kept=kept, made=lambda own, other, agree: agree),
+        "accuracy difference": partial(_paired, kept=kept, made=lambda own, other, agree: (own - other) ** 2),
+    }
+    independent = {"error consistency": lambda truth: {"independent errors": 0.0}}
+    return [
+        Quantity(DECIDE, "accuracy, distorted", "", partial(_distorted, kept=kept), levels=_guess),
+        *(
+            Quantity(
+                DECIDE, name, "", trials, value, independent.get(name, lambda truth: {}), name == "accuracy difference"
+            )
+            for name, value in paired.items()
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- levels
+
+
+def _guess(truth: Metrics) -> dict[str, float]:
+    return {"chance": 1 / len(truth["classes"])}
+
+
+def _third(truth: Metrics) -> dict[str, float]:
+    del truth
+    return {"chance": 1 / 3}
+
+
+def _share_of_object(truth: Metrics) -> dict[str, float]:
+    return {"chance": float(np.mean(truth["chance"]))}
+
+
+def _baselines(truth: Metrics) -> dict[str, float]:
+    return {name: float(np.mean(hits)) for name, hits in truth["baselines"].items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ columns
+
+
+def _column(values: Sequence[float]) -> np.ndarray:
+    return np.asarray(values, np.float64)[:, None]
+
+
+def _attributed(run: Metrics, truth: Metrics, *, name: str, method: str) -> np.ndarray | None:
+    del truth
+    return _column(run["attribution"][method][name]) if method in run["attribution"] else None
+
+
+def _found(run: Metrics, truth: Metrics, *, name: str) -> np.ndarray | None:
+    del truth
+    return _column(run["discovery"][name]["hits"]) if name in run["discovery"] else None
+
+
+def _right(run: Metrics, truth: Metrics, kept: Sequence[str]) -> np.ndarray | None:
+    """Which decisions on distorted images are right: [images, conditions]."""
+    if "distorted" not in run:
+        return None
+    return np.stack([np.equal(run["distorted"][one], truth["labels"]) for one in kept], axis=1).astype(np.float64)
+
+
+def _distorted(run: Metrics, truth: Metrics, *, kept: Sequence[str]) -> np.ndarray | None:
+    """The mean over the conditions of a distortion, then over distortions, of each image: [images, 1]."""
+    right = _right(run, truth, kept)
+    return None if right is None else (right @ weights(kept))[:, None]
+
+
+def _trials(run: Metrics, truth: Metrics, *, kept: Sequence[str]) -> np.ndarray | None:
+    """Own answers [images, c], then for each condition the k observers' and the agreement, [images, c k] each."""
+    own = _right(run, truth, kept)
+    if own is None:
+        return None
+    labels = np.asarray(truth["labels"])[:, None, None]
+    # [k, images] for each condition: to [images, conditions, k].
+    answers = np.transpose([truth["observers"][one] for one in kept], (2, 0, 1))
+    others = (answers == labels).astype(np.float64)
+    agree = (own[:, :, None] == others).astype(np.float64)
+    return np.concatenate([own, *(one.reshape(len(own), -1) for one in (others, agree))], axis=1)
+
+
+def _cues(run: Metrics, truth: Metrics) -> np.ndarray:
+    """Which decisions follow the shape, and which the texture, of images where these differ: [images, 2]."""
+    decided, shape, texture = (np.asarray(one) for one in (run["conflict"], *_conflict(truth)))
+    apart = shape != texture
+    return np.stack([decided == shape, decided == texture], axis=1)[apart].astype(np.float64)
+
+
+def _conflict(truth: Metrics) -> tuple[Any, Any]:
+    return truth["conflict"]["shape"], truth["conflict"]["texture"]
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+def weights(kept: Sequence[str]) -> np.ndarray:
+    """Weighs conditions so that every distortion counts alike, however many conditions it has.
+
+    >>> weights(["contrast c50", "contrast c30", "rotation 90"]).tolist()
+    [0.25, 0.25, 0.5]
+    """
+    names = [one.split(" ")[0] for one in kept]
+    return np.array([1 / (len(set(names)) * names.count(name)) for name in names])
+
+
+def error_consistency(own: np.ndarray, other: np.ndarray, agree: np.ndarray) -> np.ndarray:
+    """Computes kappa from shares of right answers and of agreement; 1 where all agree.
+
+    >>> error_consistency(np.array([0.5, 1.0]), np.array([0.25, 1.0]), np.array([0.75, 1.0])).tolist()
+    [0.5, 1.0]
+    """
+    expected = own * other + (1 - own) * (1 - other)
+    same = agree >= 1.0  # whole numbers of images divided by their number: exact
+    return np.where(same, 1.0, (agree - expected) / np.where(same, 1.0, 1 - expected))
+
+
+def _paired(means: np.ndarray, *, kept: Sequence[str], made: Callable[..., np.ndarray]) -> np.ndarray:
+    """Compares with every observer in every condition; the mean over conditions, observers, then distortions."""
+    count = len(kept)
+    own, rest = means[..., :count], means[..., count:]
+    other, agree = np.moveaxis(rest.reshape(*rest.shape[:-1], 2, count, -1), -3, 0)
+    return made(own[..., None], other, agree).mean(axis=-1) @ weights(kept)
+
+
+def bias(means: np.ndarray) -> np.ndarray:
+    """Computes the shape bias ``s / (s + t)`` from the shares [..., 2] that follow shape and texture; 1/2 of none.
+
+    >>> bias(np.array([[0.1, 0.3], [0.0, 0.0]])).tolist()
+    [0.25, 0.5]
+    """
+    shape, total = means[..., 0], means.sum(axis=-1)
+    return np.where(total > 0, shape / np.where(total > 0, total, 1.0), 0.5)

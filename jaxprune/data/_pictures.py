@@ -1,0 +1,80 @@
+"""Pictures, masks and boxes of any size, read from files and brought to one size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+def colours(path: Path) -> np.ndarray:
+    """Reads a picture as uint8 [h, w, 3]."""
+    return np.asarray(_opened(path).convert("RGB"))
+
+
+def numbers(path: Path) -> np.ndarray:
+    """Reads the number of each pixel of a mask, int32 [h, w]: palette indices or grey levels, never colours."""
+    picture = _opened(path)
+    if picture.mode not in ("1", "L", "P", "I", "I;16"):
+        raise ValueError(
+            f"{path}: expected a mask that holds a number for each pixel (a palette PNG or a grey one), but it is "
+            f"{picture.mode}. Its colours are not the numbers of classes; save the indices."
+        )
+    return np.asarray(picture).astype(np.int32)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be read as a picture ({error}). Is it complete?") from error
+    return picture
+
+
+def same_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Checks that a picture is as large as its mask."""
+    if found[:2] != expected[:2]:
+        raise ValueError(
+            f"{path}: expected {expected[0]} x {expected[1]} pixels (height x width), as its mask has, but got "
+            f"{found[0]} x {found[1]}. Are picture and mask of the same image, and neither is resized?"
+        )
+
+
+def whole_size(size: Any) -> int:
+    """Checks the side of the pictures."""
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise ValueError(f"size: expected a whole number of pixels, 1 or more, but got {size!r}.")
+    return int(size)
+
+
+def fitted(where: Any, mask: np.ndarray, void: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes a mask and its void pixels, bool [h, w] and apart, to [size, size]: pixels show their middles.
+
+    A mask that falls between all middles keeps the pixel that it fills most: what is there does not vanish.
+
+    Raises:
+      ValueError: an empty mask; ``where`` names it.
+    """
+    if not mask.any():
+        raise ValueError(f"{where}: expected a pixel of an object, but its mask is empty. Leave this image out.")
+    rows, columns = ((2 * np.arange(size) + 1) * side // (2 * size) for side in mask.shape)
+    small, small_void = (each[rows[:, None], columns] for each in (mask, void))
+    if not small.any():
+        share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
+        most = np.unravel_index(np.argmax(share), share.shape)
+        small[most], small_void[most] = True, False
+    return small, small_void
+
+
+def outward(boxes: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
+    """Scales boxes, int [k, 4] of a picture of this shape, to [size, size], rounded outward to whole pixels."""
+    sides = np.array([shape[0], shape[1]] * 2, np.int64)
+    scaled = boxes.reshape(-1, 4).astype(np.int64) * size
+    return np.concatenate([scaled[:, :2] // sides[:2], -(-scaled[:, 2:] // sides[2:])], axis=1).astype(np.int32)
+
+
+def tight(mask: np.ndarray) -> np.ndarray:
+    """Finds the box around a mask that is not empty, int32 [1, 4]."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return np.array([[rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]], np.int32)

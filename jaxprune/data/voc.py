@@ -1,0 +1,176 @@
+"""Images with masks and boxes in the layout of PASCAL VOC."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from jaxprune import check
+from jaxprune.data._pictures import colours, fitted, numbers, outward, same_size, whole_size
+from jaxprune.data.annotated import Annotated
+from jaxprune.data.tfds import _resized
+
+# Index i of a mask is _NAMES[i - 1]; 0 is background.
+_NAMES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+_VOID = 255
+
+
+class _Files(NamedTuple):
+    name: str
+    image: Path
+    boxes: Path
+    mask: Path
+
+
+def voc(
+    folder: str | Path, split: str = "val", *, size: int = 224, difficult: bool = True, count: int | None = None
+) -> Annotated:
+    """Reads images with masks and boxes from a folder in the layout of PASCAL VOC.
+
+        ImageSets/Segmentation/val.txt     the names of the images, one a line
+        JPEGImages/NAME.jpg
+        Annotations/NAME.xml               the boxes: corners in pixels, counted from 1, both included
+        SegmentationClass/NAME.png         the class of each pixel: 0 background, 1 to 20 objects, 255 void
+
+    Masks are read as palette indices; their colours, thresholded, would lose half of the classes.  Images are squeezed
+    to squares: bilinearly with antialiasing, masks by the nearest pixel (an object between them keeps one), boxes
+    rounded outward.  The mask is of all objects together, and an image's label is the class with the most pixels
+    before resizing (of equal ones the first).
+
+    Args:
+      folder: the one that holds JPEGImages.
+      split: which list of names, such as "val", "train" or "trainval".
+      size: the images become size x size pixels.
+      difficult: whether to keep boxes that are marked as difficult; CorLoc of LOST keeps them.
+      count: how many images to read, the first ones of the list.  None: all; that is 0.6 MB of memory for each image of
+        224 pixels.
+
+    Returns:
+      The set; its classes are those that some image has, in the order of VOC.
+
+    Raises:
+      ValueError: a folder, list or file that is missing (before anything is read), names given twice, a file that can't
+        be read, a mask of another size, with colours for indices, with unknown indices, or without an object, boxes
+        outside of the image, or a document type in an annotation.
+
+    Source: Everingham, Van Gool, Williams, Winn and Zisserman (2010), Int. J. Computer Vision 88.
+    """
+    size = whole_size(size)
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise ValueError(f"count: expected a whole number of 1 or more, or None for all images, but got {count!r}.")
+    files = _files(Path(folder), split)[:count]
+    boxes = [_boxes(each.boxes, difficult) for each in files]
+    kept, labels = [], []
+    for each, found in zip(files, boxes, strict=True):
+        indices = _indices(each.mask)
+        _inside(each.boxes, found, indices.shape)
+        objects = (indices > 0) & (indices != _VOID)
+        kept.append((*fitted(each.mask, objects, indices == _VOID, size), outward(found, indices.shape, size)))
+        labels.append(int(np.argmax(np.bincount(indices[objects], minlength=len(_NAMES) + 1))))
+        same_size(each.image, _shape(each.image), indices.shape)
+    present = sorted(set(labels))
+    return Annotated(
+        f"voc-{split}-{size}",
+        np.stack([_resized(colours(each.image), size) for each in files]),
+        np.stack([mask for mask, _, _ in kept]),
+        np.stack([void for _, void, _ in kept]),
+        tuple(scaled for _, _, scaled in kept),
+        np.array([present.index(label) for label in labels], np.int32),
+        tuple(_NAMES[label - 1] for label in present),
+    )
+
+
+def _files(folder: Path, split: str) -> list[_Files]:
+    """Lists the files of a split, all of which are there."""
+    lists = folder / "ImageSets" / "Segmentation"
+    if not lists.is_dir():
+        raise ValueError(
+            f"folder: expected the layout of VOC, with {lists.relative_to(folder)}, in {str(folder)!r}. Pass the "
+            "folder that holds JPEGImages, Annotations, SegmentationClass and ImageSets."
+        )
+    check.choice("split", split, [path.stem for path in lists.glob("*.txt")])
+    names = (lists / f"{split}.txt").read_text().split()
+    if not names:
+        raise ValueError(f"split: {split!r} lists no image. Choose another.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"split: {split!r} names the image {twice!r} more than once. Remove the repetition.")
+    files = [
+        _Files(
+            name,
+            folder / "JPEGImages" / f"{name}.jpg",
+            folder / "Annotations" / f"{name}.xml",
+            folder / "SegmentationClass" / f"{name}.png",
+        )
+        for name in names
+    ]
+    missing = [path for each in files for path in each[1:] if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"folder: {len(missing)} files of split {split!r} are missing, the first {str(missing[0])!r}. Unpack the "
+            "archive again, or list only images that have all three."
+        )
+    return files
+
+
+class _NoDocumentType(ElementTree.TreeBuilder):
+    """Refuses what annotations do not have: entities, which can be made to fill the memory."""
+
+    def doctype(self, name: str, *_: Any) -> None:
+        raise ValueError(f"it declares a document type, {name!r}, which annotations do not have")
+
+
+def _boxes(path: Path, difficult: bool) -> np.ndarray:
+    """Reads boxes as (y0, x0, y1, x1), half-open and counted from 0, int64 [k, 4]."""
+    try:
+        root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDocumentType())).getroot()
+        found = []
+        for item in root.findall("object"):
+            if not difficult and item.findtext("difficult", "0").strip() == "1":
+                continue
+            # Not the boxes of an object's parts, which lie deeper.
+            corners = [float(item.findtext(f"bndbox/{name}", "")) for name in ("ymin", "xmin", "ymax", "xmax")]
+            found.append([*np.floor(corners[:2]) - 1, *np.ceil(corners[2:])])
+        return np.array(found, np.int64).reshape(-1, 4)
+    except (ElementTree.ParseError, ValueError, OverflowError, OSError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as an annotation of VOC ({error}). Every object needs a bndbox with the numbers "
+            "ymin, xmin, ymax and xmax."
+        ) from error
+
+
+def _inside(path: Path, boxes: np.ndarray, shape: tuple[int, ...]) -> None:
+    y0, x0, y1, x1 = boxes.T
+    wrong = (y0 < 0) | (x0 < 0) | (y1 > shape[0]) | (x1 > shape[1]) | (y0 >= y1) | (x0 >= x1)
+    if wrong.any():
+        row, column, bottom, right = boxes[np.argmax(wrong)].tolist()
+        raise ValueError(
+            f"{path}: expected boxes inside of {shape[0]} x {shape[1]} pixels (height x width), counted from 1, but "
+            f"one has ymin {row + 1}, xmin {column + 1}, ymax {bottom}, xmax {right}."
+        )
+
+
+def _indices(path: Path) -> np.ndarray:
+    indices = numbers(path)
+    unknown = np.setdiff1d(indices, [*range(len(_NAMES) + 1), _VOID])
+    if unknown.size:
+        raise ValueError(
+            f"{path}: expected the indices 0 to {len(_NAMES)} and {_VOID}, but found {int(unknown[0])}. Is it a mask "
+            "of classes (SegmentationClass), and not a picture?"
+        )
+    return indices
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """Reads height and width from the head of a picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.size[::-1]
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as a picture ({error}). Is it complete?") from error

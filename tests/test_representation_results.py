@@ -1,0 +1,474 @@
+"""The study of representations after its trainings: numbers, sweet spots, figures and the page, of records by hand."""
+
+import dataclasses
+import functools
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.patches import Rectangle
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import (
+    options,
+    representation_figures,
+    representation_findings,
+    representation_page,
+    representation_results,
+    representation_settings,
+    representation_strip,
+)
+from experiments.representation_quantities import RANDOM_MAP, Quantity
+from experiments.representation_results import Results
+from experiments.representation_settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Study
+from jaxprune import stats
+from jaxprune.evaluate import alignment
+
+CLASSES = 10
+
+
+def study(**changes: Any) -> Study:
+    """A small study on the settings of the real one."""
+    small: dict[str, Any] = {
+        "architectures": ("swin",),
+        "rungs": 3,
+        "test_images": 40,
+        "attributed_images": 12,
+        "random_rungs": (2,),
+        "snip_rungs": (1,),
+        "distorted_rungs": (0, 2),
+        "distortions": ("contrast", "rotation"),
+    }
+    return Study(**(small | changes))
+
+
+def truths(made: Study) -> list[Any]:
+    """Makes what networks are held against."""
+    found = []
+    for one in representation_settings.truths(made):
+        rng = np.random.default_rng([1, one.seed])
+        labels = np.arange(made.test_images) % CLASSES
+        answers = lambda rng=rng, labels=labels: _decisions(rng, labels, 0.7)  # noqa: E731
+        size = 16
+        masks = np.zeros((4, size, size), np.uint8)
+        masks[:, 3:9, 5:13] = 1
+        pictures = rng.integers(60, 120, (4, size, size, 3)) + 90 * masks[..., None]
+        metrics = {
+            "classes": [f"class {number}" for number in range(CLASSES)],
+            "labels": labels.tolist(),
+            "chance": rng.uniform(0.05, 0.25, made.attributed_images).tolist(),
+            "baselines": {
+                "centre box": (rng.random(made.test_images) < 0.3).tolist(),
+                "whole image": [False] * made.test_images,
+            },
+            "observers": {name: [answers().tolist() for _ in range(made.observers)] for name in conditions(made)},
+            "conflict": {"shape": labels.tolist(), "texture": ((labels + 3) % CLASSES).tolist()},
+            "strip": {
+                "size": size,
+                "images": [picture.astype(np.uint8).tobytes().hex() for picture in pictures],
+                "masks": [mask.tobytes().hex() for mask in masks],
+                "boxes": [[[2 * 3, 2 * 5, 2 * 9, 2 * 13]]] * 4,
+            },
+        }
+        found.append({"config": dataclasses.asdict(one), "metrics": metrics, "provenance": provenance()})
+    return found
+
+
+def conditions(made: Study) -> list[str]:
+    return [f"{name} {level}" for name in made.distortions for level in jp.data.DISTORTIONS[name]]
+
+
+def provenance() -> dict[str, Any]:
+    return {
+        "packages": {"jax": "0.10"},
+        "python": "3.11",
+        "devices": ["cpu"],
+        "commit": "0123456789abcdef",
+        "data": "data",
+        "seconds": 60.0,
+    }
+
+
+def _decisions(rng: Any, labels: np.ndarray, right: float) -> np.ndarray:
+    other = (labels + rng.integers(1, CLASSES, labels.shape)) % CLASSES
+    return np.where(rng.random(labels.shape) < right, labels, other)
+
+
+def records(made: Study) -> list[Any]:
+    """Makes the records of all runs: networks get worse from rung to rung, those with random masks more."""
+    return [_record(made, run) for run in representation_settings.grid(made)]
+
+
+def _record(made: Study, run: Any) -> Any:
+    rng = np.random.default_rng([run.seed, *run.architecture.encode(), *run.arm.encode(), run.rung])
+    labels = np.arange(made.test_images) % CLASSES
+    right = {LADDER: 0.85 - 0.05 * run.rung, CONTROL: 0.86, RANDOM: 0.5, SNIP: 0.6}[run.arm]
+    few, size = made.attributed_images, 16
+    boxes = [[6, 10, 18, 26]] * 3 + [[0, 0, 32, 32]]
+    attribution = {}
+    for method in (*options.ARCHITECTURES[run.architecture].methods, "random map"):
+        names = ("mass", "rank", "pointing", "insertion", "deletion")
+        attribution[method] = {name: rng.beta(3, 5, few).tolist() for name in names} | {"flat": [False] * few}
+        if method != "random map":
+            heat = np.exp(-((np.arange(size)[:, None] - 6) ** 2 + (np.arange(size) - 9) ** 2) / rng.uniform(10, 60))
+            attribution[method]["strip"] = [np.round(255 * heat).astype(np.uint8).tobytes().hex()] * 4
+    sparsity = 0.0 if run.arm == CONTROL else representation_settings.schedule(made)[run.rung]
+    metrics = {
+        "sparsity": sparsity,
+        "sparsity_of_all_kernels": 0.97 * sparsity,
+        "hits": (_decisions(rng, labels, right) == labels).tolist(),
+        "attribution": attribution,
+        "discovery": {
+            name: {"hits": (rng.random(made.test_images) < 0.6).tolist(), "strip": boxes}
+            for name in ("lost", "tokencut")
+        },
+        "triplets": rng.beta(4, 3, 60).tolist(),
+        "conflict": rng.choice(CLASSES, made.test_images).tolist(),
+    }
+    if run.distorted:
+        metrics["distorted"] = {name: _decisions(rng, labels, right - 0.2).tolist() for name in conditions(made)}
+    return {"config": dataclasses.asdict(run), "metrics": metrics, "provenance": provenance()}
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """What is tested here is which numbers are resampled, not how often."""
+    monkeypatch.setattr(representation_results, "_BAND", 40)
+    monkeypatch.setattr(stats, "simultaneous", functools.partial(stats.simultaneous, resamples=100))
+
+
+def results_of(made: Study, change: Any = None) -> Results:
+    """Reads records made by hand, after ``change(record)``."""
+    found = records(made)
+    for record in found if change else []:
+        change(record)
+    return Results(made, found, truths(made), seed=0)
+
+
+def quantity(results: Results, name: str, line: str = "") -> Quantity:
+    (found,) = [one for one in results.quantities if (one.name, one.line) == (name, line)]
+    return found
+
+
+def metrics_of(results: Results, arm: str, rung: int) -> list[Any]:
+    return [results.metrics("swin", arm, rung)[seed] for seed in results.seeds]
+
+
+def with_hits(record: Any, right: int, first: int = 0) -> None:
+    """Lets a network get so many images right, from a first one on."""
+    record["metrics"]["hits"] = [first <= number < first + right for number in range(len(record["metrics"]["hits"]))]
+
+
+def place(record: Any) -> tuple[str, int]:
+    return record["config"]["arm"], record["config"]["rung"]
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def test_values_are_means_over_seeds_of_means_over_images():
+    results = results_of(study())
+    for name, line, read in (
+        ("accuracy", "", lambda one: one["hits"]),
+        ("mass", "grad-cam", lambda one: one["attribution"]["grad-cam"]["mass"]),
+        ("CorLoc", "lost", lambda one: one["discovery"]["lost"]["hits"]),
+        ("odd one out", "", lambda one: one["triplets"]),
+    ):
+        found, count = results.value(quantity(results, name, line), "swin", LADDER, 2)
+        each = [read(one) for one in metrics_of(results, LADDER, 2)]
+        assert found.mean == pytest.approx(np.mean([np.mean(one) for one in each]), abs=1e-12)
+        assert count == sum(map(len, each))
+        assert found.low < found.mean < found.high
+
+
+def test_decisions_are_compared_as_the_benchmark_does():
+    made = study(seeds=(0,), distortions=("contrast", "rotation", "low-pass"))
+    results = results_of(made)
+    (run,), truth = metrics_of(results, LADDER, 2), results.truths[0]
+    names = [f"picture{number}.png" for number in range(made.test_images)]
+    right = [f"class {label}" for label in truth["labels"]]
+
+    def trials(subject: str, answers: dict[str, list[int]]) -> list[Any]:
+        cells = [one.split(" ") for one in answers]
+        return [
+            alignment.make_trials(
+                subject,
+                [f"class {k}" for k in answers[" ".join(cell)]],
+                right,
+                names,
+                condition=cell[1],
+                dataset=cell[0],
+            )
+            for cell in cells
+        ]
+
+    def joined(parts: list[Any]) -> alignment.Trials:
+        return alignment.Trials(
+            **{name: np.concatenate([getattr(one, name) for one in parts]) for name in vars(parts[0])}
+        )
+
+    people = [
+        part
+        for number in range(made.observers)
+        for part in trials(f"subject-{number}", {name: each[number] for name, each in truth["observers"].items()})
+    ]
+    expected = alignment.compare(joined(trials("network", run["distorted"])), joined(people))
+    for name, value in {
+        "accuracy, distorted": expected.ood_accuracy,
+        "accuracy difference": expected.accuracy_difference,
+        "observed consistency": expected.observed_consistency,
+        "error consistency": expected.error_consistency,
+    }.items():
+        found, _ = results.value(quantity(results, name), "swin", LADDER, 2)
+        assert found.mean == pytest.approx(value, abs=1e-12), name
+
+
+def test_who_agrees_everywhere_has_the_consistency_1_whatever_the_accuracy():
+    made = study(seeds=(0,))
+    found, told = records(made), truths(made)
+    for record in found:
+        if "distorted" in record["metrics"]:
+            record["metrics"]["distorted"] = dict.fromkeys(conditions(made), told[0]["metrics"]["labels"])
+    for name in conditions(made):
+        told[0]["metrics"]["observers"][name] = [told[0]["metrics"]["labels"]] * made.observers
+    results = Results(made, found, told, seed=0)
+    value, _ = results.value(quantity(results, "error consistency"), "swin", LADDER, 0)
+    assert value == pytest.approx((1.0, 1.0, 1.0), abs=1e-12)
+
+
+def test_the_controls_of_the_benchmark_count_with_the_choices_of_the_released_code_only():
+    assert len(results_of(study()).kept) == 5 + 3
+    assert len(results_of(study(legacy=True)).kept) == 8 + 4
+
+
+def test_the_shape_bias_is_that_of_the_library_where_the_cues_differ():
+    made = study(seeds=(0,))
+    results = results_of(made)
+    results.truths[0]["conflict"]["texture"][:7] = results.truths[0]["conflict"]["shape"][:7]
+    (run,), cues = metrics_of(results, LADDER, 1), results.truths[0]["conflict"]
+    expected = alignment.shape_bias_of(run["conflict"], cues["shape"], cues["texture"])
+    found, count = results.value(quantity(results, "shape bias"), "swin", LADDER, 1)
+    assert found.mean == pytest.approx(expected.bias, abs=1e-12)
+    assert count == expected.n == made.test_images - 7
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "sign"), [("accuracy", "", 1), ("rank", "grad-cam", 1), ("deletion", "integrated-gradients", -1)]
+)
+@pytest.mark.parametrize("against", ["dense", "equal training"])
+def test_gains_are_paired_differences_signed_so_that_more_is_better(name, line, sign, against):
+    results = results_of(study())
+    one = quantity(results, name, line)
+    gains = results.gains(one, "swin", against)
+    assert list(gains) == [1, 2]
+    for rung, gain in gains.items():
+        other = results.columns(one, "swin", *((LADDER, 0) if against == "dense" else (CONTROL, rung)))
+        differences = [sign * (a - b) for a, b in zip(results.columns(one, "swin", LADDER, rung), other, strict=True)]
+        assert gain.mean == pytest.approx(np.mean([np.mean(one) for one in differences]), abs=1e-12)
+        alone = stats.bootstrap([one[:, 0] for one in differences], seed=0)
+        # Two intervals that hold at once are wider, by up to about a third, than each by itself.
+        assert 0.8 < (gain.high - gain.low) / (alone.high - alone.low) < 1.6
+
+
+def test_gains_of_a_consistency_are_differences_of_consistencies():
+    results = results_of(study())
+    one = quantity(results, "error consistency")
+    gains = results.gains(one, "swin", "dense")
+    after, before = (results.value(one, "swin", LADDER, rung)[0].mean for rung in (2, 0))
+    assert list(gains) == [2]  # on rung 1 no distorted images were shown
+    assert gains[2].mean == pytest.approx(after - before, abs=1e-12)
+
+
+def test_a_seed_that_is_missing_is_an_error():
+    made = study(seeds=(0, 1))
+    with pytest.raises(ValueError, match=r"records: expected seeds \[0, 1\] of .*'swin'.* but got \[0\]"):
+        Results(made, records(made)[:-1], truths(made), seed=0)
+    with pytest.raises(ValueError, match=r"truths: expected one for each seed.* \[1\] have none"):
+        Results(made, records(made), truths(made)[:1], seed=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- verdicts
+
+
+def verdict(results: Results, against: str, margin: float = 0.0) -> Any:
+    rows = representation_results.verdicts(representation_results.gains(results), margin)
+    return rows[(rows.quantity == "accuracy") & (rows.against == against)].iloc[0]
+
+
+# The dense network gets 24 of 40 images right, the control 32, rungs 1 and 2 what is planted; rung 1 not the first 8,
+# so that it loses images where it gains others.
+@pytest.mark.parametrize(
+    ("right", "margin", "dense", "control", "best"),
+    [
+        ((32, 38), 0.0, "found", "found", 2),
+        ((32, 24), 0.0, "found", "undecided", 1),
+        ((25, 24), 0.0, "undecided", "not found", 1),
+        ((16, 12), 0.0, "not found", "not found", 1),
+        ((30, 24), 0.3, "not found", "not found", 1),
+    ],
+)
+def test_a_planted_sweet_spot_is_found_and_no_other(right, margin, dense, control, best):
+    planted = {(LADDER, 0): 24, (LADDER, 1): right[0], (LADDER, 2): right[1], (CONTROL, 1): 32, (CONTROL, 2): 32}
+    results = results_of(
+        study(), lambda record: with_hits(record, planted.get(place(record), 0), 8 * (place(record) == (LADDER, 1)))
+    )
+    row = verdict(results, "dense", margin)
+    assert (row.verdict, row.rung) == (dense, best)
+    assert row.gain == pytest.approx((max(right) - 24) / 40, abs=1e-12)
+    assert verdict(results, "equal training", margin).verdict == control
+
+
+def test_the_rung_of_a_sweet_spot_is_one_whose_interval_says_so():
+    gained = pd.DataFrame(
+        [
+            {"question": "q", "quantity": "a", "method": "", "architecture": "swin", "against": "dense", **row}
+            for row in (
+                {"rung": 1, "sparsity": 0.3, "mean": 0.2, "low": 0.1, "high": 0.3},
+                {"rung": 2, "sparsity": 0.5, "mean": 0.4, "low": -0.1, "high": 0.9},
+            )
+        ]
+    )
+    (row,) = representation_results.verdicts(gained, 0.0).itertuples()
+    assert (row.verdict, row.rung, row.rungs, row.rungs_above) == ("found", 1, 2, 1)
+    (row,) = representation_results.verdicts(gained, 0.15).itertuples()
+    assert (row.verdict, row.rung, row.rungs_above) == ("undecided", 2, 0)
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+
+def written(made: Study, folder: Path, change: Any = None) -> tuple[str, str]:
+    """Writes the page of records made by hand, and returns it without marks, and what was printed."""
+    made = dataclasses.replace(made, out=folder)
+    found, told = records(made), truths(made)
+    for record in found + told if change else []:
+        change(record)
+    console = Console(file=io.StringIO(), width=100)
+    path = representation_page.write(made, found, told, console)
+    return html.unescape(path.read_text()), console.file.getvalue()  # pyright: ignore
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a study of two architectures, and its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(representation_results, "_BAND", 40)
+        patch.setattr(stats, "simultaneous", functools.partial(stats.simultaneous, resamples=100))
+        folder = tmp_path_factory.mktemp("page")
+        planted = {(LADDER, 0): 20, (LADDER, 1): 36, (LADDER, 2): 4, (CONTROL, 1): 36, (CONTROL, 2): 36}
+
+        def change(record: Any) -> None:
+            if "arm" in record["config"]:
+                with_hits(record, planted.get(place(record), 3))
+                if place(record) == (LADDER, 2):
+                    record["metrics"]["attribution"]["grad-cam"]["flat"][:5] = [True] * 5
+
+        text, printed = written(study(architectures=("swin", "vit"), seeds=(0, 1)), folder, change)
+    return text, printed, folder
+
+
+def test_the_page_says_what_was_found_whichever_way_it_came_out(page):
+    text, printed, _ = page
+    assert "Against the dense network: found in 2 of 2 cases. Swin V2: +0.400 at 36 %" in text
+    assert "Against the dense network trained equally long: undecided in all 2 cases." in text
+    assert "Swin V2 50 % → 10 % at 59 % sparsity (dense, trained equally long: 90 %)" in text
+    assert "20 maps have one value everywhere" in text
+    assert "No people were asked." in text
+    assert "Fewer than three seeds" in text
+    assert "What --legacy would change" in text
+    assert all(f"{name}</strong> {meaning}" in text for name, meaning in LEGACY.items())
+    assert BUGS[1:] in text
+    assert "nan" not in text.lower().replace("nanc", "")
+    assert "accuracy" in printed
+    assert "yes / ?" in printed
+
+
+def test_the_tables_hold_every_quantity_of_every_network(page):
+    _, _, folder = page
+    curves, gains, verdicts, flat = (
+        pd.read_csv(folder / f"{name}.csv") for name in ("curves", "gains", "verdicts", "flat_maps")
+    )
+    made = study(architectures=("swin", "vit"), seeds=(0, 1))
+    runs = {(run.architecture, run.arm, run.rung) for run in representation_settings.grid(made)}
+    accuracy = curves[curves.quantity == "accuracy"]
+    assert set(zip(accuracy.architecture, accuracy.arm, accuracy.rung, strict=True)) == runs
+    assert set(curves[curves.quantity == "error consistency"].rung) == {0, 2}
+    assert set(curves[curves.quantity == "mass"].method) == set(options.ARCHITECTURES["vit"].methods)
+    assert set(curves[curves.quantity == "insertion"].method) >= {RANDOM_MAP, "rollout"}
+    # Per architecture: 1 + 5 of each method + 2 of random order + 2 searches + 4 + 1 + 1, against two references.
+    assert len(verdicts) == 2 * ((11 + 5 * 2) + (11 + 5 * 4))
+    assert len(gains[(gains.quantity == "accuracy") & (gains.architecture == "vit")]) == 2 * 2
+    assert flat["flat"].tolist() == [10, 10]
+    assert flat["maps"].tolist() == [24, 24]
+
+
+@pytest.mark.parametrize("rungs", [1, 2])
+def test_a_short_ladder_of_one_seed_without_controls_has_a_page(tmp_path, rungs):
+    made = study(rungs=rungs, seeds=(3,), random_rungs=(), snip_rungs=(), distorted_rungs=(0,))
+
+    def without_conflict(record: Any) -> None:
+        if "conflict" in record["metrics"]:
+            record["metrics"]["conflict"] = None if "labels" in record["metrics"] else [0]
+
+    text, _ = written(made, tmp_path, without_conflict)
+    Path("/tmp/dumpE.html").write_text(text)
+    assert "Shape or texture?" not in text
+    assert ("The ladder has no rung but the dense network" in text or "has no rung but" in text) == (rungs == 1)
+    assert "SNIP" not in representation_findings.approach(made, results_of(made))[3][1]
+
+
+def test_the_choices_of_the_released_code_are_named_where_they_were_taken():
+    heading, choices = representation_findings.legacy(study(legacy=True))
+    assert heading == "The choices of the released code, taken here"
+    assert [name for name, _ in choices[:-1]] == list(LEGACY)
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+def figure_of(results: Results, question: str) -> Any:
+    gained = representation_results.gains(results)
+    tested = representation_results.verdicts(gained, 0.0)
+    return representation_figures.ladders(results, representation_results.curves(results), tested, question)
+
+
+def test_a_figure_has_the_curves_their_controls_and_the_sweet_spots():
+    planted = {(LADDER, 0): 8, (LADDER, 1): 38, (LADDER, 2): 4, (CONTROL, 1): 20, (CONTROL, 2): 20}
+    results = results_of(study(), lambda record: with_hits(record, planted.get(place(record), 6)))
+    (axis,) = figure_of(results, "accuracy").axes
+    lines = {line.get_label(): line for line in axis.lines}
+    assert lines["pruned"].get_ydata().tolist() == pytest.approx([0.2, 0.95, 0.1])
+    assert lines["dense, trained equally long"].get_ydata().tolist() == pytest.approx([0.2, 0.5, 0.5])
+    assert (lines["random mask"].get_xdata(), lines["random mask"].get_ydata()) == ([2], pytest.approx([0.15]))
+    assert (lines["SNIP"].get_xdata(), lines["SNIP"].get_ydata()) == ([1], pytest.approx([0.15]))
+    assert lines["chance"].get_ydata() == [0.1, 0.1]
+    for text in ("sweet spot against the dense network", "sweet spot against equal training"):
+        assert (lines[text].get_xdata(), lines[text].get_ydata()) == ([1], pytest.approx([0.95]))
+    assert len([one for one in axis.collections if isinstance(one, PolyCollection)]) == 2
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "36", "59"]
+
+
+def test_methods_share_a_panel_and_less_is_marked_as_better():
+    drawn = figure_of(results_of(study()), "perturbation")
+    (legend,) = drawn.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[:3] == ["Grad-CAM", "integrated gradients", "random order"]
+    assert "pruned" in names
+    assert [axis.get_ylabel() for axis in drawn.axes] == ["insertion", "deletion\n(less is better)"]
+
+
+def test_boxes_are_drawn_where_they_are_in_the_picture():
+    results = results_of(study())
+    drawn = representation_strip.overview(results, discovery_size=32)
+    assert len(drawn.axes) == 2 * (1 + 2 * 3)
+    boxes = [patch.get_bbox().extents.tolist() for patch in drawn.axes[1].patches if isinstance(patch, Rectangle)]
+    # The true box (3, 5, 9, 13), and the one found in the picture of twice the size: (6, 10, 18, 26).
+    assert boxes == [[4.5, 2.5, 12.5, 8.5]] * 2
+    outlined = drawn.axes[0].get_children()[0].get_array()
+    assert np.shape(outlined) == (16, 16, 3)

@@ -1,0 +1,212 @@
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from experiments import options
+from experiments import representation_data as looked
+from experiments import representation_settings as settings
+from experiments.representation import world_and_network
+from experiments.representation_measures import pairs_and_others, written
+from experiments.transfer_grid import mine
+from jaxprune.evaluate import alignment
+
+ROOT = Path(__file__).parents[1]
+SMOKE: dict[str, Any] = {
+    "architectures": ("resnet-small", "vit", "swin"),
+    "seeds": (0,),
+    "train_images": 60,
+    "test_images": 30,
+    "attributed_images": 4,
+    "batch_size": 10,
+    "first_steps": 4,
+    "steps": 3,
+    "rungs": 2,
+    "random_rungs": (1,),
+    "snip_rungs": (1,),
+    "distorted_rungs": (0, 1),
+    "distortions": ("contrast", "rotation"),
+    "path_steps": 3,
+}
+
+
+# Makes the study of one network, killed before every one of its trainings; then the whole study, whose records of that
+# network must be equal.  The digests of all records are printed each time.
+RUN = f"""
+import json, sys
+from pathlib import Path
+import jaxprune as jp
+from experiments import representation
+from experiments.representation_settings import Study
+from rich.console import Console
+
+def digests(out):
+    return {{path.name: json.loads(path.read_text())["digest"] for path in sorted((out / "records").glob("*.json"))}}
+
+fit, out = jp.train.fit, Path(sys.argv[1])
+options = {SMOKE!r}
+killed = 0
+while True:
+    calls = 0
+    def dying(*arguments, **named):
+        global calls
+        calls += 1
+        if calls > killed:
+            raise KeyboardInterrupt
+        return fit(*arguments, **named)
+    jp.train.fit = dying
+    try:
+        one = options | {{"architectures": ("resnet-small",)}}
+        representation.main(Study(**one, out=out / "killed"), Console(stderr=True))
+        break
+    except KeyboardInterrupt:
+        killed += 1
+jp.train.fit = fit
+print(json.dumps({{"killed": killed, "digests": digests(out / "killed")}}))
+page = representation.main(Study(**options, out=out / "whole"), Console(stderr=True))
+print(json.dumps({{"page": str(page), "digests": digests(out / "whole")}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, Any]:
+    """Makes the smoke study in one process that compiles in haste: compiling takes most of the time."""
+    out = tmp_path_factory.mktemp("representation")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    words = [sys.executable, "-c", RUN, str(out)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    killed, whole = map(json.loads, done.stdout.splitlines())
+    return {"out": out, "killed": killed, "whole": whole}
+
+
+def records_of(made) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((made["out"] / "whole" / "records").glob("*.json"))]
+
+
+def test_a_study_killed_before_every_training_ends_with_the_records_of_one_that_was_not(made):
+    assert made["killed"]["killed"] == 5  # dense, ladder, control, random, SNIP
+    assert len(made["killed"]["digests"]) == 6  # five networks and what they are held against
+    assert made["killed"]["digests"].items() <= made["whole"]["digests"].items()
+
+
+def test_every_network_of_the_grid_has_a_record_and_the_page_is_written(made):
+    runs = settings.grid(settings.Study(**SMOKE))
+    assert len(made["whole"]["digests"]) == len(runs) + 1 == 16
+    page = Path(made["whole"]["page"]).read_text()
+    assert "<svg" in page
+    for name in SMOKE["architectures"]:
+        assert options.ARCHITECTURES[name].title in page
+    assert "no people were asked" in page.lower()
+    tables = {path.name for path in (made["out"] / "whole").glob("*.csv")}
+    assert {"verdicts.csv", "curves.csv"} <= tables
+
+
+def test_records_hold_every_measure_image_by_image(made):
+    found = [one for one in records_of(made) if "hits" in one["metrics"]]
+    kinds = set()
+    for one in found:
+        metrics, config = one["metrics"], one["config"]
+        methods = options.ARCHITECTURES[config["architecture"]].methods
+        assert set(metrics["attribution"]) == {*methods, "random map"}
+        for name, scores in metrics["attribution"].items():
+            for measure in ("mass", "rank", "pointing", "insertion", "deletion"):
+                values = np.array(scores[measure])
+                assert values.shape == (4,), name
+                assert np.all((values >= 0) & (values <= 1)), (name, measure)
+        assert len(metrics["hits"]) == 30
+        assert all(len(metrics["discovery"][method]["hits"]) == 30 for method in ("lost", "tokencut"))
+        assert len(metrics["distorted"]) == 8 + 4
+        kinds.add((config["arm"], config["rung"], round(metrics["sparsity"], 2)))
+    assert kinds == {("ladder", 0, 0), ("ladder", 1, 0.36), ("control", 1, 0), ("random", 1, 0.36), ("snip", 1, 0.36)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ("vgg",)}, "architectures: expected one of"),
+        ({"seeds": ()}, "seeds: expected one or more"),
+        ({"distortions": ("fog",)}, "distortions: expected one of"),
+        ({"score": "size"}, "score: expected one of"),
+        ({"random_rungs": (8,)}, r"random_rungs: expected rungs in \[1, 8\)"),
+        ({"snip_rungs": (0,)}, r"snip_rungs: expected rungs in \[1, 8\)"),
+        ({"distorted_rungs": (1,)}, "distorted_rungs: expected rung 0"),
+        ({"attributed_images": 300}, "attributed_images: expected at most test_images"),
+        ({"share": 1.0}, r"share: expected a number in \[0, 1\)|share: expected"),
+        ({"steps": 0}, "steps: expected a finite number above 0"),
+        ({"image_size": 30}, "image_size: expected a multiple of 8"),
+        ({"margin": -0.1}, "margin: expected 0 or more"),
+        ({"exclude": "("}, "exclude: expected a regular expression"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_starts(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings.validate(settings.Study(out=tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [("cifar", "data: expected one of"), ("voc:", "data: expected a name"), ("folder:/nowhere", "nowhere")],
+)
+def test_data_that_cannot_be_read_are_refused_before_anything_starts(data, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        looked.open_data(settings.Study(data=data))
+
+
+def test_shards_share_no_training_and_make_the_whole_grid():
+    study = settings.Study(seeds=(0, 1))
+    runs = settings.grid(study)
+    parts = [mine(runs, f"{number}/3", world_and_network) for number in (1, 2, 3)]
+    assert sum(map(len, parts)) == len(runs)
+    owners = [{(run.architecture, run.seed) for run in one} for one in parts]
+    assert not owners[0] & owners[1]
+    assert not owners[1] & owners[2]
+    assert not owners[0] & owners[2]
+
+
+def test_the_bundled_grid_is_that_of_the_issue():
+    study = settings.Study()
+    assert [round(100 * value, 1) for value in settings.schedule(study)] == [0, 36, 59, 73.8, 83.2, 89.3, 93.1, 95.6]
+    assert len(settings.grid(study)) == 228
+
+
+def test_legacy_takes_over_what_it_says(tmp_path):
+    study = settings.resolved(settings.Study(legacy=True, out=tmp_path))
+    assert study.first_steps == study.steps
+    conditions = [f"contrast {level}" for level in jp.data.DISTORTIONS["contrast"]]
+    assert looked.kept_conditions(study, conditions) == conditions
+    kept = looked.kept_conditions(settings.Study(), conditions)
+    assert [one for one in conditions if one not in kept] == [
+        f"contrast {one}" for one in alignment.EXCLUDED["contrast"]
+    ]
+
+
+def test_simulated_observers_err_more_under_stronger_distortion():
+    study = settings.Study(train_images=20, test_images=100, distortions=("contrast",))
+    world = looked.prepare(study, 0)
+    right = [np.mean(one.correct) for one in looked.watched(world, study, 0).values()]
+    assert right[0] > 0.9
+    assert right[-1] < 0.4
+    assert all(late < early + 0.03 for early, late in itertools.pairwise(right))
+
+
+def test_triplets_hold_two_of_a_class_and_one_of_another():
+    labels = np.random.default_rng(0).integers(5, size=50)
+    first, second, third = labels[pairs_and_others(labels, 0)].T
+    assert len(first) == 400
+    assert np.all(first == second)
+    assert np.all(first != third)
+
+
+def test_maps_are_kept_as_bytes():
+    kept = np.frombuffer(bytes.fromhex(written(np.array([[0.0, 1.0], [2.0, 4.0]]))), np.uint8)
+    assert kept.tolist() == [0, 64, 128, 255]
+    assert written(np.zeros((2, 2))) == "00" * 4
