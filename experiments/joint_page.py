@@ -21,7 +21,7 @@ from experiments.joint_page_tables import (
 )
 from experiments.joint_results import Results, kinds
 from experiments.transfer_results import Table
-from experiments.wording import DATA, percent
+from experiments.wording import DATA, percent, provenance
 from jaxprune import files, report
 
 
@@ -85,7 +85,7 @@ def compose(study: Any, records: Sequence[dict[str, Any]], results: Results, tab
     page.section("Every step, and the networks themselves")
     steps_table(page, results)
     networks_table(page, records)
-    page.text(_provenance(records))
+    page.text(provenance(records, "with all measurements and without the training of the dense networks"))
     return page
 
 
@@ -172,17 +172,6 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
 def _corruptions(results: Results) -> str:
     names = kinds(results.conditions).get("corrupted", [])
     return f"{len({name.rsplit('-', 1)[0] for name in names})} corruptions and all severities"
-
-
-def _provenance(records: Sequence[dict[str, Any]]) -> str:
-    place = records[0]["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
-    minutes = sum(one["provenance"]["seconds"] for one in records) / 60
-    return (
-        f"{len(records)} runs, {minutes:.1f} minutes with all measurements and without the training of the dense "
-        f"networks, on {', '.join(sorted(set(place['devices'])))}. {versions}; Python {place['python']}; commit "
-        f"{place['commit'][:12]}."
-    )
 
 
 def _print(tested: Table, console: Console) -> None:

@@ -14,7 +14,7 @@ CAPTIONS = {
     "object's share of the image.",
     NEED: "The mean probability of the network's decision while pixels appear (insertion: more is better) or vanish "
     "(deletion: less is better) in the order of their relevance. Both also move with the confidence of a network, "
-    "whatever the order: read them beside the random order, in grey.",
+    "whatever the order: what counts is the distance to the random order, in grey, and that is what is tested.",
     FIND: "The share of images in which the box that is found, without labels, overlaps the true one by half or more. "
     "Lines across: a box in the centre of every image, and the whole image as the box.",
     DECIDE: "Decisions on distorted images, and how alike they are to those of simulated observers. Error "
@@ -55,8 +55,8 @@ def definitions(study: Study, results: Results) -> list[tuple[str, str]]:
         ),
         (
             "Mass, rank.",
-            "With P the relevance of a pixel and G the object: sum of P over G / sum of P, and |G and the |G| pixels "
-            "of largest P| / |G|, ties by expectation. Arras et al. (2022), arXiv 2003.07258.",
+            "With P the relevance of the pixels and G the object: the share of all P that lies on G, and the share of "
+            "G among the |G| pixels of largest P, ties by expectation. Arras et al. (2022), arXiv 2003.07258.",
         ),
         (
             "Pointing.",
@@ -65,7 +65,8 @@ def definitions(study: Study, results: Results) -> list[tuple[str, str]]:
         (
             "Insertion, deletion.",
             "Area under the probability of the decided class while pixels appear on grey, or turn grey, most relevant "
-            "first. Petsiuk et al. (2018), arXiv 1806.07421. The paper on pruning has neither.",
+            "first. Gains are those of the distance to pixels in random order. Petsiuk et al. (2018), arXiv "
+            "1806.07421. The paper on pruning has neither.",
         ),
         (
             "CorLoc.",

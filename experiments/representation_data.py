@@ -137,7 +137,7 @@ def read(settings: Settings, size: int) -> jp.data.Annotated:
         values = {"objects": settings.object_values or None, "void": settings.void_values}
         return jp.data.annotated_tfds(name, size=size, folder=settings.data_folder, **values)
     check.choice("data", settings.data, ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>"))
-    raise ValueError(f"data: expected a name after the colon, but got {settings.data!r}.")
+    raise ValueError(f"data: expected a folder or a name in place of <...>, but got {settings.data!r}.")
 
 
 def open_data(settings: Settings) -> None:

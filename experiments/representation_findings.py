@@ -98,8 +98,9 @@ def _overall(study: Study, tested: Table) -> str:
         f"A sweet spot is a rung that is better{margin}, tested for all rungs of a ladder at once, for every "
         f"architecture and measure. Gains {'; '.join(told)}. A gain over the dense network can come from pruning or "
         "from the longer training that a rung has had; one over the dense network trained equally long cannot come "
-        f"from that. The verdicts are many: were there no sweet spot anywhere, about {0.025 * len(own):.0f} of these "
-        f"{len(own)} would be found by chance."
+        "from that. The verdicts are many: were nothing gained or lost anywhere, about "
+        f"{0.025 * len(own):.0f} of these {len(own)} would be found by chance, and more where few seeds make "
+        "intervals too narrow."
     )
 
 
@@ -128,7 +129,7 @@ def _answer(here: Table, against: str) -> str:
 
 
 def _all(count: int) -> str:
-    return "the only case" if count == 1 else f"all {count} cases"
+    return {1: "the only case", 2: "both cases"}.get(count, f"all {count} cases")
 
 
 def _about(row: Any, rows: Table) -> str:
@@ -145,8 +146,8 @@ def _confidence(tested: Table) -> Iterator[str]:
             f"{title(row.architecture)}, {row.quantity}, against {REFERENCES[row.against]}" for row in rows.itertuples()
         ]
         yield (
-            "Insertion or deletion improves even where pixels come in random order, so the network has become more "
-            f"or less confident as a whole, and such gains say nothing of where it looks: {'; '.join(spots)}."
+            "Insertion or deletion improves even where pixels come in random order, as a network becomes more or less "
+            f"confident as a whole: {'; '.join(spots)}. The verdicts on methods are of the distance to random order."
         )
 
 
@@ -259,5 +260,5 @@ def legacy(study: Study) -> tuple[str, list[Point]]:
     heading = "The choices of the released code, taken here" if study.legacy else "What --legacy would change"
     return heading, [
         *LEGACY.items(),
-        ("Not taken over, in any case, as they are plain mistakes.", f"{BUGS.capitalize()}."),
+        ("Not taken over, in any case, as they are plain mistakes.", f"{BUGS[0].upper()}{BUGS[1:]}."),
     ]

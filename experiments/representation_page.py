@@ -15,7 +15,7 @@ from experiments.representation_findings import QUESTIONS, signed
 from experiments.representation_results import REFERENCES, Results
 from experiments.representation_settings import LADDER, Study
 from experiments.transfer_results import Table
-from experiments.wording import DATA, percent
+from experiments.wording import DATA, percent, provenance
 from jaxprune import files, report
 from jaxprune.report import Cell
 
@@ -85,7 +85,7 @@ def compose(
     page.section("All numbers")
     _number_tables(page, results, measured)
     _network_table(page, results)
-    page.text(_provenance(records))
+    page.text(provenance(records, "with training and all measurements"))
     return page
 
 
@@ -176,17 +176,6 @@ def _network_table(page: report.Page, results: Results) -> None:
         ["", "rung", "of prunable kernels", "of all kernels"],
         rows,
         folded=True,
-    )
-
-
-def _provenance(records: Sequence[dict[str, Any]]) -> str:
-    place = records[0]["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
-    minutes = sum(one["provenance"]["seconds"] for one in records) / 60
-    return (
-        f"{len(records)} runs, {minutes:.1f} minutes with training and all measurements, on "
-        f"{', '.join(sorted(set(place['devices'])))}. {versions}; Python {place['python']}; commit "
-        f"{place['commit'][:12]}."
     )
 
 

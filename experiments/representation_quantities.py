@@ -45,6 +45,7 @@ class Quantity(NamedTuple):
       value: from means over images [..., columns] to the value [...].
       levels: truth -> what is reached without looking, by name.
       smaller: whether less is better.
+      tested: what gains are computed of, where that is not what ``read`` gives.
     """
 
     question: str
@@ -54,6 +55,7 @@ class Quantity(NamedTuple):
     value: Callable[[np.ndarray], np.ndarray] = mean
     levels: Callable[[Metrics], dict[str, float]] = lambda truth: {}
     smaller: bool = False
+    tested: Callable[[Metrics, Metrics], np.ndarray | None] | None = None
 
 
 def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequence[str]) -> list[Quantity]:
@@ -67,13 +69,16 @@ def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequ
     methods = list(dict.fromkeys(name for one in records for name in one["attribution"]))
     searches = list(dict.fromkeys(name for one in records for name in one["discovery"]))
     listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
-    for name in ("mass", "rank", "pointing", "insertion", "deletion"):
-        needs = name in ("insertion", "deletion")
+    for name in ("mass", "rank", "pointing"):
         for method in methods:
-            if needs or method != RANDOM_MAP:
+            if method != RANDOM_MAP:
                 read = partial(_attributed, name=name, method=method)
-                about: dict[str, Any] = {"smaller": name == "deletion"} if needs else {"levels": _share_of_object}
-                listed.append(Quantity(NEED if needs else LOOK, name, method, read, **about))
+                listed.append(Quantity(LOOK, name, method, read, levels=_share_of_object))
+    for name in ("insertion", "deletion"):
+        for method in methods:
+            read = partial(_attributed, name=name, method=method)
+            tested = None if method == RANDOM_MAP else partial(_beyond_random, name=name, method=method)
+            listed.append(Quantity(NEED, name, method, read, smaller=name == "deletion", tested=tested))
     listed += [Quantity(FIND, "CorLoc", name, partial(_found, name=name), levels=_baselines) for name in searches]
     listed += _decisions(kept) if kept else []
     if all(one["conflict"] is not None for one in truths):
@@ -131,6 +136,12 @@ def _column(values: Sequence[float]) -> np.ndarray:
 def _attributed(run: Metrics, truth: Metrics, *, name: str, method: str) -> np.ndarray | None:
     del truth
     return _column(run["attribution"][method][name]) if method in run["attribution"] else None
+
+
+def _beyond_random(run: Metrics, truth: Metrics, *, name: str, method: str) -> np.ndarray | None:
+    """The distance to pixels in random order, which a network that has only become more confident does not change."""
+    own, control = (_attributed(run, truth, name=name, method=one) for one in (method, RANDOM_MAP))
+    return None if own is None or control is None else own - control
 
 
 def _found(run: Metrics, truth: Metrics, *, name: str) -> np.ndarray | None:

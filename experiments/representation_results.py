@@ -69,10 +69,13 @@ class Results:
         found = sorted(rung for name, which, rung in self.runs if (name, which) == (architecture, arm))
         return [rung for rung in found if quantity is None or self.columns(quantity, architecture, arm, rung)]
 
-    def columns(self, quantity: Quantity, architecture: str, arm: str, rung: int) -> list[np.ndarray]:
-        """Reads a quantity: for every seed [images, columns]; nothing where it was not measured."""
+    def columns(
+        self, quantity: Quantity, architecture: str, arm: str, rung: int, *, tested: bool = False
+    ) -> list[np.ndarray]:
+        """Reads a quantity, or what is tested of it: for every seed [images, columns]; nothing where there is none."""
         runs = self.metrics(architecture, arm, rung)
-        found = [quantity.read(runs[seed], self.truths[seed]) for seed in self.seeds]
+        read = (tested and quantity.tested) or quantity.read
+        found = [read(runs[seed], self.truths[seed]) for seed in self.seeds]
         return [one for one in found if one is not None]
 
     def sparsity(self, architecture: str, arm: str, rung: int, of: str = "sparsity") -> float:
@@ -97,6 +100,8 @@ class Results:
     def gains(self, quantity: Quantity, architecture: str, against: str) -> dict[int, stats.Interval]:
         """Compares rungs with a reference on the same images: what each gains, above 0 where it is better.
 
+        Of insertion and deletion it is the distance to random order that gains, or loses.
+
         Args:
           quantity: what is compared.
           architecture: whose ladder.
@@ -115,7 +120,7 @@ class Results:
         if not rungs or not self.columns(quantity, architecture, *sides[0]):
             return {}
         places = sides + [(LADDER, rung) for rung in rungs]
-        read = [self.columns(quantity, architecture, arm, rung) for arm, rung in places]
+        read = [self.columns(quantity, architecture, arm, rung, tested=True) for arm, rung in places]
         values = [np.concatenate([one[number] for one in read], axis=1) for number in range(len(self.seeds))]
         sign = -1.0 if quantity.smaller else 1.0
 

@@ -37,9 +37,9 @@ class Settings:
     attributed_images: int = 32
     """Of them, those that attributions are made of."""
     batch_size: int = 32
-    first_steps: int = 2400
+    first_steps: int = 2000
     """Training steps of the dense network."""
-    steps: int = 600
+    steps: int = 500
     """Training steps of every further rung, at a learning rate that starts anew."""
     score: str = "magnitude"
     """What ranks the weights from rung to rung."""
@@ -90,11 +90,11 @@ class Study(Settings):
 
     architectures: tuple[str, ...] = ("resnet-small", "resnet-large", "vit", "swin")
     seeds: tuple[int, ...] = (0, 1, 2)
-    random_rungs: tuple[int, ...] = (2, 4, 7)
+    random_rungs: tuple[int, ...] = (2, 5, 7)
     """Rungs with a random mask of equal sparsity and equal training."""
     snip_rungs: tuple[int, ...] = (5,)
     """Rungs whose sparsity SNIP prunes to at initialisation, before the only training."""
-    distorted_rungs: tuple[int, ...] = (0, 2, 4, 7)
+    distorted_rungs: tuple[int, ...] = (0, 2, 5, 7)
     """Rungs whose networks decide on distorted images too."""
     out: Path = Path("results/representation")
     """Where records, checkpoints, tables and the page go.  What is there already is not computed again."""

@@ -29,12 +29,12 @@ def joined(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def provenance(records: Sequence[dict[str, Any]]) -> str:
-    """Says how many runs there were, how long they took, where, and with which versions."""
+def provenance(records: Sequence[dict[str, Any]], counting: str = "without pretraining and scoring") -> str:
+    """Says how many runs there were, how long they took (``counting`` what), where, and with which versions."""
     place = records[0]["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
     return (
-        f"{len(records)} runs, {sum(one['provenance']['seconds'] for one in records) / 60:.1f} minutes without "
-        f"pretraining and scoring, on {', '.join(sorted(set(place['devices'])))}. {versions}; Python "
+        f"{len(records)} runs, {sum(one['provenance']['seconds'] for one in records) / 60:.1f} minutes {counting}, "
+        f"on {', '.join(sorted(set(place['devices'])))}. {versions}; Python "
         f"{place['python']}; commit {place['commit'][:12]}."
     )

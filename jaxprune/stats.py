@@ -111,8 +111,7 @@ def simultaneous(
     for draw in seeds.T:
         for number, entry in enumerate(values):
             chosen = draw == number
-            shares = np.full(len(entry), 1 / len(entry))
-            drawn = rng.multinomial(len(entry), shares, size=int(chosen.sum()))
+            drawn = _occurrences(len(entry), int(chosen.sum()), rng)
             totals[chosen] += statistic(drawn @ entry / len(entry))
     means = totals / len(values)
     deviation = means.std(axis=0)
@@ -122,6 +121,13 @@ def simultaneous(
     reach = np.quantile(np.max(np.where(varies, scaled, 0.0), axis=1), confidence) * np.where(varies, deviation, 0.0)
     ends = zip(centre.tolist(), (centre - reach).tolist(), (centre + reach).tolist(), strict=True)
     return [Interval(*entry) for entry in ends]
+
+
+def _occurrences(count: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws ``count`` examples with replacement, and counts how often each occurs, [resamples, count]."""
+    # Counting draws is several times faster than NumPy's multinomial numbers, which are the same.
+    places = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
+    return np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count)
 
 
 def sweet_spot(gains: Sequence[Interval], margin: float = 0.0) -> str:

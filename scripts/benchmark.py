@@ -26,6 +26,7 @@ from jaxprune import files
 CASES = {
     "masks": ["benchmark_masks:select", "benchmark_masks:sharded"],
     "structured": ["benchmark_structured:counts", "benchmark_structured:faster", "benchmark_structured:step"],
+    "representation": ["benchmark_representation:integrated_gradients", "benchmark_representation:lost"],
     "curvature": [
         "benchmark_curvature:products",
         "benchmark_curvature:units",

@@ -18,7 +18,19 @@ jaxtyping.install_import_hook("jaxprune", "beartype.beartype(conf=beartype.Beart
 jax.config.update("jax_num_cpu_devices", 8)
 
 MANY_MAPS = 25_000
-QUICKLY = {"curvature", "scores", "structured", "test_contract.py", "test_joint_study.py"}
+QUICKLY = {
+    "curvature",
+    "scores",
+    "structured",
+    "test_attribution.py",
+    "test_changes.py",
+    "test_contract.py",
+    "test_discovery.py",
+    "test_joint_study.py",
+    "test_pruning.py",
+    "test_relevance.py",
+    "test_swin.py",
+}
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")

@@ -85,6 +85,7 @@ PUBLIC = {
     "models": ["resnet_cifar", "resnet", "vit", "swin_v2", "resized", "specification"],
     "cost": ["macs", "parameters", "latency"],
     "similarity": ["linear_cka", "rbf_cka", "minibatch_cka", "procrustes", "svcca"],
+    "sites": ["tags", "read", "survey", "guided", "gradients_at", "before"],
     "stats": ["bootstrap", "simultaneous", "sweet_spot"],
     "evaluate.attribution": ["grad_cam", "guided_backpropagation", "guided_grad_cam", "integrated_gradients"],
     "evaluate.relevance": ["pooled", "mass", "rank", "pointing", "chance"],
@@ -142,7 +143,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    studies = {"experiments.transfer", "experiments.landscape", "experiments.joint_pruning", "experiments.representation"}
+    studies = {f"experiments.{name}" for name in ("transfer", "landscape", "joint_pruning", "representation")}
     assert {"scripts/demo", "scripts/test", "scripts/benchmark"} | studies == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")

@@ -61,7 +61,8 @@ def test_p1_the_ladder_prunes_a_fifth_of_what_is_left_to_within_one_weight():
     start = network()
     prunable = jp.tree.prunable(start.params)
     count = 7 * 13 + 13 * 11 + 11 * 3
-    for rung, sparsity in zip(climbed(), schedule(), strict=True):
+    rungs = climbed()
+    for rung, sparsity in zip(rungs, schedule(), strict=True):
         assert abs(jp.masks.sparsity(rung.mask, prunable) - sparsity) <= 0.5 / count + 1e-9
     left = count
     for (

@@ -4,7 +4,6 @@ A box is (y0, x0, y1, x1) in whole pixels, half-open: it covers the rows y0 ... 
 Areas are integers, so that what lies exactly on a threshold does not depend on rounding.
 """
 
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -52,7 +51,7 @@ def iou(boxes: Any, others: Any) -> np.ndarray:
     return shared / union
 
 
-def corloc(boxes: Any, truths: Sequence[Any], *, threshold: float | Fraction = 0.5, legacy: bool = False) -> Localised:
+def corloc(boxes: Any, truths: Any, *, threshold: float | Fraction = 0.5, legacy: bool = False) -> Localised:
     """Says which images are localised: those whose box has an IoU of ``threshold`` or more with any true box.
 
     The boundary counts: an IoU of exactly 1/2 is a hit at 0.5.  It is decided on whole numbers, ``q intersection >=
