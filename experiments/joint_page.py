@@ -21,7 +21,7 @@ from experiments.joint_page_tables import (
 )
 from experiments.joint_results import Results, kinds
 from experiments.transfer_results import Table
-from experiments.wording import DATA, percent, provenance
+from experiments.wording import DATA, counted, percent, provenance
 from jaxprune import files, report
 
 
@@ -91,8 +91,7 @@ def compose(study: Any, records: Sequence[dict[str, Any]], results: Results, tab
 
 def _count(results: Results) -> str:
     images = {course.seed: len(course.labels) for course in results.courses}
-    seeds = "1 seed" if len(images) == 1 else f"{len(images)} seeds"
-    return f"{seeds}, n = {sum(images.values())} test images in all."
+    return f"{counted(len(images), 'seed')}, n = {sum(images.values())} test images in all."
 
 
 # ------------------------------------------------------------------------------------------------------------ figures

@@ -1,5 +1,6 @@
 """What the words of a command line mean: the only tables from strings to functions."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 
 import jaxprune as jp
-from jaxprune import check
+from jaxprune import check, records
 from jaxprune.evaluate import heads
 from jaxprune.structured import Chooser, Criterion
 from jaxprune.structured.budgets import Budget
@@ -102,8 +103,9 @@ class Architecture:
       module: (classes, side of the images) -> module.
       rate: peak learning rate of AdamW.
       cam: the site of Grad-CAM.
-      tokens: the site in which objects are searched for.
-      is_map: whether that is a map of a convolutional network, standardised before objects are searched for.
+      tokens: the site in which objects are searched for: at 32 pixels a map of eight by eight places.
+      is_map: whether that is a map, standardised before objects are searched for.
+      patch: where it is tokens of patches, the side of these: they are read at half a patch's distance.
       methods: the attributions that it can have.
       unpruned: regular expression of the kernels that the released code of arXiv 2507.01722 neither prunes nor counts.
     """
@@ -116,6 +118,17 @@ class Architecture:
     is_map: bool
     methods: tuple[str, ...]
     unpruned: str = ""
+    patch: int = 0
+
+    def shapes(self, size: int) -> Any:
+        """Returns the shapes of the parameters."""
+        images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+        return jax.eval_shape(self.module(2, size).init, jax.random.key(0), images)["params"]
+
+    def digest(self, size: int) -> str:
+        """Hashes what the architecture is, but for the number of classes."""
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "module"}
+        return records.digest({**fields, "module": self.module(2, size).describe()})[:16]
 
 
 def _small_resnet(title: str, width: int) -> Architecture:
@@ -124,7 +137,7 @@ def _small_resnet(title: str, width: int) -> Architecture:
         lambda classes, size: jp.models.resnet_cifar(8, classes, width, stem_stride=2),
         rate=5e-3,
         cam="stage3/block0",
-        tokens="stage3/block0",
+        tokens="stage2/block0",
         is_map=True,
         methods=("grad-cam", "guided-grad-cam", "integrated-gradients"),
         unpruned="^head/",
@@ -142,6 +155,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         cam="block1",
         tokens="block2/keys",
         is_map=False,
+        patch=8,
         methods=("grad-cam", "attention", "rollout", "integrated-gradients"),
         unpruned="/(query|key|value)/",
     ),
@@ -152,7 +166,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         rate=2e-3,
         cam="stage2/block1",
-        tokens="map",
+        tokens="stage1/block1",
         is_map=True,
         methods=("grad-cam", "integrated-gradients"),
     ),
@@ -177,8 +191,8 @@ def _integrated(o: AttributionOptions) -> Any:
 
 
 ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
-    "grad-cam": lambda o: jp.evaluate.attribution.grad_cam(o.site),
-    "guided-grad-cam": lambda o: jp.evaluate.attribution.guided_grad_cam(o.site),
+    "grad-cam": lambda o: jp.evaluate.attribution.grad_cam(o.site, dead="zeros"),
+    "guided-grad-cam": lambda o: jp.evaluate.attribution.guided_grad_cam(o.site, dead="zeros"),
     "guided-backpropagation": lambda o: jp.evaluate.attribution.guided_backpropagation(),
     "integrated-gradients": _integrated,
     "input-times-gradient": lambda o: jp.evaluate.attribution.input_times_gradient(),

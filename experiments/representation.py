@@ -9,7 +9,9 @@ claim: it is tested for all rungs at once, against the dense network and against
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -43,6 +45,7 @@ def main(study: Study, console: Console | None = None) -> Path:
             continue
         start = time.perf_counter()
         world = prepare(study, one.seed)
+        demand_same_data(world, [store.read(run) for run in runs if run.seed == one.seed and store.has(run)])
         if one in untold:
             found = truth(world, study, one.seed)
             told.write(one, found, records.provenance(world.fingerprint, time.perf_counter() - start))
@@ -61,6 +64,17 @@ def main(study: Study, console: Console | None = None) -> Path:
 def world_and_network(run: Run) -> tuple[str, int]:
     """Says what runs share their trainings: those of one architecture and seed."""
     return run.architecture, run.seed
+
+
+def demand_same_data(world: World, made: Sequence[dict[str, Any]]) -> None:
+    """Checks that what was measured before was measured on these images."""
+    others = [record for record in made if record["provenance"]["data"] != world.fingerprint]
+    if others:
+        raise ValueError(
+            f"data: {len(others)} records of seed {others[0]['config']['seed']} were made with other images: their "
+            f"fingerprint is {others[0]['provenance']['data']}, now it is {world.fingerprint}. Choose another folder "
+            "with --out, or delete them."
+        )
 
 
 def follow(
@@ -96,7 +110,10 @@ def command() -> None:
         open_data(study)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    main(study)
+    try:
+        main(study)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: what is done is kept; call again to go on") from None
 
 
 if __name__ == "__main__":

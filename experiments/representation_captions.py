@@ -12,9 +12,10 @@ CAPTIONS = {
     LOOK: "The share of relevance on the object (mass), the share of the object among as many pixels of largest "
     "relevance (rank), and whether the largest lies on it (pointing). Dotted: what flat and random maps reach, the "
     "object's share of the image.",
-    NEED: "The mean probability of the network's decision while pixels appear (insertion: more is better) or vanish "
-    "(deletion: less is better) in the order of their relevance. Both also move with the confidence of a network, "
-    "whatever the order: what counts is the distance to the random order, in grey, and that is what is tested.",
+    NEED: "While pixels appear (insertion: more is better) or vanish (deletion: less is better) in the order of their "
+    "relevance: the mean share of the steps at which the network's decision stands. A network that has only become "
+    "more confident does not change. Yet some decisions stand in any order: what counts is the distance to the random "
+    "order, in grey, and that is what is tested.",
     FIND: "The share of images in which the box that is found, without labels, overlaps the true one by half or more. "
     "Lines across: a box in the centre of every image, and the whole image as the box.",
     DECIDE: "Decisions on distorted images, and how alike they are to those of simulated observers. Error "
@@ -23,7 +24,8 @@ CAPTIONS = {
     CUES: "Of the decisions for the class of the shape or that of the texture, where these disagree, the share for the "
     "shape. One half is no chance level but no leaning; that more shape is better is the convention of the field.",
     ODD: "Two images of one class and one of another: the share of the choice, by the similarity of features, that "
-    "falls on the other one. Dotted: chance, one third.",
+    "falls on the other one. Dotted: chance, one third. Triplets share pictures, so that they cannot be resampled one "
+    "by one: there are neither intervals nor verdicts.",
 }
 """What stands below each figure."""
 
@@ -64,18 +66,41 @@ def definitions(study: Study, results: Results) -> list[tuple[str, str]]:
         ),
         (
             "Insertion, deletion.",
-            "Area under the probability of the decided class while pixels appear on grey, or turn grey, most relevant "
-            "first. Gains are those of the distance to pixels in random order. Petsiuk et al. (2018), arXiv "
-            "1806.07421. The paper on pruning has neither.",
+            "Pixels appear on grey, or turn grey, most relevant first. Area under a curve that is 1 where the network "
+            "still decides for the class of the whole image and 0 elsewhere: the mean share of the steps at which it "
+            "does. Gains are those of the distance to pixels in random order. After Petsiuk et al. (2018), arXiv "
+            "1806.07421, who take the probability of the class, which also moves with the confidence of a network. "
+            "The paper on pruning has neither.",
         ),
         (
             "CorLoc.",
             "The share of images whose box has an intersection over union with a true box of one half or more "
             f"({boundary}). Boxes by LOST, Siméoni et al. (2021), arXiv 2109.14279, and TokenCut, Wang et al. (2022), "
-            f"arXiv 2202.11539, which read {joined(searched)}.",
+            f"arXiv 2202.11539, which read {joined(searched)}. {_places(study, results)}",
         ),
     ]
     return [*listed, *_alignment(study, results)]
+
+
+def _places(study: Study, results: Results) -> str:
+    """Says how features are read at as many places of every architecture."""
+    side = study.image_size // 4
+    tokens = [name for name in results.architectures if not options.ARCHITECTURES[name].is_map]
+    told = [
+        f"All networks see the images in the size that they were trained on, and are read at {side} × {side} places"
+    ]
+    if tokens:
+        told.append(
+            f"the tokens of {joined([title(name) for name in tokens])} from four copies of each image, moved by a "
+            "quarter of a patch up or down, left or right, and interleaved"
+        )
+    if len(tokens) < len(results.architectures):
+        told.append("maps are standardised, each by its own mean and deviation")
+    told.append(
+        "in LOST the half of the places with fewest alike are candidates, much as a hundred of the 192 places are that "
+        "a VOC image has in patches of 32 pixels"
+    )
+    return f"{'; '.join(told)}."
 
 
 def _alignment(study: Study, results: Results) -> list[tuple[str, str]]:
@@ -104,8 +129,8 @@ def _alignment(study: Study, results: Results) -> list[tuple[str, str]]:
             "Odd one out.",
             "The odd one is what remains beside the most similar pair, by the cosine of the features before the "
             "classifier; ties are shared. After the task of Hebart et al. (2020), Nature Human Behaviour 4, with "
-            "classes in place of people's choices. Triplets share pictures, and count as if they did not: these "
-            "intervals are too narrow.",
+            "classes in place of people's choices. Triplets share pictures: resampled one by one they would give "
+            "intervals that are too narrow, so there are none, and no verdicts.",
         )
     )
     return told

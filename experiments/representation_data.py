@@ -31,8 +31,6 @@ class World:
     classes: tuple[str, ...]
     training: dict[str, Any]
     test: jp.data.Annotated
-    large: jp.data.Annotated
-    """The same test images in the size in which objects are searched for."""
     conditions: dict[str, Callable[[], np.ndarray]]
     """What makes the test images under every distortion and level: {"contrast c30": () -> images}."""
     conflict: dict[str, Any] | None
@@ -48,15 +46,15 @@ def normalised(images: Any) -> np.ndarray:
 def prepare(settings: Settings, seed: int) -> World:
     """Paints the scenes of a seed, or splits and reads the images of a folder."""
     made = _scenes(settings, seed) if settings.data == "shapes" else _annotated(settings, seed)
-    training, test, large, conflict = made
+    training, test, conflict = made
     conditions = {
         f"{name} {level}": _condition(test.images, name, level, seed)
         for name in settings.distortions
         for level in jp.data.DISTORTIONS[name]
     }
-    arrays = [training["image"], training["label"], test.images, test.mask, large.images]
-    arrays += [] if conflict is None else [conflict["image"]]
-    return World(test.classes, training, test, large, conditions, conflict, records.fingerprint(*arrays))
+    arrays = [*training.values(), test.images, test.labels, test.mask, test.void, *test.boxes]
+    arrays += [] if conflict is None else [*conflict.values()]
+    return World(test.classes, training, test, conditions, conflict, records.fingerprint(*map(np.asarray, arrays)))
 
 
 def _condition(images: np.ndarray, name: str, level: str, seed: int) -> Callable[[], np.ndarray]:
@@ -76,33 +74,29 @@ def _reference(distortion: str, images: np.ndarray) -> float:
     return float(min(images.shape[1:3])) if distortion == "high-pass" else 224.0
 
 
-def _scenes(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, jp.data.Annotated, dict[str, Any]]:
+def _scenes(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, dict[str, Any]]:
     """Ten classes, a shape with a texture of its own each; in the conflict set texture and shape disagree."""
     keys = jax.random.split(jax.random.key(seed), 4)
     names = tuple(f"{texture} {shape}" for texture, shape in zip(jp.data.TEXTURES, jp.data.SHAPES, strict=True))
     count = len(names)
 
-    def paint(stream: int, labels: np.ndarray, texture: np.ndarray, size: int) -> jp.data.Scenes:
-        options: dict[str, Any] = {"image": size, "difficulty": settings.difficulty}
+    def paint(stream: int, labels: np.ndarray, texture: np.ndarray) -> jp.data.Scenes:
+        options: dict[str, Any] = {"image": settings.image_size, "difficulty": settings.difficulty}
         return jp.data.scenes(keys[stream], len(labels), shape=labels, texture=texture, **options)
 
     learned = np.arange(settings.train_images, dtype=np.int32) % count
     labels = np.arange(settings.test_images, dtype=np.int32) % count
-    training = paint(_TRAINING, learned, learned, settings.image_size).image.astype(np.float32) / 255
+    training = paint(_TRAINING, learned, learned).image.astype(np.float32) / 255
     # Every class in colour and in grey: all distorted images are grey, and should not be new for that reason alone.
     grey = learned_in_grey(len(learned), count)
     training[grey] = jp.data.distort(training[grey], "colour", "bw", seed)
-    test, large = (
-        jp.data.annotated_scenes(paint(_TEST, labels, labels, size), labels, names, f"scenes-{seed}-{size}")
-        for size in (settings.image_size, settings.discovery_size)
-    )
+    test = jp.data.annotated_scenes(paint(_TEST, labels, labels), labels, names, f"scenes-{seed}")
     drawn = jax.random.randint(keys[_PAIRS], labels.shape, 1, count)
     texture = (labels + np.asarray(drawn)) % count
-    conflict = paint(_CONFLICT, labels, texture, settings.image_size).image.astype(np.float32) / 255
+    conflict = paint(_CONFLICT, labels, texture).image.astype(np.float32) / 255
     return (
         {"image": normalised(training), "label": learned},
         test,
-        large,
         {"image": conflict, "shape": labels, "texture": texture},
     )
 
@@ -116,36 +110,60 @@ def learned_in_grey(images: int, classes: int) -> np.ndarray:
     return np.arange(images) // classes % 2 == 1
 
 
-def _annotated(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, jp.data.Annotated, None]:
-    sets = [read(settings, size) for size in (settings.image_size, settings.discovery_size)]
-    parts = jp.data.split(sets[0].labels, sets[0].name, seed, _FRACTIONS)
-    tested = parts["test"][: settings.test_images]
-    training = sets[0].images[parts["training"]]
-    learned = np.asarray(sets[0].labels)[parts["training"]].astype(np.int32)
-    test, large = (one.take(tested) for one in sets)
-    return {"image": normalised(training), "label": learned}, test, large, None
+def _annotated(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, None]:
+    images = read(settings)
+    training, tested = _split(images, settings, seed)
+    learned = np.asarray(images.labels)[training].astype(np.int32)
+    return {"image": normalised(images.images[training]), "label": learned}, images.take(tested), None
 
 
-def read(settings: Settings, size: int) -> jp.data.Annotated:
-    """Opens images with masks and boxes."""
+def _split(images: jp.data.Annotated, settings: Settings, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits into training and test; test images in turns, one of every class, since only the first ones are used."""
+    labels = np.asarray(images.labels)
+    parts = jp.data.split(labels, images.name, seed, _FRACTIONS)
+    tested = np.random.Generator(np.random.Philox(key=seed)).permutation(parts["test"])
+    turn = np.array([np.sum(labels[tested[:place]] == labels[one]) for place, one in enumerate(tested)])
+    return parts["training"], tested[np.lexsort((labels[tested], turn))][: settings.test_images]
+
+
+def read(settings: Settings) -> jp.data.Annotated:
+    """Opens images with masks and boxes, once for all seeds."""
     kind, _, name = settings.data.partition(":")
-    if kind == "voc" and name:
+    if kind not in ("voc", "folder", "tfds") or not name:
+        check.choice("data", settings.data, ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>"))
+        raise ValueError(f"data: expected a folder or a name in place of <...>, but got {settings.data!r}.")
+    values = (settings.object_values, settings.void_values)
+    return _read(kind, name, settings.data_folder, settings.image_size, *values)
+
+
+@cache
+def _read(
+    kind: str, name: str, folder: str | None, size: int, objects: tuple[int, ...], void: tuple[int, ...]
+) -> jp.data.Annotated:
+    if kind == "voc":
         return jp.data.voc(name, size=size)
-    if kind == "folder" and name:
+    if kind == "folder":
         return jp.data.annotated_folder(name, size=size)
-    if kind == "tfds" and name:
-        values = {"objects": settings.object_values or None, "void": settings.void_values}
-        return jp.data.annotated_tfds(name, size=size, folder=settings.data_folder, **values)
-    check.choice("data", settings.data, ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>"))
-    raise ValueError(f"data: expected a folder or a name in place of <...>, but got {settings.data!r}.")
+    return jp.data.annotated_tfds(name, size=size, folder=folder, objects=objects or None, void=void)
 
 
 def open_data(settings: Settings) -> None:
     """Finds what is wrong with the data before anything expensive starts."""
     if settings.data == "shapes":
         return
-    images = read(settings, settings.image_size)
-    jp.data.split(images.labels, images.name, 0, _FRACTIONS)
+    images = read(settings)
+    _, tested = _split(images, settings, 0)
+    labels, counts = np.unique(np.asarray(images.labels)[tested], return_counts=True)
+    if len(labels) < 2 or counts.max() < 2:
+        raise ValueError(
+            f"data, test_images: expected test images of two classes or more, two of one of them, but the "
+            f"{len(tested)} are of {len(labels)} with at most {counts.max()} each. Take more images."
+        )
+    if len(tested) < settings.attributed_images:
+        raise ValueError(
+            f"attributed_images: expected at most the {len(tested)} test images that there are, but got "
+            f"{settings.attributed_images}."
+        )
 
 
 def watched(world: World, settings: Settings, seed: int) -> dict[str, observers.Observers]:
@@ -180,33 +198,33 @@ def truth(world: World, settings: Settings, seed: int) -> dict[str, Any]:
     """Collects what networks are held against: labels, chance levels, baselines, and the answers of observers."""
     few = settings.attributed_images
     masks = world.test.mask
-    size = world.large.images.shape[1:3]
-    count = len(world.large.images)
+    size = world.test.images.shape[1:3]
+    count = len(world.test.images)
     baselines = {"centre box": discovery.centre_box(size, count), "whole image": discovery.whole_image(size, count)}
     return {
         "classes": list(world.classes),
         "labels": np.asarray(world.test.labels).tolist(),
         "chance": relevance.chance(masks[:few]).tolist(),
         "baselines": {
-            name: discovery.corloc(boxes, world.large.boxes, legacy=settings.legacy).hits.tolist()
+            name: discovery.corloc(boxes, world.test.boxes, legacy=settings.legacy).hits.tolist()
             for name, boxes in baselines.items()
         },
         "observers": {name: one.responses.tolist() for name, one in watched(world, settings, seed).items()},
-        "strip": strip(world),
+        "strip": strip(world, min(SHOWN, settings.attributed_images)),
         "conflict": None
         if world.conflict is None
         else {name: np.asarray(world.conflict[name]).tolist() for name in ("shape", "texture")},
     }
 
 
-def strip(world: World) -> dict[str, Any]:
+def strip(world: World, count: int) -> dict[str, Any]:
     """Keeps the first images, masks and boxes for the page, a byte for each number, in hexadecimal."""
-    pictures = np.round(255 * world.test.images[:SHOWN]).astype(np.uint8)
+    pictures = np.round(255 * world.test.images[:count]).astype(np.uint8)
     return {
         "size": pictures.shape[1],
         "images": [one.tobytes().hex() for one in pictures],
-        "masks": [one.astype(np.uint8).tobytes().hex() for one in world.test.mask[:SHOWN]],
-        "boxes": [np.asarray(one).tolist() for one in world.large.boxes[:SHOWN]],
+        "masks": [one.astype(np.uint8).tobytes().hex() for one in world.test.mask[:count]],
+        "boxes": [np.asarray(one).tolist() for one in world.test.boxes[:count]],
     }
 
 

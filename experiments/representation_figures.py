@@ -114,7 +114,8 @@ def _of(frame: Table, quantity: Quantity, architecture: str) -> Table:
 def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool) -> None:
     text, color = _LINES.get(quantity.line, (quantity.line, _INK))
     ladder = here[here.arm == LADDER].sort_values("rung")
-    axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
+    if quantity.independent:
+        axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
     axis.plot(
         ladder.rung, ladder["mean"], color=color, linewidth=1.9, marker=".", markersize=5, label=text or ARMS[LADDER]
     )
@@ -122,7 +123,7 @@ def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool) -> None:
     shade = _SOFT if banded else color
     if len(control) > 1:
         # Where several methods share a panel only the bands of the ladder are drawn.
-        if banded:
+        if banded and quantity.independent:
             axis.fill_between(control.rung, control.low, control.high, color=shade, alpha=0.16, linewidth=0)
         axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
     for arm, look in _POINTS.items():

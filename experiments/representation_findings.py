@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments import options
-from experiments.representation_figures import method, rung_label, title
+from experiments.representation_figures import ARMS, method, rung_label, title
 from experiments.representation_networks import LOSS
 from experiments.representation_quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD, RANDOM_MAP
 from experiments.representation_results import REFERENCES, Results
 from experiments.representation_settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Study
 from experiments.transfer_results import Table
-from experiments.wording import DATA, joined, percent
+from experiments.wording import DATA, counted, joined, percent
 
 Point = tuple[str, str]
 """A few words in front, and what follows."""
@@ -26,7 +26,7 @@ QUESTIONS = {
 }
 """The headings of the page."""
 
-_TOLD = 6  # sweet spots that a sentence lists
+_TOLD = 6  # sweet spots, or networks, that a sentence lists
 
 
 def signed(value: float) -> str:
@@ -54,11 +54,11 @@ def findings(study: Study, results: Results, measured: Table, tested: Table, fla
         told.append(("Sweet spots.", _overall(study, tested)))
         for question, heading in QUESTIONS.items():
             here = tested[tested.question == question]
-            # Gains of a random order belong to the network's confidence, and are told apart below.
+            # Gains of a random order belong to no method, and are told apart below.
             here = here[here.method != RANDOM_MAP]
             if len(here):
                 told.append((heading, " ".join(_answer(here, against) for against in REFERENCES)))
-        told += [("Random order.", line) for line in _confidence(tested)]
+        told += [("Random order.", line) for line in _any_order(tested)]
     told += [("Flat maps.", line) for line in _flat(flat)]
     told.append(("No people were asked.", _OBSERVERS))
     if len(results.seeds) < 3:
@@ -96,11 +96,11 @@ def _overall(study: Study, tested: Table) -> str:
     margin = f" by more than {study.margin:g}" if study.margin else ""
     return (
         f"A sweet spot is a rung that is better{margin}, tested for all rungs of a ladder at once, for every "
-        f"architecture and measure. Gains {'; '.join(told)}. A gain over the dense network can come from pruning or "
-        "from the longer training that a rung has had; one over the dense network trained equally long cannot come "
-        "from that. The verdicts are many: were nothing gained or lost anywhere, about "
-        f"{0.025 * len(own):.0f} of these {len(own)} would be found by chance, and more where few seeds make "
-        "intervals too narrow."
+        "architecture and measure but the odd one out, whose triplets share pictures. Gains "
+        f"{'; '.join(told)}. A gain over the dense network can come from pruning or from the longer training that a "
+        "rung has had; one over the dense network trained equally long cannot come from that. The verdicts are many: "
+        f"were nothing gained or lost anywhere, about {0.025 * len(own):.2g} of these {len(own)} would be found by "
+        "chance, and more where seeds differ much."
     )
 
 
@@ -139,25 +139,36 @@ def _about(row: Any, rows: Table) -> str:
     return f", {', '.join(words)}:" if words else ":"
 
 
-def _confidence(tested: Table) -> Iterator[str]:
+def _any_order(tested: Table) -> Iterator[str]:
     rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")]
     if len(rows):
         spots = [
             f"{title(row.architecture)}, {row.quantity}, against {REFERENCES[row.against]}" for row in rows.itertuples()
         ]
         yield (
-            "Insertion or deletion improves even where pixels come in random order, as a network becomes more or less "
-            f"confident as a whole: {'; '.join(spots)}. The verdicts on methods are of the distance to random order."
+            "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
+            f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to random "
+            "order."
         )
 
 
 def _flat(flat: Table) -> Iterator[str]:
     if len(flat):
-        worst = flat.assign(share=flat.flat / flat.maps).sort_values("share", ascending=False, kind="stable").iloc[0]
+        ranked = flat.assign(share=flat.flat / flat.maps).sort_values("share", ascending=False, kind="stable")
+        dead = ranked[ranked.share > 0.5]
+        shown = dead if len(dead) else ranked.head(1)
+        named = [
+            f"{method(row.method)} of {title(row.architecture)}, "
+            f"{f'{ARMS[row.arm]}, rung {row.rung}' if row.rung else 'dense'} ({row.flat} of {row.maps})"
+            for row in shown.head(_TOLD).itertuples()
+        ]
+        more = f"; {len(shown) - _TOLD} more are in flat_maps.csv" if len(shown) > _TOLD else ""
+        lead = (
+            "Of these networks more than half are, so that the method says nothing of them:" if len(dead) else "Most:"
+        )
         yield (
-            f"{flat['flat'].sum()} maps have one value everywhere and point nowhere; most of them, "
-            f"{worst['flat']} of {worst.maps}, with {method(worst.method)} of {title(worst.architecture)} on rung "
-            f"{worst.rung} ({worst.arm}). They count, with the mass 0 or the chance level."
+            f"{flat['flat'].sum()} maps have one value everywhere and point nowhere; they count, with the mass 0 or "
+            f"the chance level. {lead} {'; '.join(named)}{more}."
         )
 
 
@@ -172,6 +183,7 @@ def approach(study: Study, results: Results) -> list[Point]:
         ("Ladder.", _ladder(study, results)),
         ("Controls.", _controls(results)),
         ("Statistics.", _statistics(results)),
+        *[("Filters.", one) for one in _filters(study)],
         ("Observers.", _simulated(study)),
         (
             "Source.",
@@ -185,13 +197,18 @@ def approach(study: Study, results: Results) -> list[Point]:
 def _data(study: Study) -> str:
     kind = DATA.get(study.data, study.data)
     attributed = f"attributions are made of the first {study.attributed_images}"
-    sizes = f"{study.image_size} pixels a side, {study.discovery_size} where objects are searched for"
+    sizes = f"{study.image_size} pixels a side"
     if study.data != "shapes":
-        return f"{kind}, split anew for each seed; {study.test_images} test images at most, {attributed}; {sizes}."
+        has_void = study.data.startswith("voc:") or study.void_values
+        void = " Void pixels, which are neither object nor ground, count as ground." if has_void else ""
+        return (
+            f"{kind}, split anew for each seed; {study.test_images} test images at most, {attributed}; {sizes}.{void}"
+        )
     return (
         f"{kind.capitalize()}, painted anew for each seed: ten classes, a shape with a texture of its own each; masks "
         f"and boxes are exact. {study.train_images} training and {study.test_images} test images, {attributed}; "
-        f"{sizes} (the same scenes, painted larger). For the shape bias, scenes whose texture is that of another class."
+        f"{sizes}. Every second training scene of a class is grey, since distorted images are and should not be new "
+        "for that alone. For the shape bias, scenes whose texture is that of another class."
     )
 
 
@@ -206,12 +223,13 @@ def _networks(study: Study, results: Results) -> str:
 def _ladder(study: Study, results: Results) -> str:
     first = results.architectures[0]
     rungs = [f"{rung_label(results.sparsity(first, LADDER, rung))} %" for rung in results.rungs(first, LADDER)]
+    positions = ", those of the position networks of Swin V2 among them" if "swin" in results.architectures else ""
     left_out = f" Kernels named {study.exclude} are left out." if study.exclude else ""
     return (
         f"The dense network is trained for {study.first_steps} steps. Then {percent(study.share)} of the weights that "
         f"are left go, those that rank lowest by {study.score} over all prunable kernels at once, and the network is "
         f"trained for {study.steps} steps from the weights that it has: {', '.join(rungs)}. Sparsity is that of the "
-        f"prunable kernels; the share of all kernels is in the last table.{left_out}"
+        f"prunable kernels{positions}; the share of all kernels is in the last table.{left_out}"
     )
 
 
@@ -224,26 +242,42 @@ def _controls(results: Results) -> str:
         told.append("There is no dense network trained equally long.")
     if RANDOM in arms:
         told.append(
-            "Random mask: of that network, on the rung before, a random choice of weights goes, as many as on the "
-            "rung of the ladder, and it is trained for one rung."
+            "Random mask: of that network, on the rung before, a random choice of weights goes at once, as many as on "
+            "the rung of the ladder, and it is trained for one rung. The ladder comes there gradually, training after "
+            "every step, so that the gap between them is not the criterion's alone."
         )
     if SNIP in arms:
         told.append(
-            "SNIP (Lee et al. 2019, arXiv 1810.02340): pruned to the sparsity of the rung at initialisation, then "
-            "trained once, as long as the dense network: shorter than the ladder by all its later rungs."
+            "SNIP (Lee et al. 2019, arXiv 1810.02340): scored at initialisation, where BatchNorm has the statistics of "
+            "the scoring images, pruned at once to the sparsity of the rung, then trained once, as long as the dense "
+            "network: shorter than the ladder by all its later rungs."
         )
     return " ".join(told)
 
 
 def _statistics(results: Results) -> str:
-    seeds = "1 seed" if len(results.seeds) == 1 else f"{len(results.seeds)} seeds"
-    return (
-        f"{seeds}. Bands are 95 % bootstrap intervals of each value by itself, over seeds and images. Gains are paired "
-        "by seed and image, signed so that above 0 is better, and the intervals of a ladder hold at once (maximum of "
-        "the studentised deviations, Romano and Wolf 2005), since the best of several rungs is looked for. Found: one "
-        "interval lies above the margin; not found: none reaches above it; undecided: anything else. Few seeds make "
-        "intervals somewhat too narrow, and nothing is corrected for the number of measures and architectures."
+    few = (
+        "All intervals are widened by √(n / (n − 1)) for n seeds; where seeds differ more than their images make them, "
+        "those of few seeds are too narrow all the same."
+        if len(results.seeds) > 1
+        else "Of one seed intervals say nothing about others."
     )
+    return (
+        f"{counted(len(results.seeds), 'seed')}. Bands are 95 % bootstrap intervals of each value by itself, over "
+        "seeds and images. Gains are paired by seed and image, signed so that above 0 is better, and the intervals of "
+        "a ladder hold at once (maximum of the studentised deviations, Romano and Wolf 2005), since the best of "
+        f"several rungs is looked for. {few} Found: one interval lies above the margin; not found: none reaches above "
+        "it; undecided: anything else. Nothing is corrected for the number of measures and architectures."
+    )
+
+
+def _filters(study: Study) -> Iterator[str]:
+    widths = {
+        "low-pass": "low-pass in proportion to images of 224 pixels, as in the benchmark",
+        "high-pass": "high-pass in pixels of the image itself, as in proportion nothing of a small one would be left",
+    }
+    if told := [width for name, width in widths.items() if name in study.distortions]:
+        yield f"Standard deviations of the distorting filters are: {'; '.join(told)}."
 
 
 def _simulated(study: Study) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -61,8 +62,8 @@ class Climb:
     def arms(self, random_rungs: Sequence[int], snip_rungs: Sequence[int]) -> Iterator[Arrived]:
         """Trains arm after arm, rung after rung, or loads what was trained."""
         scored = {name: values[:_SCORED] for name, values in self._world.training.items()}
-        options_ = options.ScoreOptions(LOSS, self.prunable, self._seed, damping=1e-2)
-        score = options.SCORES[self._settings.score](options_)
+        configured = options.ScoreOptions(LOSS, self.prunable, self._seed, damping=1e-2)
+        score = options.SCORES[self._settings.score](configured)
         for rung in self._ladder(self._start, score, [scored], self._targets, self._train):
             yield Arrived(LADDER, rung.number, rung.mask, rung.network)
         trained = []
@@ -76,8 +77,14 @@ class Climb:
             (rung,) = self._ladder(trained[number - 1], chance, [], (self._targets[number],), train)
             yield Arrived(RANDOM, number, rung.mask, rung.network)
         for number in snip_rungs:
-            (rung,) = self._ladder(self._start, jp.scores.snip(LOSS), [scored], (self._targets[number],), self._train)
+            (rung,) = self._ladder(self._start, self._snip, [scored], (self._targets[number],), self._train)
             yield Arrived(SNIP, number, rung.mask, rung.network)
+
+    def _snip(self, network: jp.Network, batches: Any) -> Any:
+        """Scores at initialisation with BatchNorm statistics of the images: those it starts with fit no network."""
+        if jax.tree.leaves(network.state):
+            network = jp.train.recalibrate(network, batches, jax.random.key(self._seed))
+        return jp.scores.snip(LOSS)(network, batches)
 
     def _ladder(self, network: jp.Network, score: Any, batches: Any, targets: Any, train: Any) -> Any:
         return jp.pruning.ladder(network, score, batches, self.prunable, targets, train)
@@ -100,7 +107,7 @@ class Climb:
         }
         folder = check.writable("out", self._out / "networks" / records.digest(identity)[:16])
         with files.locked(folder.with_suffix(".lock")):
-            return jp.train.fit(
+            trained = jp.train.fit(
                 network,
                 LOSS,
                 jp.optim.with_mask(_transformation(self._kind.rate, steps), mask),
@@ -111,6 +118,8 @@ class Climb:
                 seed=1000 * self._seed + number,
                 folder=folder,
             )
+        # What was loaded is bound to its device, what was just trained is not: programs would be compiled for both.
+        return jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), trained)
 
 
 @cache

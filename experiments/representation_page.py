@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table as Printed
 
@@ -15,7 +16,7 @@ from experiments.representation_findings import QUESTIONS, signed
 from experiments.representation_results import REFERENCES, Results
 from experiments.representation_settings import LADDER, Study
 from experiments.transfer_results import Table
-from experiments.wording import DATA, percent, provenance
+from experiments.wording import DATA, counted, percent, provenance
 from jaxprune import files, report
 from jaxprune.report import Cell
 
@@ -61,7 +62,7 @@ def compose(
         "better than the dense network would be a sweet spot.",
     )
     page.section("Look first")
-    page.drawing(representation_strip.overview(results, study.discovery_size), _STRIP.format(results.seeds[0]))
+    page.drawing(representation_strip.overview(results), _STRIP.format(results.seeds[0]))
     page.section("What was found")
     page.points(told.findings(study, results, measured, tested, tables["flat_maps"]))
     for question, heading in QUESTIONS.items():
@@ -73,7 +74,7 @@ def compose(
             _verdict_tables(page, tested[tested.question == question])
     page.section("The same pictures along the whole ladder")
     for architecture in results.architectures:
-        drawn = representation_strip.along(results, architecture, study.discovery_size)
+        drawn = representation_strip.along(results, architecture)
         page.drawing(drawn, f"{title(architecture)}: Grad-CAM and the box that LOST finds, as above.")
     page.section("What is measured")
     page.points(definitions(study, results))
@@ -90,21 +91,19 @@ def compose(
 
 
 _STRIP = (
-    "Two test pictures of seed {}, the object outlined. Attributions of what each network decides for, over the "
+    "Test pictures of seed {}, the object outlined. Attributions of what each network decides for, over the "
     "picture in grey: the brighter, the more relevant; every map is scaled by its own largest value, and of "
     "integrated gradients the root is shown. With Grad-CAM the true box (dashed) and the one that LOST finds in the "
-    "network's features (blue). Two pictures are an impression: the numbers are below."
+    "network's features (blue). Pictures are an impression: the numbers are below."
 )
 
 
 def _count(results: Results, question: str) -> str:
-    seeds = "1 seed" if len(results.seeds) == 1 else f"{len(results.seeds)} seeds"
-    several = len({one.line for one in results.quantities if one.question == question}) > 1
-    dashed = "; those of dashed lines are in the tables" if several else ""
-    return (
-        f"{seeds}. Bands and bars: 95 % bootstrap intervals over seeds and images, of each value by itself{dashed}. "
-        "Rungs stand at equal distances."
-    )
+    asked = [one for one in results.quantities if one.question == question]
+    dashed = "; those of dashed lines are in the tables" if len({one.line for one in asked}) > 1 else ""
+    bands = f"Bands and bars: 95 % bootstrap intervals over seeds and images, of each value by itself{dashed}. "
+    shown = bands if all(one.independent for one in asked) else ""
+    return f"{counted(len(results.seeds), 'seed')}. {shown}Rungs stand at equal distances."
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -153,13 +152,14 @@ def _number_tables(page: report.Page, results: Results, measured: Table) -> None
         quantities = [one for one in results.quantities if one.name == quantity]
         levels = "".join(f" {name}: {height:.3f}." for name, height in results.levels(quantities[0]).items())
         less = " Less is better." if quantities[0].smaller else ""
-        caption = f"{str(quantity).capitalize()}.{less}{levels} Hover for the 95 % interval."
+        more = " Hover for the 95 % interval." if quantities[0].independent else ""
+        caption = f"{str(quantity).capitalize()}.{less}{levels}{more}"
         page.table(caption, ["", *(f"rung {rung}" for rung in rungs)], rows, folded=True)
 
 
 def _number(row: Any) -> Cell:
-    hint = f"95 % interval {row.low:.3f} to {row.high:.3f}; n = {row.images}, seeds: {row.seeds}"
-    return Cell(f"{row.mean:.3f}", hint=hint)
+    interval = "" if np.isnan(row.low) else f"95 % interval {row.low:.3f} to {row.high:.3f}; "
+    return Cell(f"{row.mean:.3f}", hint=f"{interval}n = {row.images}, seeds: {row.seeds}")
 
 
 def _network_table(page: report.Page, results: Results) -> None:
@@ -185,6 +185,8 @@ def _print(tested: Table, results: Results, console: Console) -> None:
     for architecture in results.architectures:
         table.add_column(title(architecture), justify="center")
     for quantity in results.quantities:
+        if not quantity.independent:
+            continue
         here = tested[(tested.quantity == quantity.name) & (tested.method == quantity.line)]
         marks = {(row.architecture, row.against): _MARKS[row.verdict] for row in here.itertuples()}
         shown = [

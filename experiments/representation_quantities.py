@@ -46,6 +46,7 @@ class Quantity(NamedTuple):
       levels: truth -> what is reached without looking, by name.
       smaller: whether less is better.
       tested: what gains are computed of, where that is not what ``read`` gives.
+      independent: whether its rows can be resampled.  Where they cannot it has neither intervals nor verdicts.
     """
 
     question: str
@@ -56,6 +57,7 @@ class Quantity(NamedTuple):
     levels: Callable[[Metrics], dict[str, float]] = lambda truth: {}
     smaller: bool = False
     tested: Callable[[Metrics, Metrics], np.ndarray | None] | None = None
+    independent: bool = True
 
 
 def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequence[str]) -> list[Quantity]:
@@ -83,8 +85,9 @@ def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequ
     listed += _decisions(kept) if kept else []
     if all(one["conflict"] is not None for one in truths):
         listed.append(Quantity(CUES, "shape bias", "", _cues, bias, lambda truth: {"no leaning": 0.5}))
-    listed.append(Quantity(ODD, "odd one out", "", lambda run, _: _column(run["triplets"]), levels=_third))
-    return listed
+    shares = Quantity(ODD, "odd one out", "", lambda run, _: _column(run["triplets"]), levels=_third)
+    # Triplets share pictures.
+    return [*listed, shares._replace(independent=False)]
 
 
 def _decisions(kept: Sequence[str]) -> list[Quantity]:
@@ -139,7 +142,7 @@ def _attributed(run: Metrics, truth: Metrics, *, name: str, method: str) -> np.n
 
 
 def _beyond_random(run: Metrics, truth: Metrics, *, name: str, method: str) -> np.ndarray | None:
-    """The distance to pixels in random order, which a network that has only become more confident does not change."""
+    """The distance to pixels in random order: a decision for the class of a grey image stands in any order."""
     own, control = (_attributed(run, truth, name=name, method=one) for one in (method, RANDOM_MAP))
     return None if own is None or control is None else own - control
 

@@ -30,7 +30,8 @@ class Results:
       seed: of the bootstrap.
 
     Raises:
-      ValueError: a seed without its truth, or a run that other seeds have and one has not.
+      ValueError: a seed without its truth, a run that other seeds have and one has not, or a seed whose records are
+        of different data.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Results:
         self.seeds = sorted({seed for runs in self.runs.values() for seed in runs})
         self.architectures = list(dict.fromkeys(name for name, _, _ in self.runs))
         self._check()
+        _check_data([*records, *truths])
         conditions = list(next(iter(self.truths.values()))["observers"])
         self.kept = kept_conditions(study, conditions)
         metrics = [record["metrics"] for record in records]
@@ -83,12 +85,13 @@ class Results:
         return float(np.mean([metrics[of] for metrics in self.metrics(architecture, arm, rung).values()]))
 
     def value(self, quantity: Quantity, architecture: str, arm: str, rung: int) -> tuple[stats.Interval, int]:
-        """Returns a quantity of a network with its own 95 % interval, and of how many images it is."""
+        """Returns a quantity of a network with its own 95 % interval, NaN where it has none, and of how many images."""
         read = self.columns(quantity, architecture, arm, rung)
         count = sum(map(len, read))
-        if read[0].shape[1] == 1:
-            values = [one[:, 0] for one in read]
-            return stats.bootstrap(values, seed=self._seed, resamples=_BAND), count
+        if not quantity.independent:
+            centre = float(np.mean([quantity.value(one.mean(axis=0)) for one in read]))
+            return stats.Interval(centre, np.nan, np.nan), count
+        # Not ``stats.bootstrap``: bands allow for few seeds as the intervals of gains do.
         value = lambda means: quantity.value(means)[..., None]  # noqa: E731
         return stats.simultaneous(read, seed=self._seed, statistic=value, resamples=_BAND)[0], count
 
@@ -109,7 +112,10 @@ class Results:
 
         Returns:
           For every rung but 0 with the quantity measured, an interval; all of them hold at once with 95 % confidence.
+          None of a quantity whose rows are not independent.
         """
+        if not quantity.independent:
+            return {}
         rungs = [rung for rung in self.rungs(architecture, LADDER, quantity) if rung]
         if against == "dense":
             sides = [(LADDER, 0)]
@@ -131,8 +137,21 @@ class Results:
         return dict(zip(rungs, stats.simultaneous(values, seed=self._seed, statistic=gained), strict=True))
 
 
+def _check_data(records: Sequence[dict[str, Any]]) -> None:
+    found: dict[int, set[str]] = {}
+    for record in records:
+        found.setdefault(record["config"]["seed"], set()).add(record["provenance"]["data"])
+    for seed, fingerprints in found.items():
+        if len(fingerprints) > 1:
+            raise ValueError(
+                f"records: expected those of seed {seed} to be of the same data, but got {len(fingerprints)} "
+                f"fingerprints, {', '.join(sorted(fingerprints))}: the data changed. Delete the records of this seed, "
+                "or choose another folder."
+            )
+
+
 def curves(results: Results) -> Table:
-    """Lists every quantity of every network, with a 95 % interval of its own."""
+    """Lists every quantity of every network, with a 95 % interval of its own where it has one."""
     rows = []
     for architecture in results.architectures:
         for quantity in results.quantities:

@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jaxprune as jp
 from experiments import options
-from experiments.transfer_grid import each_once
+from experiments.transfer_grid import each_once, part
 from jaxprune import check
 
 
@@ -26,14 +27,12 @@ class Settings:
     """Values that mean neither object nor ground."""
     image_size: int = 32
     """Side of the images in pixels."""
-    discovery_size: int = 64
-    """Side of the same images where objects are searched for: maps of the last layers have eight places a side."""
     difficulty: float = 0.3
     """Of the scenes."""
     train_images: int = 8000
     """Scenes that are painted for training."""
     test_images: int = 200
-    """Scenes, or images, that every measure but attribution sees."""
+    """Scenes, or images, that every measure but attribution sees; at most so many of a folder."""
     attributed_images: int = 32
     """Of them, those that attributions are made of."""
     batch_size: int = 32
@@ -71,6 +70,8 @@ class Run(Settings):
     """A network on a rung of an arm, and one record."""
 
     architecture: str = dataclasses.field(kw_only=True)
+    network: str = dataclasses.field(kw_only=True)
+    """A hash of what the architecture is: its module, its learning rate, and where it is read."""
     seed: int = dataclasses.field(kw_only=True)
     arm: str = dataclasses.field(kw_only=True)
     rung: int = dataclasses.field(kw_only=True)
@@ -108,7 +109,7 @@ LADDER, CONTROL, RANDOM, SNIP = "ladder", "control", "random", "snip"
 """The arms.  Control: the dense network, trained as often and as long as the ladder and not pruned."""
 
 LEGACY: Mapping[str, str] = {
-    "Budget.": "The dense network is trained no longer than any other rung.",
+    "Budget.": "Every rung is trained as long as the dense network.",
     "Attention kernels.": "Query, key and value kernels of the ViT are neither pruned nor counted, as torchvision has "
     "them outside of its linear layers. Both sparsities are in the tables.",
     "Classifier of the ResNets.": "It stays dense: the masks of the released ResNet-18 are those of convolutions.",
@@ -135,8 +136,12 @@ def schedule(settings: Settings) -> tuple[float, ...]:
 
 
 def resolved(study: Study) -> Study:
-    """Applies what ``--legacy`` means for the training."""
-    return dataclasses.replace(study, first_steps=study.steps) if study.legacy else study
+    """Applies what ``--legacy`` means for the training, and leaves out default rungs that a shorter ladder lacks."""
+    changes: dict[str, Any] = {"steps": study.first_steps} if study.legacy else {}
+    for name in ("random_rungs", "snip_rungs", "distorted_rungs"):
+        if getattr(study, name) == getattr(Study, name):
+            changes[name] = tuple(rung for rung in getattr(study, name) if rung < study.rungs)
+    return dataclasses.replace(study, **changes)
 
 
 def grid(study: Study) -> list[Run]:
@@ -146,7 +151,15 @@ def grid(study: Study) -> list[Run]:
     cells = [(LADDER, rung) for rung in range(study.rungs)] + [(CONTROL, rung) for rung in later]
     cells += [(RANDOM, rung) for rung in study.random_rungs] + [(SNIP, rung) for rung in study.snip_rungs]
     return [
-        Run(**fields, architecture=name, seed=seed, arm=arm, rung=rung, distorted=rung in study.distorted_rungs)
+        Run(
+            **fields,
+            architecture=name,
+            network=options.ARCHITECTURES[name].digest(study.image_size),
+            seed=seed,
+            arm=arm,
+            rung=rung,
+            distorted=rung in study.distorted_rungs,
+        )
         for name in study.architectures
         for seed in study.seeds
         for arm, rung in cells
@@ -173,32 +186,66 @@ def validate(study: Study) -> None:
     for name in study.distortions:
         check.choice("distortions", name, jp.data.DISTORTIONS)
     check.choice("score", study.score, options.SCORES)
-    schedule(study)
-    try:
-        re.compile(study.exclude)
-    except re.error as error:
-        raise ValueError(f"exclude: expected a regular expression, but got {study.exclude!r} ({error}).") from None
+    part(study.shard)
+    for seed in study.seeds:
+        if seed < 0:
+            raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
+    if study.margin < 0:
+        raise ValueError(f"margin: expected 0 or more, but got {study.margin}.")
+    _check_images(study)
+    _check_rungs(study)
+    check.writable("out", study.out)
+
+
+def _check_images(study: Study) -> None:
+    if study.attributed_images > study.test_images:
+        raise ValueError(
+            f"attributed_images: expected at most test_images ({study.test_images}), but got {study.attributed_images}."
+        )
+    size = study.image_size
+    if size < 32 or size % 8:
+        raise ValueError(f"image_size: expected a multiple of 8 (the ViT's patch) of 32 or more, but got {size}.")
+    if not 0 <= study.difficulty <= 1:
+        raise ValueError(f"difficulty: expected a number in [0, 1], but got {study.difficulty}.")
+    if study.data == "shapes" and min(study.train_images, study.test_images) < 20:
+        raise ValueError(
+            f"train_images, test_images: expected 20 or more, two of each of the ten classes, but got "
+            f"{study.train_images} and {study.test_images}."
+        )
+    if not study.data.startswith("tfds:") and (study.object_values or study.void_values):
+        raise ValueError("object_values, void_values: expected none, since only masks of tfds:<name> have such values.")
+
+
+def _check_rungs(study: Study) -> None:
+    last = schedule(study)[-1]
+    if last > 0.999:
+        raise ValueError(
+            f"share, rungs: the last rung would prune {last:.4%} of the weights; expected at most 99.9 %. Take fewer "
+            "rungs or a smaller share."
+        )
     for name in ("random_rungs", "snip_rungs", "distorted_rungs"):
-        least = 0 if name == "distorted_rungs" else 1
-        for rung in getattr(study, name):
+        rungs, least = getattr(study, name), 0 if name == "distorted_rungs" else 1
+        if len(set(rungs)) < len(rungs):
+            raise ValueError(f"{name}: expected each rung once, but got {rungs}.")
+        for rung in rungs:
             if not least <= rung < study.rungs:
                 raise ValueError(f"{name}: expected rungs in [{least}, {study.rungs}), but got {rung}.")
     if 0 not in study.distorted_rungs:
         raise ValueError(
             "distorted_rungs: expected rung 0, the dense network, among them: the others are compared to it."
         )
-    if study.attributed_images > study.test_images:
+    try:
+        re.compile(study.exclude)
+    except re.error as error:
+        raise ValueError(f"exclude: expected a regular expression, but got {study.exclude!r} ({error}).") from None
+    matched = False
+    for name in study.architectures:
+        shapes = options.ARCHITECTURES[name].shapes(study.image_size)
+        # Raises where nothing is left to prune.
+        kept = jp.tree.prunable(shapes, exclude=study.exclude or None)
+        matched |= kept != jp.tree.prunable(shapes)
+    if study.exclude and not matched:
         raise ValueError(
-            f"attributed_images: expected at most test_images ({study.test_images}), but got {study.attributed_images}."
+            f"exclude: expected a regular expression that kernels match, but none of {', '.join(study.architectures)} "
+            f"has one that {study.exclude!r} matches. In a ViT they are called query, key and value."
         )
-    for seed in study.seeds:
-        if seed < 0:
-            raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
-    if study.margin < 0:
-        raise ValueError(f"margin: expected 0 or more, but got {study.margin}.")
-    for size in ("image_size", "discovery_size"):
-        if getattr(study, size) < 32 or getattr(study, size) % 8:
-            raise ValueError(
-                f"{size}: expected a multiple of 8 (the ViT's patch) of 32 or more, but got {getattr(study, size)}."
-            )
-    check.writable("out", study.out)

@@ -30,12 +30,11 @@ class Shown(NamedTuple):
     picture: np.ndarray
     mask: np.ndarray
     boxes: np.ndarray
-    """In pixels of the picture."""
 
 
-def overview(results: Results, discovery_size: int) -> Figure:
+def overview(results: Results) -> Figure:
     """Draws two pictures for each architecture: a dense network, the middle and the last rung of its ladder."""
-    pictures = _pictures(results, discovery_size)[:_FEW]
+    pictures = _pictures(results)[:_FEW]
     every = [_chosen(results.rungs(name, LADDER), 3) for name in results.architectures]
     columns = 1 + len(METHODS) * max(map(len, every))
     rows = [(name, number) for name in results.architectures for number in range(len(pictures))]
@@ -47,15 +46,15 @@ def overview(results: Results, discovery_size: int) -> Figure:
             across[0].set_ylabel(title(architecture) if number == 0 else "")
             places = [(how, rung) for how in METHODS for rung in rungs]
             for axis, (how, rung) in zip(across[1:], places, strict=False):
-                _panel(axis, results, architecture, rung, number, how, pictures[number], discovery_size)
+                _panel(axis, results, architecture, rung, number, how, pictures[number])
                 _head(axis, results, architecture, rung, method(how) if rung == rungs[0] else "", number)
         axes[0, 0].set_title("picture", fontsize=9)
         return _bare(drawn, axes)
 
 
-def along(results: Results, architecture: str, discovery_size: int) -> Figure:
+def along(results: Results, architecture: str) -> Figure:
     """Draws Grad-CAM and the box found of all pictures that were kept, on every rung of an architecture's ladder."""
-    pictures = _pictures(results, discovery_size)
+    pictures = _pictures(results)
     rungs = _chosen(results.rungs(architecture, LADDER), _MOST)
     how = next(iter(METHODS))
     with report.figure(9.5, 9.5 / (1 + _MOST) * 1.04 * len(pictures) + 0.45) as drawn:
@@ -63,7 +62,7 @@ def along(results: Results, architecture: str, discovery_size: int) -> Figure:
         for number, (across, shown) in enumerate(zip(axes, pictures, strict=True)):
             _picture(across[0], shown)
             for axis, rung in zip(across[1:], rungs, strict=False):
-                _panel(axis, results, architecture, rung, number, how, shown, discovery_size)
+                _panel(axis, results, architecture, rung, number, how, shown)
                 _head(axis, results, architecture, rung, "", number)
         axes[0, 0].set_title("picture", fontsize=9)
         return _bare(drawn, axes)
@@ -80,7 +79,7 @@ def _chosen(rungs: Sequence[int], count: int) -> list[int]:
     return [rungs[(place * (len(rungs) - 1) + (count - 1) // 2) // (count - 1)] for place in range(count)]
 
 
-def _pictures(results: Results, discovery_size: int) -> list[Shown]:
+def _pictures(results: Results) -> list[Shown]:
     """Reads the pictures of the first seed."""
     strip = results.truths[results.seeds[0]]["strip"]
     size = strip["size"]
@@ -88,14 +87,12 @@ def _pictures(results: Results, discovery_size: int) -> list[Shown]:
     for picture, mask, boxes in zip(strip["images"], strip["masks"], strip["boxes"], strict=True):
         pixels = np.frombuffer(bytes.fromhex(picture), np.uint8).reshape(size, size, -1) / 255
         inside = np.frombuffer(bytes.fromhex(mask), np.uint8).reshape(size, size)
-        scaled = np.asarray(boxes, np.float64).reshape(-1, 4) * size / discovery_size
-        found.append(Shown(np.broadcast_to(pixels, (size, size, 3)), inside, scaled))
+        # A picture may have no box.
+        found.append(Shown(np.broadcast_to(pixels, (size, size, 3)), inside, np.asarray(boxes).reshape(-1, 4)))
     return found
 
 
-def _panel(
-    axis: Any, results: Results, architecture: str, rung: int, number: int, how: str, shown: Shown, discovery_size: int
-) -> None:
+def _panel(axis: Any, results: Results, architecture: str, rung: int, number: int, how: str, shown: Shown) -> None:
     """Draws a map over the picture in grey, and with the first method the boxes."""
     metrics = results.metrics(architecture, LADDER, rung)[results.seeds[0]]
     size = len(shown.picture)
@@ -108,7 +105,7 @@ def _panel(
     if how == next(iter(METHODS)):
         for box in shown.boxes:
             _box(axis, box, _TRUE, (0, (2, 1.5)), 1.0)
-        _box(axis, np.asarray(metrics["discovery"]["lost"]["strip"][number]) * size / discovery_size, _FOUND, "-", 1.6)
+        _box(axis, np.asarray(metrics["discovery"]["lost"]["strip"][number]), _FOUND, "-", 1.6)
     else:
         _outline(axis, shown.mask)
     if not metrics["hits"][number]:

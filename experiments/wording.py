@@ -20,6 +20,15 @@ def percent(share: Any) -> str:
     return f"{100 * share:.3g} %"
 
 
+def counted(count: int, word: str) -> str:
+    """Says how many there are of something.
+
+    >>> counted(1, "seed"), counted(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def joined(words: Sequence[str]) -> str:
     """Lists words in a sentence.
 

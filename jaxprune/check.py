@@ -1,7 +1,8 @@
 """Every precondition of the library, once, with a message that says what to do.
 
 Each function raises ``ValueError`` (or ``TypeError``) naming the argument, what was expected, what
-came, and the remedy; it returns nothing, or the value in its checked form.
+came, and the remedy; it returns nothing, or the value in its checked form.  ``is_number``,
+``are_numbers`` and ``is_whole`` only answer, for preconditions with a message of their own.
 """
 
 import difflib
@@ -9,6 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ import numpy as np
 from jax.core import Tracer
 
 
-def choice(name: str, value: str, options: Iterable[str]) -> str:
-    """Checks that ``value`` is one of ``options``; the error offers the nearest."""
-    known = sorted(options)
+def choice(name: str, value: str, options: Iterable[str], *, ordered: bool = False) -> str:
+    """Checks that ``value`` is one of ``options``; the error offers the nearest, and lists them by name.
+
+    Where they are ``ordered`` it lists them as they come.
+    """
+    known = list(options) if ordered else sorted(options)
     if value in known:
         return value
     near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.4)
@@ -43,8 +48,43 @@ def sparsity(value: float, name: str = "sparsity") -> float:
 
 def positive(name: str, value: float) -> None:
     """Checks that a number is finite and above zero."""
-    if not (math.isfinite(value) and value > 0):
+    if not (is_number(value) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name}: expected a finite number above 0, but got {value!r}.")
+
+
+def are_numbers(value: Any) -> bool:
+    """Whether a value is a real number, or an array or nested sequence of such.  Text and booleans are none."""
+    try:
+        kind = jnp.result_type(value if hasattr(value, "dtype") else np.asarray(value))
+    except (TypeError, ValueError):  # text, rows of different lengths, or a number that no array has
+        return isinstance(value, Real) and not isinstance(value, bool)
+    return jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number."""
+    return are_numbers(value) and np.ndim(value) == 0
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is one whole number, of Python or NumPy."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def key(name: str, value: Any) -> None:
+    """Checks that a value is one JAX PRNG key, typed or as two or four words."""
+    kind, shape = getattr(value, "dtype", None), np.shape(value) if hasattr(value, "dtype") else None
+    typed = kind is not None and jnp.issubdtype(kind, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (kind == np.uint32 and shape in ((2,), (4,))):
+        came = repr(value) if kind is None else f"{kind}{list(shape or ())}"
+        raise TypeError(f"{name}: expected one JAX PRNG key, such as jax.random.key(0), but got {came}.")
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Checks that a number is whole and not below ``least``."""
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{name}: expected a whole number of {least} or more, but got {value!r}.")
+    return int(value)
 
 
 def same_structure(name: str, tree: Any, reference_name: str, reference: Any) -> None:

@@ -1,7 +1,7 @@
 """Pruning in rounds: score, select, make up for what was deleted (by a formula, or by training), score again."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +150,9 @@ def ladder(
       A ``Rung`` for every entry of the schedule.
 
     Raises:
-      ValueError: a schedule that is empty, decreases or leaves [0, 1); a ``train`` after which pruned weights live.
+      ValueError: a schedule that is empty, decreases or leaves [0, 1); scores of another structure than the
+        parameters; a ``train`` after which pruned weights live.
+      TypeError: a ``train`` that returns no network.
 
     Source: learning-rate rewinding is from Renda, Frankle and Carbin (2020), arXiv 2003.02389.
 
@@ -172,7 +174,7 @@ def ladder(
                 mask = _narrowed(mask, score(current, batches), select(sparsity), prunable)
                 current = current.replace(params=masks.apply(mask, current.params))
             current = train(current, mask, number)
-            _demand_pruned(mask, current.params)
+            _demand_trained(mask, current)
             yield Rung(number, sparsity, mask, current)
 
     return run()
@@ -187,14 +189,21 @@ def _targets(schedule: Sequence[float]) -> list[float]:
 
 def _narrowed(mask: Mask, values: Scores, select: Select, prunable: Prunable) -> Mask:
     """Selects among what a mask has left."""
+    check.same_structure("scores", values, "params", mask)
     check.finite("scores", values, "Look at the loss, the images and the weights that were scored.")
     # What is pruned ranks below everything, so it stays pruned.
     values = jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, jnp.finfo(leaf.dtype).min), mask, values)
     return select(values, prunable)
 
 
-def _demand_pruned(mask: Mask, params: Params) -> None:
-    alive = sum(jax.tree.leaves(jax.tree.map(lambda keep, leaf: jnp.sum(~keep & (leaf != 0)), mask, params)))
+def _demand_trained(mask: Mask, network: Any) -> None:
+    if not isinstance(network, Network):
+        raise TypeError(
+            f"train: expected it to return the trained network, but got {type(network).__name__}. Return "
+            "network.replace(params=...), or what jp.train.fit returns."
+        )
+    check.same_structure("train: params", network.params, "mask", mask)
+    alive = sum(jax.tree.leaves(jax.tree.map(lambda keep, leaf: jnp.sum(~keep & (leaf != 0)), mask, network.params)))
     if alive:
         raise ValueError(
             f"train: expected a network whose pruned weights are zero, but {int(alive)} of them are not. Train with "

@@ -71,11 +71,15 @@ def simultaneous(
     """Computes bootstrap intervals of several quantities that hold at once: the family errs with ``1 - confidence``.
 
     Seeds are resampled, and examples within each: the same ones in every column, since columns measured on the same
-    examples move together.  All intervals are ``m_k +- q s_k``: m_k is quantity k of the data, s_k the standard
-    deviation of its resamples r_k, and q the quantile of ``max_k |r_k - m_k| / s_k``, the largest standardised
-    deviation.  A quantity whose resamples do not vary has an interval of length 0.
+    examples move together.  All intervals are ``m_k +- sqrt(n / (n - 1)) q s_k`` for n seeds (``m_k +- q s_k`` for
+    one): m_k is quantity k of the data, s_k the standard deviation of its resamples r_k, and q the quantile of
+    ``max_k |r_k - m_k| / s_k``, the largest standardised deviation.  The root undoes the bias of a bootstrap over few
+    seeds.  A quantity whose resamples do not vary has an interval of length 0.
 
-    With three seeds the spread between them is hardly seen, and intervals are somewhat too narrow.
+    Three seeds hardly show the spread between them.  In simulations of seven quantities with true means of 0, three
+    seeds and 200 examples each, all seven intervals of nominally 95 % held in 99 % of the cases where seeds do not
+    differ, in 95 % where their standard deviation equals that of a mean of 200 examples, and in 85 % where it is 1.6
+    times that.
 
     Args:
       values: for every seed, [n_seed, c]: c numbers for each test example.
@@ -101,7 +105,10 @@ def simultaneous(
         raise ValueError("values: expected one or more seeds with [examples, columns] each, none of them 0.")
     if len({entry.shape[1] for entry in values}) > 1:
         raise ValueError(f"values: expected equal columns, but got {[entry.shape[1] for entry in values]}.")
-    check.positive("resamples", resamples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a share between 0 and 1, but got {confidence}. 95 % is 0.95.")
+    if resamples < 100:
+        raise ValueError(f"resamples: expected 100 or more, which a quantile needs, but got {resamples}.")
     check.finite("values", values, "Leave out what could not be measured, and say so.")
     statistic = statistic or (lambda means: means)
     rng = np.random.Generator(np.random.Philox(key=seed))
@@ -114,11 +121,13 @@ def simultaneous(
             drawn = _occurrences(len(entry), int(chosen.sum()), rng)
             totals[chosen] += statistic(drawn @ entry / len(entry))
     means = totals / len(values)
+    check.finite("statistic", means, "It must be defined for every resample: give 0 / 0 a value.")
     deviation = means.std(axis=0)
     # Rounding alone makes resamples of equal numbers vary in the last bits.
     varies = deviation > 1e-12 * (1 + np.abs(centre))
     scaled = np.abs(means - centre) / np.where(varies, deviation, 1.0)
     reach = np.quantile(np.max(np.where(varies, scaled, 0.0), axis=1), confidence) * np.where(varies, deviation, 0.0)
+    reach *= np.sqrt(len(values) / max(1, len(values) - 1))
     ends = zip(centre.tolist(), (centre - reach).tolist(), (centre + reach).tolist(), strict=True)
     return [Interval(*entry) for entry in ends]
 
@@ -141,7 +150,7 @@ def sweet_spot(gains: Sequence[Interval], margin: float = 0.0) -> str:
       margin: a gain up to this does not count.
 
     Raises:
-      ValueError: no rung.
+      ValueError: no rung, an end that is NaN, or a margin below 0.
 
     >>> sweet_spot([Interval(0.02, 0.01, 0.03), Interval(-0.5, -0.6, -0.4)])
     'found'
@@ -150,6 +159,9 @@ def sweet_spot(gains: Sequence[Interval], margin: float = 0.0) -> str:
     """
     if not gains:
         raise ValueError("gains: expected an interval for one rung or more, but got none.")
+    check.finite("gains", [list(gain) for gain in gains], "Leave out what could not be measured, and say so.")
+    if not margin >= 0:
+        raise ValueError(f"margin: expected 0 or more, but got {margin}.")
     if any(gain.low > margin for gain in gains):
         return "found"
     return "undecided" if any(gain.high > margin for gain in gains) else "not found"

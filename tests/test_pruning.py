@@ -118,6 +118,13 @@ def test_p4_training_that_revives_a_weight_is_refused():
         climbed(fit=without_mask)
 
 
+def test_training_that_returns_no_network_and_scores_of_another_tree_are_refused():
+    with pytest.raises(TypeError, match="train: expected it to return the trained network, but got NoneType"):
+        climbed(fit=lambda net, mask, number: None)
+    with pytest.raises(ValueError, match="scores: expected"):
+        climbed(score=lambda net, batches: net.params["layer0"], fit=lambda net, mask, number: net)
+
+
 def test_p5_weights_go_on_and_the_learning_rate_starts_anew(tmp_path):
     seen = []
 

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
+from PIL import Image
 
 import jaxprune as jp
 from experiments import options
 from experiments import representation_data as looked
 from experiments import representation_settings as settings
-from experiments.representation import world_and_network
-from experiments.representation_measures import pairs_and_others, written
+from experiments.representation import demand_same_data, world_and_network
+from experiments.representation_measures import pairs_and_others, places, stands, written
 from experiments.transfer_grid import mine
 from jaxprune.evaluate import alignment
 
@@ -142,10 +145,18 @@ def test_records_hold_every_measure_image_by_image(made):
         ({"snip_rungs": (0,)}, r"snip_rungs: expected rungs in \[1, 8\)"),
         ({"distorted_rungs": (1,)}, "distorted_rungs: expected rung 0"),
         ({"attributed_images": 300}, "attributed_images: expected at most test_images"),
-        ({"share": 1.0}, r"share: expected a number in \[0, 1\)|share: expected"),
+        ({"share": 1.0}, "share: expected"),
         ({"steps": 0}, "steps: expected a finite number above 0"),
         ({"image_size": 30}, "image_size: expected a multiple of 8"),
         ({"margin": -0.1}, "margin: expected 0 or more"),
+        ({"shard": "5/4"}, "shard: expected i/n"),
+        ({"difficulty": 3.0}, r"difficulty: expected a number in \[0, 1\]"),
+        ({"train_images": 5}, "train_images, test_images: expected 20 or more"),
+        ({"random_rungs": (2, 2)}, "random_rungs: expected each rung once"),
+        ({"share": 0.999}, "share, rungs: the last rung would prune"),
+        ({"exclude": ".*"}, "prunable"),
+        ({"exclude": "querry"}, "exclude: expected a regular expression that kernels match"),
+        ({"object_values": (1,)}, "object_values, void_values: expected none"),
         ({"exclude": "("}, "exclude: expected a regular expression"),
     ],
 )
@@ -182,7 +193,7 @@ def test_the_bundled_grid_is_that_of_the_issue():
 
 def test_legacy_takes_over_what_it_says(tmp_path):
     study = settings.resolved(settings.Study(legacy=True, out=tmp_path))
-    assert study.first_steps == study.steps
+    assert study.steps == study.first_steps == settings.Study().first_steps
     conditions = [f"contrast {level}" for level in jp.data.DISTORTIONS["contrast"]]
     assert looked.kept_conditions(study, conditions) == conditions
     kept = looked.kept_conditions(settings.Study(), conditions)
@@ -224,9 +235,72 @@ def test_every_architecture_has_the_sites_that_the_study_reads(name):
     assert set(kind.methods) <= set(options.ATTRIBUTIONS)
     unpruned = [leaf for leaf in jp.tree.names(network.params) if kind.unpruned and re.search(kind.unpruned, leaf)]
     assert bool(unpruned) == bool(kind.unpruned)
-    # At the study's size objects are searched for on a map of eight places a side.
-    large = np.zeros((2, 64, 64, 3), np.float32)
-    if hasattr(module, "image"):
-        module, params = jp.models.resized(module, network.params, 64)
-        network = jp.Network.from_linen(module, {"params": params})
-    assert jp.evaluate.discovery.tokens(network, large, kind.tokens).shape[:3] == (2, 8, 8)
+    assert places(kind, network, images).shape[:3] == (2, 8, 8)
+
+
+def test_a_shorter_ladder_leaves_out_default_rungs_that_it_lacks():
+    study = settings.resolved(settings.Study(rungs=4))
+    assert (study.random_rungs, study.snip_rungs, study.distorted_rungs) == ((2,), (), (0, 2))
+    assert settings.resolved(settings.Study(rungs=4, random_rungs=(7,))).random_rungs == (7,)  # asked for, and refused
+
+
+def folder_of_classes(folder: Path, classes: int, each: int) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(classes):
+        for kind in ("images", "masks"):
+            (folder / kind / f"class{number}").mkdir(parents=True)
+        for one in range(each):
+            mask = np.zeros((40, 48), np.uint8)
+            mask[8:24, 10 + number : 30] = 255
+            picture = rng.integers(0, 256, (40, 48, 3)).astype(np.uint8)
+            picture[mask > 0] = 40 * number
+            Image.fromarray(picture).save(folder / "images" / f"class{number}" / f"{one}.png")
+            Image.fromarray(mask).save(folder / "masks" / f"class{number}" / f"{one}.png")
+    return folder
+
+
+def test_few_test_images_of_a_folder_are_of_all_classes(tmp_path):
+    data = f"folder:{folder_of_classes(tmp_path, 4, 20)}"
+    study = settings.Study(data=data, test_images=12, attributed_images=8)
+    looked.open_data(study)
+    world = looked.prepare(study, 0)
+    labels = np.asarray(world.test.labels)
+    assert np.bincount(labels).tolist() == [3, 3, 3, 3]
+    assert sorted(labels[:4]) == sorted(labels[4:8]) == [0, 1, 2, 3]
+    assert world.conflict is None
+    assert len(world.training["label"]) == 56
+    with pytest.raises(ValueError, match="attributed_images: expected at most the 12"):
+        looked.open_data(settings.Study(data=data, test_images=12))
+    with pytest.raises(ValueError, match="two of one of them"):
+        looked.open_data(settings.Study(data=data, test_images=4, attributed_images=4))
+
+
+def test_records_of_other_images_are_refused(tmp_path):
+    world = looked.prepare(settings.Study(train_images=20, test_images=20, distortions=("contrast",)), 0)
+    mine_, others = ({"provenance": {"data": data}, "config": {"seed": 0}} for data in (world.fingerprint, "0000"))
+    demand_same_data(world, [mine_])
+    with pytest.raises(ValueError, match="data: 1 records of seed 0 were made with other images"):
+        demand_same_data(world, [mine_, others])
+
+
+def test_the_places_of_moved_patches_lie_where_the_patches_lie():
+    """A network whose keys are the mean places of its patches: twice as many of them, evenly spaced."""
+    rows, columns = np.mgrid[:32, :32]
+    image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)[None].astype(np.float32)
+
+    def apply(params, state, images):
+        patches = images.reshape(len(images), 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(len(images), 16, 3)
+        tokens = jnp.concatenate([jnp.zeros_like(patches[:, :1]), patches], axis=1)
+        return checkpoint_name(tokens, "block2/keys").mean(axis=1) * params
+
+    kind = options.ARCHITECTURES["vit"]
+    found = np.asarray(places(kind, jp.Network(apply, jnp.ones(())), image))[0]
+    assert found.shape == (8, 8, 3)
+    inside = found[1:-1, 1:-1]  # at the edges the image repeats
+    np.testing.assert_allclose(inside[:, 0, 0], 4 * np.arange(1, 7) + 1.5, atol=1e-5)
+    np.testing.assert_allclose(inside[0, :, 1], 4 * np.arange(1, 7) + 1.5, atol=1e-5)
+
+
+def test_whether_a_decision_stands_does_not_depend_on_confidence():
+    outputs, targets = jnp.array([[1.0, 2.0], [3.0, 1.0]]), jnp.array([1, 1])
+    assert stands(outputs, targets).tolist() == stands(10 * outputs, targets).tolist() == [1.0, 0.0]

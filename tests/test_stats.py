@@ -132,6 +132,17 @@ def test_simultaneous_intervals_hold_at_once_as_often_as_they_say():
     assert 0.91 <= covered <= 0.98
 
 
+def test_three_seeds_that_differ_are_given_room():
+    rng = np.random.default_rng(5)
+
+    def held(number: int) -> bool:
+        seeds = [rng.normal(0, 0.12, (32, 7)) + rng.normal(0, 0.03, 7) for _ in range(3)]
+        return all(one.low <= 0 <= one.high for one in simultaneous(seeds, seed=number, resamples=300))
+
+    # About 0.9; without the correction for few seeds about 0.75.
+    assert np.mean([held(number) for number in range(200)]) >= 0.84
+
+
 def test_simultaneous_intervals_take_any_statistic_of_means():
     values = np.random.default_rng(0).random((500, 2)) + 1
     (found,) = simultaneous([values], seed=0, statistic=lambda means: (means[..., 0] / means[..., 1])[..., None])
@@ -165,8 +176,25 @@ def test_what_has_no_simultaneous_interval_is_refused(values, message):
         simultaneous(values, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": 95}, "confidence: expected a share between 0 and 1"),
+        ({"resamples": 1}, "resamples: expected 100 or more"),
+        ({"statistic": lambda means: means * np.nan}, "statistic"),
+    ],
+)
+def test_options_without_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        simultaneous([np.random.default_rng(0).random((5, 2))], seed=0, **options)
+
+
 def test_a_sweet_spot_needs_a_whole_interval_above_the_margin():
     gains = [Interval(0.0, -0.01, 0.01), Interval(0.05, 0.03, 0.07), Interval(-0.2, -0.3, -0.1)]
     assert [sweet_spot(gains, margin) for margin in (0.0, 0.04, 0.07)] == ["found", "undecided", "not found"]
     with pytest.raises(ValueError, match="gains: expected an interval"):
         sweet_spot([])
+    with pytest.raises(ValueError, match="margin: expected 0 or more"):
+        sweet_spot(gains, -1.0)
+    with pytest.raises(ValueError, match="gains"):
+        sweet_spot([Interval(np.nan, np.nan, np.nan)])

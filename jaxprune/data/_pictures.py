@@ -41,11 +41,16 @@ def same_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> 
         )
 
 
-def whole_size(size: Any) -> int:
-    """Checks the side of the pictures."""
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise ValueError(f"size: expected a whole number of pixels, 1 or more, but got {size!r}.")
-    return int(size)
+def squeezed(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes a picture of bytes [h, w, c] to float32 [size, size, c] in [0, 1], bilinearly with antialiasing."""
+    if image.dtype != np.uint8:
+        raise ValueError(f"data: expected images of bytes, uint8, but got {image.dtype}.")
+    if image.shape[:2] != (size, size):
+        grey = image.shape[-1] == 1
+        picture = Image.fromarray(image[..., 0] if grey else image)
+        resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+        image = resized[..., None] if grey else resized
+    return image.astype(np.float32) / 255
 
 
 def fitted(where: Any, mask: np.ndarray, void: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

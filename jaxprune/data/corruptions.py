@@ -11,10 +11,10 @@ from scipy import ndimage
 from jaxprune import check
 from jaxprune.data._blurs import along, averaged, disc, filtered, trail, warped
 from jaxprune.data._draws import Draws, poisson
+from jaxprune.data._pixels import checked_images, checked_indices
 from jaxprune.data._weather import enlarged, fog, frost, points, snow
 
 _REFERENCE = 32.0  # pixels: the lengths below are those of CIFAR
-_LEAST = 8  # pixels
 _CHUNK = 2**19  # numbers at once
 _CELLS = 8  # of the elastic lattice, along the shorter side
 
@@ -208,14 +208,8 @@ def corrupt(
     check.choice("name", name, CORRUPTIONS)
     if isinstance(severity, bool) or severity not in range(1, 6):
         raise ValueError(f"severity: expected 1, 2, 3, 4 or 5, from mild to strong, but got {severity!r}.")
-    images = np.asarray(images)
-    _check_images(images)
-    places = np.arange(len(images)) if indices is None else np.asarray(indices)
-    if places.shape != (len(images),) or not np.issubdtype(places.dtype, np.integer):
-        raise ValueError(
-            f"indices: expected one whole number for each of the {len(images)} images, but got {places.dtype} of shape "
-            f"{places.shape}. Pass the indices of the images in their data set, or None for 0 to n - 1."
-        )
+    images = checked_images(images)
+    places = checked_indices(indices, len(images))
     corruption = _TABLE[name]
     unit, step = min(images.shape[1:3]) / _REFERENCE, max(1, _CHUNK // images[0].size)
     result = np.empty_like(images)
@@ -225,20 +219,3 @@ def corrupt(
         made = corruption.apply(images[part].astype(np.float64), unit, draws, corruption.severities[severity - 1])
         result[part] = np.clip(made, 0.0, 1.0)
     return result
-
-
-def _check_images(images: np.ndarray) -> None:
-    shape = images.shape
-    if images.ndim != 4 or shape[0] < 1 or min(shape[1:3]) < _LEAST or shape[3] not in (1, 3):
-        raise ValueError(
-            f"images: expected one or more images [n, h, w, c] of {_LEAST} x {_LEAST} pixels or more with c = 1 (grey) "
-            f"or 3 (colours), but got the shape {shape}. Enlarge smaller images; grey images need a last axis of 1."
-        )
-    if not np.issubdtype(images.dtype, np.floating):
-        raise TypeError(f"images: expected floating-point values in [0, 1], but got {images.dtype}. Divide by 255.")
-    low, high = float(np.min(images)), float(np.max(images))
-    if not (low >= 0.0 and high <= 1.0):  # NaN too
-        raise ValueError(
-            f"images: expected values in [0, 1], but they lie in [{low:g}, {high:g}]. Corrupt before normalising, and "
-            "divide values up to 255 by 255."
-        )

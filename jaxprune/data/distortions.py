@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from jaxprune import check
 from jaxprune.data._draws import Draws
-from jaxprune.data.corruptions import _check_images
+from jaxprune.data._pixels import checked_images, checked_indices
 
 _GREY = 0.4423  # the mean of the benchmark's pictures: around the image, and the mean after the high-pass filter
 _LUMINANCE = (0.2125, 0.7154, 0.0721)  # Rec. 709, rounded as the published script has it
@@ -147,16 +147,10 @@ def distort(
     0.44999998807907104
     """
     check.choice("name", name, DISTORTIONS)
-    check.choice("level", level, DISTORTIONS[name])
+    check.choice("level", level, DISTORTIONS[name], ordered=True)
     check.positive("reference", reference)
-    images = np.asarray(images)
-    _check_images(images)
-    places = np.arange(len(images)) if indices is None else np.asarray(indices)
-    if places.shape != (len(images),) or not np.issubdtype(places.dtype, np.integer):
-        raise ValueError(
-            f"indices: expected one whole number for each of the {len(images)} images, but got {places.dtype} of shape "
-            f"{places.shape}. Pass the indices of the images in their data set, or None for 0 to n - 1."
-        )
+    images = checked_images(images)
+    places = checked_indices(indices, len(images))
     powers = _amplitude(images, name, level, amplitude)
     if (name, level) == ("colour", "cr"):
         return images.copy()
@@ -186,8 +180,7 @@ def mean_amplitude(images: np.ndarray) -> np.ndarray:
     >>> float(mean_amplitude(np.full((2, 8, 8, 3), 0.5))[0, 0])
     32.0
     """
-    images = np.asarray(images)
-    _check_images(images)
+    images = checked_images(images)
     total, step = np.zeros(images.shape[1:3]), max(1, _CHUNK // images[0, ..., 0].size)
     for start in range(0, len(images), step):
         total += np.sum(np.abs(np.fft.fft2(_grey(images[start : start + step]))), axis=0)

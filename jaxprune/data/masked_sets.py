@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.data._pictures import colours, fitted, numbers, outward, same_size, tight, whole_size
+from jaxprune import check
+from jaxprune.data._pictures import colours, fitted, numbers, outward, same_size, squeezed, tight
 from jaxprune.data.annotated import Annotated
-from jaxprune.data.tfds import _resized, tfds
+from jaxprune.data.tfds import tfds
 
 _PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -33,10 +34,11 @@ def annotated_folder(folder: str | Path, *, size: int = 224) -> Annotated:
       The set, sorted by class and name.
 
     Raises:
-      ValueError: a folder or file that is missing (before anything is read), a class without an image, a file that
-        can't be read, a mask of another size, with colours, or without an object.
+      ValueError: a folder or file that is missing (before anything is read), a class without an image, two images that
+        differ in their suffix only and would share a mask, a file that can't be read, a mask of another size, with
+        colours, or without an object.
     """
-    size, folder = whole_size(size), Path(folder)
+    size, folder = check.whole("size", size), Path(folder)
     pairs = _pairs(folder)
     classes = tuple(pairs)
     images, kept, labels = [], [], []
@@ -46,7 +48,7 @@ def annotated_folder(folder: str | Path, *, size: int = 224) -> Annotated:
             pixels = colours(picture)
             same_size(picture, pixels.shape, objects.shape)
             kept.append((*fitted(mask, objects, ~objects & False, size), objects))
-            images.append(_resized(pixels, size))
+            images.append(squeezed(pixels, size))
             labels.append(label)
     return _joined(f"folder-{folder.name}-{size}", images, kept, None, labels, classes, size)
 
@@ -80,12 +82,12 @@ def annotated_tfds(
       ValueError: what ``jp.data.tfds`` raises, a set without masks, masks of another size or without background, an
         empty mask, boxes outside of the image, a class without an image.
     """
-    size = whole_size(size)
+    size = check.whole("size", size)
     source = tfds(name, split, size=size, folder=folder)
     images, kept, boxes = [], [], []
     background, seen = False, set()
     for number in range(len(source.labels)):
-        example = source._examples[number]
+        example = source.examples[number]
         where = f"example {number} of {source.name}"
         if "segmentation_mask" not in example:
             raise ValueError(
@@ -98,7 +100,7 @@ def annotated_tfds(
         found = ~neither & (values != 0 if objects is None else np.isin(values, list(objects)))
         background |= bool(np.any(~found & ~neither))
         seen |= set(np.unique(values).tolist())
-        images.append(np.broadcast_to(_resized(pixels, size), (size, size, 3)))
+        images.append(np.broadcast_to(squeezed(pixels, size), (size, size, 3)))
         kept.append((*fitted(where, found, neither, size), found))
         if "objects" in example and "bbox" in example["objects"]:
             boxes.append(_from_fractions(where, np.asarray(example["objects"]["bbox"]), pixels.shape, size))
@@ -137,6 +139,13 @@ def _pairs(folder: Path) -> dict[str, list[tuple[Path, Path]]]:
             raise ValueError(
                 f"folder: class {path.name!r} has no image in {str(path)!r} ({', '.join(_PICTURES)}). Remove the "
                 "folder, or fill it."
+            )
+        stems = [each.stem for each in pictures]
+        if twice := [stem for stem in stems if stems.count(stem) > 1]:
+            raise ValueError(
+                f"folder: class {path.name!r} has more than one image {twice[0]!r} ("
+                f"{', '.join(each.name for each in pictures if each.stem == twice[0])}), and they would share the mask "
+                f"{twice[0]}.png. Rename all but one, and give each its mask."
             )
         found[path.name] = [(each, folder / "masks" / path.name / f"{each.stem}.png") for each in pictures]
     missing = [mask for pairs in found.values() for _, mask in pairs if not mask.is_file()]

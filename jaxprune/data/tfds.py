@@ -6,20 +6,24 @@ from typing import Any
 import numpy as np
 
 from jaxprune import check
+from jaxprune.data._pictures import squeezed
 
 
 class _Prepared:
-    """A source over a random-access split: labels read once, images decoded when asked for."""
+    """A source over a random-access split: labels read once, images decoded when asked for.
+
+    Inside of ``data`` its ``examples`` are read too, for what they hold beside their images.
+    """
 
     def __init__(
         self, name: str, examples: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], size: int
     ) -> None:
         self.name, self.labels, self.classes = name, labels, classes
-        self._examples, self._size = examples, size
+        self.examples, self._size = examples, size
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Returns float32 images [len(indices), size, size, c] in [0, 1], resized bilinearly with antialiasing."""
-        return np.stack([_resized(self._examples[int(index)]["image"], self._size) for index in indices])
+        return np.stack([squeezed(self.examples[int(index)]["image"], self._size) for index in indices])
 
 
 def tfds(name: str, split: str = "train", *, size: int, folder: str | None = None) -> Any:
@@ -40,7 +44,7 @@ def tfds(name: str, split: str = "train", *, size: int, folder: str | None = Non
       ValueError: no such data set or split, a set that was not prepared, fewer examples than its metadata says, an
         empty split, or examples without "image" and "label".
     """
-    check.positive("size", size)
+    check.whole("size", size)
     base = name.split(":")[0].split("/")[0]
     import tensorflow_datasets  # takes a second to import, and only this source needs it
 
@@ -104,16 +108,3 @@ def _labels(builder: Any, split: str, examples: Sequence[Any]) -> np.ndarray:
         # Mocked sets hold no encoded pictures, and would encode them with TensorFlow to skip decoding them.
         undecoded = examples
     return np.array([undecoded[index]["label"] for index in range(len(examples))], dtype=np.int32)
-
-
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    from PIL import Image  # an extra of its own: only this source decodes pictures
-
-    if image.dtype != np.uint8:
-        raise ValueError(f"data: expected images of bytes, uint8, but got {image.dtype}.")
-    if image.shape[:2] != (size, size):
-        grey = image.shape[-1] == 1
-        picture = Image.fromarray(image[..., 0] if grey else image)
-        resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
-        image = resized[..., None] if grey else resized
-    return image.astype(np.float32) / 255

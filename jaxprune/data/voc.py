@@ -7,9 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from jaxprune import check
-from jaxprune.data._pictures import colours, fitted, numbers, outward, same_size, whole_size
+from jaxprune.data._pictures import colours, fitted, numbers, outward, same_size, squeezed
 from jaxprune.data.annotated import Annotated
-from jaxprune.data.tfds import _resized
 
 # Index i of a mask is _NAMES[i - 1]; 0 is background.
 _NAMES = (
@@ -59,9 +58,9 @@ def voc(
 
     Source: Everingham, Van Gool, Williams, Winn and Zisserman (2010), Int. J. Computer Vision 88.
     """
-    size = whole_size(size)
-    if count is not None and (not isinstance(count, int) or count < 1):
-        raise ValueError(f"count: expected a whole number of 1 or more, or None for all images, but got {count!r}.")
+    size = check.whole("size", size)
+    if count is not None:
+        check.whole("count", count)
     files = _files(Path(folder), split)[:count]
     boxes = [_boxes(each.boxes, difficult) for each in files]
     kept, labels = [], []
@@ -75,7 +74,7 @@ def voc(
     present = sorted(set(labels))
     return Annotated(
         f"voc-{split}-{size}",
-        np.stack([_resized(colours(each.image), size) for each in files]),
+        np.stack([squeezed(colours(each.image), size) for each in files]),
         np.stack([mask for mask, _, _ in kept]),
         np.stack([void for _, void, _ in kept]),
         tuple(scaled for _, _, scaled in kept),

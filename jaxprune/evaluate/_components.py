@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import check
 from jaxprune.evaluate.boxes import image_size
 
 
@@ -55,7 +56,7 @@ def edges(grid: tuple[int, int], image: Any, scale: Any) -> Edges:
 
 def _scales(scale: Any) -> list[Fraction]:
     pair = tuple(scale) if isinstance(scale, (tuple, list)) else (scale, scale)
-    if len(pair) != 2 or not all(math.isfinite(each) and each > 0 for each in pair):
+    if len(pair) != 2 or not all(check.is_number(each) and math.isfinite(each) and each > 0 for each in pair):
         raise ValueError(
             f"scale: expected the pixels of a place, a number above 0 or (rows, columns), but got {scale!r}. It is the "
             "padded size of the image divided by the size of the grid."

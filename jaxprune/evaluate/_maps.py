@@ -5,6 +5,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+# What the tags of attention end in: its probabilities, which are no map at any shape, and values sorted by heads, which
+# are tokens or a map once their heads are put one after the other.
+PROBABILITIES = "/attention"
+BY_HEADS = ("/keys", "/heads")
+
+# Enlarged in float32, a constant map varies in its last bits (1.2e-7 each).  What is ranked or stretched to [0, 1] must
+# not be that.
+_FLAT = 1e-6
 
 
 class Layout(NamedTuple):
@@ -73,3 +83,11 @@ def nearest(maps: Any, size: tuple[int, int]) -> Any:
     """
     rows, columns = (jnp.arange(new) * old // new for new, old in zip(size, maps.shape[1:], strict=True))
     return maps[:, rows[:, None], columns[None, :]]
+
+
+def levelled(maps: np.ndarray) -> np.ndarray:
+    """Gives every map [b, h, w] that is constant up to rounding one value everywhere, its largest; others stay."""
+    low, high = (extreme(maps, axis=(1, 2), keepdims=True) for extreme in (np.min, np.max))
+    size = np.maximum(np.abs(low), np.abs(high))
+    safe = np.where(size > 0, size, 1.0)  # quotients first: the difference of large numbers may be infinite
+    return np.where(high / safe - low / safe <= _FLAT, high, maps)

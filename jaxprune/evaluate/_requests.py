@@ -96,7 +96,13 @@ def colours(name: str, value: Any, images: jax.Array) -> jax.Array:
 
     Raises:
       ValueError: a shape that does not fit, or numbers that are not finite.
+      TypeError: what is no number.
     """
+    if not check.are_numbers(value):
+        raise TypeError(
+            f"{name}: expected a number, a colour [c], an image [h, w, c] or images [b, h, w, c], but got {value!r}. "
+            "Black is 0.0; for blurred images pass them blurred."
+        )
     shape = jnp.shape(value)
     if len(shape) > 4 or any(
         mine not in (1, there) for mine, there in zip(shape[::-1], images.shape[::-1], strict=False)
@@ -121,9 +127,3 @@ def finite(name: str, values: np.ndarray) -> None:
             f"{name}: expected finite numbers, but {bad} are NaN or infinite. Look at the weights of the network and "
             "at the images."
         )
-
-
-def whole(name: str, value: Any) -> None:
-    """Checks that a number is whole, and 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of 1 or more, but got {value!r}.")

@@ -8,7 +8,7 @@ be set beside published ones.  ``read_trials`` reads people's trials, ``make_tri
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,6 +113,8 @@ def compare(model: Trials, humans: Trials, *, dataset: str | None = None, exclud
     >>> compare(network, person)
     Alignment(ood_accuracy=0.5, accuracy_difference=0.0625, observed_consistency=0.75, error_consistency=0.5, n=4)
     """
+    for side, trials in (("model", model), ("humans", humans)):
+        _check_trials(side, trials)
     if len(model.subjects) != 1:
         raise ValueError(
             f"model: expected the trials of one network, but got those of {list(model.subjects)}. Choose one: "
@@ -122,8 +124,8 @@ def compare(model: Trials, humans: Trials, *, dataset: str | None = None, exclud
     for name in _datasets(dataset, model, humans):
         (one,) = _table("model", model, name, exclude).values()
         others = _table("humans", humans, name, exclude)
-        shown = {key: subject for subject, cells in others.items() for key in cells}
-        if unpaired := sorted(set(one) ^ set(shown)):
+        shown = {key for cells in others.values() for key in cells}
+        if unpaired := sorted(set(one) ^ shown):
             raise ValueError(
                 f"model, humans: expected the same conditions of {name!r}, but only one side has {unpaired}. The "
                 f"network has {sorted(one)}, the people {sorted(shown)}. Leave them out of both: "
@@ -138,7 +140,8 @@ def human_human(trials: Trials, *, dataset: str | None = None, exclude: Excluded
     """Compares every person with every other: the level that a network would have to reach.
 
     Args:
-      trials: of two or more people, on the same pictures.
+      trials: of two or more people ("subject-01" and so on), on the same pictures.  Those of networks, which the field
+        keeps in the same folders, are left out.
       dataset: which data set.  None: all, averaged.
       exclude: conditions that do not count.
 
@@ -156,11 +159,17 @@ def human_human(trials: Trials, *, dataset: str | None = None, exclude: Excluded
     >>> human_human(both).error_consistency
     1.0
     """
+    _check_trials("trials", trials)
+    people = trials.humans()
+    if len(people.subjects) < 2:
+        raise ValueError(
+            f"trials: expected two or more people, whose names begin with 'subject-', but got {list(trials.subjects)}."
+        )
     results = []
-    for name in _datasets(dataset, trials, trials):
-        tables = list(_table("trials", trials, name, exclude).values())
+    for name in _datasets(dataset, people, people):
+        tables = list(_table("trials", people, name, exclude).values())
         if len(tables) < 2:
-            raise ValueError(f"trials: expected two or more people in {name!r}, but got {list(trials.subjects)}.")
+            raise ValueError(f"trials: expected two or more people in {name!r}, but got {list(people.subjects)}.")
         results.append(_pooled(tables, [_pair(name, a, b) for a, b in combinations(tables, 2)]))
     return _averaged(results)
 
@@ -174,6 +183,14 @@ class _Cell(NamedTuple):
 
 
 _Table = dict[str, _Cell]
+
+
+def _check_trials(name: str, value: Any) -> None:
+    if not isinstance(value, Trials):
+        raise TypeError(
+            f"{name}: expected Trials, but got a {type(value).__name__}. read_trials reads those of people, "
+            "make_trials makes those of a network."
+        )
 
 
 def _datasets(dataset: str | None, model: Trials, humans: Trials) -> tuple[str, ...]:

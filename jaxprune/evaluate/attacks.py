@@ -99,8 +99,7 @@ def pgd(
     Array([[0.375, 0.375]], dtype=float32)
     """
     check.positive("step_size", step_size)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: expected a whole number of 1 or more, but got {steps!r}.")
+    check.whole("steps", steps)
     limits = _limits(batch, epsilon, step_size, bounds)
     images = jnp.asarray(batch["image"])
     if key is not None:

@@ -14,8 +14,6 @@ from jaxprune.evaluate import _maps
 from jaxprune.evaluate._requests import Attribution, ready
 from jaxprune.network import Network
 
-SUFFIX = "/attention"
-
 
 def last_attention(site: str | None = None) -> Attribution:
     """Makes the attention of the class token in the last block: the mean over heads of ``A[class token, patches]``.
@@ -102,7 +100,7 @@ def _rollout(network: Network, images: Any) -> Any:
 
 def _attentions(network: Network, images: Any) -> list[str]:
     tags = sites.tags(network, images)
-    found = [tag for tag in tags if tag.endswith(SUFFIX)]
+    found = [tag for tag in tags if tag.endswith(_maps.PROBABILITIES)]
     if not found:
         raise ValueError(
             "network: expected a vision transformer that tags its attention as '*/attention', but it tags: "

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import sites
+from jaxprune import check, sites
 from jaxprune.evaluate import _maps
 from jaxprune.evaluate._requests import (
     Attribution,
@@ -24,10 +24,9 @@ from jaxprune.evaluate._requests import (
     image_gradient,
     ready,
     settled,
-    whole,
 )
 from jaxprune.evaluate.attention import attention_rollout, last_attention
-from jaxprune.evaluate.grad_cam import cam, grad_cam
+from jaxprune.evaluate.grad_cam import configured, grad_cam
 from jaxprune.network import Network
 
 __all__ = [
@@ -115,17 +114,18 @@ def guided_backpropagation() -> Attribution:
     return attribute
 
 
-def guided_grad_cam(site: str) -> Attribution:
+def guided_grad_cam(site: str, *, dead: str = "error") -> Attribution:
     """Makes guided Grad-CAM: guided backpropagation times Grad-CAM at the site, enlarged to the nearest place.
 
     Args:
       site: as in ``grad_cam``.
+      dead: as in ``grad_cam``.
 
     Returns:
       ``(network, images [b, h, w, c], targets) -> relevance [b, h, w, c]``.
 
     Raises:
-      ValueError: (by what is returned) as ``grad_cam`` and ``guided_backpropagation``.
+      ValueError, TypeError: as ``grad_cam`` and ``guided_backpropagation``.
 
     Source: Selvaraju et al. (2017), arXiv 1610.02391.
 
@@ -134,13 +134,13 @@ def guided_grad_cam(site: str) -> Attribution:
     >>> guided_grad_cam("features")(net, jnp.array([[[[1.0], [-3.0]], [[0.0], [2.0]]]])).ravel().tolist()
     [0.0625, 0.0, 0.0, 0.125]
     """
+    cam = configured(site, dead, _maps.nearest)
 
     def attribute(network: Network, images: Any, targets: Any = None) -> Any:
         guided = sites.guided(network)
         # The guided network first: one without a ReLU is refused before anything is compiled.
         images, targets = asked(network, *ready(guided, images, targets))
-        where = cam(network, images, targets, site=site, enlarge=_maps.nearest)
-        return where * image_gradient(guided, images, targets)
+        return cam(network, images, targets) * image_gradient(guided, images, targets)
 
     return attribute
 
@@ -162,6 +162,7 @@ def integrated_gradients(*, steps: int = 50, baseline: Any = 0.0) -> Attribution
 
     Raises:
       ValueError: no step; (by what is returned) a baseline that does not fit the images.
+      TypeError: (by what is returned) a baseline that is no number.
 
     Source: Sundararajan, Taly and Yan (2017), arXiv 1703.01365.
 
@@ -169,7 +170,7 @@ def integrated_gradients(*, steps: int = 50, baseline: Any = 0.0) -> Attribution
     >>> integrated_gradients(steps=2)(net, jnp.array([[[[3.0], [5.0]]]])).ravel().round(4).tolist()
     [7.5, 7.5]
     """
-    whole("steps", steps)
+    check.whole("steps", steps)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
 
     def attribute(network: Network, images: Any, targets: Any = None) -> Any:
@@ -202,7 +203,9 @@ def noise_tunnel(method: Attribution, *, samples: int, deviation: Any, key: jax.
       ``(network, images [b, h, w, c], targets) -> relevance``, of the shape that the method gives.
 
     Raises:
-      ValueError: no sample; (by what is returned) a deviation that is negative, or does not fit the images.
+      ValueError: no sample, a deviation that is negative or no number; (by what is returned) one that does not fit the
+        images.
+      TypeError: a key that is none.
 
     Source: Smilkov, Thorat, Kim, Viégas and Wattenberg (2017), arXiv 1706.03825.
 
@@ -211,8 +214,9 @@ def noise_tunnel(method: Attribution, *, samples: int, deviation: Any, key: jax.
     >>> noisy(net, jnp.ones((1, 1, 2, 1))).ravel().tolist()
     [2.0, -3.0]
     """
-    whole("samples", samples)
-    if not np.all(np.asarray(deviation) >= 0):
+    check.whole("samples", samples)
+    check.key("key", key)
+    if not check.are_numbers(deviation) or not np.all(np.asarray(deviation) >= 0):
         raise ValueError(f"deviation: expected 0 or more, in units of the images, but got {deviation!r}.")
 
     def attribute(network: Network, images: Any, targets: Any = None) -> Any:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune import check
+
 # What the released code adds to heights and unions.
 _LEGACY = 1e-7
 
@@ -84,7 +86,7 @@ def corloc(boxes: Any, truths: Any, *, threshold: float | Fraction = 0.5, legacy
             f"truths: expected the true boxes of {len(boxes)} images, one array [k, 4] for each box, but got "
             f"{len(truths)}. An image without an object has an empty one."
         )
-    if not 0 < threshold <= 1:
+    if not check.is_number(threshold) or not 0 < threshold <= 1:
         raise ValueError(f"threshold: expected an IoU in (0, 1], but got {threshold!r}. CorLoc uses 0.5.")
     limit = Fraction(str(threshold))
     known = [checked(f"truths[{number}]", truth) for number, truth in enumerate(truths)]
@@ -134,10 +136,9 @@ def centre_box(image: tuple[int, int], n: int = 1, *, share: float = 0.5) -> np.
     ([[8, 12, 24, 36]], [[12, 18, 20, 30]])
     """
     sides = image_size("image", image)
-    if not 0 < share <= 1:
+    if not check.is_number(share) or not 0 < share <= 1:
         raise ValueError(f"share: expected a fraction of each side in (0, 1], but got {share!r}. Half of it is 0.5.")
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"n: expected a whole number of 1 or more, but got {n!r}.")
+    check.whole("n", n)
     inner = [max(1, round(share * side)) for side in sides]
     start = [(side - part) // 2 for side, part in zip(sides, inner, strict=True)]
     box = [*start, *(first + part for first, part in zip(start, inner, strict=True))]
@@ -146,8 +147,8 @@ def centre_box(image: tuple[int, int], n: int = 1, *, share: float = 0.5) -> np.
 
 def image_size(name: str, value: Any) -> tuple[int, int]:
     """Checks that a value is (height, width) in whole pixels."""
-    sides = tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in sides):
+    sides = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) == 1 else ()
+    if len(sides) != 2 or not all(check.is_whole(side) and side >= 1 for side in sides):
         raise ValueError(
             f"{name}: expected (height, width) in whole pixels, 1 or more, but got {value!r}. Of images [b, h, w, c] "
             "it is images.shape[1:3]."

@@ -42,6 +42,7 @@ def decide(probabilities: Any, *, groups: Mapping[str, Sequence[int]] | None = N
 
     Raises:
       ValueError: not probabilities; a category without a class; a class outside the outputs, or in two categories.
+      TypeError: a category whose classes are no sequence, or not whole numbers.
 
     Source: Geirhos et al. (2021), arXiv 2106.07411.
 
@@ -72,6 +73,12 @@ def _check_groups(groups: Mapping[str, Sequence[int]], classes: int, given: bool
         raise ValueError(
             f"groups: the sixteen categories are made of the 1000 classes of ImageNet-1k, but there are {classes} "
             "outputs. Pass the classes of each category: groups={'dog': (0, 3), 'cat': (1,)}."
+        )
+    wrong = [name for name, members in groups.items() if np.ndim(members) != 1]
+    if wrong:
+        raise TypeError(
+            f"groups: expected the classes of each category, such as {{'dog': (0, 3), 'cat': (1,)}}, but "
+            f"{wrong[0]!r} has {groups[wrong[0]]!r}. A single class needs a tuple too."
         )
     empty = [name for name, members in groups.items() if len(members) == 0]
     if empty or not groups:

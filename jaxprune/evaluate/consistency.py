@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprune import check
+
 
 def accuracy(correct: Any) -> float:
     """Computes the share of right answers among bool [n].
@@ -11,7 +13,8 @@ def accuracy(correct: Any) -> float:
     >>> accuracy(np.array([True, True, False, True]))
     0.75
     """
-    return int(np.sum(_hits("correct", correct))) / len(correct)
+    hits = _hits("correct", correct)
+    return int(np.sum(hits)) / hits.size
 
 
 def observed_consistency(a: Any, b: Any) -> float:
@@ -33,7 +36,8 @@ def observed_consistency(a: Any, b: Any) -> float:
     >>> observed_consistency(np.array([True, True, False, False]), np.array([True, False, False, False]))
     0.75
     """
-    return _agreements(a, b) / len(a)
+    first, second = _paired(a, b)
+    return int(np.sum(first == second)) / first.size
 
 
 def error_consistency(a: Any, b: Any) -> float:
@@ -59,11 +63,12 @@ def error_consistency(a: Any, b: Any) -> float:
     >>> error_consistency(np.array([True, True, False, False]), np.array([True, False, False, False]))
     0.5
     """
-    n, agreements = len(a), _agreements(a, b)
+    first, second = _paired(a, b)
+    n, agreements = first.size, int(np.sum(first == second))
     if agreements == n:
         return 1.0
     # In whole numbers, so that what is 0 by definition is 0.
-    right, other = int(np.sum(a)), int(np.sum(b))
+    right, other = int(np.sum(first)), int(np.sum(second))
     expected = right * other + (n - right) * (n - other)
     return (n * agreements - expected) / (n * n - expected)
 
@@ -90,7 +95,7 @@ def bounds(p: float, q: float) -> Bounds:
     [0.4, 0.8, -0.3636, 0.5455]
     """
     for name, value in (("p", p), ("q", q)):
-        if not 0.0 <= value <= 1.0:
+        if not check.is_number(value) or not 0.0 <= value <= 1.0:
             raise ValueError(f"{name}: expected an accuracy in [0, 1], but got {value!r}.")
     ends, expected = (abs(p + q - 1), 1 - abs(p - q)), p * q + (1 - p) * (1 - q)
     low, high = ((end - expected) / (1 - expected) if end < 1 else 1.0 for end in ends)
@@ -108,10 +113,10 @@ def _hits(name: str, values: Any) -> np.ndarray:
     return values
 
 
-def _agreements(a: Any, b: Any) -> int:
+def _paired(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     first, second = _hits("a", a), _hits("b", b)
     if first.shape != second.shape:
         raise ValueError(
             f"a, b: expected answers to the same images, but got {first.shape} and {second.shape}. Pair them by image."
         )
-    return int(np.sum(first == second))
+    return first, second

@@ -21,7 +21,7 @@ import scipy.linalg
 from jaxprune import check, sites
 from jaxprune.evaluate import _maps
 from jaxprune.evaluate._components import component, edges, extent
-from jaxprune.evaluate._requests import ready, whole
+from jaxprune.evaluate._requests import ready
 from jaxprune.evaluate.boxes import Localised, centre_box, corloc, iou, whole_image
 from jaxprune.evaluate.pseudo_labels import Agreement, agreement, pseudo_labels
 from jaxprune.network import Network
@@ -102,7 +102,8 @@ def tokens(network: Network, images: Any, site: str) -> Any:
       The features, [b, rows, columns, d].
 
     Raises:
-      ValueError: no such site (the message offers those that exist), or a value that does not lie over the images.
+      ValueError: no such site (the message offers those that exist), a value that does not lie over the images, or
+        the probabilities of an attention.
       TypeError: images that are not floating-point.
 
     >>> from jax.ad_checkpoint import checkpoint_name
@@ -112,8 +113,13 @@ def tokens(network: Network, images: Any, site: str) -> Any:
     """
     images, _ = ready(network, images, None)
     check.choice("site", site, sites.tags(network, images))
+    if site.endswith(_maps.PROBABILITIES):
+        raise ValueError(
+            f"site: {site!r} holds the probabilities of an attention, which are features of no place. Choose the keys "
+            "of the attention ('block11/keys'), or the output of a block."
+        )
     (value,) = sites.read_jit(network, images, sites=(site,))
-    named = site.endswith(("/keys", "/heads"))
+    named = site.endswith(_maps.BY_HEADS)
     joined = value
     if value.ndim == 5 or (value.ndim == 4 and (named or _maps.layout(value.shape, images.shape) is None)):
         joined = value.reshape(*value.shape[:-2], -1)
@@ -191,7 +197,7 @@ def lost(
     [[32, 48, 64, 96]]
     """
     features = _ready(features)
-    whole("candidates", candidates)
+    check.whole("candidates", candidates)
     height, width = features.shape[1:3]
     pixels = edges((height, width), image, scale)
     mask, seed, degree = _lost(features, candidates=min(candidates, height * width))
@@ -240,7 +246,7 @@ def token_cut(
     equal there is nothing to cut: the object is the whole grid.  Where the second eigenvalue is a multiple one (``gap``
     is about 0) the vector is whatever LAPACK returns.  Cosines are of the features' own type (float32 at least), the
     graph and its vectors are float64 on the host, as float32 can't tell eigenvalues of 1e-5 apart: at 28 x 28 places
-    that takes about a tenth of a second for each image.
+    that takes a few tenths of a second for each image.
 
     Args:
       features: [b, h, w, d], from ``tokens``; 3 places or more.
@@ -268,7 +274,7 @@ def token_cut(
         raise ValueError(
             f"features: expected 3 places or more, but got {height} x {width}. Read an earlier, finer map."
         )
-    if not -1 < threshold < 1:
+    if not check.is_number(threshold) or not -1 < threshold < 1:
         raise ValueError(f"threshold: expected a cosine in (-1, 1), but got {threshold!r}. TokenCut uses 0.2.")
     pixels = edges((height, width), image, scale)
     # One image at a time: LAPACK has no batches, and the graph of one is large enough.

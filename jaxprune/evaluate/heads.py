@@ -72,8 +72,7 @@ def nearest_neighbours(k: int = 5) -> HeadMaker:
     >>> nearest_neighbours(1)(features, labels, 2)(jnp.array([[0.5]]))
     Array([[1., 0.]], dtype=float32)
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k: expected a whole number of 1 or more, but got {k!r}.")
+    check.whole("k", k)
 
     def fit(features: Any, labels: Any, classes: int) -> Network:
         x, y = _checked(features, labels, classes)

@@ -51,6 +51,7 @@ def simulated(probability: Any, labels: Any, classes: int, *, observers: int, rh
     >>> bool(np.all(made.responses[0] == made.responses[1])), made.correct.shape
     (True, (2, 5))
     """
+    check.whole("classes", classes)
     truth = check.label_range("labels", labels, classes)
     _check_counts(truth, classes, observers)
     chance, rate = _shares("probability", probability), float(np.sqrt(_shares("rho", rho)))
@@ -99,12 +100,11 @@ def _check_counts(labels: np.ndarray, classes: int, observers: int) -> None:
         raise ValueError(f"labels: expected one or more labels [n], but got the shape {labels.shape}.")
     if classes < 2:
         raise ValueError(f"classes: expected 2 or more, so that an answer can be wrong, but got {classes}.")
-    if observers < 1:
-        raise ValueError(f"observers: expected 1 or more, but got {observers}.")
+    check.whole("observers", observers)
 
 
 def _shares(name: str, values: Any) -> np.ndarray:
-    found = np.asarray(values, np.float64)
+    found = np.asarray(values, np.float64) if check.are_numbers(values) else np.empty(0)
     if found.size == 0 or not np.all((found >= 0) & (found <= 1)):  # NaN too
         raise ValueError(f"{name}: expected numbers in [0, 1], but got {values!r}.")
     return found
@@ -116,7 +116,7 @@ def _uniform(seed: Any, shape: tuple[int, ...]) -> np.ndarray:
         typed = jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key)
         words = np.asarray(jax.random.key_data(seed) if typed else seed).ravel().tolist()
         seed = sum(word << (32 * place) for place, word in enumerate(words))
-    if seed < 0:
+    if not check.is_whole(seed) or seed < 0:
         raise ValueError(f"seed: expected a whole number of 0 or more, or a JAX PRNG key, but got {seed!r}.")
-    raw = np.random.Philox(key=seed).random_raw(int(np.prod(shape)))
+    raw = np.random.Philox(key=int(seed)).random_raw(int(np.prod(shape)))
     return (((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52).reshape(shape)

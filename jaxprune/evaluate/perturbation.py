@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.evaluate._requests import colours, finite, logit, ready, settled, whole
+from jaxprune import check
+from jaxprune.evaluate._maps import levelled
+from jaxprune.evaluate._requests import colours, finite, logit, ready, settled
 from jaxprune.network import Network
 
 __all__ = ["Curve", "deletion", "insertion", "logit", "probability", "random_order"]
@@ -63,8 +65,8 @@ def insertion(
     """Shows the pixels of an image in the order of their relevance, and follows the score of a class.
 
     After step j of n the ``round(j h w / n)`` most relevant pixels are those of the image, and the others the
-    baseline's.  Pixels of equal relevance come in a random order, a function of the key and of the position in the
-    batch.  ``steps + 1`` evaluations of the batch.
+    baseline's.  Pixels of equal relevance, and all of a map that ``relevance.flat`` flags, come in a random order, a
+    function of the key and of the position in the batch.  ``steps + 1`` evaluations of the batch.
 
     Args:
       network: evaluated in evaluation mode.
@@ -82,8 +84,9 @@ def insertion(
 
     Raises:
       ValueError: relevance of another size than the images, or not finite; a baseline that does not fit, more steps
-        than pixels; images or targets as in every attribution.
-      TypeError: images that are not floating-point, targets that are not integers.
+        than pixels, a score that is not one number for each image; images or targets as in every attribution.
+      TypeError: images that are not floating-point, targets that are not integers, a baseline that is no number, a key
+        that is none.
 
     Source: Petsiuk, Das and Saenko (2018), arXiv 1806.07421.
 
@@ -147,10 +150,19 @@ def random_order(key: jax.Array, shape: tuple[int, int, int]) -> np.ndarray:
       key: of the noise.
       shape: (b, h, w).
 
+    Raises:
+      ValueError: a shape of more or fewer axes, or of sides that are not whole.
+      TypeError: a key that is none.
+
     >>> random_order(jax.random.key(0), (2, 3, 4)).shape
     (2, 3, 4)
     """
-    return np.asarray(_uniform(key, shape=tuple(shape)), np.float64)
+    check.key("key", key)
+    sides = tuple(shape) if isinstance(shape, (tuple, list)) else ()
+    if len(sides) != 3:
+        raise ValueError(f"shape: expected (b, h, w), the shape of pooled relevance, but got {shape!r}.")
+    sizes = [check.whole(f"shape[{axis}]", side) for axis, side in enumerate(sides)]
+    return np.asarray(_uniform(key, shape=tuple(sizes)), np.float64)
 
 
 def _curve(
@@ -167,10 +179,11 @@ def _curve(
 ) -> Curve:
     images, targets = ready(network, images, targets)
     blank = colours("baseline", baseline, images)
-    whole("steps", steps)
+    check.whole("steps", steps)
     pixels = images.shape[1] * images.shape[2]
     if steps > pixels:
         raise ValueError(f"steps: expected at most {pixels}, the pixels of an image, but got {steps}.")
+    _check_score(network, images, score)
     places = jnp.asarray(_places(pooled, images.shape[:3], jax.random.key(0) if key is None else key))
     targets = settled(network, images, targets)
     counts = np.round(np.linspace(0, pixels, steps + 1)).astype(np.int32)
@@ -179,6 +192,18 @@ def _curve(
     curves = np.stack([np.asarray(value, np.float64) for value in values], axis=1)
     fractions = counts / pixels
     return Curve(fractions, curves, np.trapezoid(curves, fractions, axis=1))
+
+
+def _check_score(network: Network, images: Any, score: Score) -> None:
+    """Checks that a score gives one number for each image, without computing it."""
+    outputs = jax.eval_shape(network.apply, network.params, network.state, images)
+    found = jax.eval_shape(score, outputs, jax.ShapeDtypeStruct((len(images),), jnp.int32))
+    if getattr(found, "shape", None) != (len(images),):
+        came = getattr(found, "shape", found)
+        raise ValueError(
+            f"score: expected (outputs [b, c], targets [b]) -> [b] = ({len(images)},), one number for each image, but "
+            f"it returns {came}. perturbation.logit and perturbation.probability are such scores."
+        )
 
 
 def _places(pooled: Any, shape: tuple[int, ...], key: jax.Array) -> np.ndarray:
@@ -190,6 +215,7 @@ def _places(pooled: Any, shape: tuple[int, ...], key: jax.Array) -> np.ndarray:
             "attribution [b, h, w, c]."
         )
     finite("pooled", values)
+    values = levelled(values)
     count, height, width = shape
     chance = random_order(key, (count, height, width)).reshape(count, -1)
     order = np.lexsort((chance, -values.reshape(count, -1)))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import check, sites
-from jaxprune.evaluate._requests import ready, whole
+from jaxprune.evaluate._requests import ready
 from jaxprune.evaluate.boxes import checked
 from jaxprune.network import Network
 
@@ -72,8 +72,8 @@ def pseudo_labels(
     images = np.asarray(images)
     ready(network, images[:1], None)
     check.finite("images", images, "Look at the preprocessing.")
-    whole("batch", batch)
-    whole("clusters", clusters)
+    check.whole("batch", batch)
+    check.whole("clusters", clusters)
     if clusters > len(images):
         raise ValueError(f"clusters: expected at most {len(images)}, the number of images, but got {clusters}.")
     boxes = _inside(boxes, images.shape)

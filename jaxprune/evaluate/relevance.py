@@ -6,7 +6,8 @@ random map reaches, so that objects of different sizes aren't compared in raw nu
 (``flat``): a network that is dead gives zeros everywhere.
 
 Ties count by expectation: the result is what a random order among equal pixels gives on average, computed exactly, so
-that it does not depend on the order of the pixels.
+that it does not depend on the order of the pixels.  A map whose values differ by a millionth of the largest or less is
+constant up to rounding, and is treated as constant.
 
 All of it is computed in float64, on the host.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from jaxprune import check
+from jaxprune.evaluate._maps import levelled
 from jaxprune.evaluate._requests import finite
 
 POOLINGS = ("squared", "absolute", "positive", "max", "minmax")
@@ -70,8 +72,9 @@ def pooled(maps: Any, how: str) -> np.ndarray:
             f"how: 'minmax' is for maps of one channel (Grad-CAM, attention), but these have {values.shape[-1]}. Use "
             "'squared' for methods in input space."
         )
-    low, high = (extreme(values[..., 0], axis=(1, 2), keepdims=True) for extreme in (np.min, np.max))
-    return (values[..., 0] - low) / np.where(high > low, high - low, 1.0)
+    values = levelled(values[..., 0])
+    low, high = (extreme(values, axis=(1, 2), keepdims=True) for extreme in (np.min, np.max))
+    return (values - low) / np.where(high > low, high - low, 1.0)
 
 
 def mass(pooled: Any, masks: Any) -> np.ndarray:
@@ -129,8 +132,9 @@ def rank(pooled: Any, masks: Any) -> np.ndarray:
     last = np.take_along_axis(-np.sort(-values, axis=1), size[:, None] - 1, axis=1)
     above, tied = values > last, values == last
     left = size - np.sum(above, axis=1)
-    share = np.sum(tied & masks, axis=1) / np.sum(tied, axis=1)
-    return (np.sum(above & masks, axis=1) + left * share) / size
+    ties = np.sum(tied, axis=1)
+    # In whole numbers up to the last step, so that a constant map has the chance level exactly.
+    return (np.sum(above & masks, axis=1) * ties + left * np.sum(tied & masks, axis=1)) / (size * ties)
 
 
 def pointing(pooled: Any, masks: Any, *, tolerance: float = 0) -> np.ndarray:
@@ -185,8 +189,9 @@ def chance(masks: Any, *, tolerance: float = 0) -> np.ndarray:
 def flat(pooled: Any) -> np.ndarray:
     """Says which maps have one value everywhere, 0 or another, and so say nothing of where: bool [b].
 
-    Their mass is 0 (zeros) or the chance level, their rank the chance level.  A figure over many images is read beside
-    the number of these.
+    Values that differ by a millionth of the largest, or less, are one: that is rounding in float32.  The mass of these
+    maps is 0 (zeros) or the chance level, their rank the chance level.  A figure over many images is read beside the
+    number of these.
 
     >>> flat(np.array([[[0.0, 0.0]], [[0.0, 1.0]]])).tolist()
     [True, False]
@@ -203,7 +208,7 @@ def _values(pooled: Any) -> np.ndarray:
             "of relevance [b, h, w, c]."
         )
     finite("pooled", values)
-    return values
+    return levelled(values)
 
 
 def _masks(masks: Any) -> np.ndarray:
@@ -243,7 +248,7 @@ def _checked(pooled: Any, masks: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _near(masks: np.ndarray, tolerance: float) -> np.ndarray:
     """The pixels whose distance from the object is at most the tolerance."""
-    if not 0 <= tolerance < np.inf:
+    if not check.is_number(tolerance) or not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance: expected 0 or more pixels, but got {tolerance!r}.")
     if tolerance == 0:
         return masks

@@ -102,6 +102,13 @@ class Trials:
 
 _FIELDS = tuple(field.name for field in fields(Trials))
 
+_EXPECTED = {
+    "object_response": "the answer to each picture, strings [n]",
+    "category": "the right answer to each picture, strings [n]",
+    "imagename": "the name of each picture, strings [n]",
+    "condition": "a string for all trials, or one for each, strings [n]",
+}
+
 
 def make_trials(
     subject: str,
@@ -129,21 +136,25 @@ def make_trials(
 
     Raises:
       ValueError: columns of different lengths.
+      TypeError: a column that is a single string, or no sequence.
 
     >>> made = make_trials("dense", ["dog", "na"], ["dog", "cat"], ["dog1.png", "cat1.png"], condition="0.90")
     >>> made.correct
     array([ True, False])
     """
+    named = {"object_response": object_response, "category": category, "imagename": imagename}
+    for name, column in (named | {"condition": [] if isinstance(condition, str) else condition}).items():
+        if isinstance(column, str) or np.ndim(column) != 1:
+            raise TypeError(
+                f"{name}: expected {_EXPECTED[name]}, but got {column!r}. A single trial needs a list too: ['dog']."
+            )
     n = len(object_response)
     everywhere = {"dataset": dataset, "subj": subject, "session": session, "rt": "NaN"}
     each = {
         "trial": range(1, n + 1),
-        "object_response": object_response,
-        "category": category,
-        "imagename": imagename,
         "condition": [condition] * n if isinstance(condition, str) else condition,
     }
-    return Trials(**{name: _strings([value] * n) for name, value in everywhere.items()} | _columns(each))
+    return Trials(**{name: _strings([value] * n) for name, value in everywhere.items()} | _columns(named | each))
 
 
 def image_id(imagename: str) -> str:
@@ -207,9 +218,19 @@ def read_trials(path: str | os.PathLike[str], *, dataset: str | None = None) -> 
             f"{'has none' if path.is_dir() else 'does not exist'}. The trials of people are in the folder raw-data of "
             "github.com/bethgelab/model-vs-human."
         )
+    sets = sorted({_dataset(file) for file in found})
+    if dataset is not None and len(sets) > 1:
+        raise ValueError(
+            f"dataset: one name for the files of {sets} would mix them. Read the folder of one, or leave the name out "
+            "and keep those that you want with trials.where(trials.dataset == name)."
+        )
     columns: dict[str, list[str]] = {name: [] for name in _FIELDS}
     for file in found:
         rows = list(_rows(file))
+        if not rows:
+            raise ValueError(
+                f"{str(file)!r}: expected one row or more under the header, but got none. Remove the file."
+            )
         columns["dataset"] += [_dataset(file) if dataset is None else dataset] * len(rows)
         for name in COLUMNS:
             columns[name] += [row[name] for row in rows]

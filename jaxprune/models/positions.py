@@ -25,7 +25,8 @@ def resized(module: ViT, params: Any, image: int) -> tuple[ViT, Any]:
       (module, params) for the new size; everything but the positions is shared.
 
     Raises:
-      ValueError: a size that the patch does not divide.
+      ValueError: a size that is not whole, or that the patch does not divide.
+      TypeError: another kind of network.
 
     >>> from jaxprune.models import vit
     >>> small = vit(patch=8, image=32, classes=10, width=16, heads=2, depth=1)
@@ -34,7 +35,12 @@ def resized(module: ViT, params: Any, image: int) -> tuple[ViT, Any]:
     >>> params["position"].shape, longer["position"].shape, large.image
     ((17, 16), (65, 16), 64)
     """
-    check.positive("image", image)
+    if not isinstance(module, ViT):
+        raise TypeError(
+            f"module: expected a vision transformer, as models.vit makes it, but got a {type(module).__name__}. "
+            "Residual networks and Swin transformers take images of any size as they are."
+        )
+    check.whole("image", image)
     if image % module.patch:
         raise ValueError(
             f"image: expected a multiple of the patch ({module.patch}), but got {image}. Take "

@@ -73,7 +73,7 @@ def resnet_cifar(
       channels will do.
 
     Raises:
-      ValueError: a depth that is not 6 n + 2, or a size that is not positive.
+      ValueError: a depth that is not 6 n + 2, or a number that is not whole and positive.
 
     Source: He et al. (2016), arXiv 1512.03385, section 4.2.
 
@@ -88,9 +88,9 @@ def resnet_cifar(
             f"depth: expected 6 n + 2 (20, 32, 44, 56, 110, ...), n blocks in each of three stages, but got {depth!r}. "
             f"Take {lower} or {lower + 6}, or models.resnet for the ImageNet depths."
         )
-    check.positive("classes", classes)
-    check.positive("width", width)
-    check.positive("stem_stride", stem_stride)
+    check.whole("classes", classes)
+    check.whole("width", width)
+    check.whole("stem_stride", stem_stride)
     return ResNet(full_blocks(((depth - 2) // 6,) * 3, width), classes, width, keras=keras, stem_stride=stem_stride)
 
 
@@ -108,7 +108,7 @@ def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> "ResNet":
       A module, ``module(images [b, h, w, c], train=False) -> outputs [b, classes]``.
 
     Raises:
-      ValueError: another depth, or a size that is not positive.
+      ValueError: another depth, or a number that is not whole and positive.
 
     Source: He et al. (2016), arXiv 1512.03385, table 1.
 
@@ -123,8 +123,8 @@ def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> "ResNet":
             f"depth: expected one of {', '.join(map(str, known))}, but got {depth!r}. For depth 6 n + 2, made for "
             "small images, call models.resnet_cifar."
         )
-    check.positive("classes", classes)
-    check.positive("width", width)
+    check.whole("classes", classes)
+    check.whole("width", width)
     bottleneck = depth in BOTTLENECK
     return ResNet(full_blocks(known[depth], width, bottleneck), classes, width, bottleneck, large_images=True)
 

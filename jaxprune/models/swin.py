@@ -80,7 +80,7 @@ def swin_v2(
 
     Raises:
       ValueError: an unknown size or layers, a window below 2, no depths, as many heads as there are not stages, a width
-        that is no multiple of the heads, or a number that is not positive.
+        that is no multiple of the heads, or a number that is not whole and positive.
 
     Source: Liu et al. (2022), arXiv 2111.09883; windows from Liu et al. (2021), arXiv 2103.14030.
 
@@ -98,8 +98,8 @@ def swin_v2(
     numbers |= {f"depths[{stage}]": depth for stage, depth in enumerate(depths)}
     numbers |= {f"heads[{stage}]": number for stage, number in enumerate(heads)}
     for name, number in numbers.items():
-        check.positive(name, number)
-    if window < 2:
+        check.whole(name, number)
+    if check.whole("window", window) < 2:
         raise ValueError(
             f"window: expected 2 or more tokens, but got {window}. Positions are measured in windows less a token."
         )

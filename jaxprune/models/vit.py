@@ -69,7 +69,7 @@ def vit(
 
     Raises:
       ValueError: an unknown size or layers, an image that is no multiple of the patch, a width that is no multiple of
-        the heads, or a number that is not positive.
+        the heads, or a number that is not whole and positive.
 
     Source: Dosovitskiy et al. (2021), arXiv 2010.11929; sizes from Touvron et al. (2021), arXiv 2012.12877.
 
@@ -85,7 +85,7 @@ def vit(
     depth = 12 if depth is None else depth
     numbers = {"patch": patch, "image": image, "classes": classes, "width": width, "heads": heads, "depth": depth}
     for name, number in numbers.items():
-        check.positive(name, number)
+        check.whole(name, number)
     if image % patch:
         raise ValueError(
             f"patch: expected a divisor of image={image}, but got {patch}. Resize the images to "
@@ -160,10 +160,10 @@ class ViT(nn.Module):
         size = (self.patch, self.patch)
         patches = nn.Conv(self.width, size, strides=size, padding="VALID", kernel_init=NORMAL, name="embed")(images)
         patches = rearrange(patches, "b h w d -> b (h w) d")
-        class_token = self.param("class_token", nn.initializers.zeros, (self.width,))
+        class_token = self.param("class_token", nn.initializers.zeros, (self.width,), jnp.float32)
         class_token = repeat(class_token, "d -> b 1 d", b=patches.shape[0])
         tokens = jnp.concatenate([class_token, patches], axis=1)
-        return tokens + self.param("position", NORMAL, tokens.shape[1:])[None]
+        return tokens + self.param("position", NORMAL, tokens.shape[1:], jnp.float32)[None]
 
     @property
     def depth(self) -> int:

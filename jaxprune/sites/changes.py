@@ -92,8 +92,9 @@ def guided(network: Network) -> Network:
     """Makes the network whose ReLUs let back only positive gradients: ``max(g, 0) 1[z > 0]`` for ``g 1[z > 0]``.
 
     Its outputs are the same.  The ReLUs are found in the program: ``jax.nn.relu``, ``max(x, 0)`` and
-    ``where(x > 0, x, 0)`` of whatever depends on the images.  Other activations keep their derivatives (ReLU6 too, as
-    in Captum), and so does the maximum that guards a variance, ``max(E[x^2] - E[x]^2, 0)``, in Flax's LayerNorm.
+    ``where(x > 0, x, 0)`` of whatever depends on the images.  Other activations keep their derivatives: ReLU6, however
+    it is written (``jax.nn.relu6``, ``clip(x, 0, 6)``, ``min(relu(x), 6)``), as in Captum, and the maximum that guards
+    a variance, ``max(E[x^2] - E[x]^2, 0)``, in Flax's LayerNorm.
 
     Args:
       network: evaluated in evaluation mode; one with an equal ``apply`` gives one with an equal ``apply``.
@@ -123,14 +124,15 @@ class _Guided:
     def __call__(self, params: Any, state: Any, images: Any) -> Any:
         arguments = (params, state, images)
         program = trace(self.apply, *arguments)
-        live = _after(program, program.arguments[-1]) & needed(program)
+        varying = program.arguments[-1:]
+        live = _depending(program, varying)[0] & needed(program)
         looped = [step.name for index, step in enumerate(program.steps) if index in live and _loops_over_relu(step)]
         if looped:
             raise ValueError(
                 f"network: it has a ReLU inside a {looped[0]}, where its gradient can't be changed. Unroll the loop, "
                 "or use a method that is not guided."
             )
-        outputs = [program.steps[index].outputs[0] for index in _relus(program) if index in live]
+        outputs = [program.steps[index].outputs[0] for index in _relus(program, varying) if index in live]
         if not outputs:
             raise ValueError(
                 "network: guided methods change the gradient of ReLUs, but between images and outputs this network has "
@@ -171,18 +173,23 @@ def _place(program: Program, network: Network, site: str) -> int:
     )
 
 
-def _after(program: Program, start: int) -> set[int]:
-    """The positions of the steps that depend on a value."""
-    reached, found = {start}, set()
+def _depending(program: Program, starts: Sequence[int]) -> tuple[set[int], set[int]]:
+    """The positions of the steps that depend on any of these values; and the values that do, with these."""
+    reached, found = set(starts), set()
     for index, step in enumerate(program.steps):
-        if any(not isinstance(atom, core.Literal) and atom in reached for atom in step.inputs):
+        if any(atom in reached for atom in _values(step)):
             found.add(index)
             reached.update(step.outputs)
-    return found
+    return found, reached
 
 
-def _relus(program: Program) -> list[int]:
-    """The positions of the steps whose output is a ReLU of a value."""
+def _relus(program: Program, varying: Sequence[int]) -> list[int]:
+    """The positions of the steps whose output is a ReLU of a value, with no limit above.
+
+    Args:
+      program: where they are.
+      varying: the arguments whose functions are values; what depends on none of them can be a limit.
+    """
     makers = {number: step for step in program.steps for number in step.outputs}
     zeros = {number for number, value in program.constants.items() if _is_zero(value)}
     found = []
@@ -191,7 +198,25 @@ def _relus(program: Program) -> list[int]:
             zeros.update(step.outputs)
         if _is_relu(step, makers, zeros):
             found.append(index)
-    return found
+    _, reached = _depending(program, varying)
+    return [index for index in found if not _is_limited(program, program.steps[index], makers, reached)]
+
+
+def _is_limited(program: Program, relu: Step, makers: dict[int, Step], reached: set[int]) -> bool:
+    """Whether a ReLU is part of a ReLU6 or the like: ``min(x, limit)`` is all that reads it, or what it reads."""
+
+    def limits(step: Step | None) -> bool:
+        return step is not None and step.name == "min" and sum(atom in reached for atom in _values(step)) == 1
+
+    (output,) = relu.outputs
+    readers = [step for step in program.steps if output in _values(step)]
+    limited = bool(readers) and all(map(limits, readers)) and output not in program.outputs
+    return limited or any(limits(makers.get(number)) for number in _values(relu))
+
+
+def _values(step: Step) -> list[int]:
+    """The inputs of a step without its literals."""
+    return [atom for atom in step.inputs if not isinstance(atom, core.Literal)]
 
 
 # What makes zeros of a zero.
@@ -201,7 +226,7 @@ _SPREADS = frozenset({"broadcast_in_dim", "convert_element_type", "reshape", "co
 def _is_relu(step: Step, makers: dict[int, Step], zeros: set[int]) -> bool:
     if step.name == "custom_jvp_call":
         inner = _opened(step.params["call_jaxpr"])
-        relus = _relus(inner)
+        relus = _relus(inner, inner.arguments)
         return len(relus) == len(inner.steps) == 1 and inner.steps[0].outputs == inner.outputs
     if step.name == "max":
         others = [atom for atom in step.inputs if not _is_zero_atom(atom, zeros)]
@@ -257,4 +282,4 @@ def _loops_over_relu(step: Step) -> bool:
         return False
     inner = [value for value in jax.tree.leaves(step.params) if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
     programs = [_opened(value) for value in inner]
-    return any(_relus(program) or any(map(_loops_over_relu, program.steps)) for program in programs)
+    return any(_relus(program, program.arguments) or any(map(_loops_over_relu, program.steps)) for program in programs)

@@ -140,6 +140,10 @@ def test_a_folder_of_images_and_masks(folder):
     ("damage", "message"),
     [
         (lambda root: (root / "masks/cat/a.png").unlink(), r"folder: 1 masks are missing, the first .*a.png"),
+        (
+            lambda root: Image.new("RGB", (12, 8)).save(root / "images/cat/a.jpg"),
+            r"folder: class 'cat' has more than one image 'a' \(a\.jpg, a\.png\), and they would share the mask a\.png",
+        ),
         (lambda root: (root / "images/elk").mkdir(), r"folder: class 'elk' has no image in"),
         (lambda root: (root / "masks").rename(root / "mask"), r"folder: .* there is no folder 'masks'"),
         (lambda root: (root / "images").rename(root / "image"), r"folder: .* there is no folder 'images'"),

@@ -234,6 +234,7 @@ def test_a_quarter_turn_is_anticlockwise_and_swaps_height_and_width():
         ({"name": "contrasts"}, ValueError, r"name: unknown value 'contrasts'\. Did you mean 'contrast'"),
         ({"name": "eidolonI"}, ValueError, r"name: unknown value 'eidolonI'.*Known: colour, contrast"),
         ({"level": "c5"}, ValueError, r"level: unknown value 'c5'\. Did you mean 'c"),
+        ({"level": "c2"}, ValueError, r"Known: c100, c50, c30, c15, c10, c05, c03, c01\."),
         ({"reference": 0.0}, ValueError, r"reference: expected a finite number above 0"),
         ({"images": np.zeros((8, 8, 1))}, ValueError, r"images: .*\[n, h, w, c\].*got the shape \(8, 8, 1\)"),
         ({"images": np.zeros((1, 8, 8, 1), np.uint8)}, TypeError, r"images: .*but got uint8\. Divide by 255"),

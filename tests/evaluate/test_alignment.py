@@ -396,11 +396,16 @@ def test_an_observer_depends_on_the_seed_and_on_no_other_observer():
         ({"rho": float("nan")}, r"rho: expected numbers in \[0, 1\], but got nan"),
         ({"labels": np.array([0, 4])}, r"labels: expected labels in \[0, 4\), but found 4"),
         ({"labels": np.zeros((2, 1), int)}, r"labels: expected one or more labels \[n\], but got the shape \(2, 1\)"),
+        ({"probability": "half"}, r"probability: expected numbers in \[0, 1\], but got 'half'"),
         ({"classes": 1}, r"classes: expected 2 or more"),
-        ({"observers": 0}, r"observers: expected 1 or more, but got 0"),
+        ({"classes": 2.5}, r"classes: expected a whole number of 1 or more, but got 2\.5"),
+        ({"observers": 0}, r"observers: expected a whole number of 1 or more, but got 0"),
+        ({"observers": 2.5}, r"observers: expected a whole number of 1 or more, but got 2\.5"),
+        ({"seed": "a"}, r"seed: expected a whole number of 0 or more, or a JAX PRNG key, but got 'a'"),
         ({"seed": -1}, r"seed: expected a whole number of 0 or more, or a JAX PRNG key, but got -1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_observers_that_cannot_be_are_errors(change, message):
     given = {"probability": 0.5, "labels": np.zeros(2, int), "classes": 4, "observers": 2, "rho": 0.5, "seed": 0}
     with pytest.raises(ValueError, match=message):
@@ -411,6 +416,34 @@ def test_observers_that_cannot_be_are_errors(change, message):
 
 
 SURE = np.array([[0.25, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: alignment.decide(SURE, groups={"a": 0, "b": (1,)}), r"groups: expected the classes .* but 'a' has 0"),
+        (lambda: alignment.compare("a", "b"), r"model: expected Trials, but got a str\. read_trials reads"),
+        (lambda: alignment.compare(made(), "b"), r"humans: expected Trials, but got a str"),
+        (lambda: alignment.human_human(["a"]), r"trials: expected Trials, but got a list"),
+        (lambda: made(object_response="dog"), r"object_response: expected the answer to each picture.* but got 'dog'"),
+        (lambda: made(category=None), r"category: expected the right answer to each picture.* but got None"),
+        (lambda: made(imagename="a.png"), r"imagename: expected the name of each picture.* but got 'a\.png'"),
+        (lambda: made(condition=None), r"condition: expected a string for all trials, or one for each.* but got None"),
+        (lambda: alignment.error_consistency(True, [True]), r"a: expected one or more answers \[n\]"),
+        (lambda: alignment.observed_consistency([True], True), r"b: expected one or more answers \[n\]"),
+        (lambda: alignment.accuracy(True), r"correct: expected one or more answers \[n\]"),
+        (lambda: alignment.bounds("a", 0.5), r"p: expected an accuracy in \[0, 1\], but got 'a'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_of_another_kind_altogether_is_named(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def made(**change):
+    columns = {"object_response": ["dog"], "category": ["dog"], "imagename": ["dog1.png"]}
+    return alignment.make_trials("dense", **(columns | change))
 
 
 @pytest.mark.parametrize(
@@ -450,14 +483,31 @@ def test_trials_that_do_not_fit_each_other_are_errors():
         ValueError, match=r"one right answer for a picture, but 'dog0\.png' of 'toy' is 'dog' and 'cat'"
     ):
         alignment.compare(network, other)
-    with pytest.raises(ValueError, match=r"trials: expected two or more people in 'toy', but got \['subject-01'\]"):
+    with pytest.raises(ValueError, match=r"trials: expected two or more people, .* but got \['subject-01'\]"):
         alignment.human_human(person)
     with pytest.raises(ValueError, match=r"outside of the excluded conditions \['0\.0'\], but there are none"):
         alignment.compare(network, person, exclude={"toy": ["0"]})
     with pytest.raises(ValueError, match=r"a condition of 'toy' that both saw, but got \['0\.0'\] and \['1\.0'\]"):
         alignment.human_human(joined(person, answers(draws(1, 6), "subject-02", condition="1")))
-    with pytest.raises(ValueError, match=r"trials: expected one or more trials, but got none"):
+    with pytest.raises(ValueError, match=r"trials: expected two or more people, .* but got \[\]"):
         alignment.human_human(network.humans())
+
+
+def test_networks_beside_people_are_not_counted_among_them():
+    network, humans = toy_trials()
+    assert alignment.human_human(joined(network, humans), dataset="one") == alignment.human_human(humans, dataset="one")
+
+
+def test_files_without_rows_and_names_that_would_mix_sets_are_refused(tmp_path):
+    _network, humans = toy_trials()
+    alignment.write_trials(humans, tmp_path)
+    with pytest.raises(ValueError, match=r"dataset: one name for the files of \["):
+        alignment.read_trials(tmp_path, dataset="one")
+    (tmp_path / "one_subject-99_session_1.csv").write_text(
+        "subj,session,trial,rt,object_response,category,condition,imagename" + "\n"
+    )
+    with pytest.raises(ValueError, match=r"subject-99_session_1.csv'?: expected"):
+        alignment.read_trials(tmp_path)
 
 
 def test_hits_and_cues_that_do_not_fit_are_errors():

@@ -262,6 +262,34 @@ def test_a5_grad_cam_after_the_last_block_of_a_transformer_says_where_to_look_in
     assert np.all(np.max(got, axis=(1, 2, 3)) > 0)
 
 
+def test_a5_a_place_that_nothing_reads_gives_zeros_where_that_is_asked_for():
+    network, x = vision_transformer(), draw(2, 16, 16, 3)
+    got = attribution.grad_cam("block1", dead="zeros")(network, x)
+    assert got.shape == (2, 16, 16, 1)
+    assert not np.any(got)
+    assert np.all(relevance.flat(relevance.pooled(got, "minmax")))
+    alive = attribution.grad_cam("block0", dead="zeros")(network, x)
+    np.testing.assert_array_equal(alive, attribution.grad_cam("block0")(network, x))
+
+
+def test_guided_grad_cam_of_a_pruned_network_gives_zeros_where_that_is_asked_for(golden):
+    network = small(golden)
+    head = network.params["conv3"]
+    # What leads through relu2 is gone; the images still matter, by the way around it.
+    pruned = jp.Network(_around, {**network.params, "conv3": {**head, "kernel": 0 * head["kernel"]}})
+    images, targets = golden["images"], golden["targets"]
+    with pytest.raises(ValueError, match=r"site: at 'inner' .* exactly zero .* dead='zeros'"):
+        attribution.guided_grad_cam("inner")(pruned, images, targets)
+    assert not np.any(attribution.guided_grad_cam("inner", dead="zeros")(pruned, images, targets))
+
+
+def _around(params, state, images):
+    x = jax.nn.relu(convolve(images, params["conv1"]["kernel"]))
+    x = jax.nn.relu(convolve(x, params["conv2"]["kernel"], 2, "VALID"))
+    x = x + convolve(checkpoint_name(jnp.tanh(x), "inner"), params["conv3"]["kernel"])
+    return jnp.mean(x, axis=(1, 2)) @ params["head"]["kernel"]
+
+
 def test_grad_cam_of_tokens_drops_the_class_token_and_reads_row_by_row():
     head = draw(5, 2, seed=1) - 0.5
     tokens = jnp.asarray(draw(2, 9, 5, seed=2) - 0.5)
@@ -440,6 +468,24 @@ def test_bad_input_is_named():
         attribution.smooth_grad(samples=2, deviation=-1.0, key=KEY)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_options_of_another_kind_are_named():
+    raised("baseline: expected a number, .* but got 'black'", INTEGRATED(baseline="black"), error=TypeError)
+    for method in (attribution.grad_cam, attribution.guided_grad_cam):
+        with pytest.raises(TypeError, match=r"site: expected the name of one place, .* but got None"):
+            method(None)
+        with pytest.raises(TypeError, match=r"site: expected the name of one place, .* but got \['seen'\]"):
+            method(["seen"])
+        with pytest.raises(TypeError, match=r"site: .* Configure first, then apply: grad_cam\(site\)"):
+            method(detecting(4, 4, (0, 0, 2, 2)))
+        with pytest.raises(ValueError, match=r"dead: unknown value 'zero'\. Did you mean 'zeros'"):
+            method("seen", dead="zero")
+    with pytest.raises(ValueError, match=r"deviation: expected 0 or more, .* but got 'a'"):
+        attribution.noise_tunnel(attribution.gradient(), samples=2, deviation="a", key=KEY)
+    with pytest.raises(TypeError, match=r"key: expected one JAX PRNG key, .* but got 0"):
+        attribution.smooth_grad(samples=2, deviation=0.1, key=0)
+
+
 def test_sites_that_do_not_serve_are_named():
     raised(
         r"site: the network has no place 'sean'\. Did you mean 'seen'\? It tags: seen\. Its kernels: kernel\.",
@@ -447,8 +493,24 @@ def test_sites_that_do_not_serve_are_named():
     )
     network, x = vision_transformer(), draw(2, 16, 16, 3)
     raised(r"site: 'features' is \(2, 8\), but Grad-CAM expects a map", attribution.grad_cam("features"), network, x)
-    raised("site: 'block0/keys' is", attribution.grad_cam("block0/keys"), network, x)
-    raised("site: 'block0/attention' is", attribution.grad_cam("block0/attention"), network, x)
+
+
+@pytest.mark.parametrize("site", ["block0/keys", "block0/heads", "block0/attention", "stage1/block0/attention"])
+def test_what_is_sorted_by_heads_is_no_map_whatever_its_shape(site):
+    for method in (attribution.grad_cam, attribution.guided_grad_cam):
+        with pytest.raises(ValueError, match=f"site: '{site}' holds the probabilities .* a map .* or tokens"):
+            method(site)
+
+
+def test_the_nearest_earlier_place_is_never_sorted_by_heads():
+    # Four tokens with four heads pass for a map of 4 x 4 places, of 4 x 2 pixels each.
+    def apply(params, state, images):
+        value = checkpoint_name(images.reshape(2, 4, 4, 4, 2, 1).mean(axis=(2, 4)), "block0")
+        keys = checkpoint_name(jnp.broadcast_to(value, (2, 4, 4, 3)), "block1/keys")
+        unread = checkpoint_name(0 * keys, "block1")
+        return images.mean(axis=(1, 2)) + keys.mean(axis=(1, 2)) + 0 * unread.mean(axis=(1, 2))
+
+    raised(r"earlier place .* is 'block0'\.", attribution.grad_cam("block1"), jp.Network(apply, {}), draw(2, 16, 8, 1))
 
 
 def test_methods_for_other_networks_are_named():

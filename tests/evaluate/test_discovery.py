@@ -64,6 +64,11 @@ def test_l5_where_the_object_is_larger_than_the_background_it_is_the_background(
     assert not discovery.lost(features).mask[0, 1:13, 1:13].any()
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_the_size_of_an_image_may_be_an_array():
+    assert box_of(planted(14, 14, (10, 10, 14, 14)), image=np.array([210, 200])) == [160, 160, 210, 200]
+
+
 def test_l6_boxes_are_clipped_to_the_image_without_its_padding():
     features = planted(14, 14, (10, 10, 14, 14))
     assert box_of(features, image=(210, 200)) == [160, 160, 210, 200]
@@ -430,6 +435,12 @@ class Tagged:
         return checkpoint_name(images, "map").mean(axis=(1, 2)) * params
 
 
+def attending(params, state, images):
+    # Four heads of four tokens pass for a map of 4 x 4 places.
+    return images.mean(axis=(1, 2)) * checkpoint_name(jnp.ones((len(images), 4, 4, 4)) / 4, "block0/attention").mean()
+
+
+ATTENDING = jp.Network(attending, {})
 TAGGED, IMAGES, BOX = jp.Network(Tagged(), np.ones(())), np.ones((2, 4, 4, 3)), [[0, 0, 2, 2]]
 
 
@@ -440,6 +451,11 @@ TAGGED, IMAGES, BOX = jp.Network(Tagged(), np.ones(())), np.ones((2, 4, 4, 3)), 
             lambda: discovery.tokens(TAGGED, IMAGES, "maps"),
             ValueError,
             r"site: unknown value 'maps'. Did you mean 'map'.* Known: map, tokens, vector",
+        ),
+        (
+            lambda: discovery.tokens(ATTENDING, IMAGES, "block0/attention"),
+            ValueError,
+            r"site: 'block0/attention' holds",
         ),
         (lambda: discovery.tokens(TAGGED, IMAGES, "vector"), ValueError, r"site: 'vector' is \(2, 3\), but object"),
         (lambda: discovery.tokens(TAGGED, IMAGES, "tokens"), ValueError, r"site: 'tokens' is \(2, 7, 2\), but object"),
@@ -452,6 +468,15 @@ TAGGED, IMAGES, BOX = jp.Network(Tagged(), np.ones(())), np.ones((2, 4, 4, 3)), 
         (lambda: discovery.lost(IMAGES, scale=8), ValueError, r"scale: expected an image with it"),
         (lambda: discovery.lost(IMAGES, image=(8, 8), scale=0), ValueError, r"scale: expected the pixels of a place"),
         (lambda: discovery.lost(IMAGES, image=(8, 0)), ValueError, r"image: expected \(height, width\) in whole"),
+        (lambda: discovery.lost(IMAGES, image=(8, True)), ValueError, r"image: expected \(height, width\) in whole"),
+        (lambda: discovery.lost(IMAGES, image=8), ValueError, r"image: expected \(height, width\) in whole"),
+        (lambda: discovery.lost(IMAGES, image=(8, 8), scale="8"), ValueError, r"scale: expected .* but got '8'"),
+        (lambda: discovery.corloc(BOX, [BOX], threshold="half"), ValueError, r"threshold: .* but got 'half'"),
+        (
+            lambda: discovery.token_cut(IMAGES, threshold="a"),
+            ValueError,
+            r"threshold: expected a cosine .* but got 'a'",
+        ),
         (lambda: discovery.standardised(IMAGES[0]), ValueError, r"features: expected"),
         (lambda: discovery.token_cut(IMAGES, threshold=1.0), ValueError, r"threshold: expected a cosine in \(-1, 1\)"),
         (lambda: discovery.token_cut(IMAGES[:, :1, :2]), ValueError, r"features: expected 3 places or more.* 1 x 2"),
@@ -476,6 +501,7 @@ TAGGED, IMAGES, BOX = jp.Network(Tagged(), np.ones(())), np.ones((2, 4, 4, 3)), 
         (lambda: discovery.agreement([0, 1], [0]), ValueError, r"labels, classes: expected two arrays of one length"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_named_with_its_remedy(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.evaluate import perturbation, relevance
+from jaxprune.evaluate import attribution, perturbation, relevance
 
 KEY = jax.random.key(0)
 MEASURES = [relevance.mass, relevance.rank, relevance.pointing]
@@ -81,6 +81,42 @@ def test_m5_a_map_of_zeros_has_no_mass_is_flagged_and_its_rank_is_chance():
     np.testing.assert_array_equal(relevance.flat(relevance.pooled(maps[..., None], "minmax")), [False, True, False])
     for measure in (relevance.rank, relevance.pointing):
         np.testing.assert_allclose(measure(maps, masks)[1], relevance.chance(masks)[1], atol=1e-15)
+
+
+def test_m5_attention_that_is_the_same_everywhere_is_flat_though_rounding_varies_it():
+    module = jp.models.vit("ti", patch=8, image=32, classes=3, width=8, heads=2, depth=1)
+    images = draw(3, 32, 32, 3).astype(np.float32)
+    shapes = jax.eval_shape(module.init, KEY, images)["params"]
+    params = jax.tree.map(lambda leaf: np.asarray(draw(*leaf.shape) - 0.5, np.float32), shapes)
+    for name in ("query", "key"):
+        params["block0"]["attention"][name]["kernel"] *= 0
+    network = jp.Network.from_linen(module, {"params": params})
+    maps = np.asarray(attribution.last_attention()(network, images))
+    assert maps.dtype == np.float32
+    assert np.any(np.ptp(maps, axis=(1, 2)) > 0)  # the enlargement has rounded
+    masks = np.zeros((3, 32, 32), bool)
+    masks[:, 3:9, 4:20] = True
+    for how in ("absolute", "minmax"):
+        pooled = relevance.pooled(maps, how)
+        assert np.all(relevance.flat(pooled))
+        for measure in (relevance.rank, relevance.pointing):
+            np.testing.assert_array_equal(measure(pooled, masks), relevance.chance(masks))
+    np.testing.assert_array_equal(relevance.mass(relevance.pooled(maps, "absolute"), masks), relevance.chance(masks))
+    np.testing.assert_array_equal(relevance.mass(relevance.pooled(maps, "minmax"), masks), 0)
+    curve = {"steps": 8, "score": lambda outputs, targets: outputs[:, 0], "key": KEY}
+    rounded, constant = (perturbation.deletion(network, images, of, **curve) for of in (maps[..., 0], 0 * maps[..., 0]))
+    np.testing.assert_array_equal(rounded.values, constant.values)
+
+
+def test_what_varies_by_more_than_rounding_is_not_flat():
+    maps = np.full((2, 4, 4), 3.0)
+    maps[0, 1, 2] += 3 * 0.9e-6
+    maps[1, 1, 2] += 3 * 1.1e-6
+    assert relevance.flat(maps).tolist() == [True, False]
+    assert relevance.flat(1e-300 * maps).tolist() == [True, False]
+    assert relevance.pooled(np.stack([-maps[0], 1.5e308 * (maps[1] > 3) - 1e308])[..., None], "minmax").sum() == 1
+    masks = maps > 3
+    assert relevance.pointing(maps, masks).tolist() == [1 / 16, 1]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -274,3 +310,29 @@ def test_bad_options_are_named():
         perturbation.deletion(over(masks), images, masks, steps=61)
     with pytest.raises(ValueError, match="baseline: expected a number"):
         perturbation.deletion(over(masks), images, masks, baseline=np.ones(3))
+    with pytest.raises(TypeError, match=r"baseline: expected a number, .* but got 'blur'"):
+        perturbation.insertion(over(masks), images, masks, baseline="blur")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_scores_orders_and_keys_that_serve_nothing_are_named():
+    masks, images = objects(), np.ones((3, 6, 10, 1))
+    with pytest.raises(ValueError, match="tolerance: expected 0 or more pixels, but got 'a'"):
+        relevance.chance(masks, tolerance="a")
+    for score, came in [(lambda outputs, targets: outputs, r"\(3, 2\)"), (lambda *_: 1.0, r"\(\)")]:
+        with pytest.raises(ValueError, match=rf"score: .* -> \[b\] = \(3,\), .* but it returns {came}"):
+            perturbation.insertion(over(masks), images, masks, score=score)
+    with pytest.raises(TypeError, match=r"key: expected one JAX PRNG key, .* but got 0\."):
+        perturbation.deletion(over(masks), images, masks, key=0)
+    with pytest.raises(TypeError, match=r"key: expected one JAX PRNG key, .* but got key<fry>\[2\]"):
+        perturbation.random_order(jax.random.split(KEY), (1, 2, 3))
+    with pytest.raises(ValueError, match=r"shape: expected \(b, h, w\), .* but got \(3, 4\)"):
+        perturbation.random_order(KEY, (3, 4))
+    with pytest.raises(ValueError, match=r"shape\[2\]: expected a whole number of 1 or more, but got 2\.5"):
+        perturbation.random_order(KEY, (3, 4, 2.5))
+
+
+def test_a_key_of_either_kind_means_the_same_order():
+    shape = (1, 2, 3)
+    typed = perturbation.random_order(jax.random.key(3), shape)
+    np.testing.assert_array_equal(perturbation.random_order(jax.random.PRNGKey(3), shape), typed)

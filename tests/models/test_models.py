@@ -339,15 +339,17 @@ def test_vit_equals_its_definition():
     [
         (lambda: resnet_cifar(21), r"depth: expected 6 n \+ 2 .* got 21.*Take 20 or 26"),
         (lambda: resnet_cifar(2), r"depth: .* got 2.*Take 8 or 14"),
-        (lambda: resnet_cifar(8, stem_stride=0), r"stem_stride: expected .* above 0, but got 0"),
+        (lambda: resnet_cifar(8, stem_stride=0), r"stem_stride: expected a whole number of 1 or more, but got 0"),
         (lambda: resnet(20), r"depth: expected one of 18, 34, 50, 101, but got 20.*resnet_cifar"),
-        (lambda: resnet(18, classes=0), r"classes: expected .* above 0, but got 0"),
+        (lambda: resnet(18, classes=0), r"classes: expected a whole number of 1 or more, but got 0"),
         (lambda: vit("tiny"), r"size: unknown value 'tiny'. Did you mean 'ti'\?"),
         (lambda: vit(patch=15), r"patch: expected a divisor of image=224, but got 15. Resize the images to 225"),
         (lambda: vit(width=100), r"width: expected a multiple of heads=6, but got 100. Take 102"),
-        (lambda: vit(depth=0), r"depth: expected .* above 0, but got 0"),
+        (lambda: vit(heads=1.5), r"heads: expected a whole number of 1 or more, but got 1\.5"),
+        (lambda: vit(depth=0), r"depth: expected a whole number of 1 or more, but got 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused_with_a_remedy(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -394,3 +396,12 @@ def test_positions_are_resampled_row_by_row():
     np.testing.assert_allclose(np.diff(grid[3:5, 0, 0]), 0.5, atol=1e-6)
     with pytest.raises(ValueError, match=r"image: expected a multiple of the patch \(8\), but got 60. Take 64"):
         resized(module, params, 60)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_vision_transformers_have_positions_to_resize():
+    for module in (resnet_cifar(8), swin_v2()):
+        with pytest.raises(
+            TypeError, match=f"module: expected a vision transformer, .* but got a {type(module).__name__}"
+        ):
+            resized(module, {}, 64)

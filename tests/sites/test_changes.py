@@ -143,12 +143,29 @@ def test_the_guard_of_a_variance_is_no_relu(norm):
 OTHERS = {
     "gelu": jax.nn.gelu,
     "relu6": jax.nn.relu6,
+    "relu6 by clip": lambda x: jnp.clip(x, 0, 6),
+    "relu6 by minimum": lambda x: jnp.minimum(jax.nn.relu(x), 6),
+    "relu6, limit first": lambda x: jax.nn.relu(jnp.minimum(jnp.full_like(x, 6.0), x)),
+    "relu6 by where": lambda x: jnp.minimum(jnp.where(x > 0, x, 0), 6),
+    "clamp": lambda x: jax.lax.clamp(0.0, x, 6.0),
     "leaky": jax.nn.leaky_relu,
     "softmax": jax.nn.softmax,
     "a floor other than 0": lambda x: jnp.maximum(x, 0.1),
     "of two values": lambda x: jnp.maximum(x, -x),
     "of the weights": lambda x: x * jax.nn.relu(jnp.arange(5.0) - 2),
 }
+
+
+def test_a_relu_that_is_read_beside_a_limit_or_compared_with_another_is_guided():
+    x = np.array([[0.5, -1.0, 2.0]])
+
+    def gradient(function):
+        return jax.grad(lambda x: sites.guided(jp.Network(lambda p, s, x: function(x), {}))(x).sum())(x).tolist()
+
+    rectified = jax.nn.relu
+    assert gradient(lambda x: jnp.minimum(rectified(x), 1) - 3 * rectified(x)) == [[1, 0, 0]]
+    assert gradient(lambda x: (lambda y: jnp.minimum(y, 1) - 3 * y)(rectified(x))) == [[0, 0, 0]]
+    assert gradient(lambda x: -jnp.minimum(rectified(x), rectified(3 - x))) == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("name", OTHERS)
