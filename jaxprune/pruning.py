@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxprune import check, masks
 from jaxprune.network import Network
-from jaxprune.types import Batch, Mask, Params, Prunable, Score, Scores, Select
+from jaxprune.types import Batch, Mask, Params, Prunable, Score, Select
 
 Update = Callable[[Network, Sequence[Batch], Mask], Params]
 """Makes up for what a mask deletes: ``(network, batches, mask) -> params``, as ``jp.scores.surgeon_update`` does."""
@@ -187,7 +187,7 @@ def _targets(schedule: Sequence[float]) -> list[float]:
     return targets
 
 
-def _narrowed(mask: Mask, values: Scores, select: Select, prunable: Prunable) -> Mask:
+def _narrowed(mask: Mask, values: Any, select: Select, prunable: Prunable) -> Mask:
     """Selects among what a mask has left."""
     check.same_structure("scores", values, "params", mask)
     check.finite("scores", values, "Look at the loss, the images and the weights that were scored.")

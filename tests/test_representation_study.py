@@ -154,7 +154,7 @@ def test_records_hold_every_measure_image_by_image(made):
         ({"train_images": 5}, "train_images, test_images: expected 20 or more"),
         ({"random_rungs": (2, 2)}, "random_rungs: expected each rung once"),
         ({"share": 0.999}, "share, rungs: the last rung would prune"),
-        ({"exclude": ".*"}, "prunable"),
+        ({"exclude": ".*"}, "include/exclude: expected patterns that leave something"),
         ({"exclude": "querry"}, "exclude: expected a regular expression that kernels match"),
         ({"object_values": (1,)}, "object_values, void_values: expected none"),
         ({"exclude": "("}, "exclude: expected a regular expression"),
