@@ -19,7 +19,8 @@ CAPTIONS = {
     FIND: "The share of images in which the box that is found, without labels, overlaps the true one by half or more. "
     "Lines across: a box in the centre of every image, and the whole image as the box.",
     DECIDE: "Decisions on distorted images, and how alike they are to those of simulated observers. Error "
-    "consistency: agreement beyond what two independent observers of these accuracies have (0). Observed consistency "
+    "consistency: agreement beyond what two independent observers of these accuracies have (0). Of accuracy, dotted: "
+    "chance; of error consistency, dash and dots: independent errors. Observed consistency "
     "rises with accuracy by itself.",
     CUES: "Of the decisions for the class of the shape or that of the texture, where these disagree, the share for the "
     "shape. One half is no chance level but no leaning; that more shape is better is the convention of the field.",

@@ -38,7 +38,13 @@ ARMS = {
 }
 """What figures and tables call the arms."""
 
-_LEVELS = (":", (0, (4, 1.5, 1, 1.5)), (0, (1, 3)))
+_LEVELS: dict[str, Any] = {
+    "chance": ":",
+    "centre box": (0, (4, 1.5, 1, 1.5)),
+    "whole image": (0, (1, 3)),
+    "independent errors": (0, (5, 1.5, 1, 1.5, 1, 1.5)),
+    "no leaning": (0, (1, 3)),
+}
 
 _CONTROL: Any = {"linewidth": 1.2, "linestyle": (0, (4, 2))}
 _POINTS: dict[str, Any] = {
@@ -93,13 +99,14 @@ def ladders(results: Results, measured: Table, tested: Table, question: str) -> 
             lines = [one for one in asked if one.name == name]
             for axis, architecture in zip(across, shown, strict=True):
                 _levels(axis, results, lines[0])
-                for quantity in lines:
+                drawn_here = [one for one in lines if len(_of(measured, one, architecture))]
+                for quantity, aside in zip(drawn_here, _asides(len(drawn_here)), strict=True):
                     here = _of(measured, quantity, architecture)
-                    if len(here):
-                        _line(axis, here, quantity, banded=len(lines) == 1)
-                        _spots(axis, here, _of(tested, quantity, architecture), quantity)
+                    _line(axis, here, quantity, banded=len(lines) == 1, aside=aside)
+                    _spots(axis, here, _of(tested, quantity, architecture), quantity)
                 axis.margins(y=0.08)
                 axis.set_title(title(architecture) if name == names[0] else "")
+            _limits(across[0], lines[0])
             across[0].set_ylabel(f"{name}\n(less is better)" if lines[0].smaller else name)
         for axis, architecture in zip(axes[-1], shown, strict=True):
             _rungs(axis, results, architecture)
@@ -111,8 +118,27 @@ def _of(frame: Table, quantity: Quantity, architecture: str) -> Table:
     return frame[same & (frame.method == quantity.line) & (frame.architecture == architecture)]
 
 
-def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool) -> None:
+def _asides(count: int) -> list[float]:
+    """Sets the marks of several methods side by side, in rungs.
+
+    >>> _asides(1), _asides(2)
+    ([0.0], [-0.075, 0.075])
+    """
+    apart = min(0.15, 0.6 / count)
+    return [apart * (number - (count - 1) / 2) for number in range(count)]
+
+
+def _limits(axis: Any, quantity: Quantity) -> None:
+    """Ends the axis where values end, but for the width of a line."""
+    low, high = axis.get_ylim()
+    over = 0.03 * (high - low)
+    axis.set_ylim(max(low, quantity.least - over), min(high, 1 + over))
+
+
+def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: float) -> None:
     text, color = _LINES.get(quantity.line, (quantity.line, _INK))
+    # Intervals of few seeds are widened, beyond what values can be: tables have them as they are.
+    here = here.assign(low=here.low.clip(quantity.least, 1), high=here.high.clip(quantity.least, 1))
     ladder = here[here.arm == LADDER].sort_values("rung")
     if quantity.independent:
         axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
@@ -128,8 +154,8 @@ def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool) -> None:
         axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
     for arm, look in _POINTS.items():
         for row in here[here.arm == arm].itertuples():
-            axis.plot([row.rung] * 2, [row.low, row.high], color=color, linewidth=0.8, alpha=0.6)
-            axis.plot(row.rung, row.mean, color=color, linestyle="none", label=ARMS[arm], **look)
+            axis.plot([row.rung + aside] * 2, [row.low, row.high], color=color, linewidth=0.8, alpha=0.6)
+            axis.plot(row.rung + aside, row.mean, color=color, linestyle="none", label=ARMS[arm], **look)
 
 
 def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
@@ -151,8 +177,8 @@ def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
 
 
 def _levels(axis: Any, results: Results, quantity: Quantity) -> None:
-    for line, (name, height) in zip(_LEVELS, results.levels(quantity).items(), strict=False):
-        axis.axhline(height, color=_INK, linestyle=line, linewidth=1.1, alpha=0.75, label=name)
+    for name, height in results.levels(quantity).items():
+        axis.axhline(height, color=_INK, linestyle=_LEVELS[name], linewidth=1.1, alpha=0.75, label=name)
 
 
 def _rungs(axis: Any, results: Results, architecture: str) -> None:

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table as Printed
 
 from experiments import representation_findings as told
-from experiments import representation_results, representation_strip
+from experiments import representation_method, representation_results, representation_strip
 from experiments.representation_captions import CAPTIONS, definitions
 from experiments.representation_figures import ARMS, ladders, method, rung_label, title
 from experiments.representation_findings import QUESTIONS, signed
+from experiments.representation_quantities import ODD, RANDOM_MAP
 from experiments.representation_results import REFERENCES, Results
 from experiments.representation_settings import LADDER, Study
 from experiments.transfer_results import Table
@@ -34,11 +35,12 @@ def write(study: Study, records: Sequence[dict[str, Any]], truths: Sequence[dict
       console: where the verdicts are printed.
     """
     results = Results(study, records, truths, seed=0)
-    gained = representation_results.gains(results)
+    measured, gained = representation_results.curves(results), representation_results.gains(results)
+    tested = representation_results.verdicts(gained, study.margin)
     tables = {
-        "curves": representation_results.curves(results),
+        "curves": measured,
         "gains": gained,
-        "verdicts": representation_results.verdicts(gained, study.margin),
+        "verdicts": representation_results.with_levels(results, measured, tested),
         "flat_maps": representation_results.flat_maps(results),
     }
     for name, frame in tables.items():
@@ -71,6 +73,8 @@ def compose(
             page.drawing(
                 ladders(results, measured, tested, question), f"{CAPTIONS[question]} {_count(results, question)}"
             )
+            if why := told.untested(tested, question):
+                page.text(why)
             _verdict_tables(page, tested[tested.question == question])
     page.section("The same pictures along the whole ladder")
     for architecture in results.architectures:
@@ -79,8 +83,8 @@ def compose(
     page.section("What is measured")
     page.points(definitions(study, results))
     page.section("How it was done")
-    page.points(told.approach(study, results))
-    heading, choices = told.legacy(study)
+    page.points(representation_method.approach(study, results))
+    heading, choices = representation_method.legacy(study)
     page.section(heading)
     page.points(choices)
     page.section("All numbers")
@@ -94,16 +98,25 @@ _STRIP = (
     "Test pictures of seed {}, the object outlined. Attributions of what each network decides for, over the "
     "picture in grey: the brighter, the more relevant; every map is scaled by its own largest value, and of "
     "integrated gradients the root is shown. With Grad-CAM the true box (dashed) and the one that LOST finds in the "
-    "network's features (blue). Pictures are an impression: the numbers are below."
+    "network's features (blue; a box around the whole picture: nothing was singled out). Pictures are an impression: "
+    "the numbers are below."
 )
 
 
 def _count(results: Results, question: str) -> str:
     asked = [one for one in results.quantities if one.question == question]
-    dashed = "; those of dashed lines are in the tables" if len({one.line for one in asked}) > 1 else ""
+    several = len({one.line for one in asked}) > 1
+    dashed = "; those of dashed lines are in the tables" if several else ""
+    ends = [end for one in asked for end in results.images(one)]
+    least, most = min(ends), max(ends)
+    images = "triplets" if question == ODD else "image" if most == 1 else "images"
+    counts = f"{least if least == most else f'{least} to {most}'} {images}{' each' if len(results.seeds) > 1 else ''}"
+    clipped = "Bands are drawn no further than values can be. " if all(one.independent for one in asked) else ""
+    aside = " Marks of several methods stand side by side." if several else ""
     bands = f"Bands and bars: 95 % bootstrap intervals over seeds and images, of each value by itself{dashed}. "
     shown = bands if all(one.independent for one in asked) else ""
-    return f"{counted(len(results.seeds), 'seed')}. {shown}Rungs stand at equal distances."
+    seeds = counted(len(results.seeds), "seed")
+    return f"{seeds}, {counts}. {shown}{clipped}Rungs stand at equal distances.{aside}"
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -132,12 +145,17 @@ def _verdict_table(page: report.Page, caption: str, tested: Table, across: str, 
 
 
 def _name(architecture: Any, line: Any, *more: str) -> str:
-    return ", ".join(word for word in (title(architecture), method(line), *more) if word)
+    return ", ".join(word for word in (title(architecture), _method(line), *more) if word)
+
+
+def _method(line: Any) -> str:
+    return f"{method(line)} (control)" if line == RANDOM_MAP else method(line)
 
 
 def _verdict(row: Any) -> Cell:
     hint = f"{row.verdict}: against {REFERENCES[row.against]}, {told.spot(row)}, best of {row.rungs} rungs"
-    text = f"{_MARKS[row.verdict]}  {signed(row.gain)} at {rung_label(row.sparsity)} %"
+    below = f" ({told.blind(row)})" if row.verdict == "found" and row.level else ""
+    text = f"{_MARKS[row.verdict]}  {signed(row.gain, row.margin)} at {rung_label(row.sparsity)} %{below}"
     return Cell(text, _TONES[row.verdict], hint)
 
 
@@ -153,8 +171,20 @@ def _number_tables(page: report.Page, results: Results, measured: Table) -> None
         levels = "".join(f" {name}: {height:.3f}." for name, height in results.levels(quantities[0]).items())
         less = " Less is better." if quantities[0].smaller else ""
         more = " Hover for the 95 % interval." if quantities[0].independent else ""
-        caption = f"{str(quantity).capitalize()}.{less}{levels}{more}"
-        page.table(caption, ["", *(f"rung {rung}" for rung in rungs)], rows, folded=True)
+        name = str(quantity)
+        caption = f"{name[0].upper()}{name[1:]}.{less}{levels}{more} {_COLUMNS}"
+        page.table(caption, ["", *(_sparsities(results, int(rung)) for rung in rungs)], rows, folded=True)
+
+
+_COLUMNS = (
+    "Columns: the sparsity of the ladder's rung; a dense network trained as long as to that rung stands in its column."
+)
+
+
+def _sparsities(results: Results, rung: int) -> str:
+    """Writes the sparsity of a rung; where architectures differ, all that there are."""
+    shares = [results.sparsity(name, LADDER, rung) for name in results.architectures]
+    return f"{', '.join(dict.fromkeys(map(rung_label, shares)))} %"
 
 
 def _number(row: Any) -> Cell:
@@ -184,15 +214,20 @@ def _print(tested: Table, results: Results, console: Console) -> None:
     table.add_column("measure")
     for architecture in results.architectures:
         table.add_column(title(architecture), justify="center")
-    for quantity in results.quantities:
-        if not quantity.independent:
-            continue
+    listed = [one for one in results.quantities if one.independent]
+    for quantity in sorted(listed, key=lambda one: one.line == RANDOM_MAP):
         here = tested[(tested.quantity == quantity.name) & (tested.method == quantity.line)]
-        marks = {(row.architecture, row.against): _MARKS[row.verdict] for row in here.itertuples()}
+        marks = {
+            (row.architecture, row.against): _MARKS[row.verdict] + "*" * (row.verdict == "found" and bool(row.level))
+            for row in here.itertuples()
+        }
         shown = [
             " / ".join(marks[name, against] for against in REFERENCES if (name, against) in marks)
             for name in results.architectures
         ]
-        table.add_row(", ".join(word for word in (quantity.name, method(quantity.line)) if word), *shown)
+        table.add_row(", ".join(word for word in (quantity.name, _method(quantity.line)) if word), *shown)
     console.print(table)
-    console.print("yes: found; no: not found; ?: undecided.")
+    console.print(
+        "yes: found; yes*: found, on a rung no better than what is reached without looking; no: not found; ?: "
+        "undecided."
+    )

@@ -47,6 +47,7 @@ class Quantity(NamedTuple):
       smaller: whether less is better.
       tested: what gains are computed of, where that is not what ``read`` gives.
       independent: whether its rows can be resampled.  Where they cannot it has neither intervals nor verdicts.
+      least: no value lies below it; none lies above 1.
     """
 
     question: str
@@ -58,6 +59,7 @@ class Quantity(NamedTuple):
     smaller: bool = False
     tested: Callable[[Metrics, Metrics], np.ndarray | None] | None = None
     independent: bool = True
+    least: float = 0.0
 
 
 def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequence[str]) -> list[Quantity]:
@@ -69,6 +71,7 @@ def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequ
       kept: the distorted conditions that count, as "contrast c30".
     """
     methods = list(dict.fromkeys(name for one in records for name in one["attribution"]))
+    methods.sort(key=lambda name: name == RANDOM_MAP)  # the control comes last
     searches = list(dict.fromkeys(name for one in records for name in one["discovery"]))
     listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
     for name in ("mass", "rank", "pointing"):
@@ -97,15 +100,11 @@ def _decisions(kept: Sequence[str]) -> list[Quantity]:
         "observed consistency": partial(_paired, kept=kept, made=lambda own, other, agree: agree),
         "accuracy difference": partial(_paired, kept=kept, made=lambda own, other, agree: (own - other) ** 2),
     }
-    independent = {"error consistency": lambda truth: {"independent errors": 0.0}}
+    beyond: dict[str, Any] = {"levels": lambda truth: {"independent errors": 0.0}, "least": -1.0}
+    special = {"error consistency": beyond, "accuracy difference": {"smaller": True}}
     return [
         Quantity(DECIDE, "accuracy, distorted", "", partial(_distorted, kept=kept), levels=_guess),
-        *(
-            Quantity(
-                DECIDE, name, "", trials, value, independent.get(name, lambda truth: {}), name == "accuracy difference"
-            )
-            for name, value in paired.items()
-        ),
+        *(Quantity(DECIDE, name, "", trials, value, **special.get(name, {})) for name, value in paired.items()),
     ]
 
 

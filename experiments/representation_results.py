@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.representation_data import kept_conditions
-from experiments.representation_quantities import Quantity, quantities
+from experiments.representation_quantities import CUES, RANDOM_MAP, Quantity, quantities
 from experiments.representation_settings import CONTROL, LADDER, RANDOM, SNIP
 from experiments.transfer_results import Table
 from jaxprune import stats
@@ -99,6 +99,16 @@ class Results:
         """Returns what is reached without looking, by name; the mean over seeds."""
         found = [quantity.levels(self.truths[seed]) for seed in self.seeds]
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+    def images(self, quantity: Quantity) -> tuple[int, int]:
+        """Returns the fewest and the most images, or triplets, of a seed that a quantity is of."""
+        counts = [
+            len(one)
+            for name in self.architectures
+            if self.rungs(name, LADDER, quantity)
+            for one in self.columns(quantity, name, LADDER, 0)
+        ]
+        return min(counts), max(counts)
 
     def gains(self, quantity: Quantity, architecture: str, against: str) -> dict[int, stats.Interval]:
         """Compares rungs with a reference on the same images: what each gains, above 0 where it is better.
@@ -214,12 +224,44 @@ def verdicts(gained: Table, margin: float) -> Table:
                 "high": best.high,
                 "rungs": len(ladder),
                 "rungs_above": len(above),
+                "margin": margin,
             }
         )
     return pd.DataFrame(rows, columns=[*keys, "verdict", "rung", "sparsity", "gain", *_REST])
 
 
-_REST = ["low", "high", "rungs", "rungs_above"]
+_REST = ["low", "high", "rungs", "rungs_above", "margin"]
+
+
+def with_levels(results: Results, measured: Table, tested: Table) -> Table:
+    """Adds to verdicts what the rung reaches that they name: a gain may end below what a blind guess has.
+
+    Args:
+      results: for the levels that are reached without looking.
+      measured: what ``curves`` returned.
+      tested: what ``verdicts`` returned.
+
+    Returns:
+      The same rows with the columns ``value``, the mean of the rung; ``level``, the best of the levels where that mean
+      is no better, else empty; and ``level_value``, its height, else NaN.
+    """
+    keys = ["quantity", "method", "architecture", "rung"]
+    values = measured[measured.arm == LADDER].set_index(keys)["mean"]
+    quantities = {(one.name, one.line): one for one in results.quantities}
+    added = []
+    for row in tested.itertuples():
+        quantity = quantities[row.quantity, row.method]
+        value = values[row.quantity, row.method, row.architecture, row.rung]
+        # That a shape bias has no leaning makes it no worse.
+        levels = {} if quantity.question == CUES else results.levels(quantity)
+        if quantity.tested:
+            levels = {RANDOM_MAP: values[row.quantity, RANDOM_MAP, row.architecture, row.rung]}
+        sign = -1.0 if quantity.smaller else 1.0
+        best = max(levels, key=lambda name: sign * levels[name], default="")
+        blind = bool(best) and sign * value <= sign * levels[best]
+        added.append((value, best, levels[best]) if blind else (value, "", np.nan))
+    columns = ["value", "level", "level_value"]
+    return tested.join(pd.DataFrame(added, columns=columns, index=tested.index))
 
 
 def flat_maps(results: Results) -> Table:

@@ -129,7 +129,10 @@ def _outline(axis: Any, mask: np.ndarray) -> None:
 
 
 def _box(axis: Any, box: np.ndarray, color: str, line: Any, width: float) -> None:
-    y0, x0, y1, x1 = box - 0.5  # a pixel is drawn around its number
+    # Inside the frame, on which a box around the whole picture could not be seen.
+    size = axis.get_images()[0].get_array().shape[0]
+    inside = np.clip(box, size / 40, size - size / 40)
+    y0, x0, y1, x1 = inside - 0.5  # a pixel is drawn around its number
     axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linestyle=line, linewidth=width))
 
 
@@ -138,7 +141,7 @@ def _head(axis: Any, results: Results, architecture: str, rung: int, name: str, 
     if number:
         return
     text = "dense" if rung == 0 else f"{rung_label(results.sparsity(architecture, LADDER, rung))} %"
-    axis.set_title(f"{name}\n{text}" if name else text, fontsize=9, loc="left" if name else "center")
+    axis.set_title(f"{name}\n{text}" if name else text, fontsize=9)
 
 
 def _bare(drawn: Figure, axes: np.ndarray) -> Figure:

@@ -21,6 +21,7 @@ from experiments import (
     representation_captions,
     representation_figures,
     representation_findings,
+    representation_method,
     representation_page,
     representation_results,
     representation_settings,
@@ -378,6 +379,52 @@ def test_the_rung_of_a_sweet_spot_is_one_whose_interval_says_so():
     assert (row.verdict, row.rung, row.rungs_above) == ("undecided", 2, 0)
 
 
+def planted_below(record: Any) -> None:
+    """Lets rung 1 gain over the dense network in four measures, and stay below what blind guesses have in all."""
+    levels = {(LADDER, 0): (0, 0.0, 0.9), (LADDER, 1): (3, 0.1, 0.8)}
+    hits, low, high = levels.get(place(record), (0, 0.0, 0.9))
+    with_hits(record, hits)
+    metrics = record["metrics"]
+    metrics["discovery"]["lost"]["hits"] = [number < 2 * hits for number in range(40)]
+    metrics["attribution"]["grad-cam"] |= {"mass": [low / 4] * 12, "insertion": [low] * 12, "deletion": [high] * 12}
+    metrics["attribution"][RANDOM_MAP] |= {"insertion": [0.3] * 12, "deletion": [0.5] * 12}
+
+
+def test_a_gain_that_ends_below_a_blind_guess_says_so():
+    results = results_of(study(), planted_below)
+    tested = representation_results.verdicts(representation_results.gains(results), 0.0)
+    rows = representation_results.with_levels(results, representation_results.curves(results), tested)
+    rows = rows[rows.against == "dense"].set_index(["quantity", "method"])
+    truth = [one["metrics"] for one in truths(study())]
+    expected = {
+        ("accuracy", ""): (3 / 40, "chance", 0.1, "no better than chance"),
+        ("mass", "grad-cam"): (0.025, "chance", np.mean([one["chance"] for one in truth]), "no better than chance"),
+        ("insertion", "grad-cam"): (0.1, RANDOM_MAP, 0.3, "no better than random order"),
+        ("deletion", "grad-cam"): (0.8, RANDOM_MAP, 0.5, "no better than random order"),
+        ("CorLoc", "lost"): (
+            6 / 40,
+            "centre box",
+            np.mean([one["baselines"]["centre box"] for one in truth]),
+            "no better than the centre box",
+        ),
+    }
+    for key, (value, level, height, words) in expected.items():
+        row = rows.loc[key]
+        assert (row.rung, row.level, representation_findings.blind(row)) == (1, level, words)
+        assert (row.value, row.level_value) == pytest.approx((value, height), abs=1e-12)
+        assert f"; {value:.3f}, {words}, {height:.3f})" in representation_findings.spot(row)
+    # Of the others some are better than chance, and a shape bias has no chance level.
+    assert rows.loc["CorLoc", "tokencut"].level == rows.loc["shape bias", ""].level == ""
+    assert np.isnan(rows.loc["CorLoc", "tokencut"].level_value)
+    assert representation_findings.blind(rows.loc["CorLoc", "tokencut"]) == ""
+
+
+def test_ends_of_intervals_have_the_digits_that_tell_them_from_the_margin():
+    for low, margin, text in ((0.00034, 0.0, "+0.0003"), (-0.00002, 0.0, "−0.00002"), (0.05003, 0.05, "+0.05003")):
+        row = pd.Series({"gain": 0.2, "low": low, "high": 0.4, "margin": margin, "sparsity": 0.36, "level": ""})
+        assert representation_findings.spot(row) == f"+0.200 at 36 % (95 % interval {text} to +0.400)"
+
+
 # ----------------------------------------------------------------------------------------------------------- the page
 
 
@@ -419,15 +466,22 @@ def test_the_page_says_what_was_found_whichever_way_it_came_out(page):
     assert "Against the dense network trained equally long: no sweet spot in both cases." in text
     assert "Swin V2 50 % → 10 % at 59 % sparsity (dense, trained equally long: 90 %)" in text
     assert "44 maps have one value everywhere" in text
-    assert "says nothing of them: attention of ViT, SNIP, rung 1 (24 of 24)." in text
+    assert "says nothing of them: attention of ViT, SNIP, rung of 36 % (24 of 24)." in text
     assert "No people were asked." in text
     assert "Fewer than three seeds" in text
     assert "What --legacy would change" in text
     assert all(f"{name}</strong> {meaning}" in text for name, meaning in LEGACY.items())
     assert BUGS[1:] in text
+    assert "2 seeds, 40 images each. Bands" in text
+    assert "2 seeds, 12 images each. Bands" in text
+    assert "2 seeds, 60 triplets each. Rungs" in text
+    assert "A + means better, also of measures of which less is better (deletion and accuracy difference)." in text
+    assert "<th>0 %</th><th>36 %</th><th>59 %</th>" in re.sub(r"<th[^>]*>", "<th>", text)
+    assert "CorLoc. centre box: 0." in text
     assert not re.search(r"\bnan\b", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
     assert "accuracy" in printed
     assert "yes / no" in printed
+    assert printed.index("deletion, random order (control)") > printed.index("shape bias")
     assert "odd one out" not in printed
 
 
@@ -468,14 +522,18 @@ def test_a_short_ladder_of_one_seed_and_few_images_without_controls_has_a_page(t
     text, _ = written(made, tmp_path, without_conflict)
     assert "Shape or texture?" not in text
     assert ("the ladder has no rung but the dense network" in text) == (rungs == 1)
-    assert "SNIP" not in representation_findings.approach(made, results_of(made))[3][1]
+    # What is said below the heading, in the findings and above the figure, of decisions nobody can compare.
+    assert text.count("Not tested: of the ladder only the dense network") == (0 if rungs == 1 else 2)
+    assert "No people were asked." not in text
+    assert f"1 seed, {attributed} image{'s' * (attributed > 1)}. Bands" in text
+    assert "SNIP" not in representation_method.approach(made, results_of(made))[3][1]
 
 
 def test_what_readers_must_know_of_the_data_and_networks_is_said_where_it_holds():
     results = results_of(study())
 
     def method(made: Study) -> str:
-        points = representation_findings.approach(made, results) + representation_captions.definitions(made, results)
+        points = representation_method.approach(made, results) + representation_captions.definitions(made, results)
         return " ".join(f"{name} {meaning}" for name, meaning in points)
 
     here = method(study())
@@ -485,6 +543,8 @@ def test_what_readers_must_know_of_the_data_and_networks_is_said_where_it_holds(
     assert "maps are standardised" in here
     assert "a quarter of a patch" not in here
     assert "Void" not in here
+    assert "windows of 4 × 4 tokens, stages of 2 blocks of width 24 (2 heads, 96 hidden units) and" in here
+    assert "89,662 parameters, peak rate 0.002" in here
     assert "224 pixels" not in here
     filtered = method(study(distortions=("low-pass", "high-pass")))
     assert "low-pass in proportion to images of 224 pixels" in filtered
@@ -495,7 +555,7 @@ def test_what_readers_must_know_of_the_data_and_networks_is_said_where_it_holds(
 
 
 def test_the_choices_of_the_released_code_are_named_where_they_were_taken():
-    heading, choices = representation_findings.legacy(study(legacy=True))
+    heading, choices = representation_method.legacy(study(legacy=True))
     assert heading == "The choices of the released code, taken here"
     assert [name for name, _ in choices[:-1]] == list(LEGACY)
 
@@ -525,6 +585,30 @@ def test_a_figure_has_the_curves_their_controls_and_the_sweet_spots():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "36", "59"]
 
 
+def test_bands_end_where_values_can_and_so_does_the_axis():
+    planted = {(LADDER, 0): 39, (LADDER, 1): 1, (LADDER, 2): 39}
+    results = results_of(study(), lambda record: with_hits(record, planted.get(place(record), 39)))
+    measured = representation_results.curves(results)
+    ladder = measured[(measured.quantity == "accuracy") & (measured.arm == LADDER)]
+    assert ladder.high.max() > 1  # widened for few seeds; the table has it as it is
+    assert ladder.low.min() < 0
+    (axis,) = figure_of(results, "accuracy").axes
+    for band in axis.collections:
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert (heights.min() >= 0, heights.max()) == (True, 1)
+    low, high = axis.get_ylim()
+    assert -0.05 < low < 0
+    assert 1 < high < 1.05
+    # An error consistency may lie below 0.
+    assert quantity(results, "error consistency").least == -1
+
+
+def test_marks_of_several_methods_stand_side_by_side():
+    insertion, _ = figure_of(results_of(study()), "perturbation").axes
+    diamonds = [line.get_xdata()[0] for line in insertion.lines if line.get_label() == "random mask"]
+    assert diamonds == pytest.approx([1.85, 2.0, 2.15])
+
+
 def test_methods_share_a_panel_and_less_is_marked_as_better():
     drawn = figure_of(results_of(study()), "perturbation")
     (legend,) = drawn.legends
@@ -541,5 +625,9 @@ def test_boxes_are_drawn_where_they_are_in_the_picture():
     boxes = [patch.get_bbox().extents.tolist() for patch in drawn.axes[1].patches if isinstance(patch, Rectangle)]
     # The true box (3, 5, 9, 13), and the one found, (4, 6, 10, 14).
     assert boxes == [[4.5, 2.5, 12.5, 8.5], [5.5, 3.5, 13.5, 9.5]]
+    # A box around the whole picture would lie on its frame: it is drawn inside.
+    whole = representation_strip.along(results, "swin").axes[3 * 9 + 1].patches[-1]
+    assert isinstance(whole, Rectangle)
+    assert whole.get_bbox().extents == pytest.approx([-0.1, -0.1, 15.1, 15.1])
     outlined = drawn.axes[0].get_children()[0].get_array()
     assert np.shape(outlined) == (16, 16, 3)
