@@ -238,6 +238,7 @@ LINEAR = jp.Network(lambda p, s, x: x @ p, np.array([[0.5, -1.0], [2.0, 0.1], [-
 
 @given(IMAGES)
 def test_a_price_lies_between_those_of_the_damping_alone_and_of_the_damped_diagonal(images):
+    images = np.where(np.abs(images) < 1e-150, 0.0, images)  # whose squares are 0, while the inputs are not
     batch = {"image": images, "label": np.zeros((5, 2))}
     alone = np.asarray(jp.scores.block_hessian(SQUARED, form="obs", damping=0.1)(LINEAR, [batch]))
     greedy = np.asarray(jp.scores.block_hessian(SQUARED, form="greedy", damping=0.1)(LINEAR, [batch]))
