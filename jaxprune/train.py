@@ -4,8 +4,8 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.progress import Progress
 
 from jaxprune import check, checkpoint, files, losses
-from jaxprune.data.batches import training_batch
+from jaxprune.data.batches import is_streamed, training_batch
+from jaxprune.data.prefetching import in_background
+from jaxprune.data.progress import bar
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss
 
@@ -89,14 +90,15 @@ def fit(
       network: where to start.
       loss: per-example loss.
       tx: any optax transformation; ``jp.optim.with_mask(tx, mask)`` keeps pruned weights at zero.
-      data: ``{"image": [n, ...], "label": [n]}``.
+      data: ``{"image": [n, ...], "label": [n]}``; see ``jp.data.select`` and ``jp.data.stream``.  Of a stream, the
+        next batches are made in the background.  Images may be bytes, if the network takes bytes.
       steps: how many steps in all, those before a resume included.
       batch_size: examples in a batch.
       seed: decides the order of the data and the dropout keys.
       folder: where checkpoints and ``metrics.jsonl`` go.  None: nothing is written.
       save_every: steps between checkpoints; the last step is always saved.
       log_every: steps between lines of ``metrics.jsonl`` ({"step", "loss", "gradient_norm"}).
-      progress: what to call the run in a progress bar.  None: no bar.
+      progress: what to call the run in a progress bar with images per second.  None: no bar.
 
     Returns:
       The trained network.
@@ -121,10 +123,14 @@ def fit(
         start, (*state, written) = found
         _check_resume(root, start, steps, identity, written)
     key = jax.random.key(seed)
-    with _log(root, start) as log, _sigterm() as stop, _bar(progress, start, steps) as advance:
+    with (
+        _log(root, start) as log,
+        _sigterm() as stop,
+        bar(progress, steps, start) as count,
+        closing(_batches(data, batch_size, seed, range(start, steps))) as batches,
+    ):
         last: dict[str, Any] | None = None
-        for number in range(start, steps):
-            batch = training_batch(data, batch_size, seed, number)
+        for number, batch in zip(range(start, steps), batches, strict=True):
             previous = last
             *state, last = step(*state, batch, jax.random.fold_in(key, number), loss=loss, update=tx.update)
             done = number + 1
@@ -137,7 +143,7 @@ def fit(
                 _demand_finite(last, done)
             if last and logging:
                 log(done, last)
-            advance(done)
+            count(batch_size)
             if root is not None and saving:
                 checkpoint.save(root, done, (*state, identity))
             if stopping:
@@ -172,6 +178,12 @@ def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> N
     if not found:
         raise ValueError("batches: expected at least one batch, but got none.")
     return network.replace(state=jax.tree.map(_average, *found))
+
+
+def _batches(data: Mapping[str, Any], size: int, seed: int, steps: range) -> Generator[dict[str, Any], None, None]:
+    """Yields the batches of these steps; of a stream, the next ones are made in the background."""
+    make = partial(training_batch, data, size, seed)
+    return in_background(make, steps) if is_streamed(data) else (make(number) for number in steps)
 
 
 def _average(*values: Any) -> Any:
@@ -270,13 +282,3 @@ def _sigterm() -> Iterator[threading.Event]:
     # It came too late for the loop to see, which has saved all the same.
     if stop.is_set():
         raise SystemExit(143)
-
-
-@contextmanager
-def _bar(name: str | None, start: int, steps: int) -> Iterator[Callable[[int], None]]:
-    if name is None:
-        yield lambda done: None
-        return
-    with Progress(transient=True) as progress:
-        task = progress.add_task(name, total=steps, completed=start)
-        yield lambda done: progress.update(task, completed=done)

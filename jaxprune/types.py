@@ -12,8 +12,10 @@ are checked at run time in the tests, and cost nothing elsewhere).  Functions th
 trees of their own check them in words, see ``jaxprune.check``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -75,3 +77,61 @@ class Evaluator(Protocol):
     """Measures a network: ``(network) -> {name: number}``."""
 
     def __call__(self, network: Any, /) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a network expects of its pictures: a record that travels beside a loaded network.
+
+    A picture is resized, its central square is cut out, and the network sees ``(byte / 255 - mean) / deviation``.  The
+    record is JSON: ``Preprocess(**json.loads(json.dumps(dataclasses.asdict(record))))`` equals it.
+
+    Attributes:
+      resize: the shorter side in pixels, or (height, width).  None: as it is.
+      crop: the side of the central square in pixels.  None: no crop.
+      interpolation: of the resize; both are antialiased, as those of Pillow are.
+      mean: of each channel (red, green, blue), of pixels in [0, 1].
+      deviation: of each channel, the same units.
+
+    Raises:
+      ValueError: a size that is not a whole number of 1 or more, an unknown interpolation, a mean or deviation that is
+        not three finite numbers, a deviation of 0 or less.
+
+    >>> Preprocess(resize=256, crop=224).crop
+    224
+    """
+
+    resize: int | Sequence[int] | None = None
+    crop: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    deviation: Sequence[float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "mean", "deviation"):
+            if isinstance(getattr(self, name), list):  # JSON has no tuples; equal records are equal all the same
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+        wrong = [side for side in (*sides, self.crop) if side is not None and not _is_side(side)]
+        if wrong or (isinstance(self.resize, tuple) and (len(self.resize) != 2 or None in self.resize)):
+            raise ValueError(
+                f"preprocess: expected resize as the shorter side or (height, width), and crop as one side, all whole "
+                f"pixels of 1 or more, but got resize={self.resize!r} and crop={self.crop!r}."
+            )
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"preprocess: expected interpolation 'bilinear' or 'bicubic', but got {self.interpolation!r}."
+            )
+        for name in ("mean", "deviation"):
+            values = getattr(self, name)
+            numbers = isinstance(values, tuple) and all(isinstance(value, (int, float)) for value in values)
+            least = -math.inf if name == "mean" else 0.0
+            if not numbers or len(values) != 3 or not all(least < value < math.inf for value in values):
+                raise ValueError(
+                    f"preprocess: expected {name} as three finite numbers{', above 0' if least == 0 else ''}, for "
+                    f"pixels in [0, 1], but got {values!r}. Divide those for bytes by 255."
+                )
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

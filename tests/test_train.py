@@ -1,8 +1,12 @@
+import io
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import rich
+import rich.console
+import rich.progress
 from flax import linen as nn
 
 import jaxprune as jp
@@ -443,6 +450,105 @@ def test_no_steps_are_an_error(steps):
 def test_empty_batches_are_an_error(batch_size):
     with pytest.raises(ValueError, match="expected a batch size of 1 or more"):
         fit(network(), optax.sgd(0.1), batch_size=batch_size)
+
+
+# --------------------------------------------------------------------------------------- images fetched in threads
+
+
+class Files(jp.data.Source):
+    """The examples of ``data`` as bytes that are fetched; at one of the fetches something happens."""
+
+    name, classes = "files", ("a", "b", "c")
+
+    def __init__(self, at: int | None = None, action: Any = None) -> None:
+        examples = data()
+        self.pixels = np.uint8(np.clip(128 + 60 * examples["image"], 0, 255))
+        self.labels, self.turns, self.at, self.action = examples["label"], itertools.count(), at, action
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 2, 2, 1
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        if next(self.turns) == self.at:
+            self.action()
+        return self.pixels[indices]
+
+    def fingerprint(self) -> str:
+        return "files:00"
+
+
+def apply_to_bytes(params, state, images):
+    return apply(params, state, images / jnp.float32(255))
+
+
+def taking_bytes() -> jp.Network:
+    return network().replace(apply=apply_to_bytes)
+
+
+def streamed(source: Files) -> dict[str, Any]:
+    return jp.data.stream(source, np.arange(30), workers=2)
+
+
+def background() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("jaxprune-ahead")]
+
+
+def unreadable() -> None:
+    raise ValueError("a/5.jpg: cannot be read as a picture (truncated).")
+
+
+def test_a_stream_trains_as_the_array_does_bit_for_bit(tmp_path):
+    tx, source = optax.adam(0.01), Files()
+    arrays = {"image": source.pixels, "label": source.labels}
+    trained = fit(taking_bytes(), tx, arrays, folder=tmp_path / "arrays", log_every=1)
+    same(fit(taking_bytes(), tx, streamed(source), folder=tmp_path / "stream", log_every=1), trained)
+    assert rows(tmp_path / "stream") == rows(tmp_path / "arrays")
+    assert manifest(tmp_path / "stream", 12) == manifest(tmp_path / "arrays", 12)
+    assert background() == []
+    # What the first steps left, the others go on from, whatever fetched the images.
+    fit(taking_bytes(), tx, arrays, steps=5, folder=tmp_path / "both")
+    same(fit(taking_bytes(), tx, streamed(source), folder=tmp_path / "both"), trained)
+
+
+def test_a_stream_stops_and_resumes_as_arrays_do(tmp_path):
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    tx = optax.adam(0.01)
+    with pytest.raises(SystemExit):
+        fit(taking_bytes(), tx, streamed(Files(27, stop)), steps=1000, folder=tmp_path)
+    assert background() == []
+    (stopped,) = steps_in(tmp_path)
+    assert int(stopped) < 1000
+    steps = int(stopped) + 3
+    same(
+        fit(taking_bytes(), tx, streamed(Files()), steps=steps, folder=tmp_path),
+        fit(taking_bytes(), tx, streamed(Files()), steps=steps),
+    )
+
+
+def test_an_image_that_cannot_be_read_stops_training_and_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^a/5\.jpg: cannot be read"):
+        fit(taking_bytes(), optax.adam(0.01), streamed(Files(27, unreadable)), folder=tmp_path, save_every=1)
+    assert background() == []
+    # Steps before that batch were taken, and are saved.
+    assert 1 <= len(steps_in(tmp_path)) < 12
+
+
+def test_training_ends_with_its_error_though_batches_are_under_way():
+    with pytest.raises(FloatingPointError, match="Lower the learning rate"):
+        fit(taking_bytes(), optax.sgd(float("inf")), streamed(Files()), steps=100)
+    assert background() == []
+
+
+def test_a_bar_shows_images_per_second(monkeypatch):
+    screen = io.StringIO()
+    console = rich.console.Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr(rich, "get_console", lambda: console)
+    monkeypatch.setattr(rich.progress, "get_console", lambda: console)
+    same(fit(network(), optax.sgd(0.1), progress="training"), fit(network(), optax.sgd(0.1)))
+    assert re.search(r"training.* [\d,]+ images/s", screen.getvalue(), re.DOTALL)
 
 
 # --------------------------------------------------------------------------------------------------- many devices

@@ -5,12 +5,18 @@ from jaxprune.data.batches import Batches, training_batch
 from jaxprune.data.corruptions import CORRUPTIONS, corrupt
 from jaxprune.data.digits import digits
 from jaxprune.data.distortions import DISTORTIONS, distort, mean_amplitude
+from jaxprune.data.folder import Folder, folder
 from jaxprune.data.masked_sets import annotated_folder, annotated_tfds
+from jaxprune.data.npz import npz
+from jaxprune.data.prefetching import prefetch
+from jaxprune.data.preprocessing import normalise, preprocess
+from jaxprune.data.progress import with_progress
 from jaxprune.data.shape_classes import shape_tasks, shapes
 from jaxprune.data.shapes import COLOURS, SHAPES, TEXTURES, Scenes, scenes
 from jaxprune.data.shifts import SHIFTS, shift
-from jaxprune.data.source import Arrays, Source, select
+from jaxprune.data.source import Arrays, Source, as_float, select
 from jaxprune.data.splits import FRACTIONS, split
+from jaxprune.data.streaming import Stream, stream
 from jaxprune.data.tasks import Task, find_task, imagenet_tasks
 from jaxprune.data.tfds import tfds
 from jaxprune.data.voc import voc
@@ -26,25 +32,35 @@ __all__ = [
     "Annotated",
     "Arrays",
     "Batches",
+    "Folder",
     "Scenes",
     "Source",
+    "Stream",
     "Task",
     "annotated_folder",
     "annotated_scenes",
     "annotated_tfds",
+    "as_float",
     "corrupt",
     "digits",
     "distort",
     "find_task",
+    "folder",
     "imagenet_tasks",
     "mean_amplitude",
+    "normalise",
+    "npz",
+    "prefetch",
+    "preprocess",
     "scenes",
     "select",
     "shape_tasks",
     "shapes",
     "shift",
     "split",
+    "stream",
     "tfds",
     "training_batch",
     "voc",
+    "with_progress",
 ]

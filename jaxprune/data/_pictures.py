@@ -1,10 +1,70 @@
 """Pictures, masks and boxes of any size, read from files and brought to one size."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from jaxprune.data.preprocessing import preprocess, resized_shape
+from jaxprune.data.source import as_float
+from jaxprune.types import Preprocess
+
+MAX_PIXELS = 89_478_485
+"""The most pixels that a picture may have: 256 MB of RGB, above which Pillow warns of a decompression bomb."""
+
+T = TypeVar("T")
+
+
+def preprocessed(where: Any, file: str | Path | bytes, rule: Preprocess, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads a picture of a file, or of its bytes, as ``jp.data.preprocess`` makes it, uint8 [h, w, 3].
+
+    Raises:
+      ValueError: it can't be read to its end, or is too large before or after its resize; ``where`` names it.
+    """
+    return _reading(where, file, lambda picture: preprocess(picture, rule), rule, max_pixels)
+
+
+def check_picture(where: Any, file: str | Path | bytes, rule: Preprocess, max_pixels: int, whole: bool) -> None:
+    """Checks what the head of a picture says, or decodes it ``whole``; raises what ``preprocessed`` does."""
+    _reading(where, file, lambda picture: picture.convert("RGB") if whole else None, rule, max_pixels)
+
+
+def _reading(where: Any, file: Any, read: Callable[[Image.Image], T], rule: Preprocess, max_pixels: int) -> T:
+    # What was cut off would be grey, in silence, wherever some other library has asked Pillow for that.
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ValueError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: expected False, but it is set, so that Pillow fills what is missing "
+            "of a picture with grey. Set it to False."
+        )
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
+            shape = picture.height, picture.width
+            _check_size(where, shape, max_pixels, "")
+            _check_size(where, resized_shape(shape, rule), max_pixels, " after its resize")
+            return read(picture)
+    except (_TooLarge, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _TooLarge(f"{where}: {error} Remove the picture, or make it smaller.") from error
+    # For damaged files the readers of Pillow raise many kinds of errors, and each of them means the same.
+    except Exception as error:
+        said = str(error).replace(repr(str(file)), "it") if not isinstance(file, bytes) else type(error).__name__
+        raise ValueError(f"{where}: cannot be read as a picture ({said}). Is it complete?") from error
+
+
+class _TooLarge(ValueError):
+    """A picture with more pixels than are allowed."""
+
+
+def _check_size(where: Any, shape: tuple[int, int], most: int, when: str) -> None:
+    if shape[0] * shape[1] > most:
+        raise _TooLarge(
+            f"{where}: expected a picture of {most:,} pixels at most, but it has {shape[0]:,} x {shape[1]:,} (height x "
+            f"width){when}. Remove it, make it smaller, or raise max_pixels."
+        )
 
 
 def colours(path: Path) -> np.ndarray:
@@ -43,6 +103,11 @@ def same_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> 
 
 def squeezed(image: np.ndarray, size: int) -> np.ndarray:
     """Resizes a picture of bytes [h, w, c] to float32 [size, size, c] in [0, 1], bilinearly with antialiasing."""
+    return as_float(squeezed_bytes(image, size))
+
+
+def squeezed_bytes(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes a picture of bytes [h, w, c] to uint8 [size, size, c], bilinearly with antialiasing."""
     if image.dtype != np.uint8:
         raise ValueError(f"data: expected images of bytes, uint8, but got {image.dtype}.")
     if image.shape[:2] != (size, size):
@@ -50,7 +115,7 @@ def squeezed(image: np.ndarray, size: int) -> np.ndarray:
         picture = Image.fromarray(image[..., 0] if grey else image)
         resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
         image = resized[..., None] if grey else resized
-    return image.astype(np.float32) / 255
+    return image
 
 
 def fitted(where: Any, mask: np.ndarray, void: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

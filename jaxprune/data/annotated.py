@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxprune import check
 from jaxprune.data.shapes import Scenes
+from jaxprune.data.source import Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,19 @@ class Annotated:
         arrays = {name: getattr(self, name)[indices] for name in ("images", "mask", "void", "labels")}
         boxes = tuple(self.boxes[int(index)] for index in indices)
         return replace(self, **arrays, boxes=boxes, complete=False)
+
+    def source(self) -> Arrays:
+        """Returns the images and labels as a source, which shares their memory.
+
+        Raises:
+          ValueError: a class without an image, as a part of a set may have.
+
+        >>> image, mask = np.zeros((1, 4, 4, 3), np.float32), np.ones((1, 4, 4), bool)
+        >>> made = Annotated("all", image, mask, ~mask, (np.array([[0, 0, 4, 4]]),), np.array([0]), ("dot",))
+        >>> made.source().images(np.array([0])).shape
+        (1, 4, 4, 3)
+        """
+        return Arrays(self.name, self.images, self.labels, self.classes)
 
 
 def annotated_scenes(scenes: Scenes, labels: Any, classes: Sequence[str], name: str) -> Annotated:

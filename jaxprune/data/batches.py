@@ -6,14 +6,19 @@ from typing import Any
 import numpy as np
 
 from jaxprune import check
+from jaxprune.data.prefetching import prefetch
 from jaxprune.data.splits import shuffled
+from jaxprune.data.streaming import Stream
 
 
 class Batches(Sequence[dict[str, Any]]):
     """All examples once, in order, in batches of one size; the last one is padded with examples of weight 0.
 
+    Where the images are a ``Stream``, a loop over the batches makes the next two in the background, and this host
+    fetches its own part only.
+
     Args:
-      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``.
+      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``; see ``select`` and ``stream``.
       size: examples in a (global) batch.
       host: (index, count): this host's part of every batch.  The global batches are the same for every count.
 
@@ -43,6 +48,8 @@ class Batches(Sequence[dict[str, Any]]):
         return _take(self._data, order, self._size, self._host)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if is_streamed(self._data):
+            return iter(prefetch(self))
         return (self[index] for index in range(len(self)))
 
 
@@ -56,7 +63,7 @@ def training_batch(
     Resuming at a step needs no state but the step.
 
     Args:
-      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``.
+      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``; see ``select`` and ``stream``.
       size: examples in a (global) batch.
       seed: another seed gives another order.
       step: the number of the step, from 0.
@@ -74,14 +81,21 @@ def training_batch(
     return _take(data, order, size, host)
 
 
+def is_streamed(data: Mapping[str, Any]) -> bool:
+    """Whether something of the data is fetched when it is asked for."""
+    return any(isinstance(values, Stream) for values in data.values())
+
+
 def _take(data: Mapping[str, Any], order: np.ndarray, size: int, host: tuple[int, int]) -> dict[str, Any]:
     each = size // host[1]
     mine = order[host[0] * each : (host[0] + 1) * each]
 
     def padded(values: Any) -> np.ndarray:
-        values = np.asarray(values)
-        result = np.zeros((each, *values.shape[1:]), values.dtype)
-        result[: len(mine)] = values[mine]
+        found = values[mine] if isinstance(values, Stream) else np.asarray(values)[mine]
+        if len(found) == each:
+            return found
+        result = np.zeros((each, *found.shape[1:]), found.dtype)
+        result[: len(found)] = found
         return result
 
     weight = data.get("weight", np.ones(len(data["label"]), np.float32))

@@ -8,30 +8,34 @@ from scipy import ndimage, special
 from jaxprune import check
 
 
-def _noise(images: np.ndarray, seed: int) -> np.ndarray:
-    # From raw bits, which NumPy does not change: uniform numbers, then the inverse of the normal distribution.
-    bits = np.random.Philox(key=seed).random_raw(images.size) >> np.uint64(11)
+def _noise(images: np.ndarray, seed: int, first: int) -> np.ndarray:
+    # From raw bits, which NumPy does not change: uniform numbers, then the inverse of the normal distribution.  The
+    # generator makes four numbers at a time.
+    blocks, skipped = divmod(first * images[0].size, 4)
+    generator = np.random.Philox(key=seed)
+    generator.advance(blocks)
+    bits = generator.random_raw(skipped + images.size)[skipped:] >> np.uint64(11)
     return images + 0.2 * special.ndtri((bits + 0.5) / 2**53).reshape(images.shape)
 
 
-def _rotation(images: np.ndarray, seed: int) -> np.ndarray:
-    del seed
+def _rotation(images: np.ndarray, seed: int, first: int) -> np.ndarray:
+    del seed, first
     return ndimage.rotate(images, 20.0, axes=(2, 1), reshape=False, order=1, mode="nearest")
 
 
-def _blur(images: np.ndarray, seed: int) -> np.ndarray:
-    del seed
+def _blur(images: np.ndarray, seed: int, first: int) -> np.ndarray:
+    del seed, first
     # In proportion to the image: comparable at any resolution.
     return ndimage.gaussian_filter(images, sigma=(0, images.shape[1] / 12, images.shape[2] / 12, 0), mode="nearest")
 
 
-def _contrast(images: np.ndarray, seed: int) -> np.ndarray:
-    del seed
+def _contrast(images: np.ndarray, seed: int, first: int) -> np.ndarray:
+    del seed, first
     mean = images.mean(axis=(1, 2, 3), keepdims=True)
     return mean + 0.4 * (images - mean)
 
 
-SHIFTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+SHIFTS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "noise": _noise,
     "rotation": _rotation,
     "blur": _blur,
@@ -41,13 +45,14 @@ SHIFTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 contrast: 40 % of it left."""
 
 
-def shift(images: np.ndarray, name: str, seed: int) -> np.ndarray:
+def shift(images: np.ndarray, name: str, seed: int, first: int = 0) -> np.ndarray:
     """Moves images into a shifted domain.
 
     Args:
-      images: float [n, h, w, c] in [0, 1].
+      images: float [n, h, w, c] in [0, 1], one or more.
       name: one of ``SHIFTS``.
       seed: for the noise.
+      first: the place of the first image among all: parts of a set, shifted one after the other, are the set shifted.
 
     Returns:
       Images of the same shape and type, clipped to [0, 1].
@@ -59,4 +64,4 @@ def shift(images: np.ndarray, name: str, seed: int) -> np.ndarray:
     np.float32(1.0)
     """
     check.choice("shift", name, SHIFTS)
-    return np.clip(SHIFTS[name](images.astype(np.float64), seed), 0.0, 1.0).astype(images.dtype)
+    return np.clip(SHIFTS[name](images.astype(np.float64), seed, first), 0.0, 1.0).astype(images.dtype)

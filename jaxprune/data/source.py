@@ -1,7 +1,10 @@
 """A source of labelled images, and the part of it that a task and a split pick out."""
 
+import hashlib
+import json
+import operator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from jaxprune import check
 @runtime_checkable
 class Source(Protocol):
     """Labelled images: all labels at hand, images fetched by index.
+
+    A class that inherits from it gets ``len`` and ``[index]``.  Images of files are bytes, of which a quarter of the
+    memory holds as many; ``select`` and the networks that ``load`` makes divide them by 255.
 
     Attributes:
       name: enters the splits, so that two sources never share a random stream.
@@ -22,18 +28,37 @@ class Source(Protocol):
     labels: np.ndarray
     classes: tuple[str, ...]
 
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        """Returns float32 images [len(indices), h, w, c] in [0, 1]."""
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape (h, w, c) of every image, known without reading one."""
         ...
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Returns images [len(indices), h, w, c]: float32 in [0, 1], or uint8, which is 255 times that."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Returns what changes when the data do, for records: how it was made, a colon, and hexadecimal digits."""
+        ...
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"index: expected an example in [0, {len(self)}), but got {place}.")
+        place %= len(self)
+        return {"image": self.images(np.array([place]))[0], "label": self.labels[place]}
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Source):
     """A source that lies in memory.
 
     Attributes:
       name: the name of the source.
-      pixels: float32 [n, h, w, c], finite.
+      pixels: float32 [n, h, w, c], finite, in [0, 1]; or uint8, which is 255 times that.
       labels: int [n].
       classes: the names of the classes; every class has an example.
 
@@ -43,6 +68,8 @@ class Arrays:
     >>> source = Arrays("dots", np.zeros((2, 4, 4, 1), np.float32), np.array([0, 1]), ("no", "yes"))
     >>> source.images(np.array([1])).shape
     (1, 4, 4, 1)
+    >>> len(source), source[-1]["label"]
+    (2, np.int64(1))
     """
 
     name: str
@@ -59,9 +86,32 @@ class Arrays:
         check.finite("pixels", self.pixels, "Find and drop these images.")
         check.labels("labels", self.labels, len(self.classes))
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape (h, w, c) of every image."""
+        height, width, channels = self.pixels.shape[1:]
+        return height, width, channels
+
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the images of these indices, float32 [len(indices), h, w, c]."""
+        """Returns the images of these indices, [len(indices), h, w, c], as they lie in memory."""
         return self.pixels[indices]
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of pixels, labels and classes."""
+        head = json.dumps([str(self.pixels.dtype), self.pixels.shape, self.classes])
+        digest = hashlib.sha256(head.encode())
+        digest.update(np.ascontiguousarray(self.labels, np.int64).data)
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return f"sha256:{digest.hexdigest()}"
+
+
+def as_float(images: np.ndarray) -> np.ndarray:
+    """Brings images of a source to float32 in [0, 1]: bytes are divided by 255, floats stay.
+
+    >>> as_float(np.array([0, 51, 255], np.uint8)).tolist()
+    [0.0, 0.20000000298023224, 1.0]
+    """
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
 def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None = None) -> dict[str, Any]:
@@ -73,10 +123,33 @@ def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None 
       classes: the classes of a task, as numbered by the source.  None: all.
 
     Returns:
-      ``{"image": float32 [b, h, w, c], "label": int32 [b]}``.
+      ``{"image": float32 [b, h, w, c] in [0, 1], "label": int32 [b]}``.
 
     Raises:
       ValueError: a class is unknown, or has no example among ``indices``; an image is not finite.
+    """
+    chosen, labels = relabelled(source, indices, classes)
+    images = as_float(source.images(chosen))
+    check.finite(f"images of {source.name}", images, "Find and drop these images.")
+    return {"image": images, "label": labels}
+
+
+def relabelled(
+    source: Source, indices: np.ndarray, classes: tuple[int, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the examples of ``classes`` among ``indices``, and their labels counted inside ``classes``, int32.
+
+    Args:
+      source: where the labels are.
+      indices: which examples; those of other classes are left out.
+      classes: the classes of a task, as numbered by the source.  None: all.
+
+    Raises:
+      ValueError: a class is unknown, or has no example among ``indices``.
+
+    >>> dots = Arrays("dots", np.zeros((3, 4, 4, 1), np.float32), np.array([0, 1, 2]), ("a", "b", "c"))
+    >>> [part.tolist() for part in relabelled(dots, np.arange(3), (2, 0))]
+    [[0, 2], [1, 0]]
     """
     wanted = tuple(range(len(source.classes))) if classes is None else classes
     for number in wanted:
@@ -91,6 +164,4 @@ def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None 
     chosen = np.asarray(indices)[labels >= 0]
     labels = labels[labels >= 0]
     check.labels(f"labels of {source.name}", labels, len(wanted))
-    images = source.images(chosen)
-    check.finite(f"images of {source.name}", images, "Find and drop these images.")
-    return {"image": images, "label": labels}
+    return chosen, labels

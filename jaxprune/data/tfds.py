@@ -1,110 +1,122 @@
 """Prepared TensorFlow Datasets, read without TensorFlow."""
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxprune import check
-from jaxprune.data._pictures import squeezed
+from jaxprune.data._contents import fingerprint, in_threads
+from jaxprune.data._pictures import preprocessed, squeezed_bytes
+from jaxprune.data._prepared import Prepared, prepared
+from jaxprune.data.preprocessing import output_shape
+from jaxprune.data.preprocessing import preprocess as preprocess_array
+from jaxprune.data.source import Source
+from jaxprune.types import Preprocess
 
 
-class _Prepared:
-    """A source over a random-access split: labels read once, images decoded when asked for.
+class _Split(Source):
+    """A source over a split: labels read once, images decoded when asked for.
 
     Inside of ``data`` its ``examples`` are read too, for what they hold beside their images.
     """
 
-    def __init__(
-        self, name: str, examples: Sequence[Any], labels: np.ndarray, classes: tuple[str, ...], size: int
-    ) -> None:
-        self.name, self.labels, self.classes = name, labels, classes
-        self.examples, self._size = examples, size
+    def __init__(self, name: str, split: Prepared, labels: np.ndarray, shape: Any, rule: Preprocess | None) -> None:
+        self.name, self.labels, self.classes = name, labels, tuple(split.features["label"].names)
+        self.examples = split.examples
+        self._split, self._shape, self._rule = split, shape, rule
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape (h, w, c) of every image."""
+        return self._shape
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Returns float32 images [len(indices), size, size, c] in [0, 1], resized bilinearly with antialiasing."""
-        return np.stack([squeezed(self.examples[int(index)]["image"], self._size) for index in indices])
+        """Decodes the images of these indices, uint8 [len(indices), h, w, c].
+
+        Raises:
+          ValueError: one is damaged; the message says which.
+        """
+        result = np.empty((len(indices), *self._shape), np.uint8)
+        for place, index in enumerate(indices):
+            result[place] = self._image(int(index))
+        return result
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 of the files of the split: "sha256-whole:" or, beyond 1 GiB, "sha256-ends:".
+
+        The second hashes the first and the last 4 KiB of each file, and all labels.
+        """
+        return fingerprint(self._split.folder, self._split.files, [self.name, *self.classes, *self.labels.tolist()])
+
+    def _image(self, index: int) -> np.ndarray:
+        where = f"example {index} of {self.name}"
+        picture = self._split.part(index, "image")
+        if self._rule is not None and isinstance(picture, bytes):
+            return preprocessed(where, picture, self._rule)
+        try:
+            if self._split.records is not None:
+                picture = self._split.features["image"].decode_example_np(picture)
+            if self._rule is not None:
+                return preprocess_array(picture, self._rule)
+            return squeezed_bytes(picture, self._shape[0])
+        # For damaged pictures the decoders of TFDS raise many kinds of errors, and each of them means the same.
+        except Exception as error:
+            raise ValueError(f"{where}: cannot be read as a picture ({error}). Prepare the data set again.") from error
 
 
-def tfds(name: str, split: str = "train", *, size: int, folder: str | None = None) -> Any:
-    """Opens a prepared data set in array_record format, with ``tfds.data_source``; TensorFlow is not needed.
+def tfds(
+    name: str,
+    split: str = "train",
+    *,
+    size: int | None = None,
+    preprocess: Preprocess | None = None,
+    folder: str | Path | None = None,
+) -> Any:
+    """Opens a prepared data set in the format array_record or TFRecord; TensorFlow is not needed.
 
-    Needs the extra ``jaxprune[data]`` (Pillow, importlib_resources).
+    Every record of TFRecord is checked against its checksum whenever it is read, the first time here, for its label.
+    Parquet is refused, because the writer of TFDS loses rows.  Needs the extra ``jaxprune[data]``.
 
     Args:
       name: the name of the data set, such as "cifar10" or "imagenet2012:5.1.0".
       split: which split, such as "train" or "train[:10%]".
-      size: images are resized to size x size pixels.
-      folder: where prepared sets lie.  None: the default of TensorFlow Datasets.
+      size: images are squeezed to size x size pixels, bilinearly with antialiasing; grey ones stay grey.
+      preprocess: instead of ``size``: what is made of each picture; with it all must get one size.
+      folder: where prepared sets lie, or the folder of one version, which holds dataset_info.json.  None: the default
+        of TensorFlow Datasets.
 
     Returns:
-      A ``Source``.
+      A ``Source``; its images are bytes.
 
     Raises:
-      ValueError: no such data set or split, a set that was not prepared, fewer examples than its metadata says, an
-        empty split, or examples without "image" and "label".
+      ValueError: no such data set or split, a set that was not prepared or not to its end, another format, files that
+        are missing or damaged, another number of examples than the metadata says, an empty split, or examples without
+        "image" and "label"; all before any picture is decoded.
     """
-    check.whole("size", size)
-    base = name.split(":")[0].split("/")[0]
-    import tensorflow_datasets  # takes a second to import, and only this source needs it
-
-    try:
-        builder: Any = tensorflow_datasets.builder(name, data_dir=folder, file_format="array_record")
-        info = builder.info
-        examples = builder.as_data_source(split=split)
-        there = _count_records(info, split)
-    except ImportError as error:
-        raise ValueError(f"data: reading tfds:{name} needs jaxprune[data]: {error}") from error
-    # TFDS and its readers raise many kinds of errors here, and each of them means the same to the user.
-    except Exception as error:
-        if isinstance(error, tensorflow_datasets.core.DatasetNotFoundError):
-            check.choice("data: tfds", base, tensorflow_datasets.list_builders(with_community_datasets=False))
+    if (size is None) == (preprocess is None):
         raise ValueError(
-            f"data: cannot open tfds:{name}, split {split!r}: {error} Prepare it once, on a machine with TensorFlow, "
-            f"by `tfds build {base} --file_format=array_record`, and pass its folder."
-        ) from error
-    if not {"image", "label"} <= set(info.features or ()):
-        raise ValueError(
-            f"data: expected examples with 'image' and 'label', but tfds:{name} has {sorted(info.features)}."
+            f"size, preprocess: expected exactly one of them, but got size={size!r} and preprocess={preprocess!r}."
         )
-    if len(examples) == 0:
+    if size is not None:
+        check.whole("size", size)
+    rule_shape = None if preprocess is None else output_shape(preprocess)
+    found = prepared(name, split, folder)
+    features, full = found.features, f"tfds:{name}:{split}"
+    if not {"image", "label"} <= set(features or ()):
+        raise ValueError(f"data: expected examples with 'image' and 'label', but tfds:{name} has {sorted(features)}.")
+    if len(found.examples) == 0:
         raise ValueError(f"data: split {split!r} of tfds:{name} has no example. Choose another.")
-    whole, claimed, found = there
-    if claimed != found:
-        raise ValueError(
-            f"data: split {whole!r} of tfds:{name} should have {claimed} examples by its metadata, but {found} are "
-            "there. Prepare it again."
-        )
-    labels = _labels(builder, split, examples)
-    check.label_range(f"labels of tfds:{name}", labels, len(info.features["label"].names))
-    return _Prepared(f"tfds:{name}:{split}", examples, labels, tuple(info.features["label"].names), size)
+    labels = _labels(found, f"tfds:{name}")
+    check.label_range(f"labels of tfds:{name}", labels, len(features["label"].names))
+    shape = rule_shape or (size, size, features["image"].shape[-1])
+    return _Split(full, found, labels, shape, preprocess)
 
 
-def _count_records(info: Any, split: str) -> tuple[str, int, int]:
-    """Counts the records in the files of a split: (its name without a slice, how many by the metadata, how many)."""
-    whole = split.split("[")[0]
-    if not info.splits:  # a mocked set has no files
-        return whole, 0, 0
-    from array_record.python import array_record_module  # type: ignore[attr-defined]  # not on every platform
-
-    found = 0
-    for path in info.splits[whole].filepaths:
-        reader = array_record_module.ArrayRecordReader(str(path))
-        found += reader.num_records()
-        if not reader.ok():
-            raise ValueError(f"{path} is damaged.")
-        reader.close()
-    return whole, info.splits[whole].num_examples, found
-
-
-def _labels(builder: Any, split: str, examples: Sequence[Any]) -> np.ndarray:
-    import tensorflow_datasets
-
-    skip = {"image": tensorflow_datasets.decode.SkipDecoding()}  # labels only: no picture is decoded
-    undecoded = builder.as_data_source(split=split, decoders=skip)
+def _labels(found: Prepared, said: str) -> np.ndarray:
     try:
-        undecoded[0]
-    except ImportError:
-        # Mocked sets hold no encoded pictures, and would encode them with TensorFlow to skip decoding them.
-        undecoded = examples
-    return np.array([undecoded[index]["label"] for index in range(len(examples))], dtype=np.int32)
+        labels = in_threads(lambda index: found.part(index, "label"), range(len(found.examples)))
+    # Records are read for the first time here, and the readers raise many kinds of errors for damaged ones.
+    except Exception as error:
+        raise ValueError(f"data: {said} is damaged: {error} Prepare it again.") from error
+    return np.array(labels, dtype=np.int32)
