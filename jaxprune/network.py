@@ -45,6 +45,23 @@ class Network:
         """Returns the network with other ``params``, ``state``, ``apply`` or ``train_apply``."""
         return replace(self, **changes)
 
+    @property
+    def module(self) -> nn.Module:
+        """The Flax linen module that ``from_linen`` wrapped.
+
+        Raises:
+          ValueError: the network was made in another way, or has been changed since (a head, gates).
+
+        >>> Network.from_linen(nn.Dense(2), {"params": {}}).module.features
+        2
+        """
+        if not isinstance(self.apply, _LinenApply):
+            raise ValueError(
+                f"network: expected one that Network.from_linen made, but its apply is a {type(self.apply).__name__}. "
+                "Pass the network as it was before a head, gates or a normalisation were put on it."
+            )
+        return self.apply.module
+
     @staticmethod
     def from_linen(module: nn.Module, variables: Any, train: dict[str, Any] | None = None) -> "Network":
         """Wraps a Flax linen module: ``apply`` is ``module.apply(variables, images)`` and nothing else.

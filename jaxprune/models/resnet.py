@@ -15,40 +15,32 @@ The networks tag what happens inside them with ``jax.ad_checkpoint.checkpoint_na
     features               the input of the head               [b, d]
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
-from jaxprune.groups import Gates, Group, Member, alive, lives
-from jaxprune.models.resnet_blocks import Basic, Bottleneck, Layers, Stem
+from jaxprune.groups import Gates, Group
+from jaxprune.models.resnet_blocks import (
+    Basic,
+    BlockShape,
+    Bottleneck,
+    Layers,
+    Stem,
+    block_groups,
+    blocks_without,
+    full_blocks,
+    read_blocks,
+    written_blocks,
+)
 from jaxprune.network import Network
 
 # Depth: the number of blocks in every stage.
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-
-
-class BlockShape(NamedTuple):
-    """Where a residual block stands, and the filters of its inner convolutions: one number, two in a bottleneck."""
-
-    stage: int
-    number: int
-    inner: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """The name of its parameters, such as ``stage1_block0``."""
-        return f"stage{self.stage}_block{self.number}"
-
-    @property
-    def tag(self) -> str:
-        """The name of its output, such as ``stage1/block0``."""
-        return f"stage{self.stage}/block{self.number}"
 
 
 def resnet_cifar(
@@ -101,7 +93,7 @@ def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> "ResNet":
 
     Args:
       depth: 18, 34, 50 or 101.
-      classes: the number of outputs.
+      classes: the number of outputs; 0 leaves out the head, and the outputs are the features.
       width: the number of filters in the stem; the i-th stage has blocks of ``width 2^(i-1)`` filters.
 
     Returns:
@@ -123,23 +115,10 @@ def resnet(depth: int = 50, classes: int = 1000, width: int = 64) -> "ResNet":
             f"depth: expected one of {', '.join(map(str, known))}, but got {depth!r}. For depth 6 n + 2, made for "
             "small images, call models.resnet_cifar."
         )
-    check.whole("classes", classes)
+    check.whole("classes", classes, least=0)
     check.whole("width", width)
     bottleneck = depth in BOTTLENECK
     return ResNet(full_blocks(known[depth], width, bottleneck), classes, width, bottleneck, large_images=True)
-
-
-def full_blocks(depths: Sequence[int], width: int, bottleneck: bool = False) -> tuple[BlockShape, ...]:
-    """Lists the blocks of stages of these depths, with all their filters.
-
-    >>> full_blocks((1, 1), 16)
-    (BlockShape(stage=1, number=0, inner=(16,)), BlockShape(stage=2, number=0, inner=(32,)))
-    """
-    return tuple(
-        BlockShape(stage, number, (width * 2 ** (stage - 1),) * (2 if bottleneck else 1))
-        for stage, depth in enumerate(depths, start=1)
-        for number in range(depth)
-    )
 
 
 class ResNet(nn.Module):
@@ -147,7 +126,7 @@ class ResNet(nn.Module):
 
     Attributes:
       blocks: the residual blocks, in order.  The first of every stage is always there.
-      classes: the number of outputs.
+      classes: the number of outputs; 0: no head, the outputs are the features.
       width: the number of filters in the stem and in the first stage.
       bottleneck: whether blocks are bottlenecks.
       large_images: whether the stem quarters height and width.
@@ -179,7 +158,12 @@ class ResNet(nn.Module):
             block = Bottleneck if self.bottleneck else Basic
             x = block(filters, shape.inner, stride, shape.tag, layers, name=shape.name)(x)
         features = checkpoint_name(jnp.mean(x, axis=(1, 2)), "features")
-        return nn.Dense(self.classes, name="head")(features)
+        return nn.Dense(self.classes, name="head")(features) if self.classes else features
+
+    @nn.nowrap
+    def projects(self, shape: BlockShape) -> bool:
+        """Whether the shortcut of a block is a projection, since its input has another shape than its output."""
+        return shape.number == 0 and (shape.stage > 1 or self.bottleneck)
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -191,41 +175,14 @@ class ResNet(nn.Module):
     def groups(self) -> tuple[Group, ...]:
         """Lists the inner filters of every block, and the blocks that can go: all but the first of each stage.
 
-        A block goes by losing its branch: ``relu(x + 0) = x``, since x comes from a ReLU.  One of those that can go
-        stays in every stage, as in arXiv 2506.04513, so that a stage has two blocks at least.
+        One of those that can go stays in every stage, as in arXiv 2506.04513, so that a stage has two blocks at least.
         """
-        found = []
-        for shape in self.blocks:
-            found += [self._filters(shape, number) for number in range(1, len(shape.inner) + 1)]
-            if shape.number > 0:
-                owned = tuple(Member(name) for name in (shape.name, f"batch_stats/{shape.name}"))
-                found.append(Group(shape.name, 1, owned, (f"{shape.tag}/branch",), stage=f"stage{shape.stage}"))
-        return tuple(found)
-
-    def _filters(self, shape: BlockShape, number: int) -> Group:
-        made = {f"conv{number}/kernel": 3, f"norm{number}/scale": 0, f"norm{number}/bias": 0}
-        made |= {f"conv{number}/bias": 0} if self.keras else {}
-        members = [
-            *(Member(f"{shape.name}/{leaf}", axis) for leaf, axis in made.items()),
-            *(Member(f"batch_stats/{shape.name}/norm{number}/{leaf}", 0) for leaf in ("mean", "var")),
-            Member(f"{shape.name}/conv{number + 1}/kernel", 2, reads=True),
-        ]
-        site = f"{shape.tag}/units{number}"
-        return Group(f"{shape.name}/units{number}", shape.inner[number - 1], tuple(members), (site,))
+        return block_groups(self.blocks, biases=self.keras)
 
     @nn.nowrap
     def without(self, gates: Gates) -> "ResNet":
         """Returns the shape without the filters and blocks whose gates are False."""
-        blocks = tuple(
-            shape._replace(
-                inner=tuple(
-                    alive(gates, f"{shape.name}/units{number}", size) for number, size in enumerate(shape.inner, 1)
-                )
-            )
-            for shape in self.blocks
-            if lives(gates, shape.name)
-        )
-        return self.clone(blocks=blocks)
+        return self.clone(blocks=blocks_without(self.blocks, gates))
 
     @nn.nowrap
     def network(self, params: Any, state: Any) -> Network:
@@ -244,15 +201,12 @@ class ResNet(nn.Module):
             "keras": self.keras,
             # Not written where it is 1: shapes are compared and hashed as written, also those from before it was there.
             **({} if self.stem_stride == 1 else {"stem_stride": self.stem_stride}),
-            "blocks": {shape.name: list(shape.inner) for shape in self.blocks},
+            "blocks": written_blocks(self.blocks),
         }
 
     @staticmethod
     def described(values: Mapping[str, Any]) -> "ResNet":
         """Reads what ``describe`` wrote."""
-        blocks = []
-        for name, inner in values["blocks"].items():
-            stage, number = map(int, re.findall(r"\d+", name))
-            blocks.append(BlockShape(stage, number, tuple(inner)))
         names = ("classes", "width", "bottleneck", "large_images", "keras")
-        return ResNet(tuple(blocks), **{name: values[name] for name in names}, stem_stride=values.get("stem_stride", 1))
+        options = {name: values[name] for name in names}
+        return ResNet(read_blocks(values["blocks"]), **options, stem_stride=values.get("stem_stride", 1))

@@ -1,12 +1,47 @@
-"""What residual networks are made of: stem, basic and bottleneck blocks, and the layers inside them."""
+"""What residual networks are made of: stem, basic and bottleneck blocks, their layers, and what can be removed."""
 
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxprune.groups import Gates, Group, Member, alive, lives
+
 # The variance 2 / fan_out, with which gradients keep their size through ReLU (He et al. 2015, arXiv 1502.01852).
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class BlockShape(NamedTuple):
+    """Where a residual block stands, and the filters of its inner convolutions: one number, two in a bottleneck."""
+
+    stage: int
+    number: int
+    inner: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its parameters, such as ``stage1_block0``."""
+        return f"stage{self.stage}_block{self.number}"
+
+    @property
+    def tag(self) -> str:
+        """The name of its output, such as ``stage1/block0``."""
+        return f"stage{self.stage}/block{self.number}"
+
+
+def full_blocks(depths: Sequence[int], width: int, bottleneck: bool = False) -> tuple[BlockShape, ...]:
+    """Lists the blocks of stages of these depths, with all their filters.
+
+    >>> full_blocks((1, 1), 16)
+    (BlockShape(stage=1, number=0, inner=(16,)), BlockShape(stage=2, number=0, inner=(32,)))
+    """
+    return tuple(
+        BlockShape(stage, number, (width * 2 ** (stage - 1),) * (2 if bottleneck else 1))
+        for stage, depth in enumerate(depths, start=1)
+        for number in range(depth)
+    )
 
 
 class Layers(NamedTuple):
@@ -103,3 +138,58 @@ class Bottleneck(nn.Module):
         y = checkpoint_name(layers.norm("norm3")(y), f"{self.tag}/branch")
         x = layers.shortcut(x, self.filters, self.stride)
         return checkpoint_name(nn.relu(x + y), self.tag)
+
+
+def block_groups(blocks: Sequence[BlockShape], biases: bool = False) -> tuple[Group, ...]:
+    """Lists the inner filters of every block, and the blocks that can go: all but the first of each stage.
+
+    A block goes by losing its branch: ``relu(x + 0) = x``, since x comes from a ReLU.
+
+    Args:
+      blocks: the blocks.
+      biases: whether their convolutions have biases.
+    """
+    found = []
+    for shape in blocks:
+        found += [_filters(shape, number, biases) for number in range(1, len(shape.inner) + 1)]
+        if shape.number > 0:
+            owned = tuple(Member(name) for name in (shape.name, f"batch_stats/{shape.name}"))
+            found.append(Group(shape.name, 1, owned, (f"{shape.tag}/branch",), stage=f"stage{shape.stage}"))
+    return tuple(found)
+
+
+def _filters(shape: BlockShape, number: int, biases: bool) -> Group:
+    made = {f"conv{number}/kernel": 3, f"norm{number}/scale": 0, f"norm{number}/bias": 0}
+    made |= {f"conv{number}/bias": 0} if biases else {}
+    members = [
+        *(Member(f"{shape.name}/{leaf}", axis) for leaf, axis in made.items()),
+        *(Member(f"batch_stats/{shape.name}/norm{number}/{leaf}", 0) for leaf in ("mean", "var")),
+        Member(f"{shape.name}/conv{number + 1}/kernel", 2, reads=True),
+    ]
+    site = f"{shape.tag}/units{number}"
+    return Group(f"{shape.name}/units{number}", shape.inner[number - 1], tuple(members), (site,))
+
+
+def blocks_without(blocks: Sequence[BlockShape], gates: Gates) -> tuple[BlockShape, ...]:
+    """Lists the blocks that are left without the filters and blocks whose gates are False."""
+    return tuple(
+        shape._replace(
+            inner=tuple(alive(gates, f"{shape.name}/units{number}", size) for number, size in enumerate(shape.inner, 1))
+        )
+        for shape in blocks
+        if lives(gates, shape.name)
+    )
+
+
+def written_blocks(blocks: Sequence[BlockShape]) -> dict[str, list[int]]:
+    """Writes blocks as values that JSON has: ``{name: inner widths}``."""
+    return {shape.name: list(shape.inner) for shape in blocks}
+
+
+def read_blocks(values: Any) -> tuple[BlockShape, ...]:
+    """Reads what ``written_blocks`` wrote; of anything else, raises what comes."""
+    blocks = []
+    for name, inner in values.items():
+        stage, number = map(int, re.findall(r"\d+", name))
+        blocks.append(BlockShape(stage, number, tuple(inner)))
+    return tuple(blocks)

@@ -67,7 +67,7 @@ def swin_v2(
       patch: height and width of a patch, in pixels.
       window: height and width of a window, in tokens; 2 or more.
       depths: the blocks of every stage, in place of the size's.
-      classes: the number of outputs.
+      classes: the number of outputs.  0: there is no head, and the outputs are the features.
       width: the number of features of a token in the first stage, in place of the size's.
       heads: the attention heads of every stage, each a divisor of its width.  None: 3 in the first stage (4 in size
         "b"), and twice as many in every further one.
@@ -94,7 +94,8 @@ def swin_v2(
     width = SIZES[size][0] if width is None else width
     depths = SIZES[size][2] if depths is None else tuple(depths)
     heads = [SIZES[size][1] * 2**stage for stage in range(len(depths))] if heads is None else heads
-    numbers = {"patch": patch, "classes": classes, "width": width}
+    check.whole("classes", classes, least=0)
+    numbers = {"patch": patch, "width": width}
     numbers |= {f"depths[{stage}]": depth for stage, depth in enumerate(depths)}
     numbers |= {f"heads[{stage}]": number for stage, number in enumerate(heads)}
     for name, number in numbers.items():
@@ -185,7 +186,7 @@ class SwinV2(nn.Module):
                 x = Block(shape.heads, shape.hidden, head_width, self.window, shift, shape.tag, name=shape.name)(x)
         x = checkpoint_name(norm("norm")(x), "map")
         features = checkpoint_name(jnp.mean(x, axis=(1, 2)), "features")
-        return dense(self.classes, "head")(features)
+        return dense(self.classes, "head")(features) if self.classes else features
 
     @property
     def depths(self) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ A block has two residual branches, ``attention`` and ``mlp``, each with a normal
 ``norm2``.  A branch with no heads, or no hidden units, is gone, biases and normalisation included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from flax import linen as nn
@@ -15,6 +16,13 @@ from jaxprune.groups import Gates, Group, Member, alive, lives
 NORMAL = nn.initializers.truncated_normal(0.02)
 
 LAYERS = ("branches", "blocks")
+
+# Exact; by a tanh, as Flax has it unless told otherwise; by a sigmoid, as CLIP has it.
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
 
 
 @runtime_checkable
@@ -48,15 +56,16 @@ Shape = TypeVar("Shape", bound=BlockShape)
 
 
 class MLP(nn.Module):
-    """Two dense layers about a GELU."""
+    """Two dense layers about an activation."""
 
     hidden: int
     tag: str
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Maps tokens [..., d] to tokens of the same shape."""
-        units = nn.gelu(dense(self.hidden, "hidden")(x), approximate=False)
+        units = ACTIVATIONS[self.activation](dense(self.hidden, "hidden")(x))
         units = checkpoint_name(units, f"{self.tag}/units")
         return dense(x.shape[-1], "output")(units)
 

@@ -14,7 +14,7 @@ from jaxprune.structured.removal import remove, restore
 from jaxprune.structured.searching import Compaction, Search, Tune
 from jaxprune.structured.selection import ALLOCATIONS, drop_layers, drop_units
 from jaxprune.structured.steps import Step, reopen
-from jaxprune.structured.storage import export, load, save
+from jaxprune.structured.storage import export, export_pytorch, load, save
 from jaxprune.structured.verification import verify
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "drop_units",
     "effects",
     "export",
+    "export_pytorch",
     "factored",
     "gated",
     "load",

@@ -2,6 +2,7 @@
 
 specification.json     the shape, that of the images, and the SHA-256 of the weights that belong to it
 weights.safetensors    every leaf by its name, "params/..." and "state/..."
+network.py             on demand: the builder that makes it in PyTorch; jaxprune itself neither reads nor runs it
 """
 
 import hashlib
@@ -22,7 +23,10 @@ from jaxprune.groups import Specification
 from jaxprune.network import Network
 from jaxprune.structured.removal import check_members
 
-_SHAPE, _WEIGHTS = "specification.json", "weights.safetensors"
+_SHAPE, _WEIGHTS, _BUILDER = "specification.json", "weights.safetensors", "network.py"
+# Kept as text, since it imports PyTorch, which nothing here does.
+_TEMPLATE = Path(__file__).with_name("network.py.txt")
+_IN_PYTORCH = ("clip_resnet", "resnet", "swin_v2", "vit")
 
 
 def save(
@@ -102,6 +106,43 @@ def load(
     network = specification.network(params, state)
     _demand_agreement(f"folder: {str(root)!r}", specification, network, values["image_shape"])
     return specification, network
+
+
+def export_pytorch(
+    folder: str | os.PathLike[str], specification: Specification, params: Any, state: Any, image_shape: Sequence[int]
+) -> Path:
+    """Saves a network as ``save`` does, and beside it the Python file that builds it in PyTorch, whatever was removed.
+
+    ``network.py`` needs PyTorch and safetensors, and nothing of ours: ``build(folder)`` makes a ``torch.nn.Module``
+    that maps images [b, c, h, w] to outputs [b, classes], equal to ours up to float32's rounding.
+
+    Args:
+      folder: made where it is missing.
+      specification: the shape, one of the families of ``jaxprune.models``.
+      params: nested dictionaries of arrays.
+      state: nested dictionaries of arrays.
+      image_shape: (h, w, c) of the images that it was made for.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: a family that the builder does not know; all that ``save`` raises.
+
+    >>> import tempfile
+    >>> from jaxprune.models import resnet_cifar
+    >>> module = resnet_cifar(8, width=2)
+    >>> shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    >>> state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    >>> params = state.pop("params")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sorted(path.name for path in export_pytorch(folder, module, params, state, (8, 8, 3)).iterdir())
+    ['network.py', 'specification.json', 'weights.safetensors']
+    """
+    check.choice("specification: family", str(specification.describe().get("family")), _IN_PYTORCH)
+    root = save(folder, specification, params, state, image_shape)
+    files.write(root / _BUILDER, _TEMPLATE.read_bytes())
+    return root
 
 
 def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike[str]) -> Path:

@@ -341,7 +341,7 @@ def test_vit_equals_its_definition():
         (lambda: resnet_cifar(2), r"depth: .* got 2.*Take 8 or 14"),
         (lambda: resnet_cifar(8, stem_stride=0), r"stem_stride: expected a whole number of 1 or more, but got 0"),
         (lambda: resnet(20), r"depth: expected one of 18, 34, 50, 101, but got 20.*resnet_cifar"),
-        (lambda: resnet(18, classes=0), r"classes: expected a whole number of 1 or more, but got 0"),
+        (lambda: resnet(18, classes=-1), r"classes: expected a whole number of 0 or more, but got -1"),
         (lambda: vit("tiny"), r"size: unknown value 'tiny'. Did you mean 'ti'\?"),
         (lambda: vit(patch=15), r"patch: expected a divisor of image=224, but got 15. Resize the images to 225"),
         (lambda: vit(width=100), r"width: expected a multiple of heads=6, but got 100. Take 102"),

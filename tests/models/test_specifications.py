@@ -165,7 +165,10 @@ def without(values, key):
 
 TINY, VIT = ResNet(full_blocks((2, 1), 4), 3, 4), jp.models.vit(**networks.VIT)
 BAD = {
-    "family": (changed(TINY, family="vgg"), r"specification: family: unknown value 'vgg'.*Known: resnet, swin_v2, vit"),
+    "family": (
+        changed(TINY, family="vgg"),
+        r"specification: family: unknown value 'vgg'.*Known: clip_resnet, resnet, swin_v2, vit",
+    ),
     "no family": (without(TINY.describe(), "family"), r"specification: family: unknown value 'None'"),
     "declared": (networks.MLP.describe(), r"specification: family: unknown value 'declared'"),
     "no width": (

@@ -222,6 +222,16 @@ def test_number_of_parameters_is_torchvisions_without_its_biases_of_keys(size, c
     assert kernels.count(4) == 1
 
 
+def test_without_classes_the_outputs_are_the_features():
+    module, batch = swin_v2(**TINY | {"classes": 0}), images(2, 16, 16, 3)
+    params = randomised(module, batch.shape[1:])["params"]
+    assert "head" not in params
+    network = module.network(params, {})
+    (features,) = jp.sites.read_jit(network, batch, sites=("features",))
+    np.testing.assert_allclose(jax.jit(network.apply)(params, {}, batch), features, rtol=1e-12)
+    assert jp.models.specification(module.describe()) == module
+
+
 def test_tags_of_swin():
     module, batch = swin_v2(**TINY), jax.ShapeDtypeStruct((2, 20, 28, 3), np.float32)
     network = module.network(shapes(module, (20, 28, 3))["params"], {})

@@ -1,0 +1,263 @@
+"""The networks of other libraries that can be loaded: their shapes, names in files, and preprocessing."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprune.models import layouts_big_vision, layouts_resnet, layouts_swin, layouts_vit
+from jaxprune.models.clip_resnet import clip_resnet
+from jaxprune.models.clip_resnet import resized as resized_clip_resnet
+from jaxprune.models.mapping import Layout
+from jaxprune.models.positions import resized
+from jaxprune.models.resnet import resnet
+from jaxprune.models.swin import swin_v2
+from jaxprune.models.vit import vit
+from jaxprune.types import Preprocess
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class Head(NamedTuple):
+    """The tensor that says how many outputs a network has, and on which axis."""
+
+    tensor: str
+    axis: int = 0
+
+
+class Positions(NamedTuple):
+    """The tensor of learned positions [..., tokens, d], pixels from one to the next, and tokens that are no patches."""
+
+    tensor: str
+    patch: int
+    others: int = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of another library.
+
+    Attributes:
+      name: "source/network".
+      module: (classes, image) -> module.
+      layout: how a file holds this module.
+      preprocess: image -> the source's evaluation transform, for the published weights.
+      first: a tensor that every file of it has; the prefix is what stands before it.
+      prefixes: what may stand before the names, in the order in which they are tried.
+      prepare: brings older files to today's names, and refuses those of networks that we have not.
+      head: where the number of classes is read.  None: it has no head, and the outputs are features.
+      positions: where the image size is read.  None: the network takes any.
+      resize: (module, params, image) -> (module, params) for another image size.  None: nothing need be done.
+      classes: the outputs of the published network.
+      image: height and width of its images.
+    """
+
+    name: str
+    module: Callable[[int, int], Any]
+    layout: Callable[[Any], Layout]
+    preprocess: Callable[[int], Preprocess]
+    first: str
+    prefixes: tuple[str, ...]
+    prepare: Callable[[Tensors], Tensors] = dict
+    head: Head | None = None
+    positions: Positions | None = None
+    resize: Callable[[Any, Any, int], tuple[Any, Any]] | None = None
+    classes: int = 1000
+    image: int = 224
+
+
+# What trainers wrap around the names: a checkpoint's dictionary, and the module of data-parallel training.
+WRAPPED = ("state_dict.module.", "state_dict.", "model.module.", "model.", "module.")
+# DINO's full checkpoints hold a teacher and a student; the teacher is what is published.
+_DINO = ("teacher.module.backbone.", "teacher.backbone.", "backbone.", *WRAPPED)
+_MOCO = ("state_dict.module.encoder_q.", "module.encoder_q.", *WRAPPED)
+
+_HALVES = (0.5, 0.5, 0.5)
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def _scaled(image: int, *, resize: int = 256, crop: int = 224, **options: Any) -> Preprocess:
+    """The transform of the published size; at another one the same share is cut off."""
+    return Preprocess(resize=round(resize * image / crop), crop=image, **options)
+
+
+def _timm(image: int, **options: Any) -> Preprocess:
+    # timm evaluates at nine tenths of the picture, but all of it from 384 pixels on.
+    share = 0.9 if image < 384 else 1.0
+    return Preprocess(resize=math.floor(image / share), crop=image, interpolation="bicubic", **options)
+
+
+_BICUBIC = partial(_scaled, interpolation="bicubic")
+
+
+def _resnet(name: str, depth: int, layout: Any = layouts_resnet.torchvision_resnet, **options: Any) -> Architecture:
+    settings: dict[str, Any] = {"prefixes": WRAPPED, "head": Head("fc.weight"), "preprocess": _scaled, **options}
+    return Architecture(
+        name, lambda classes, image: resnet(depth, classes), layout, first="layer1.0.conv1.weight", **settings
+    )
+
+
+def _vit(name: str, method: str, position: str, patch: int, shape: Mapping[str, Any], **options: Any) -> Architecture:
+    settings: dict[str, Any] = {
+        "prefixes": WRAPPED,
+        "positions": Positions(position, patch),
+        "resize": lambda module, params, image: resized(module, params, image, method=method),
+        **options,
+    }
+    return Architecture(
+        name, lambda classes, image: vit(patch=patch, image=image, classes=classes, **shape), **settings
+    )
+
+
+def _torchvision_vit(size: str, patch: int, resize: int = 256) -> Architecture:
+    return _vit(
+        f"torchvision/vit_{size}{patch}",
+        "torchvision",
+        "encoder.pos_embedding",
+        patch,
+        {"size": size},
+        layout=layouts_vit.torchvision_vit,
+        prepare=layouts_vit.prepare_torchvision,
+        preprocess=partial(_scaled, resize=resize),
+        first="encoder.ln.weight",
+        head=Head("heads.head.weight"),
+    )
+
+
+def _timm_vit(name: str, size: str, patch: int, **options: Any) -> Architecture:
+    settings: dict[str, Any] = {
+        "layout": layouts_vit.timm_vit,
+        "prepare": layouts_vit.prepare_timm,
+        "preprocess": partial(_timm, mean=_HALVES, deviation=_HALVES),
+        "head": Head("head.weight"),
+        **options,
+    }
+    return _vit(name, "timm", "pos_embed", patch, {"size": size}, first="blocks.0.norm1.weight", **settings)
+
+
+def _dino_vit(size: str, patch: int) -> Architecture:
+    return _vit(
+        f"dino/vit_{size}{patch}",
+        "dino",
+        "pos_embed",
+        patch,
+        {"size": size},
+        layout=layouts_vit.dino_vit,
+        prepare=layouts_vit.prepare_timm,
+        preprocess=_BICUBIC,
+        first="blocks.0.norm1.weight",
+        prefixes=_DINO,
+        **_WITHOUT_HEAD,
+    )
+
+
+def _clip_vit(patch: int) -> Architecture:
+    shape = {
+        "size": "b",
+        "norm_epsilon": 1e-5,
+        "activation": "quick_gelu",
+        "embed_bias": False,
+        "pre_norm": True,
+        "head_bias": False,
+    }
+    return _vit(
+        f"clip/vit_b{patch}",
+        "timm",
+        "visual.positional_embedding",
+        patch,
+        shape,
+        layout=layouts_vit.clip_vit,
+        head=Head("visual.proj", axis=1),
+        classes=512,
+        **_CLIP_OPTIONS,
+    )
+
+
+def _big_vision_vit(name: str, size: str, patch: int, pool: str = "mean", **options: Any) -> Architecture:
+    settings: dict[str, Any] = {
+        "layout": layouts_big_vision.big_vision_vit,
+        "prepare": layouts_big_vision.prepare,
+        "preprocess": partial(_scaled, mean=_HALVES, deviation=_HALVES),
+        "prefixes": ("params/", "params."),
+        "head": Head("head/kernel", axis=1),
+        # Its class token has no position.
+        "positions": Positions("pos_embedding", patch, others=0),
+        **options,
+    }
+    shape = {"size": size, "activation": "gelu_tanh", "pool": pool}
+    return _vit(name, "big_vision", "pos_embedding", patch, shape, first="embedding/kernel", **settings)
+
+
+def _sines(module: Any, params: Any, image: int) -> tuple[Any, Any]:
+    return resized(module, params, image, method="sines")
+
+
+def _augreg_vit(size: str, patch: int) -> Architecture:
+    return _big_vision_vit(
+        f"augreg/vit_{size}{patch}",
+        size,
+        patch,
+        "token",
+        layout=layouts_big_vision.augreg_vit,
+        prepare=layouts_vit.prepare_timm,
+        positions=Positions("Transformer/posembed_input/pos_embedding", patch),
+    )
+
+
+_WITHOUT_HEAD: dict[str, Any] = {"head": None, "classes": 0}
+_CLIP_OPTIONS: dict[str, Any] = {
+    "preprocess": partial(_BICUBIC, resize=224, mean=_CLIP[0], deviation=_CLIP[1]),
+    "first": "visual.conv1.weight",
+    "prefixes": WRAPPED,
+}
+_SIZES = (("ti", "tiny"), ("s", "small"), ("b", "base"), ("l", "large"))
+_DEIT: dict[str, Any] = {"preprocess": _timm}
+
+_LISTED = (
+    *(_resnet(f"torchvision/resnet{depth}", depth) for depth in (18, 34, 50, 101)),
+    _torchvision_vit("b", 16),
+    _torchvision_vit("b", 32),
+    _torchvision_vit("l", 16, resize=242),
+    Architecture(
+        "torchvision/swin_v2_t",
+        lambda classes, image: swin_v2("t", classes=classes),
+        layouts_swin.torchvision_swin,
+        partial(_BICUBIC, resize=260, crop=256),
+        first="features.0.0.weight",
+        prefixes=WRAPPED,
+        head=Head("head.weight"),
+        image=256,
+    ),
+    _resnet("moco_v2/resnet50", 50, layouts_resnet.moco_resnet, prefixes=_MOCO, **_WITHOUT_HEAD),
+    _resnet("dino/resnet50", 50, layouts_resnet.dino_resnet, prefixes=_DINO, preprocess=_BICUBIC, **_WITHOUT_HEAD),
+    *(_dino_vit(size, patch) for size, patch in (("s", 16), ("s", 8), ("b", 16), ("b", 8))),
+    *(_timm_vit(f"timm/vit_{long}_patch16", short, 16) for short, long in _SIZES),
+    *(_timm_vit(f"timm/vit_{long}_patch32", short, 32) for short, long in _SIZES[1:3]),
+    *(_timm_vit(f"timm/deit_{long}_patch16", short, 16, **_DEIT) for short, long in _SIZES[:3]),
+    *(_clip_vit(patch) for patch in (32, 16)),
+    Architecture(
+        "clip/resnet50",
+        lambda classes, image: clip_resnet(image, classes),
+        layouts_resnet.clip_resnet,
+        head=Head("visual.attnpool.c_proj.weight"),
+        positions=Positions("visual.attnpool.positional_embedding", 32),
+        resize=resized_clip_resnet,
+        classes=1024,
+        **_CLIP_OPTIONS,
+    ),
+    *(
+        _big_vision_vit(f"big_vision/vit_{size}{patch}{ending}", size, patch, pool)
+        for size, patch in (("s", 16), ("b", 16), ("b", 32), ("l", 16))
+        for ending, pool in (("", "mean"), ("_token", "token"))
+    ),
+    _big_vision_vit(
+        "big_vision/vit_s16_sines", "s", 16, prepare=layouts_big_vision.prepare_sines, positions=None, resize=_sines
+    ),
+    *(_augreg_vit(size, patch) for size, patch in (("ti", 16), ("s", 16), ("b", 16), ("b", 32), ("l", 16))),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {one.name: one for one in _LISTED}
+"""The networks that can be loaded, by "source/network"."""
