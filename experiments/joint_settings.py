@@ -240,7 +240,7 @@ def validate(study: Study) -> Any:
         raise ValueError("checkpoints: expected 0 (all), or 2 or more, as the dense network is one, but got 1.")
     jp.models.resnet_cifar(study.depth, 2, study.width)
     check.writable("out", study.out)
-    images, _ = options.load(study.data, study.data_folder, study.image_size)
+    images = options.load(study.data, study.data_folder, study.image_size).images
     for seed in study.seeds:
         jp.data.split(images.labels, images.name, seed, FRACTIONS)
     return images

@@ -21,8 +21,9 @@ import tyro
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import landscape_page, transfer
-from experiments.transfer_grid import Common, Opened, each_once, open_common
+from experiments import landscape_page, transfer, transfer_data
+from experiments.transfer_data import Opened
+from experiments.transfer_grid import Common, check_common, each_once
 from jaxprune import check, records
 from jaxprune.evaluate.transfer import mean_loss, with_head
 
@@ -91,7 +92,8 @@ def validate(study: Study) -> tuple[Opened, jp.data.Task]:
     if study.count > study.steps:
         raise ValueError(f"count: expected at most steps ({study.steps}), but got {study.count}. Take more steps.")
     each_once("scores", study.scores)
-    opened = open_common(study, study.scores, study.seeds, study.out)
+    check_common(study, study.scores, study.seeds, study.out)
+    opened = transfer_data.open_plain(study, study.seeds)
     others = [task for task in opened.tasks if task.name != opened.source.name]
     return opened, jp.data.find_task(others, study.transfer) if study.transfer else others[0]
 
@@ -133,11 +135,9 @@ class _Calibrated:
 def prepare(settings: Settings, seed: int, opened: Opened, other: jp.data.Task, out: Path, tx: Any) -> Scene:
     """Makes the world of a seed, and fine-tunes its dense network: extra training without pruning."""
     world = transfer.prepare(settings, seed, opened, out)
-    images = opened.images
-    parts = jp.data.split(images.labels, images.name, seed)
 
     def of(part: str, task: jp.data.Task) -> list[dict[str, Any]]:
-        return list(transfer.batches(jp.data.select(images, parts[part], task.classes)))
+        return list(transfer.batches(opened.part(seed, part, task.classes)))
 
     tasks = {"source": opened.source, "transfer": other}
     everything = jp.masks.ones(world.dense.params)
@@ -145,7 +145,7 @@ def prepare(settings: Settings, seed: int, opened: Opened, other: jp.data.Task, 
         world=world,
         images={name: of("scoring", task) for name, task in tasks.items()},
         others={name: of("head", task) for name, task in tasks.items()},
-        calibration=jp.data.select(images, parts["pretraining"]),
+        calibration=opened.part(seed, "pretraining"),
         dense=world.dense,
         dense_tuned=transfer.finetune(world, settings, world.dense, everything, tx, seed),
     )

@@ -1,9 +1,11 @@
 """What the words of a command line mean: the only tables from strings to functions."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 
@@ -12,7 +14,7 @@ from jaxprune import check, records
 from jaxprune.evaluate import heads
 from jaxprune.structured import Chooser, Criterion
 from jaxprune.structured.budgets import Budget
-from jaxprune.types import Loss, Prunable, Score
+from jaxprune.types import Loss, Preprocess, Prunable, Score
 
 LOSSES: Mapping[str, Loss] = {"squared_error": jp.losses.squared_error, "cross_entropy": jp.losses.cross_entropy}
 
@@ -202,27 +204,88 @@ ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
 }
 
 
-def load(data: str, folder: str | None, size: int) -> tuple[Any, tuple[jp.data.Task, ...]]:
-    """Opens a source and its tasks.
+OnError = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Labelled images, those that are kept for testing where a data set has such, and the tasks among their classes."""
+
+    images: jp.data.Source
+    tests: jp.data.Source | None
+    tasks: tuple[jp.data.Task, ...]
+
+
+def load(
+    data: str, folder: str | None, size: int, preprocess: Preprocess | None = None, on_error: OnError = "error"
+) -> Sources:
+    """Opens a data set and its tasks.
 
     Args:
-      data: "digits", "shapes", or "tfds:<name>" for a prepared TensorFlow data set.
+      data: "digits", "shapes", "tfds:<name>" for a prepared TensorFlow data set, "folder:<path>" for pictures in a
+        folder for each class (or in train/ and val/ of such), or "npz:<path>".
       folder: where prepared data sets lie.
       size: side of the images in pixels; the digits have 8 whatever it says.
+      preprocess: what a pretrained network was made for, in place of squares of this size.
+      on_error: what becomes of pictures in folders that can't be read: "error" or "skip".
 
     Returns:
-      (source, tasks).  ImageNet has the ten shipped groups; any other data set two halves of its classes.
+      The sources.  ImageNet, and any set of its 1000 synsets, has the ten shipped groups as tasks; any other data set
+      two halves of its classes.
     """
+    kind, _, name = data.partition(":")
+    if kind not in ("tfds", "folder", "npz") or not name:
+        check.choice("data", data, ("digits", "shapes", "tfds:<name>", "folder:<path>", "npz:<path>"))
     if data == "digits":
-        return jp.data.digits(), halves(10, ("0-4", "5-9"))
+        return Sources(jp.data.digits(), None, halves(10, ("0-4", "5-9")))
     if data == "shapes":
-        return jp.data.shapes(0, image=size), jp.data.shape_tasks()
-    if not data.startswith("tfds:"):
-        check.choice("data", data, ("digits", "shapes", "tfds:<name>"))
-    source = jp.data.tfds(data.removeprefix("tfds:"), size=size, folder=folder)
-    if data.startswith("tfds:imagenet2012"):
-        return source, jp.data.imagenet_tasks()
-    return source, halves(len(source.classes), ("first half", "second half"))
+        return Sources(jp.data.shapes(0, image=size), None, jp.data.shape_tasks())
+    images, tests = _OPENERS[kind](name, folder, size, preprocess, on_error)
+    if tests is not None and tests.classes != images.classes:
+        other = sorted(set(images.classes) ^ set(tests.classes))
+        raise ValueError(
+            f"data: expected the same classes in {images.name} and {tests.name}, but {len(other)} are in one of them "
+            f"only, the first {other[:1]}. Use folders of one data set."
+        )
+    if (kind == "tfds" and name.startswith("imagenet2012")) or _are_synsets(images.classes):
+        return Sources(images, tests, jp.data.imagenet_tasks())
+    return Sources(images, tests, halves(len(images.classes), ("first half", "second half")))
+
+
+def _from_tfds(
+    name: str, folder: str | None, size: int, preprocess: Preprocess | None, on_error: OnError
+) -> tuple[jp.data.Source, jp.data.Source | None]:
+    options: dict[str, Any] = {"folder": folder} | ({"preprocess": preprocess} if preprocess else {"size": size})
+    # ImageNet's test split has no labels; its validation split is what everyone reports.
+    tests = jp.data.tfds(name, "validation", **options) if preprocess and name.startswith("imagenet2012") else None
+    return jp.data.tfds(name, **options), tests
+
+
+def _from_folder(
+    name: str, folder: str | None, size: int, preprocess: Preprocess | None, on_error: OnError
+) -> tuple[jp.data.Source, jp.data.Source | None]:
+    del folder
+    made = preprocess or Preprocess(resize=(size, size))
+    path = Path(name)
+    if not all((path / part).is_dir() for part in ("train", "val")):
+        return jp.data.folder(path, preprocess=made, on_error=on_error), None
+    images, tests = (jp.data.folder(path / part, preprocess=made, on_error=on_error) for part in ("train", "val"))
+    return images, tests
+
+
+def _from_npz(
+    name: str, folder: str | None, size: int, preprocess: Preprocess | None, on_error: OnError
+) -> tuple[jp.data.Source, jp.data.Source | None]:
+    del folder, size, preprocess, on_error  # arrays are as they are
+    return jp.data.npz(name), None
+
+
+_OPENERS = {"tfds": _from_tfds, "folder": _from_folder, "npz": _from_npz}
+
+
+def _are_synsets(classes: tuple[str, ...]) -> bool:
+    """Whether classes are the 1000 of ImageNet, named by their synsets: their order is that of networks' outputs."""
+    return len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes)
 
 
 def halves(classes: int, names: tuple[str, str]) -> tuple[jp.data.Task, ...]:

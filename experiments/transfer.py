@@ -22,11 +22,15 @@ import tyro
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import options, transfer_page
-from experiments.transfer_grid import Common, Opened, Run, Study, grid, mine, validate
+from experiments import options, transfer_data, transfer_dry_run, transfer_page
+from experiments.transfer_data import Opened
+from experiments.transfer_grid import Common, Run, Study, grid, mine, validate
 from jaxprune import check, files, records
 from jaxprune.evaluate import transfer
 from jaxprune.evaluate.heads import HeadMaker
+
+LARGEST_BATCH = 256
+"""Images that are scored or evaluated at a time, where no setting says so."""
 
 # ----------------------------------------------------------------------------- the dense network and its heads
 
@@ -61,43 +65,46 @@ class World:
     finetuning: dict[str, Any]
     fitting: dict[str, dict[str, Any]]
     tests: dict[str, Domain]
-    pretrained: dict[str, float]
+    pretrained: dict[str, float] | None
     fingerprint: str
+    skipped: dict[str, int]
+    largest: int
 
     def headed(self, network: jp.Network) -> jp.Network:
         """Puts the frozen head of the source task on a network."""
         return transfer.with_head(network, self.heads[self.source.name])
 
+    def features(self, network: jp.Network, data: dict[str, Any], name: str) -> np.ndarray:
+        """Reads the features of all images, with a bar where these come from disk."""
+        cut = batches(data, self.largest)
+        return transfer.features(
+            network, jp.data.with_progress(cut, name) if isinstance(data["image"], jp.data.Stream) else cut
+        )
 
-def prepare(settings: Common, seed: int, opened: Opened, out: Path, shifts: Sequence[str] = ()) -> World:
-    """Splits the data, pretrains the network (or loads it) and fits the frozen heads."""
-    images, tasks, source = opened.images, opened.tasks, opened.source
-    parts = jp.data.split(images.labels, images.name, seed)
-    pretraining = jp.data.select(images, parts["pretraining"])
-    dense = pretrain(settings, seed, pretraining, len(images.classes), out)
 
+def prepare(
+    settings: Common, seed: int, opened: Opened, out: Path, shifts: Sequence[str] = (), largest: int = LARGEST_BATCH
+) -> World:
+    """Splits the data, pretrains the network (or takes the one that was loaded) and fits the frozen heads."""
+    tasks, source = opened.tasks, opened.source
+    dense, pretrained = the_dense_network(settings, seed, opened, out)
     data = {
-        (task.name, name): jp.data.select(images, parts[name], task.classes)
+        (task.name, name): opened.part(seed, name, task.classes)
         for task in tasks
         for name in ("head", "selection", "test")
     }
     makers, heads = {}, {}
     for task in tasks:
         fitting = data[task.name, "head"]
-        features = transfer.features(dense, batches(fitting))
-        makers[task.name] = choose_head(settings, dense, features, fitting["label"], data[task.name, "selection"])
+        features = transfer.features(dense, batches(fitting, largest))
+        selection = data[task.name, "selection"]
+        makers[task.name] = choose_head(settings, dense, features, fitting["label"], selection, largest)
         heads[task.name] = makers[task.name](features, fitting["label"], len(task.classes))
     clean = [Domain(task, None, data[task.name, "test"]) for task in tasks]
-    shifted = [
-        Domain(one.task, shift, {**one.data, "image": jp.data.shift(one.data["image"], shift, seed)})
-        for one in clean
-        for shift in shifts
-    ]
+    shifted = [Domain(task, shift, opened.shifted(seed, task.classes, shift)) for task in tasks for shift in shifts]
     loss = options.LOSSES[settings.loss]
-    scoring = batches(jp.data.select(images, parts["scoring"], source.classes))
-    finetuning = jp.data.select(images, parts["finetuning"], source.classes)
+    scoring = batches(opened.part(seed, "scoring", source.classes), largest)
     headed = transfer.with_head(dense, heads[source.name])
-    used = [pretraining, finetuning, *scoring, *data.values()]
     return World(
         loss=loss,
         source=source,
@@ -109,17 +116,29 @@ def prepare(settings: Common, seed: int, opened: Opened, out: Path, shifts: Sequ
         scoring=scoring,
         scoring_loss=transfer.mean_loss(loss, scoring)(headed)["loss"],
         scoring_gradient=jp.curvature.average(lambda batch: jp.curvature.gradient(headed, loss, batch), scoring),
-        finetuning=finetuning,
+        finetuning=opened.part(seed, "finetuning", source.classes),
         fitting={task.name: data[task.name, "head"] for task in tasks},
         tests={one.name: one for one in (*clean, *shifted)},
-        pretrained=transfer.accuracy(batches(jp.data.select(images, parts["test"])))(dense),
-        fingerprint=records.fingerprint(*(part[name] for part in used for name in ("image", "label"))),
+        pretrained=pretrained,
+        fingerprint=opened.fingerprint,
+        skipped=opened.skipped,
+        largest=largest,
     )
 
 
-def batches(data: dict[str, Any]) -> jp.data.Batches:
-    """Cuts data into batches of at most 256 examples."""
-    return jp.data.Batches(data, min(256, len(data["label"])))
+def batches(data: dict[str, Any], largest: int = LARGEST_BATCH) -> jp.data.Batches:
+    """Cuts data into batches of at most so many examples."""
+    return jp.data.Batches(data, min(largest, len(data["label"])))
+
+
+def the_dense_network(
+    settings: Common, seed: int, opened: Opened, out: Path
+) -> tuple[jp.Network, dict[str, float] | None]:
+    """Returns the network that is pruned, and its accuracy on all classes where it was trained here."""
+    if opened.weights is not None:
+        return opened.weights.network, None
+    dense = pretrain(settings, seed, opened.part(seed, "pretraining"), len(opened.images.classes), out)
+    return dense, transfer.accuracy(batches(opened.part(seed, "test")))(dense)
 
 
 def pretrain(settings: Common, seed: int, data: dict[str, Any], classes: int, out: Path) -> jp.Network:
@@ -147,10 +166,14 @@ def pretrain(settings: Common, seed: int, data: dict[str, Any], classes: int, ou
         )
 
 
-def choose_head(settings: Common, dense: jp.Network, features: Any, labels: Any, selection: Any) -> HeadMaker:
+def choose_head(
+    settings: Common, dense: jp.Network, features: Any, labels: Any, selection: Any, largest: int = LARGEST_BATCH
+) -> HeadMaker:
     """Chooses the penalty of a task's head: the best on the selection split, with dense features."""
     makers = [options.HEADS[settings.head](penalty) for penalty in sorted(settings.penalties, reverse=True)]
-    held_out = transfer.features(dense, batches(selection))
+    if len(makers) == 1:
+        return makers[0]
+    held_out = transfer.features(dense, batches(selection, largest))
 
     def accuracy(maker: HeadMaker) -> float:
         outputs = maker(features, labels, int(labels.max()) + 1)(held_out)
@@ -181,11 +204,11 @@ def measure(world: World, network: jp.Network) -> dict[str, Any]:
     """Evaluates every test domain with the frozen head, and with one fitted anew on this network's features."""
     refitted = {}
     for task, data in world.fitting.items():
-        features, classes = transfer.features(network, batches(data)), int(data["label"].max()) + 1
+        features, classes = world.features(network, data, f"head of {task}"), int(data["label"].max()) + 1
         refitted[task] = world.makers[task](features, data["label"], classes)
     result: dict[str, Any] = {"frozen": {}, "refitted": {}}
     for name, one in world.tests.items():
-        features = transfer.features(network, batches(one.data))
+        features = world.features(network, one.data, name)
         for kind, heads in (("frozen", world.heads), ("refitted", refitted)):
             outputs = np.asarray(heads[one.task.name](features))
             check.finite(f"outputs on {name}", outputs, "The network is damaged: lower finetune_rate.")
@@ -207,8 +230,10 @@ def increase(world: World, pruned: Any) -> dict[str, float]:
     }
 
 
-def transformation(settings: Common) -> optax.GradientTransformation:
+def transformation(settings: Common, protocol: str = "leak-free") -> optax.GradientTransformation:
     """Makes the transformation that fine-tunes: one for all runs, so that fine-tuning is compiled once."""
+    if protocol == "public-proxy":
+        return transfer_data.proxy_transformation(settings.finetune_rate, settings.finetune_steps)
     return optax.adam(optax.cosine_decay_schedule(settings.finetune_rate, settings.finetune_steps))
 
 
@@ -216,8 +241,16 @@ def prune(world: World, settings: Common, mask: Any, seed: int) -> jp.Network:
     """Returns the dense network under a mask, with BatchNorm statistics of its own where the settings say so."""
     pruned = world.dense.replace(params=jp.masks.apply(mask, world.dense.params))
     if settings.recalibrate:
-        pruned = jp.train.recalibrate(pruned, [world.finetuning], jax.random.key(seed))
+        pruned = jp.train.recalibrate(pruned, whole_batches(world.finetuning, world.largest), jax.random.key(seed))
     return pruned
+
+
+def whole_batches(data: dict[str, Any], largest: int) -> list[dict[str, Any]]:
+    """Cuts data into a few batches of one size, since padding would enter statistics.  A rest is left out."""
+    if not isinstance(data["image"], jp.data.Stream):
+        return [data]
+    count = len(data["label"]) // largest or 1
+    return list(jp.data.Batches(data, len(data["label"]) // count))[:count]
 
 
 def finetune(
@@ -244,7 +277,8 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
     layers = zip(jp.tree.names(mask), jax.tree.leaves(kept), jax.tree.leaves(world.prunable), strict=True)
     return {
         "source": world.source.name,
-        "pretrained": world.pretrained,
+        **({} if world.pretrained is None else {"pretrained": world.pretrained}),
+        **({"skipped": world.skipped} if world.skipped else {}),
         "domains": {
             name: {"task": one.task.name, "shift": one.shift, "chance": one.task.chance}
             for name, one in world.tests.items()
@@ -258,18 +292,29 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
     }
 
 
+def completed(study: Study, opened: Opened) -> Study:
+    """Fills in what the settings leave open: the source, the inputs, and the protocol's numbers."""
+    study = dataclasses.replace(study, source=opened.source.name)
+    if opened.weights is None:
+        return study
+    study = dataclasses.replace(study, inputs=opened.fingerprint)
+    return transfer_data.with_protocol(study, opened) if study.protocol == "public-proxy" else study
+
+
 def main(study: Study, opened: Opened | None = None, console: Console | None = None) -> Path:
     """Computes what is missing of a study, writes its page, and returns where that lies."""
     console = console or Console()
     opened = opened or validate(study)
-    study = dataclasses.replace(study, source=opened.source.name)
+    study = completed(study, opened)
     store = records.Store(study.out / "records", "transfer")
     runs = grid(study)
     missing = store.missing(mine(runs, study.shard, lambda run: (run.seed, run.score)))
     console.print(f"{len(runs)} runs, {len(missing)} of them to do here.")
-    tx = transformation(study)
+    for leak in transfer_data.PROTOCOLS[study.protocol]:
+        console.print(f"Leak: {leak}")
+    tx = transformation(study, study.protocol)
     for seed in dict.fromkeys(run.seed for run in missing):
-        world = prepare(study, seed, opened, study.out, study.shifts)
+        world = prepare(study, seed, opened, study.out, study.shifts, study.largest_batch)
         for score in dict.fromkeys(run.score for run in missing if run.seed == seed):
             mask_at = masks_of(world, study, score, seed)
             for run in (run for run in missing if (run.seed, run.score) == (seed, score)):
@@ -290,6 +335,9 @@ def command() -> None:
     study = tyro.cli(Study, description=__doc__)
     try:
         opened = validate(study)
+        if study.dry_run:
+            transfer_dry_run.report(completed(study, opened), opened, Console())
+            return
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     main(study, opened)

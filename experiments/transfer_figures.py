@@ -102,7 +102,10 @@ def predictions(results: Results, frame: Table) -> Figure:
 def examples(images: Any, tasks: Sequence[data.Task], shifts: Sequence[str]) -> Figure:
     """Draws an image of each class of the first two tasks, and the first task under each shift."""
     first = [[int(np.flatnonzero(images.labels == label)[0]) for label in task.classes] for task in tasks[:2]]
-    rows = [(task.name, images.images(np.array(indices))) for task, indices in zip(tasks, first, strict=False)]
+    rows = [
+        (task.name, data.as_float(images.images(np.array(indices))))
+        for task, indices in zip(tasks, first, strict=False)
+    ]
     rows += [(shift, data.shift(rows[0][1], shift, 0)) for shift in shifts]
     columns = max(len(pictures) for _, pictures in rows)
     with report.figure(0.62 * columns * 3 + 0.4, 0.62 * (-(-len(rows) // 2)) + 0.5) as drawn:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jaxprune as jp
-from experiments import options
+from experiments import options, transfer_data
+from experiments.transfer_data import Opened
 from jaxprune import check
 
 
@@ -16,11 +17,11 @@ class Common:
     """What decides the networks of a run, and their heads, apart from seed, score and sparsity."""
 
     data: str = "digits"
-    """digits, shapes, or tfds:<name> for a prepared TensorFlow data set."""
+    """digits, shapes, tfds:<name> for a prepared TensorFlow data set, folder:<path> for pictures, or npz:<path>."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
-    image_size: int = 32
-    """Side of the images in pixels; the digits have 8 whatever it says."""
+    image_size: int | None = None
+    """Side of the images in pixels; the digits have 8 whatever it says.  None: 32, or that of pretrained weights."""
     source: str = ""
     """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
     depth: int = 8
@@ -54,6 +55,22 @@ class Settings(Common):
 
     shifts: tuple[str, ...] = ("noise", "rotation", "blur", "contrast")
     """Shifted domains of every task, evaluated as well."""
+    weights: str = ""
+    """A file of pretrained weights, or a folder that jp.structured.save wrote.  Empty: a ResNet is trained first."""
+    architecture: str = ""
+    """Of the weights, such as torchvision/resnet50, moco_v2/resnet50 or dino/vit_s16."""
+    protocol: str = "leak-free"
+    """leak-free: disjoint splits.  public-proxy: that of the authors' closest public code, which says what leaks."""
+    tasks: tuple[str, ...] = ()
+    """Which tasks of the data.  Empty: all."""
+    most_per_class: int = 0
+    """Images of a class in each split, at most, where weights are given.  0: all."""
+    largest_batch: int = 256
+    """Images that are scored or evaluated at a time: it changes memory, and results by rounding only."""
+    on_error: options.OnError = "error"
+    """What becomes of pictures that can't be read: error, or skip, which leaves them out before any split."""
+    inputs: str = ""
+    """Filled in: a hash of the weights and the pictures on disk."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,8 @@ class Study(Settings):
     """A network keeps an accuracy if it loses less than this; only the verdicts depend on it."""
     shard: str = "1/1"
     """i/n: compute the i-th of n parts of the grid, so that n processes share one study."""
+    dry_run: bool = False
+    """Check every input, and say what would be done, how long it would take and how much memory; compute nothing."""
 
 
 def grid(study: Study) -> list[Run]:
@@ -89,21 +108,12 @@ def grid(study: Study) -> list[Run]:
     ]
 
 
-_COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "image_size")
+_COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps")
 _AMOUNTS = ("pretrain_rate", "finetune_rate", "damping")
 
 
-@dataclass(frozen=True)
-class Opened:
-    """The images of a study, their tasks, and which of these is the source."""
-
-    images: Any
-    tasks: tuple[jp.data.Task, ...]
-    source: jp.data.Task
-
-
 def validate(study: Study) -> Opened:
-    """Opens the data, and finds every bad value before anything expensive starts."""
+    """Opens weights and data, and finds every bad value before anything expensive starts."""
     for shift in study.shifts:
         check.choice("shifts", shift, jp.data.SHIFTS)
     for sparsity in study.sparsities:
@@ -111,17 +121,34 @@ def validate(study: Study) -> Opened:
     each_once("sparsities", study.sparsities)
     check.positive("margin", study.margin)
     part(study.shard)
-    return open_common(study, study.scores, study.seeds, study.out)
+    check_common(study, study.scores, study.seeds, study.out)
+    check.whole("most_per_class", study.most_per_class, least=0)
+    check.whole("largest_batch", study.largest_batch)
+    check.choice("on_error", study.on_error, ("error", "skip"))
+    check.choice("protocol", study.protocol, transfer_data.PROTOCOLS)
+    each_once("tasks", study.tasks or ("all",))
+    if study.weights:
+        return transfer_data.open_pretrained(study, study.seeds)
+    for name, value in {"architecture": study.architecture, "most_per_class": study.most_per_class}.items():
+        if value:
+            raise ValueError(
+                f"{name}: expected none where a network is trained first, but got {value!r}. Pass weights."
+            )
+    if study.protocol != "leak-free":
+        raise ValueError(f"protocol: {study.protocol!r} is about pretrained networks. Pass weights, or leave it out.")
+    return transfer_data.open_plain(study, study.seeds, study.tasks, study.on_error)
 
 
-def open_common(settings: Common, scores: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> Opened:
-    """Opens the data, and finds every bad value among what studies of pruned networks share."""
+def check_common(settings: Common, scores: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
+    """Finds every bad value among what studies of pruned networks share."""
     for score in scores:
         check.choice("scores", score, options.SCORES)
     check.choice("head", settings.head, options.HEADS)
     check.choice("loss", settings.loss, options.LOSSES)
     for name in (*_COUNTS, *_AMOUNTS):
         check.positive(name, getattr(settings, name))
+    if settings.image_size is not None:
+        check.positive("image_size", settings.image_size)
     for penalty in settings.penalties:
         check.positive("penalties", penalty)
     for name, values in {"scores": scores, "seeds": seeds, "penalties": settings.penalties}.items():
@@ -131,11 +158,6 @@ def open_common(settings: Common, scores: tuple[str, ...], seeds: tuple[int, ...
             raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
     jp.models.resnet_cifar(settings.depth, 2, settings.width)
     check.writable("out", out)
-    images, tasks = options.load(settings.data, settings.data_folder, settings.image_size)
-    source = jp.data.find_task(tasks, settings.source) if settings.source else tasks[0]
-    for seed in seeds:
-        jp.data.split(images.labels, images.name, seed)
-    return Opened(images, tasks, source)
 
 
 def each_once(name: str, values: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as Printed
 
-from experiments import transfer_figures
+from experiments import transfer_data, transfer_figures
 from experiments.transfer_figures import label
 from experiments.transfer_results import (
     GROUPS,
@@ -24,7 +24,7 @@ from experiments.transfer_results import (
     runs,
     verdicts,
 )
-from experiments.wording import DATA, MARKS, TONES, joined, percent, provenance
+from experiments.wording import DATA, MARKS, TONES, counted, joined, percent, provenance
 from jaxprune import data, files, report
 
 
@@ -53,7 +53,7 @@ def compose(
     """Puts the page together."""
     page = report.Page(
         "What a pruned network keeps",
-        f"A network pretrained on {DATA.get(study.data, study.data)} is pruned with data of one task only "
+        f"A network pretrained on {_pretraining(study)} is pruned with data of one task only "
         f"({study.source}). Does it keep its zero-shot accuracy on that task, and on tasks it was never shown? And "
         "does fine-tuning on that one task bring the others back?",
     )
@@ -109,7 +109,12 @@ def _count(results: Results) -> str:
 
 def findings(study: Any, results: Results, tested: Table, measured: Table) -> list[tuple[str, str]]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
-    first = [one["pretrained"]["accuracy"] for one in results.metrics("dense", 0.0)]
+    first = [one["pretrained"]["accuracy"] for one in results.metrics("dense", 0.0) if "pretrained" in one]
+    own = (
+        f"Its own classifier tells all classes apart with {percent(float(np.mean(first)))} accuracy; w"
+        if first
+        else "W"
+    )
     dense = [
         f"{percent(results.accuracy('dense', 0.0, 'pruned', group).mean)} on {GROUPS[group]}"
         for group in results.groups
@@ -127,8 +132,7 @@ def findings(study: Any, results: Results, tested: Table, measured: Table) -> li
         ),
         (
             "The dense network.",
-            f"Its own classifier tells all classes apart with {percent(float(np.mean(first)))} accuracy; with the "
-            f"frozen heads it reaches {', '.join(dense)} ({len(results.seeds)} seeds).{few}",
+            f"{own}ith the frozen heads it reaches {', '.join(dense)} ({len(results.seeds)} seeds).{few}",
         ),
     ]
     within = f"shown to stay within {100 * study.margin:g} points of dense"
@@ -240,17 +244,21 @@ def _pair(stages: Table) -> report.Cell:
 
 def _method(page: report.Page, study: Any, records: Any, results: Results) -> None:
     first = records[0]
-    sizes = ", ".join(f"{share:.0%} {part}" for part, share in data.FRACTIONS.items())
     pruning = "one-shot" if study.rounds == 1 else f"{study.rounds} rounds, scored anew in each"
     page.section("How it was done")
     page.points(
         [
             (
                 "Network.",
-                f"CIFAR ResNet of depth {study.depth} and width {study.width}, pretrained on all classes. Every "
-                f"kernel but the classifier's is prunable ({len(first['metrics']['layer_sparsity'])} kernels).",
+                f"{_network(study)} Every kernel but the classifier's is prunable "
+                f"({len(first['metrics']['layer_sparsity'])} kernels).",
             ),
-            ("Splits.", f"Disjoint and stratified, anew for each seed: {sizes}."),
+            ("Splits.", _splits(study)),
+            *[("Leak.", leak) for leak in transfer_data.PROTOCOLS[study.protocol]],
+            *[
+                ("Left out.", f"{counted(count, 'picture')} of {name} could not be read.")
+                for name, count in first["metrics"].get("skipped", {}).items()
+            ],
             (
                 "Heads.",
                 f"A {study.head} head is fitted for each task on features of the dense network, then frozen; its "
@@ -269,7 +277,7 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
             ),
             (
                 "Fine-tuning.",
-                f"{study.finetune_steps} steps of Adam on the source task through its frozen head, which is not "
+                f"{study.finetune_steps} steps of {_OPTIMIZERS[study.protocol]} on the source task through its frozen head, which is not "
                 f"trained; BatchNorm statistics {'were re-estimated after pruning' if study.recalibrate else 'stay'}.",
             ),
             (
@@ -285,6 +293,33 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
         ]
     )
     page.text(provenance(records))
+
+
+_OPTIMIZERS = {"leak-free": "Adam", "public-proxy": "SGD with momentum and weight decay"}
+
+
+def _pretraining(study: Any) -> str:
+    """What a sentence calls the data that the network has seen before it is pruned."""
+    if study.weights:
+        return f"other data ({study.architecture})"
+    return DATA.get(study.data, Path(study.data.partition(":")[2] or study.data).name)
+
+
+def _network(study: Any) -> str:
+    if study.weights:
+        return f"{study.architecture}, as its file has it; with its data it has the hash {study.inputs}."
+    return f"CIFAR ResNet of depth {study.depth} and width {study.width}, pretrained on all classes."
+
+
+def _splits(study: Any) -> str:
+    if study.protocol == "public-proxy":
+        return "None: every part is all test images of a task, as in the authors' closest public code (CVPR 2024)."
+    kept = {name: share for name, share in data.FRACTIONS.items() if not (study.weights and name == "pretraining")}
+    total = sum(kept.values())
+    sizes = ", ".join(f"{share / total:.0%} {part}" for part, share in kept.items())
+    most = f", at most {study.most_per_class} images of a class in each" if study.most_per_class else ""
+    ours = " Images that a data set keeps for tests are the tests; the rest is shared out." if study.weights else ""
+    return f"Disjoint and stratified, anew for each seed: {sizes}{most}.{ours}"
 
 
 def _print(results: Results, measured: Table, console: Console) -> None:

@@ -24,12 +24,15 @@ QUICKLY = {
     "structured",
     "test_attribution.py",
     "test_changes.py",
+    "test_clip_resnet.py",
     "test_contract.py",
     "test_discovery.py",
     "test_joint_study.py",
+    "test_layouts_big_vision.py",
     "test_pruning.py",
     "test_relevance.py",
     "test_swin.py",
+    "test_vit.py",
 }
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
     {"types", "check", "files"},
-    {"tree", "mesh", "memory", "stats", "records"},
+    {"tree", "mesh", "memory", "stats", "records", "tensor_files"},
     {"network", "losses"},
     {"sites", "groups"},
     {"data", "models", "curvature", "masks", "schedules", "checkpoint", "similarity", "cost"},
@@ -82,7 +82,11 @@ PUBLIC = {
     "schedules": ["one_shot", "exponential", "cubic", "ladder"],
     "tree": ["prunable", "names"],
     "optim": ["with_mask"],
-    "models": ["resnet_cifar", "resnet", "vit", "swin_v2", "resized", "specification"],
+    "models": [
+        *("resnet_cifar", "resnet", "clip_resnet", "vit", "swin_v2", "resized", "specification"),
+        *("load", "read", "export", "looks_like", "normalised", "zero_shot"),
+    ],
+    "tensor_files": ["read", "write", "TensorFile", "Tensors", "Placeholder"],
     "cost": ["macs", "parameters", "latency"],
     "similarity": ["linear_cka", "rbf_cka", "minibatch_cka", "procrustes", "svcca"],
     "sites": ["tags", "read", "survey", "guided", "gradients_at", "before"],
@@ -93,8 +97,11 @@ PUBLIC = {
     "evaluate.discovery": ["tokens", "standardised", "lost", "token_cut", "pseudo_labels", "iou", "corloc"],
     "evaluate.alignment": ["decide", "compare", "human_human", "shape_bias", "read_trials", "write_trials"],
     "evaluate.triplets": ["odd_one_out", "choice_shares"],
-    "data": ["voc", "annotated_folder", "annotated_tfds", "annotated_scenes", "distort"],
-    "structured": ["gated", "remove", "verify", "Search", "save", "load", "export"],
+    "data": [
+        *("voc", "annotated_folder", "annotated_tfds", "annotated_scenes", "distort", "folder", "npz", "tfds"),
+        *("preprocess", "normalise", "as_float", "stream", "prefetch", "with_progress"),
+    ],
+    "structured": ["gated", "remove", "verify", "Search", "save", "load", "export", "export_pytorch"],
 }
 
 

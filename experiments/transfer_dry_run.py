@@ -1,0 +1,235 @@
+"""What a transfer study would do, how long it would take and how much memory, without doing it.
+
+Speeds are measured on one batch of the study's own images; what scores take is asked of ``jp.curvature.plan``, which
+compiles their programs.  An estimate is right to within a factor of about two.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import jaxprune as jp
+from experiments import options, transfer_data
+from experiments.transfer_data import Opened
+from experiments.transfer_grid import Study, grid, mine
+from experiments.wording import counted
+from jaxprune import memory, records, sites
+from jaxprune.evaluate import transfer
+
+# Scores that are a quantity of the curvature, and the gradients that others take for each batch.
+_QUANTITIES: dict[str, tuple[str, str]] = {
+    "diagonal": ("diagonal", "hessian"),
+    "block-quadratic": ("block_product", "hessian"),
+    "block-signed": ("block_product", "hessian"),
+    "fisher": ("diagonal", "empirical_fisher"),
+}
+_GRADIENTS = {"dense": 0.0, "magnitude": 0.0, "random": 0.0, "snip": 1.0, "synflow": 1.0, "grasp": 4.0}
+_PRODUCT = 4.0  # gradients of a Hessian-vector product, as ``scripts/benchmark curvature`` measures it, rounded up
+
+
+class Speeds(NamedTuple):
+    """What was measured on one batch, in images per second, and what the programs take, in bytes."""
+
+    images: int
+    fetching: float
+    features: float
+    gradient: float
+    bytes: int
+
+    def of(self, computing: float, streamed: bool) -> float:
+        """Images per second of a pass over data: fetching and computing overlap, and the slower one decides."""
+        return min(computing, self.fetching) if streamed else computing
+
+
+class Cost(NamedTuple):
+    """What one scoring takes for each batch: gradients (None: not known), bytes, and in words."""
+
+    gradients: float | None
+    bytes: int
+    said: str
+
+
+def report(study: Study, opened: Opened, console: Console) -> None:
+    """Prints the plan of a study whose inputs were checked."""
+    # Names of files hold colons and brackets, which rich would take for signs and styles.
+    say = partial(console.print, emoji=False, markup=False, highlight=False, soft_wrap=True)
+    _say_inputs(study, opened, say)
+    if opened.weights is None:
+        say("The network is trained first; times are estimated for pretrained networks only.")
+        return
+    seed = study.seeds[0]
+    sizes = _sizes(study, opened, seed)
+    headed, batch, speeds = _measured(study, opened, seed)
+    say(
+        f"Measured on {speeds.images} images: reading and preprocessing {speeds.fetching:,.0f} images/s, features "
+        f"{speeds.features:,.0f} images/s, gradients {speeds.gradient:,.0f} images/s."
+    )
+    costs = {score: _cost(study, headed, batch, score) for score in ("dense", *study.scores)}
+    seconds, unknown = _seconds(study, sizes, speeds, costs)
+    table = Table("score", "for each batch that scores", "memory", title="What scores take")
+    for score, cost in costs.items():
+        table.add_row(score, cost.said, _bytes(cost.bytes))
+    console.print(table)
+    peak = max(speeds.bytes, *(cost.bytes for cost in costs.values()))
+    missing = "" if not unknown else f", and what {', '.join(unknown)} take to score, which is not estimated"
+    say(
+        f"In all about {_time(seconds)}{missing}, on {jax.devices()[0].device_kind}. Programs take at most about "
+        f"{_bytes(peak)} beside the network and the images in memory; {_bytes(memory.available(None))} may be taken. "
+        "Nothing was computed."
+    )
+
+
+def _say_inputs(study: Study, opened: Opened, say: Callable[[str], None]) -> None:
+    runs = grid(study)
+    shared = mine(runs, study.shard, lambda run: (run.seed, run.score))
+    store = records.Store(study.out / "records", "transfer")
+    say(
+        f"{counted(len(runs), 'run')}: {counted(len(study.seeds), 'seed')}, the dense network and "
+        f"{counted(len(study.scores), 'score')}, each at {counted(len(study.sparsities), 'share')} of zeros; "
+        f"{len(store.missing(shared))} to be done here. Results go to {study.out}."
+    )
+    if opened.weights is not None:
+        _say_weights(opened.weights, say)
+    for source, indices in opened.used():
+        shape = " x ".join(map(str, source.image_shape))
+        say(f"{source.name}: {len(indices):,} of {len(source):,} images are used, {shape}.")
+    for name, count in opened.skipped.items():
+        say(f"{name}: {counted(count, 'picture')} could not be read and are left out.")
+    say(f"Tasks: {', '.join(task.name for task in opened.tasks)}; the source is {opened.source.name}.")
+    say(f"Protocol: {study.protocol}.")
+    for leak in transfer_data.PROTOCOLS[study.protocol]:
+        say(f"  Leak: {leak}")
+    if opened.weights is not None:
+        sizes = _sizes(study, opened, study.seeds[0])
+        listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        say(f"Images: {listed} (head, selection and test of all tasks together).")
+
+
+def _say_weights(weights: transfer_data.Weights, say: Callable[[str], None]) -> None:
+    prunable = jp.tree.prunable(weights.network.params, exclude="^head/")
+    chosen = sum(
+        leaf.size
+        for leaf, flag in zip(jax.tree.leaves(weights.network.params), jax.tree.leaves(prunable), strict=True)
+        if flag
+    )
+    say(
+        f"{weights.name}: {jp.tree.size(weights.network.params):,} parameters, {chosen:,} prunable; SHA-256 "
+        f"{weights.fingerprint}. {_preprocess(weights.preprocess)}"
+    )
+    reasons: dict[str, list[str]] = {}
+    for name, why in weights.dropped.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        say(f"  left out: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})")
+
+
+def _preprocess(made: Any) -> str:
+    crop = "" if made.crop is None else f", the central {made.crop} pixels"
+    sizes = f"resized to {made.resize} ({made.interpolation}){crop}"
+    return f"Pictures: {sizes}, mean {made.mean}, deviation {made.deviation}."
+
+
+def _sizes(study: Study, opened: Opened, seed: int) -> dict[str, int]:
+    """Counts the images of every part: those of the source, or of all tasks together."""
+
+    def count(name: str, tasks: Any) -> int:
+        return sum(len(opened.indices(seed, name, task.classes)[1]) for task in tasks)
+
+    sizes = {name: count(name, [opened.source]) for name in ("scoring", "finetuning")}
+    sizes |= {name: count(name, opened.tasks) for name in ("head", "selection", "test")}
+    return sizes | {"test": sizes["test"] * (1 + len(study.shifts))}
+
+
+def _measured(study: Study, opened: Opened, seed: int) -> tuple[jp.Network, dict[str, Any], Speeds]:
+    """Reads one batch, and measures a pass and a gradient of the network with a head that fits it."""
+    assert opened.weights is not None
+    network = opened.weights.network
+    source, indices = opened.indices(seed, "scoring", opened.source.classes)
+    # Of all classes: a head of one class would have no gradient.
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(indices))
+    chosen = np.sort(indices[order[: study.largest_batch]])
+    images = jp.data.Stream(source, chosen)
+    fetching = _clock(lambda: images[:], len(chosen))
+    labels = np.searchsorted(np.unique(source.labels[chosen]), source.labels[chosen])
+    batch = {"image": images[:], "label": labels.astype(np.int32)}
+
+    def look() -> Any:
+        return jax.block_until_ready(sites.read_jit(network, batch["image"], sites=("features",))[0])
+
+    features = np.asarray(look())
+    headed = transfer.with_head(network, options.HEADS["ridge"](1.0)(features, labels, int(labels.max()) + 1))
+    loss = options.LOSSES[study.loss]
+    gradient = jax.jit(lambda params: jp.curvature.gradient(headed.replace(params=params), loss, batch))
+    compiled = gradient.lower(headed.params).compile()
+    speeds = Speeds(
+        images=len(chosen),
+        fetching=fetching,
+        features=_clock(look, len(chosen)),
+        gradient=_clock(lambda: jax.block_until_ready(compiled(headed.params)), len(chosen)),
+        bytes=_taken(compiled),
+    )
+    return headed, batch, speeds
+
+
+def _cost(study: Study, headed: jp.Network, batch: dict[str, Any], score: str) -> Cost:
+    if score in _GRADIENTS:
+        gradients = _GRADIENTS[score]
+        return Cost(gradients, 0, "nothing" if not gradients else f"about {gradients:g} gradients")
+    if score not in _QUANTITIES:
+        return Cost(None, 0, "not estimated: dense blocks, see jp.curvature.plan")
+    quantity, matrix = _QUANTITIES[score]
+    scope = jp.tree.prunable(headed.params, exclude="^head/")
+    try:
+        plan = jp.curvature.plan(headed, options.LOSSES[study.loss], batch, quantity, matrix=matrix, scope=scope)
+    except MemoryError as error:
+        return Cost(None, 0, str(error))
+    return Cost(plan.gradients, plan.bytes, f"{plan.gradients:.1f} gradients: {plan.route}")
+
+
+def _seconds(study: Study, sizes: dict[str, int], speeds: Speeds, costs: dict[str, Cost]) -> tuple[float, list[str]]:
+    """Estimates the seconds of what this shard computes, and names the scores that could not be counted."""
+    streamed = True  # the worst case; what fits into memory is read once
+    looking = (sizes["head"] + sizes["test"]) / speeds.of(speeds.features, streamed)
+    gradient = sizes["scoring"] / speeds.of(speeds.gradient, streamed)
+    tuning = study.finetune_steps * study.batch_size / speeds.of(speeds.gradient, streamed)
+    runs = mine(grid(study), study.shard, lambda run: (run.seed, run.score))
+    total = len({run.seed for run in runs}) * ((sizes["head"] + sizes["selection"]) / speeds.features + 2 * gradient)
+    total += len(runs) * (2 * looking + tuning + (_PRODUCT + 1) * gradient)
+    scored = {(run.seed, run.score, run.sparsity if study.rounds > 1 else None) for run in runs}
+    unknown = []
+    for _, score, _ in scored:
+        if costs[score].gradients is None:
+            unknown.append(score)
+        else:
+            total += study.rounds * (costs[score].gradients or 0.0) * gradient
+    return total, sorted(set(unknown))
+
+
+def _clock(call: Callable[[], Any], images: int) -> float:
+    """Images per second of the second of two calls: the first compiles, and fills caches."""
+    call()
+    start = time.perf_counter()
+    call()
+    return images / (time.perf_counter() - start)
+
+
+def _taken(compiled: Any) -> int:
+    found = compiled.memory_analysis()
+    return 0 if found is None else int(found.temp_size_in_bytes + found.output_size_in_bytes)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.2g} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{math.ceil(seconds)} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
