@@ -74,7 +74,8 @@ def write(found: Pretrained, conversion: Conversion) -> None:
         again = jp.models.read(out, conversion.architecture).network
     else:
         side = found.preprocess.crop or ARCHITECTURES[conversion.architecture].image
-        jp.structured.export_pytorch(out, found.module, found.network.params, found.network.state, (side, side, 3))
+        params, state, shape = found.network.params, found.network.state, (side, side, 3)
+        jp.structured.export_pytorch(out, found.module, params, state, shape, found.preprocess)
         _, again = jp.structured.load(out, jp.models.specification)
     for name, old, new in zip(
         jp.tree.names(found.network), jax.tree.leaves(found.network), jax.tree.leaves(again), strict=True

@@ -1,7 +1,6 @@
 """Which images the transfer study uses for what, and the pretrained network that looks at them."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -189,13 +188,14 @@ def load_weights(path: str, architecture: str, image: int | None) -> Weights:
 
 def _own(path: str, image: int | None) -> Weights:
     specification, network = jp.structured.load(path, jp.models.specification)
-    content = json.loads((Path(path) / "specification.json").read_text())
-    side = image or content["image_shape"][0]
-    preprocess = Preprocess(resize=(side, side), mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0))
+    preprocess = jp.structured.preprocess_of(path)
+    if image is not None:
+        preprocess = dataclasses.replace(preprocess, resize=(image, image), crop=None)
     family = specification.describe()["family"]
     made = jp.models.normalised(network, preprocess)
     made = jp.models.normalised(network, preprocess)
-    return Weights(f"{family} of jaxprune", made, preprocess, {}, content["sha256"][:16])
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
+    return Weights(f"{family} of jaxprune", made, preprocess, {}, records.fingerprint(*leaves))
 
 
 def with_protocol(study: Any, opened: Opened) -> Any:

@@ -244,6 +244,7 @@ def _pair(stages: Table) -> report.Cell:
 
 def _method(page: report.Page, study: Any, records: Any, results: Results) -> None:
     first = records[0]
+    statistics = "were re-estimated after pruning" if study.recalibrate else "stay"
     pruning = "one-shot" if study.rounds == 1 else f"{study.rounds} rounds, scored anew in each"
     page.section("How it was done")
     page.points(
@@ -277,8 +278,8 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
             ),
             (
                 "Fine-tuning.",
-                f"{study.finetune_steps} steps of {_OPTIMIZERS[study.protocol]} on the source task through its frozen head, which is not "
-                f"trained; BatchNorm statistics {'were re-estimated after pruning' if study.recalibrate else 'stay'}.",
+                f"{study.finetune_steps} steps of {_OPTIMIZERS[study.protocol]} on the source task through its frozen "
+                f"head, which is not trained; BatchNorm statistics {statistics}.",
             ),
             (
                 "Intervals.",

@@ -150,11 +150,12 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    studies = {f"experiments.{name}" for name in ("transfer", "landscape", "joint_pruning", "representation")}
-    assert {"scripts/demo", "scripts/test", "scripts/benchmark"} | studies == commands
+    modules = ("transfer", "landscape", "joint_pruning", "representation", "convert")
+    scripts = {f"scripts/{name}" for name in ("demo", "test", "benchmark", "check_pytorch")}
+    assert {f"experiments.{name}" for name in modules} | scripts == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")
-        assert path.exists()
+        assert path.exists() or path.with_suffix(".py").exists()
 
 
 def test_what_is_committed_names_no_machine():

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 from PIL import Image
@@ -58,7 +58,9 @@ class Folder(Source):
             result[place] = preprocessed(path, path, self.preprocess, self._max_pixels)
         return result
 
-    def check(self, indices: Iterable[int] | None = None, *, workers: int | None = None, whole: bool = False) -> None:
+    def check(
+        self, indices: Iterable[SupportsIndex] | None = None, *, workers: int | None = None, whole: bool = False
+    ) -> None:
         """Checks that pictures can be read, in threads.
 
         Args:

@@ -14,7 +14,7 @@ from jaxprune.structured.removal import remove, restore
 from jaxprune.structured.searching import Compaction, Search, Tune
 from jaxprune.structured.selection import ALLOCATIONS, drop_layers, drop_units
 from jaxprune.structured.steps import Step, reopen
-from jaxprune.structured.storage import export, export_pytorch, load, save
+from jaxprune.structured.storage import export, export_pytorch, load, preprocess_of, save
 from jaxprune.structured.verification import verify
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "gated",
     "load",
     "ones",
+    "preprocess_of",
     "remove",
     "reopen",
     "restore",

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxprune import check, files, tree
 from jaxprune.groups import Specification
 from jaxprune.network import Network
 from jaxprune.structured.removal import check_members
+from jaxprune.types import Preprocess
 
 _SHAPE, _WEIGHTS, _BUILDER = "specification.json", "weights.safetensors", "network.py"
 # Kept as text, since it imports PyTorch, which nothing here does.
@@ -30,7 +32,12 @@ _IN_PYTORCH = ("clip_resnet", "resnet", "swin_v2", "vit")
 
 
 def save(
-    folder: str | os.PathLike[str], specification: Specification, params: Any, state: Any, image_shape: Sequence[int]
+    folder: str | os.PathLike[str],
+    specification: Specification,
+    params: Any,
+    state: Any,
+    image_shape: Sequence[int],
+    preprocess: Preprocess | None = None,
 ) -> Path:
     """Saves a network: its specification as JSON, its arrays as safetensors.
 
@@ -43,6 +50,7 @@ def save(
       params: nested dictionaries of arrays.
       state: nested dictionaries of arrays.
       image_shape: (h, w, c) of the images that it was made for.
+      preprocess: how pictures become these images; ``preprocess_of`` reads it.
 
     Returns:
       The folder.
@@ -59,7 +67,9 @@ def save(
     root = check.writable("folder", folder)
     content = safetensors.numpy.save(arrays)
     files.write(root / _WEIGHTS, content)
-    shape = {"image_shape": list(image_shape), "specification": specification.describe()}
+    shape: dict[str, Any] = {"image_shape": list(image_shape), "specification": specification.describe()}
+    if preprocess is not None:
+        shape["preprocess"] = asdict(preprocess)
     # Not sorted: the order of the blocks is that of the network.
     files.write(root / _SHAPE, json.dumps({"sha256": _hash(shape, content), **shape}, indent=1) + "\n")
     return root
@@ -88,7 +98,7 @@ def load(
                 "the run that wrote it interrupted?"
             )
     values, content = _json(root / _SHAPE), (root / _WEIGHTS).read_bytes()
-    found = _hash({name: values[name] for name in ("image_shape", "specification")}, content)
+    found = _hash({name: value for name, value in values.items() if name != "sha256"}, content)
     if found != values["sha256"]:
         raise ValueError(
             f"folder: specification and weights in {str(root)!r} disagree: together they should have the SHA-256 "
@@ -109,7 +119,12 @@ def load(
 
 
 def export_pytorch(
-    folder: str | os.PathLike[str], specification: Specification, params: Any, state: Any, image_shape: Sequence[int]
+    folder: str | os.PathLike[str],
+    specification: Specification,
+    params: Any,
+    state: Any,
+    image_shape: Sequence[int],
+    preprocess: Preprocess | None = None,
 ) -> Path:
     """Saves a network as ``save`` does, and beside it the Python file that builds it in PyTorch, whatever was removed.
 
@@ -122,6 +137,7 @@ def export_pytorch(
       params: nested dictionaries of arrays.
       state: nested dictionaries of arrays.
       image_shape: (h, w, c) of the images that it was made for.
+      preprocess: how pictures become these images; ``preprocess_of`` reads it.
 
     Returns:
       The folder.
@@ -140,9 +156,31 @@ def export_pytorch(
     ['network.py', 'specification.json', 'weights.safetensors']
     """
     check.choice("specification: family", str(specification.describe().get("family")), _IN_PYTORCH)
-    root = save(folder, specification, params, state, image_shape)
+    root = save(folder, specification, params, state, image_shape, preprocess)
     files.write(root / _BUILDER, _TEMPLATE.read_bytes())
     return root
+
+
+def preprocess_of(folder: str | os.PathLike[str]) -> Preprocess:
+    """Reads how pictures become the images of a saved network.
+
+    Args:
+      folder: where ``save`` wrote it.
+
+    Returns:
+      What was saved; where nothing was, the pictures squeezed to the size of its images, as pixels in [0, 1].
+
+    Raises:
+      ValueError: the folder holds no specification, or a damaged one; ``load`` checks it together with the weights.
+    """
+    path = Path(folder) / _SHAPE
+    if not path.is_file():
+        raise ValueError(f"folder: expected a saved network with {_SHAPE}, but {str(folder)!r} has none.")
+    values = _json(path)
+    if "preprocess" in values:
+        return Preprocess(**values["preprocess"])
+    height, width, _ = values["image_shape"]
+    return Preprocess(resize=(height, width), mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0))
 
 
 def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike[str]) -> Path:
@@ -196,7 +234,8 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
         shape = [int(length) for length in values["image_shape"]]
-        return {"sha256": values["sha256"], "image_shape": shape, "specification": dict(values["specification"])}
+        found = {"sha256": values["sha256"], "image_shape": shape, "specification": dict(values["specification"])}
+        return found | ({"preprocess": dict(values["preprocess"])} if "preprocess" in values else {})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"folder: {str(path)!r} is damaged ({type(error).__name__}: {error}). Copy it again from where it was made."

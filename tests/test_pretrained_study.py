@@ -1,0 +1,281 @@
+"""The transfer study on a pretrained network, end to end: a folder like ImageNet's, a file like torchvision's."""
+
+import dataclasses
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import convert, transfer, transfer_data, transfer_dry_run
+from jaxprune import records, tensor_files
+from jaxprune.models import mapping
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("food", "landscape")
+COUNTS = {"train": 10, "val": 3}
+
+
+def golden_weights() -> Any:
+    where = importlib.util.spec_from_file_location("golden_weights", ROOT / "scripts/golden_weights.py")
+    assert where is not None
+    assert where.loader is not None
+    module = importlib.util.module_from_spec(where)
+    where.loader.exec_module(module)
+    return module
+
+
+def tensors(name: str, classes: int = 1000) -> dict[str, np.ndarray]:
+    """The tensors of a file, drawn by their names."""
+    known = jp.models.ARCHITECTURES[name]
+    module = known.module(classes, known.image)
+    images = jax.ShapeDtypeStruct((1, known.image, known.image, 3), np.float32)
+    like = jax.eval_shape(module.init, jax.random.key(0), images)
+    return golden_weights().filled(mapping.shapes(known.layout(module), like))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with 1000 synsets in train and in val, one tiny picture in each but for those of two tasks."""
+    root = tmp_path_factory.mktemp("imagenet")
+    wanted = {one for task in jp.data.imagenet_tasks() if task.name in TASKS for one in task.classes}
+    draw = np.random.default_rng(0)
+    for part, count in COUNTS.items():
+        for number in range(1000):
+            folder = root / part / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            for index in range(count if number in wanted else 1):
+                pixels = draw.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+                pixels[..., number % 3] = 60 * (number % 4)
+                Image.fromarray(pixels).resize((40 + index, 36)).save(folder / f"{index}.JPEG")
+    tensor_files.write(root / "resnet18.pth", tensors("torchvision/resnet18"))
+    return root
+
+
+def study(place: Path, out: Path, **options: Any) -> transfer.Study:
+    settings: dict[str, Any] = {
+        "data": f"folder:{place}",
+        "weights": str(place / "resnet18.pth"),
+        "architecture": "torchvision/resnet18",
+        "image_size": 32,
+        "tasks": TASKS,
+        "shifts": (),
+        "scores": ("magnitude",),
+        "sparsities": (0.5,),
+        "seeds": (0,),
+        "penalties": (1.0,),
+        "finetune_steps": 1,
+        "batch_size": 10,
+        "largest_batch": 10,
+    }
+    return transfer.Study(**settings | options, out=out)
+
+
+def said(study: transfer.Study) -> str:
+    """What a dry run prints."""
+    opened = transfer.validate(study)
+    text = io.StringIO()
+    transfer_dry_run.report(transfer.completed(study, opened), opened, Console(file=text, width=200))
+    return text.getvalue()
+
+
+def test_the_study_runs_from_a_folder_and_a_file_to_its_page(place, tmp_path):
+    asked = study(place, tmp_path)
+    page = transfer.main(asked, console=Console(file=io.StringIO()))
+    text = page.read_text()
+    assert "torchvision/resnet18" in text
+    assert str(place) not in text
+    opened = transfer.validate(asked)
+    store = records.Store(tmp_path / "records", "transfer")
+    runs = transfer.grid(transfer.completed(asked, opened))
+    found = [store.read(run) for run in runs]
+    assert [record["config"]["score"] for record in found] == ["dense", "magnitude"]
+    for record in found:
+        assert record["config"]["inputs"] == opened.fingerprint
+        measured = record["metrics"]["pruned"]["frozen"]
+        assert {name: one["n"] for name, one in measured.items()} == dict.fromkeys(TASKS, 30)
+    assert found[1]["metrics"]["sparsity"] == pytest.approx(0.5, abs=1e-6)
+    # Every example of the dense network is classified as by the network and the head alone.
+    world_hits = found[0]["metrics"]["pruned"]["frozen"]["food"]["hits"]
+    assert world_hits == by_hand(place, opened)
+
+
+def by_hand(place: Path, opened: transfer_data.Opened) -> str:
+    """Hits of the source task, from the file and the pictures with as little of the study as possible."""
+    network, preprocess = jp.models.load(place / "resnet18.pth", "torchvision/resnet18", image=32)
+    task = opened.source
+
+    def features(source: jp.data.Source, indices: np.ndarray) -> np.ndarray:
+        pixels = jp.data.normalise(source.images(indices), preprocess)
+        return np.asarray(jp.sites.read(network, pixels, ["features"])[0])
+
+    train, head = opened.indices(0, "head", task.classes)
+    val, test = opened.indices(0, "test", task.classes)
+    position = {number: place for place, number in enumerate(task.classes)}
+    labels = [
+        np.array([position[int(one)] for one in source.labels[found]]) for source, found in ((train, head), (val, test))
+    ]
+    fitted = jp.evaluate.heads.ridge(1.0)(features(train, head), labels[0], len(task.classes))
+    outputs = np.asarray(fitted(features(val, test)))
+    return "".join("01"[int(hit)] for hit in np.argmax(outputs, -1) == labels[1])
+
+
+def test_no_image_is_in_two_splits_and_tests_are_the_images_kept_for_them(place, tmp_path):
+    opened = transfer.validate(study(place, tmp_path))
+    parts = {name: opened.indices(0, name) for name in ("scoring", "head", "finetuning", "selection", "test")}
+    assert parts["test"][0].name == "folder:val"
+    assert len(parts["test"][1]) == 20 * COUNTS["val"]
+    others = np.concatenate([found for name, (_, found) in parts.items() if name != "test"])
+    assert len(set(others.tolist())) == len(others) == 20 * COUNTS["train"]
+    assert all(source.name == "folder:train" for name, (source, _) in parts.items() if name != "test")
+
+
+def test_images_shifted_when_they_are_asked_for_are_those_shifted_together(place, tmp_path):
+    opened = transfer.validate(study(place, tmp_path))
+    classes = opened.source.classes
+    together = jp.data.shift(jp.data.as_float(opened.part(0, "test", classes)["image"]), "noise", 0)
+    asked = opened.shifted(0, classes, "noise")
+    np.testing.assert_array_equal(asked["image"], together)
+    np.testing.assert_array_equal(asked["label"], opened.part(0, "test", classes)["label"])
+
+
+def test_at_most_so_many_images_of_a_class(place, tmp_path):
+    opened = transfer.validate(study(place, tmp_path, most_per_class=2))
+    source, found = opened.indices(0, "test")
+    assert np.unique(source.labels[found], return_counts=True)[1].tolist() == [2] * 20
+
+
+def test_the_public_protocol_says_what_leaks_and_what_it_does(place, tmp_path):
+    asked = study(place, tmp_path, protocol="public-proxy", shifts=())
+    opened = transfer.validate(asked)
+    for name in ("head", "finetuning", "test"):
+        source, found = opened.indices(0, name, opened.source.classes)
+        assert (source.name, len(found)) == ("folder:val", 30)
+    completed = transfer.completed(asked, opened)
+    assert (completed.rounds, completed.finetune_rate, completed.loss) == (100, 5e-5, "squared_error")
+    assert completed.batch_size == 10  # what was asked for stays
+    assert "Leak: The head of a task is fitted on the very images that test it" in said(asked)
+
+
+def test_the_steps_of_the_public_protocol_are_those_of_sgd_in_pytorch():
+    # w <- w - rate (m <- 0.9 m + g + 1e-4 w), and a tenth of the rate after 30 of 90 epochs.
+    tx = transfer_data.proxy_transformation(0.1, 90)
+    weight, momentum = 2.0, 0.0
+    params, state = jax.numpy.asarray(2.0), tx.init(jax.numpy.asarray(2.0))
+    for step in range(40):
+        gradient = np.cos(step)
+        momentum = 0.9 * momentum + gradient + 1e-4 * weight
+        weight -= (0.1 if step < 30 else 0.01) * momentum
+        updates, state = tx.update(jax.numpy.asarray(gradient), state, params)
+        params = params + updates
+    assert float(params) == pytest.approx(weight, rel=1e-12)
+
+
+def test_a_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path):
+    text = said(study(place, tmp_path, scores=("magnitude", "block-obs")))
+    for part in (
+        "3 runs: 1 seed, the dense network and 2 scores",
+        "11,689,512 parameters, 11,166,912 prunable",
+        "folder:train: 200 of 1,180 images are used, 32 x 32 x 3",
+        "scoring 40, finetuning 20, head 60, selection 20, test 60",
+        "images/s",
+        "In all about",
+        "and what block-obs take to score, which is not estimated",
+        "may be taken. Nothing was computed.",
+    ):
+        assert part in text, text
+    assert not list((tmp_path / "records").iterdir())
+
+
+def test_pictures_that_cannot_be_read_are_errors_or_counted(place, tmp_path):
+    broken = place / "train" / "n00000933" / "broken.JPEG"
+    broken.write_bytes((place / "train" / "n00000933" / "0.JPEG").read_bytes()[:100])
+    try:
+        with pytest.raises(ValueError, match=r"folder: 1 of 201 pictures of folder:train cannot[\s\S]*broken\.JPEG"):
+            transfer.validate(study(place, tmp_path))
+        opened = transfer.validate(study(place, tmp_path, on_error="skip"))
+        assert opened.skipped == {"folder:train": 1}
+    finally:
+        broken.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": ""}, r"architecture: expected whose weights .* It looks like torchvision/resnet18\."),
+        ({"architecture": "torchvision/resnet81"}, "unknown value 'torchvision/resnet81'. Did you mean"),
+        (
+            {"architecture": "torchvision/resnet34"},
+            r"is not of torchvision/resnet34.*It looks like torchvision/resnet18\.",
+        ),
+        ({"weights": "nowhere.pth"}, "nowhere.pth"),
+        ({"tasks": ("fod",)}, "task: unknown value 'fod'. Did you mean 'food'"),
+        ({"source": "birds"}, "task: unknown value 'birds'"),
+        ({"most_per_class": -1}, "most_per_class: expected a whole number of 0 or more"),
+        ({"protocol": "leaky"}, "protocol: unknown value 'leaky'"),
+        ({"data": "digits", "tasks": ()}, r"data: expected pictures in colours"),
+        ({"data": "folder:"}, "data: unknown value"),
+        ({"weights": "", "architecture": "torchvision/resnet18"}, "architecture: expected none"),
+        (
+            {"weights": "", "architecture": "", "protocol": "public-proxy"},
+            "protocol: 'public-proxy' is about pretrained",
+        ),
+    ],
+)
+def test_bad_values_are_found_before_any_work(place, tmp_path, monkeypatch, change, message):
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("work started")
+
+    monkeypatch.setattr(transfer, "prepare", forbidden)
+    with pytest.raises(ValueError, match=message):
+        transfer.main(dataclasses.replace(study(place, tmp_path), **change))
+
+
+def test_one_flipped_bit_of_the_weights_is_another_study(place, tmp_path):
+    content = bytearray((place / "resnet18.pth").read_bytes())
+    found = tensor_files.read(place / "resnet18.pth").tensors["fc.bias"]
+    changed = {**tensors("torchvision/resnet18"), "fc.bias": np.where(np.arange(1000) == 3, 0, found)}
+    tensor_files.write(tmp_path / "other.pth", {name: np.asarray(one, np.float32) for name, one in changed.items()})
+    assert (tmp_path / "other.pth").read_bytes() != bytes(content)
+    asked = study(place, tmp_path / "out")
+    first, second = (
+        transfer.validate(dataclasses.replace(asked, weights=str(path))).fingerprint
+        for path in (place / "resnet18.pth", tmp_path / "other.pth")
+    )
+    assert first != second
+
+
+def test_a_network_of_ours_is_loaded_with_its_preprocessing(place, tmp_path):
+    module = jp.models.resnet_cifar(8, 5, 2)
+    made = module.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
+    preprocess = jp.types.Preprocess(resize=20, crop=16, interpolation="bicubic")
+    params, state = made["params"], {"batch_stats": made["batch_stats"]}
+    jp.structured.save(tmp_path / "net", module, params, state, (16, 16, 3), preprocess)
+    loaded = transfer_data.load_weights(str(tmp_path / "net"), "jaxprune", None)
+    assert loaded.preprocess == preprocess
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    expected = module.apply(made, jp.data.normalise(pixels, preprocess))
+    np.testing.assert_allclose(loaded.network(pixels), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_convert_reports_writes_and_compares(place, tmp_path):
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    convert.main(convert.Conversion(place / "resnet18.pth"), console)
+    assert "102 tensors" in text.getvalue()
+    assert "It looks like torchvision/resnet18." in text.getvalue()
+    for name in ("net.safetensors", "net"):
+        asked = convert.Conversion(place / "resnet18.pth", "torchvision/resnet18", out=tmp_path / name)
+        convert.main(asked, console)
+    assert text.getvalue().count("equal bit for bit") == 2
+    assert json.loads((tmp_path / "net" / "specification.json").read_text())["preprocess"]["crop"] == 224
+    again = tensor_files.read(tmp_path / "net.safetensors").tensors
+    for name, expected in tensor_files.read(place / "resnet18.pth").tensors.items():
+        np.testing.assert_array_equal(again[name], expected)
