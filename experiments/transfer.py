@@ -76,10 +76,10 @@ class World:
 
     def features(self, network: jp.Network, data: dict[str, Any], name: str) -> np.ndarray:
         """Reads the features of all images, with a bar where these come from disk."""
-        cut = batches(data, self.largest)
-        return transfer.features(
-            network, jp.data.with_progress(cut, name) if isinstance(data["image"], jp.data.Stream) else cut
-        )
+        cut: Any = batches(data, self.largest)
+        if isinstance(data["image"], jp.data.Stream):
+            cut = jp.data.with_progress(jp.data.prefetch(cut, place=jax.device_put), name)
+        return transfer.features(network, cut)
 
 
 def prepare(

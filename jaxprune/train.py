@@ -183,7 +183,10 @@ def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> N
 def _batches(data: Mapping[str, Any], size: int, seed: int, steps: range) -> Generator[dict[str, Any], None, None]:
     """Yields the batches of these steps; of a stream, the next ones are made in the background."""
     make = partial(training_batch, data, size, seed)
-    return in_background(make, steps) if is_streamed(data) else (make(number) for number in steps)
+    if not is_streamed(data):
+        return (make(number) for number in steps)
+    # There too the batch goes to the device, so that the step finds it there.
+    return in_background(lambda number: jax.device_put(make(number)), steps)
 
 
 def _average(*values: Any) -> Any:

@@ -87,7 +87,6 @@ def dino_vit(module: ViT) -> Layout:
     dropped = {
         r"(teacher\.(module\.)?)?head\.(mlp|last_layer)\..*": "the projection head, which pretraining alone uses",
         r"student\..*": "the student, whose moving average the teacher is",
-        r"(optimizer|fp16_scaler|dino_loss)\..*": "a state of the training",
     }
     return Layout(_timm_rules(module), dropped)
 

@@ -8,6 +8,7 @@ Nothing in a file is ever run, see ``jaxprune.tensor_files``.
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from jaxprune.models import mapping
 from jaxprune.models.architectures import ARCHITECTURES, Architecture
 from jaxprune.network import Network
 from jaxprune.types import Preprocess
+
+_TRAINING = {r"(optimizer|lr_scheduler|scheduler|scaler|fp16_scaler|dino_loss)\..*": "a state of the training"}
 
 
 class Pretrained(NamedTuple):
@@ -83,7 +86,7 @@ def read(path: str | os.PathLike[str], architecture: str | Architecture, *, imag
     try:
         tensors = _unwrapped(file.tensors, known)
         module = _module(known, tensors)
-        layout = known.layout(module)
+        layout = _layout(known, module)
         variables = mapping.read(layout, tensors, _variables(known, module))
     except (mapping.NamesError, mapping.ShapeError) as error:
         raise ValueError(_explained(path, file.tensors, known, error)) from error
@@ -122,9 +125,9 @@ def export(path: str | os.PathLike[str], network: Network, architecture: str | A
     known, module = named(architecture), network.module
     variables = {"params": network.params, **network.state}
     try:
-        tensors = mapping.write(known.layout(module), variables)
+        tensors = mapping.write(_layout(known, module), variables)
         full = _module(known, tensors)
-        expected = mapping.shapes(known.layout(full), _variables(known, full))
+        expected = mapping.shapes(_layout(known, full), _variables(known, full))
         if {name: tensors[name].shape for name in expected} != expected or full.describe() != module.describe():
             raise ValueError("units or layers were removed")
     except (ValueError, KeyError, AttributeError) as error:
@@ -154,6 +157,12 @@ def _unwrapped(tensors: Mapping[str, Any], known: Architecture) -> Mapping[str, 
     """Takes the first of the architecture's prefixes that the file has from all names that begin with it."""
     prefix = next((one for one in known.prefixes if f"{one}{known.first}" in tensors), "")
     return known.prepare({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+
+
+def _layout(known: Architecture, module: Any) -> mapping.Layout:
+    """The layout of a module; what a training keeps beside its network is dropped from every file."""
+    made = known.layout(module)
+    return replace(made, dropped={**made.dropped, **_TRAINING})
 
 
 def _module(known: Architecture, tensors: Mapping[str, np.ndarray]) -> Any:
@@ -200,7 +209,7 @@ def _fitting(tensors: Mapping[str, np.ndarray]) -> list[str]:
             continue
         inside = _unwrapped(tensors, known)
         module = _module(known, inside)
-        expected = mapping.shapes(known.layout(module), _variables(known, module))
+        expected = mapping.shapes(_layout(known, module), _variables(known, module))
         if all(inside[key].shape == shape for key, shape in expected.items()):
             found.append(name)
     return found
@@ -212,7 +221,7 @@ def _share(known: Architecture, tensors: Mapping[str, np.ndarray]) -> float:
         inside = _unwrapped(tensors, known)
     except ValueError:  # of a network that we have not
         return 0.0
-    layout = known.layout(_module(known, inside))
+    layout = _layout(known, _module(known, inside))
     wanted = {name for rule in layout.rules for name in rule.tensors}
     there = set(inside) - set(mapping.dropped(layout, inside))
     return len(wanted & there) / len(wanted | there)
