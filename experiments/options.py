@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 import jaxprune as jp
 from jaxprune import check, records
@@ -206,6 +207,9 @@ ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
 
 OnError = Literal["error", "skip"]
 
+BUNDLED = ("digits", "shapes")
+"""Data that come with the library, or are painted by it."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -234,8 +238,8 @@ def load(
       two halves of its classes.
     """
     kind, _, name = data.partition(":")
-    if kind not in ("tfds", "folder", "npz") or not name:
-        check.choice("data", data, ("digits", "shapes", "tfds:<name>", "folder:<path>", "npz:<path>"))
+    if kind not in _OPENERS or not name:
+        check.choice("data", data, (*BUNDLED, "tfds:<name>", "folder:<path>", "npz:<path>"))
     if data == "digits":
         return Sources(jp.data.digits(), None, halves(10, ("0-4", "5-9")))
     if data == "shapes":
@@ -267,17 +271,34 @@ def _from_folder(
     del folder
     made = preprocess or Preprocess(resize=(size, size))
     path = Path(name)
-    if not all((path / part).is_dir() for part in ("train", "val")):
+    tests = next((part for part in ("val", "validation", "valid", "test") if (path / part).is_dir()), None)
+    training = (path / "train").is_dir()
+    if training != (tests is not None):
+        there, wanted = ("train", "val") if training else (tests, "train")
+        raise ValueError(
+            f"data: expected a folder for each class in {name!r}, or train and val with such folders, but it has "
+            f"{there} and no {wanted}. Pass the folder {there} itself, or add {wanted}."
+        )
+    if tests is None:
         return jp.data.folder(path, preprocess=made, on_error=on_error), None
-    images, tests = (jp.data.folder(path / part, preprocess=made, on_error=on_error) for part in ("train", "val"))
-    return images, tests
+    images, held = (jp.data.folder(path / part, preprocess=made, on_error=on_error) for part in ("train", tests))
+    return images, held
 
 
 def _from_npz(
     name: str, folder: str | None, size: int, preprocess: Preprocess | None, on_error: OnError
 ) -> tuple[jp.data.Source, jp.data.Source | None]:
-    del folder, size, preprocess, on_error  # arrays are as they are
-    return jp.data.npz(name), None
+    del folder, size, on_error
+    images = jp.data.npz(name)
+    if preprocess is None or images.image_shape[:2] == (preprocess.crop, preprocess.crop):
+        return images, None  # they have been brought to that size before
+    if images.pixels.dtype != np.uint8:
+        raise ValueError(
+            f"data: expected images of {preprocess.crop} x {preprocess.crop} pixels, or bytes that can be resized, but "
+            f"{name!r} has {images.pixels.dtype} of the shape {images.image_shape}. Save them as uint8."
+        )
+    pixels = np.stack([jp.data.preprocess(image, preprocess) for image in images.pixels])
+    return dataclasses.replace(images, pixels=pixels), None
 
 
 _OPENERS = {"tfds": _from_tfds, "folder": _from_folder, "npz": _from_npz}

@@ -59,7 +59,7 @@ class World:
     makers: dict[str, HeadMaker]
     heads: dict[str, jp.Network]
     prunable: Any
-    scoring: jp.data.Batches
+    scoring: Sequence[dict[str, Any]]
     scoring_loss: float
     scoring_gradient: Any
     finetuning: dict[str, Any]
@@ -68,6 +68,7 @@ class World:
     pretrained: dict[str, float] | None
     fingerprint: str
     skipped: dict[str, int]
+    separate_tests: bool
     largest: int
 
     def headed(self, network: jp.Network) -> jp.Network:
@@ -75,11 +76,8 @@ class World:
         return transfer.with_head(network, self.heads[self.source.name])
 
     def features(self, network: jp.Network, data: dict[str, Any], name: str) -> np.ndarray:
-        """Reads the features of all images, with a bar where these come from disk."""
-        cut: Any = batches(data, self.largest)
-        if isinstance(data["image"], jp.data.Stream):
-            cut = jp.data.with_progress(jp.data.prefetch(cut, place=jax.device_put), name)
-        return transfer.features(network, cut)
+        """Reads the features of all images."""
+        return transfer.features(network, batches(data, self.largest, name))
 
 
 def prepare(
@@ -103,7 +101,7 @@ def prepare(
     clean = [Domain(task, None, data[task.name, "test"]) for task in tasks]
     shifted = [Domain(task, shift, opened.shifted(seed, task.classes, shift)) for task in tasks for shift in shifts]
     loss = options.LOSSES[settings.loss]
-    scoring = batches(opened.part(seed, "scoring", source.classes), largest)
+    scoring = batches(opened.part(seed, "scoring", source.classes), largest, "scoring")
     headed = transfer.with_head(dense, heads[source.name])
     return World(
         loss=loss,
@@ -122,13 +120,17 @@ def prepare(
         pretrained=pretrained,
         fingerprint=opened.fingerprint,
         skipped=opened.skipped,
+        separate_tests=opened.tests is not None and opened.protocol == "leak-free",
         largest=largest,
     )
 
 
-def batches(data: dict[str, Any], largest: int = LARGEST_BATCH) -> jp.data.Batches:
-    """Cuts data into batches of at most so many examples."""
-    return jp.data.Batches(data, min(largest, len(data["label"])))
+def batches(data: dict[str, Any], largest: int = LARGEST_BATCH, name: str = "images") -> Sequence[dict[str, Any]]:
+    """Cuts data into batches of at most so many examples; those from disk come to the device ahead, with a bar."""
+    cut = jp.data.Batches(data, min(largest, len(data["label"])))
+    if not isinstance(data["image"], jp.data.Stream):
+        return cut
+    return jp.data.with_progress(jp.data.prefetch(cut, place=jax.device_put), name)
 
 
 def the_dense_network(
@@ -241,15 +243,15 @@ def prune(world: World, settings: Common, mask: Any, seed: int) -> jp.Network:
     """Returns the dense network under a mask, with BatchNorm statistics of its own where the settings say so."""
     pruned = world.dense.replace(params=jp.masks.apply(mask, world.dense.params))
     if settings.recalibrate:
-        pruned = jp.train.recalibrate(pruned, whole_batches(world.finetuning, world.largest), jax.random.key(seed))
+        # A network that is trained here sees all images at once; a pretrained one is too large for that.
+        largest = world.largest if world.pretrained is None else len(world.finetuning["label"])
+        pruned = jp.train.recalibrate(pruned, whole_batches(world.finetuning, largest), jax.random.key(seed))
     return pruned
 
 
 def whole_batches(data: dict[str, Any], largest: int) -> list[dict[str, Any]]:
-    """Cuts data into a few batches of one size, since padding would enter statistics.  A rest is left out."""
-    if not isinstance(data["image"], jp.data.Stream):
-        return [data]
-    count = len(data["label"]) // largest or 1
+    """Cuts data into batches of one size, since padding would enter statistics.  What is left over is left out."""
+    count = -(-len(data["label"]) // largest)
     return list(jp.data.Batches(data, len(data["label"]) // count))[:count]
 
 
@@ -265,6 +267,7 @@ def finetune(
         steps=settings.finetune_steps,
         batch_size=settings.batch_size,
         seed=seed,
+        progress="fine-tuning" if isinstance(world.finetuning["image"], jp.data.Stream) else None,
     )
     return pruned.replace(params=tuned.params)
 
@@ -279,6 +282,7 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
         "source": world.source.name,
         **({} if world.pretrained is None else {"pretrained": world.pretrained}),
         **({"skipped": world.skipped} if world.skipped else {}),
+        **({"separate_tests": True} if world.separate_tests else {}),
         "domains": {
             name: {"task": one.task.name, "shift": one.shift, "chance": one.task.chance}
             for name, one in world.tests.items()
@@ -295,9 +299,8 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
 def completed(study: Study, opened: Opened) -> Study:
     """Fills in what the settings leave open: the source, the inputs, and the protocol's numbers."""
     study = dataclasses.replace(study, source=opened.source.name)
-    if opened.weights is None:
-        return study
-    study = dataclasses.replace(study, inputs=opened.fingerprint)
+    if study.data not in options.BUNDLED or study.weights:
+        study = dataclasses.replace(study, inputs=opened.fingerprint)
     return transfer_data.with_protocol(study, opened) if study.protocol == "public-proxy" else study
 
 
@@ -312,6 +315,8 @@ def main(study: Study, opened: Opened | None = None, console: Console | None = N
     console.print(f"{len(runs)} runs, {len(missing)} of them to do here.")
     for leak in transfer_data.PROTOCOLS[study.protocol]:
         console.print(f"Leak: {leak}")
+    for name, count in opened.skipped.items():
+        console.print(f"{name}: {count} pictures could not be read and are left out.", emoji=False, markup=False)
     tx = transformation(study, study.protocol)
     for seed in dict.fromkeys(run.seed for run in missing):
         world = prepare(study, seed, opened, study.out, study.shifts, study.largest_batch)
@@ -338,9 +343,12 @@ def command() -> None:
         if study.dry_run:
             transfer_dry_run.report(completed(study, opened), opened, Console())
             return
-    except ValueError as error:
+    except (ValueError, TypeError, MemoryError) as error:
         raise SystemExit(f"error: {error}") from None
-    main(study, opened)
+    try:
+        main(study, opened)
+    except (ValueError, MemoryError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
         "The images that prune the network are test images of the source task.",
         "The images that fine-tune it are the test images of the source task, all of them.",
         "The first 128 images of the source task prune it, which in the order of the classes are of few classes.",
-        "The head's penalty is fixed at 1: it is chosen on nothing.",
+        "The head's penalty is 1; were there several, they would be compared on the test images.",
     ),
 }
 """What leaks between training and test under each protocol.  The second is that of the authors' closest public code."""
@@ -71,7 +71,11 @@ class Opened:
         source, indices = self.indices(seed, name, classes)
         if self.weights is None:
             return jp.data.select(source, indices, classes)
-        return _held(jp.data.stream(source, indices, classes))
+        return _held(jp.data.stream(source, indices, classes, complete=self.has_every_class(name)))
+
+    def has_every_class(self, name: str) -> bool:
+        """Whether a split must have an image of every class; the few images that prune by the public code need not."""
+        return not (self.protocol == "public-proxy" and name == "scoring")
 
     def shifted(self, seed: int, classes: tuple[int, ...], shift: str) -> dict[str, Any]:
         """Returns the test images of these classes under a shift."""
@@ -89,7 +93,10 @@ class Opened:
         if self.protocol == "public-proxy":
             source = self.tests or self.images
             found = _of(source, self.classes if classes is None else classes)
-            return source, found[:PROXY_SCORING] if name == "scoring" else found
+            if name == "scoring":
+                # In the order of the classes, in which a data set need not be.
+                found = found[np.argsort(source.labels[found], kind="stable")][:PROXY_SCORING]
+            return source, found
         if name == "test" and self.tests is not None:
             source, found = self.tests, _of(self.tests, self.classes)
         else:
@@ -153,7 +160,7 @@ def open_plain(
 def open_pretrained(settings: Any, seeds: Sequence[int]) -> Opened:
     """Opens weights and data of a transfer study, and checks all that can be checked before anything is computed.
 
-    Every picture's head is read, or all of it where those that can't be read are skipped.
+    Every picture in use is decoded once: one that can't be read is found now, and not in the middle of a study.
     """
     weights = load_weights(settings.weights, settings.architecture, settings.image_size)
     found = options.load(settings.data, settings.data_folder, 0, weights.preprocess, settings.on_error)
@@ -162,7 +169,7 @@ def open_pretrained(settings: Any, seeds: Sequence[int]) -> Opened:
     for images, indices in opened.used():
         _demand_fitting(weights, images)
         if isinstance(images, jp.data.Folder):
-            images.check(indices)
+            images.check(indices, whole=settings.on_error == "error")
     return _checked(opened, seeds)
 
 
@@ -195,11 +202,13 @@ def _own(path: str, image: int | None) -> Weights:
     made = jp.models.normalised(network, preprocess)
     made = jp.models.normalised(network, preprocess)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
-    return Weights(f"{family} of jaxprune", made, preprocess, {}, records.fingerprint(*leaves))
+    # The shape and the preprocessing too: the same arrays mean another network with others.
+    parts = [records.fingerprint(*leaves), specification.describe(), dataclasses.asdict(preprocess)]
+    return Weights(f"{family} of jaxprune", made, preprocess, {}, records.digest(parts)[:16])
 
 
 def with_protocol(study: Any, opened: Opened) -> Any:
-    """Gives a study the numbers of the public code, but for those that were chosen.
+    """Gives a study the numbers of the public code, but for settings that are not at their defaults.
 
     Ridge heads with a penalty of 1, squared error, 100 rounds, and 90 epochs of fine-tuning in batches of 64.
     """
@@ -211,11 +220,13 @@ def with_protocol(study: Any, opened: Opened) -> Any:
         "rounds": 100,
         "batch_size": 64,
         "finetune_rate": 5e-5,
-        "finetune_steps": PROXY_EPOCHS * -(-len(found) // 64),
         "shifts": (),
     }
     chosen = records.changed(study)
-    return dataclasses.replace(study, **{name: value for name, value in wanted.items() if name not in chosen})
+    made = dataclasses.replace(study, **{name: value for name, value in wanted.items() if name not in chosen})
+    if "finetune_steps" in chosen:
+        return made
+    return dataclasses.replace(made, finetune_steps=PROXY_EPOCHS * -(-len(found) // made.batch_size))
 
 
 def proxy_transformation(rate: float, steps: int) -> optax.GradientTransformation:
@@ -226,8 +237,12 @@ def proxy_transformation(rate: float, steps: int) -> optax.GradientTransformatio
 
 
 def _checked(opened: Opened, seeds: Sequence[int]) -> Opened:
+    """Makes the splits of every seed once: each part of a task has an image of every class."""
     for seed in seeds:
-        opened.indices(seed, "scoring")
+        for task in opened.tasks:
+            for name in ("scoring", "head", "finetuning", "selection", "test"):
+                source, found = opened.indices(seed, name, task.classes)
+                jp.data.relabelled(source, found, task.classes, complete=opened.has_every_class(name))
     return opened
 
 

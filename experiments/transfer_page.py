@@ -254,7 +254,7 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
                 f"{_network(study)} Every kernel but the classifier's is prunable "
                 f"({len(first['metrics']['layer_sparsity'])} kernels).",
             ),
-            ("Splits.", _splits(study)),
+            ("Splits.", _splits(study, first["metrics"].get("separate_tests", False))),
             *[("Leak.", leak) for leak in transfer_data.PROTOCOLS[study.protocol]],
             *[
                 ("Left out.", f"{counted(count, 'picture')} of {name} could not be read.")
@@ -312,14 +312,15 @@ def _network(study: Any) -> str:
     return f"CIFAR ResNet of depth {study.depth} and width {study.width}, pretrained on all classes."
 
 
-def _splits(study: Any) -> str:
+def _splits(study: Any, tests: bool) -> str:
     if study.protocol == "public-proxy":
         return "None: every part is all test images of a task, as in the authors' closest public code (CVPR 2024)."
-    kept = {name: share for name, share in data.FRACTIONS.items() if not (study.weights and name == "pretraining")}
+    without = ({"pretraining"} if study.weights else set()) | ({"test"} if tests else set())
+    kept = {name: share for name, share in data.FRACTIONS.items() if name not in without}
     total = sum(kept.values())
     sizes = ", ".join(f"{share / total:.0%} {part}" for part, share in kept.items())
     most = f", at most {study.most_per_class} images of a class in each" if study.most_per_class else ""
-    ours = " Images that a data set keeps for tests are the tests; the rest is shared out." if study.weights else ""
+    ours = " The data set has images of its own for tests; these are of the others." if tests else ""
     return f"Disjoint and stratified, anew for each seed: {sizes}{most}.{ours}"
 
 

@@ -164,6 +164,64 @@ def test_the_public_protocol_says_what_leaks_and_what_it_does(place, tmp_path):
     assert "Leak: The head of a task is fitted on the very images that test it" in said(asked)
 
 
+def test_the_first_images_by_class_prune_by_the_public_protocol_and_need_not_be_of_every_class(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(transfer_data, "PROXY_SCORING", 4)
+    opened = transfer.validate(study(place, tmp_path, protocol="public-proxy"))
+    data = opened.part(0, "scoring", opened.source.classes)
+    source, found = opened.indices(0, "scoring", opened.source.classes)
+    assert np.asarray(source.labels[found]).tolist() == [928, 928, 928, 932]  # the lowest classes of food
+    assert data["label"].tolist() == [4, 4, 4, 8]  # as the task counts them
+    epochs = transfer.completed(study(place, tmp_path, protocol="public-proxy"), opened).finetune_steps
+    assert epochs == 1  # as asked for
+    unasked = dataclasses.replace(study(place, tmp_path, protocol="public-proxy"), finetune_steps=100, batch_size=20)
+    assert transfer.completed(unasked, opened).finetune_steps == 90 * 2
+
+
+def test_statistics_are_estimated_on_the_same_batches_from_memory_and_from_disk(place, tmp_path):
+    opened = transfer.validate(study(place, tmp_path))
+    source, found = opened.indices(0, "finetuning", opened.source.classes)
+    streamed = jp.data.stream(source, found, opened.source.classes)
+    held = {**streamed, "image": np.asarray(streamed["image"])}
+    cut = [transfer.whole_batches(data, 6) for data in (streamed, held)]
+    assert [len(batch["label"]) for batch in cut[0]] == [5, 5, 5, 5]
+    for one, other in zip(*cut, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+
+
+def test_other_pictures_under_the_same_name_are_another_study_also_without_weights(place, tmp_path):
+    pictures, changed = tmp_path / "pictures", []
+    for name in ("cat", "dog"):
+        (pictures / name).mkdir(parents=True)
+        for number in range(25):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(pictures / name / f"{number}.png")
+    for colour in (1, 2):
+        Image.new("RGB", (8, 8), (0, colour, 0)).save(pictures / "cat" / "0.png")
+        asked = transfer.Study(data=f"folder:{pictures}", image_size=8, out=tmp_path / "out")
+        changed.append(transfer.completed(asked, transfer.validate(asked)).inputs)
+    assert changed[0] != changed[1]
+
+
+def test_arrays_are_brought_to_the_size_of_the_network(place, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 48, 40, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", image=pixels, label=np.arange(60) % 2)
+    options = {"data": f"npz:{tmp_path / 'data.npz'}", "tasks": ()}
+    opened = transfer.validate(study(place, tmp_path / "out", **options))
+    np.testing.assert_array_equal(
+        opened.images.images(np.array([5]))[0], jp.data.preprocess(pixels[5], opened.weights.preprocess)
+    )
+    np.savez(tmp_path / "data.npz", image=(pixels / 255).astype(np.float32), label=np.arange(60) % 2)
+    with pytest.raises(ValueError, match="data: expected images of 32 x 32 pixels, or bytes that can be resized"):
+        transfer.validate(study(place, tmp_path / "out", **options))
+
+
+def test_train_without_val_is_no_class(place, tmp_path):
+    (tmp_path / "data" / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"data: expected a folder for each class .* has train and no val"):
+        transfer.validate(study(place, tmp_path / "out", data=f"folder:{tmp_path / 'data'}"))
+
+
 def test_the_steps_of_the_public_protocol_are_those_of_sgd_in_pytorch():
     # w <- w - rate (m <- 0.9 m + g + 1e-4 w), and a tenth of the rate after 30 of 90 epochs.
     tx = transfer_data.proxy_transformation(0.1, 90)
@@ -259,6 +317,9 @@ def test_a_network_of_ours_is_loaded_with_its_preprocessing(place, tmp_path):
     params, state = made["params"], {"batch_stats": made["batch_stats"]}
     jp.structured.save(tmp_path / "net", module, params, state, (16, 16, 3), preprocess)
     loaded = transfer_data.load_weights(str(tmp_path / "net"), "jaxprune", None)
+    other = jp.types.Preprocess(resize=20, crop=16, interpolation="bilinear")
+    jp.structured.save(tmp_path / "other", module, params, state, (16, 16, 3), other)
+    assert transfer_data.load_weights(str(tmp_path / "other"), "jaxprune", None).fingerprint != loaded.fingerprint
     assert loaded.preprocess == preprocess
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     expected = module.apply(made, jp.data.normalise(pixels, preprocess))

@@ -14,7 +14,7 @@ from jaxprune.data.progress import with_progress
 from jaxprune.data.shape_classes import shape_tasks, shapes
 from jaxprune.data.shapes import COLOURS, SHAPES, TEXTURES, Scenes, scenes
 from jaxprune.data.shifts import SHIFTS, shift
-from jaxprune.data.source import Arrays, Source, as_float, select
+from jaxprune.data.source import Arrays, Source, as_float, relabelled, select
 from jaxprune.data.splits import FRACTIONS, split
 from jaxprune.data.streaming import Stream, stream
 from jaxprune.data.tasks import Task, find_task, imagenet_tasks
@@ -52,6 +52,7 @@ __all__ = [
     "npz",
     "prefetch",
     "preprocess",
+    "relabelled",
     "scenes",
     "select",
     "shape_tasks",

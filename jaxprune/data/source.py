@@ -135,7 +135,7 @@ def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None 
 
 
 def relabelled(
-    source: Source, indices: np.ndarray, classes: tuple[int, ...] | None = None
+    source: Source, indices: np.ndarray, classes: tuple[int, ...] | None = None, *, complete: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the examples of ``classes`` among ``indices``, and their labels counted inside ``classes``, int32.
 
@@ -143,6 +143,7 @@ def relabelled(
       source: where the labels are.
       indices: which examples; those of other classes are left out.
       classes: the classes of a task, as numbered by the source.  None: all.
+      complete: whether every class must have an example.
 
     Raises:
       ValueError: a class is unknown, or has no example among ``indices``.
@@ -163,5 +164,6 @@ def relabelled(
     labels = position[found]
     chosen = np.asarray(indices)[labels >= 0]
     labels = labels[labels >= 0]
-    check.labels(f"labels of {source.name}", labels, len(wanted))
+    if complete:
+        check.labels(f"labels of {source.name}", labels, len(wanted))
     return chosen, labels

@@ -118,7 +118,12 @@ class Stream:
 
 
 def stream(
-    source: Source, indices: np.ndarray, classes: tuple[int, ...] | None = None, *, workers: int | None = None
+    source: Source,
+    indices: np.ndarray,
+    classes: tuple[int, ...] | None = None,
+    *,
+    complete: bool = True,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Makes the counterpart of ``select`` for data that do not fit into memory: images come when batches need them.
 
@@ -126,6 +131,7 @@ def stream(
       source: where the images are.
       indices: which examples; those of other classes are left out.
       classes: the classes of a task, as numbered by the source.  None: all.
+      complete: whether every class must have an example.
       workers: how many threads fetch.  None: as many as there are CPUs that this process may use.
 
     Returns:
@@ -140,7 +146,7 @@ def stream(
     >>> data["image"].shape, data["label"]
     ((2, 4, 4, 1), array([0, 0], dtype=int32))
     """
-    chosen, labels = relabelled(source, indices, classes)
+    chosen, labels = relabelled(source, indices, classes, complete=complete)
     return {"image": Stream(source, chosen, workers), "label": labels}
 
 

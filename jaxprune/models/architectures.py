@@ -69,8 +69,10 @@ class Architecture:
     image: int = 224
 
 
-# What trainers wrap around the names: a checkpoint's dictionary, and the module of data-parallel training.
-WRAPPED = ("state_dict.module.", "state_dict.", "model.module.", "model.", "module.")
+# What trainers wrap around the names: a checkpoint's dictionary, data-parallel training, a compiled module.
+_CONTAINERS = ("state_dict.", "model.", "")
+_MODULES = ("module._orig_mod.", "_orig_mod.module.", "_orig_mod.", "module.", "")
+WRAPPED = tuple(f"{outer}{inner}" for outer in _CONTAINERS for inner in _MODULES)
 # DINO's full checkpoints hold a teacher and a student; the teacher is what is published.
 _DINO = ("teacher.module.backbone.", "teacher.backbone.", "backbone.", *WRAPPED)
 _MOCO = ("state_dict.module.encoder_q.", "module.encoder_q.", *WRAPPED)
@@ -91,6 +93,7 @@ def _timm(image: int, **options: Any) -> Preprocess:
 
 
 _BICUBIC = partial(_scaled, interpolation="bicubic")
+_WHOLE = partial(_BICUBIC, resize=224)
 
 
 def _resnet(name: str, depth: int, layout: Any = layouts_resnet.torchvision_resnet, **options: Any) -> Architecture:
@@ -112,16 +115,16 @@ def _vit(name: str, method: str, position: str, patch: int, shape: Mapping[str, 
     )
 
 
-def _torchvision_vit(size: str, patch: int, resize: int = 256) -> Architecture:
+def _torchvision_vit(size: str, patch: int, ending: str = "", preprocess: Any = _scaled) -> Architecture:
     return _vit(
-        f"torchvision/vit_{size}{patch}",
+        f"torchvision/vit_{size}{patch}{ending}",
         "torchvision",
         "encoder.pos_embedding",
         patch,
         {"size": size},
         layout=layouts_vit.torchvision_vit,
         prepare=layouts_vit.prepare_torchvision,
-        preprocess=partial(_scaled, resize=resize),
+        preprocess=preprocess,
         first="encoder.ln.weight",
         head=Head("heads.head.weight"),
     )
@@ -154,17 +157,17 @@ def _dino_vit(size: str, patch: int) -> Architecture:
     )
 
 
-def _clip_vit(patch: int) -> Architecture:
+def _clip_vit(source: str, patch: int, activation: str) -> Architecture:
     shape = {
         "size": "b",
         "norm_epsilon": 1e-5,
-        "activation": "quick_gelu",
+        "activation": activation,
         "embed_bias": False,
         "pre_norm": True,
         "head_bias": False,
     }
     return _vit(
-        f"clip/vit_b{patch}",
+        f"{source}/vit_b{patch}",
         "timm",
         "visual.positional_embedding",
         patch,
@@ -218,9 +221,13 @@ _DEIT: dict[str, Any] = {"preprocess": _timm}
 
 _LISTED = (
     *(_resnet(f"torchvision/resnet{depth}", depth) for depth in (18, 34, 50, 101)),
+    # Weights of a later recipe, IMAGENET1K_V2: no tensor tells them apart, but their preprocessing is another.
+    *(_resnet(f"torchvision/resnet{depth}_v2", depth, preprocess=partial(_scaled, resize=232)) for depth in (50, 101)),
     _torchvision_vit("b", 16),
     _torchvision_vit("b", 32),
-    _torchvision_vit("l", 16, resize=242),
+    _torchvision_vit("l", 16, preprocess=partial(_scaled, resize=242)),
+    # Weights of SWAG, whose pictures are resized to the size itself, at whatever size.
+    *(_torchvision_vit(size, 16, "_swag", _WHOLE) for size in ("b", "l")),
     Architecture(
         "torchvision/swin_v2_t",
         lambda classes, image: swin_v2("t", classes=classes),
@@ -237,7 +244,9 @@ _LISTED = (
     *(_timm_vit(f"timm/vit_{long}_patch16", short, 16) for short, long in _SIZES),
     *(_timm_vit(f"timm/vit_{long}_patch32", short, 32) for short, long in _SIZES[1:3]),
     *(_timm_vit(f"timm/deit_{long}_patch16", short, 16, **_DEIT) for short, long in _SIZES[:3]),
-    *(_clip_vit(patch) for patch in (32, 16)),
+    *(_clip_vit("clip", patch, "quick_gelu") for patch in (32, 16)),
+    # The same names and shapes, but most networks of OpenCLIP (those of LAION) have the exact GELU.
+    *(_clip_vit("open_clip", patch, "gelu") for patch in (32, 16)),
     Architecture(
         "clip/resnet50",
         lambda classes, image: clip_resnet(image, classes),

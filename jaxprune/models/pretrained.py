@@ -22,7 +22,12 @@ from jaxprune.models.architectures import ARCHITECTURES, Architecture
 from jaxprune.network import Network
 from jaxprune.types import Preprocess
 
-_TRAINING = {r"(optimizer|lr_scheduler|scheduler|scaler|fp16_scaler|dino_loss)\..*": "a state of the training"}
+# Found beside networks in checkpoints, and in no network.
+_TRAINING = {
+    r"(optimizers?|(lr_)?schedulers?|(fp16_|loss_)?scaler|amp|dino_loss)\..*": "a state of the training",
+    r"(model_ema|ema|state_dict_ema|ema_state_dict)\..*": "a moving average of the network, beside it",
+    r"(best_(acc|prec)1?|acc1|best_acc5|epoch|step|iteration)": "a number of the training",
+}
 
 
 class Pretrained(NamedTuple):
@@ -126,7 +131,7 @@ def export(path: str | os.PathLike[str], network: Network, architecture: str | A
     variables = {"params": network.params, **network.state}
     try:
         tensors = mapping.write(_layout(known, module), variables)
-        full = _module(known, tensors)
+        full = known.module(module.classes, getattr(module, "image", known.image))
         expected = mapping.shapes(_layout(known, full), _variables(known, full))
         if {name: tensors[name].shape for name in expected} != expected or full.describe() != module.describe():
             raise ValueError("units or layers were removed")

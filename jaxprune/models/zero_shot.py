@@ -1,12 +1,13 @@
 """Classification without training: images beside descriptions of classes, as CLIP compares them."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check
+from jaxprune import check, tensor_files
 from jaxprune.network import Network
 from jaxprune.types import Apply, TrainApply
 
@@ -20,14 +21,15 @@ def zero_shot(network: Network, text_features: Any, scale: float = 100.0) -> Net
     Args:
       network: images to embeddings [b, d], such as "clip/vit_b32".
       text_features: [classes, d], one row for each class.  (The mean over several descriptions of it, if there are.)
+        Or the path of a file that holds them and nothing else, in a format of ``jp.tensor_files.read``.
       scale: of the logits; CLIP's is 100, the exponential of its ``logit_scale``.
 
     Returns:
       A network with the same parameters; its state is ``{"network": ..., "text": ...}``.
 
     Raises:
-      ValueError: features that are not [classes, d] or not finite, a class whose features are all zero, or a scale that
-        is not above zero.
+      ValueError: features that are not [classes, d] or not finite, a file with other than one tensor, a class whose
+        features are all zero, or a scale that is not above zero.
 
     Source: Radford et al. (2021), arXiv 2103.00020, section 3.1.
 
@@ -36,6 +38,8 @@ def zero_shot(network: Network, text_features: Any, scale: float = 100.0) -> Net
     Array([[6., 8.]], dtype=float32)
     """
     check.positive("scale", scale)
+    if isinstance(text_features, (str, os.PathLike)):
+        text_features = _only_tensor(text_features)
     text = np.asarray(text_features, np.float32)
     if text.ndim != 2 or 0 in text.shape:
         raise ValueError(
@@ -52,6 +56,17 @@ def zero_shot(network: Network, text_features: Any, scale: float = 100.0) -> Net
     state = {"network": network.state, "text": jnp.asarray(text / lengths)}
     train = None if network.train_apply is None else _TrainApply(network.train_apply, float(scale))
     return network.replace(apply=_Apply(network.apply, float(scale)), state=state, train_apply=train)
+
+
+def _only_tensor(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads the one tensor of a file."""
+    tensors = tensor_files.read(path).tensors
+    if len(tensors) != 1:
+        raise ValueError(
+            f"text_features: expected one tensor in {str(path)!r}, but it has {len(tensors)}: "
+            f"{', '.join(list(tensors)[:5])}. Save the features [classes, d] alone."
+        )
+    return next(iter(tensors.values()))
 
 
 # Frozen dataclasses rather than closures, so that equal networks compare equal and never compile twice.

@@ -119,10 +119,12 @@ def test_of_a_moco_file_exactly_queue_key_encoder_and_projection_head_are_left_o
         assert not plain.dropped
 
 
-@pytest.mark.parametrize("prefix", ["teacher.backbone.", "teacher.module.backbone.", "model.", "module.", ""])
+@pytest.mark.parametrize(
+    "prefix", ["teacher.backbone.", "teacher.module.backbone.", "model._orig_mod.", "state_dict.module.", "module.", ""]
+)
 def test_wrappers_are_taken_off_and_what_a_training_keeps_is_left_out(tmp_path, prefix):
     inside, one = file_of("dino/vit_s16"), np.ones((2, 2), np.float32)
-    more = {"optimizer.state.0.exp_avg": one, "dino_loss.center": one}
+    more = {"optimizer.state.0.exp_avg": one, "dino_loss.center": one, "best_acc1": one, "model_ema.module.norm": one}
     if prefix.startswith("teacher"):
         more |= {"student.module.backbone.cls_token": one, "teacher.head.mlp.0.weight": one}
     path = written(tmp_path / "dino.pth", {f"{prefix}{name}": value for name, value in inside.items()} | more)
@@ -178,6 +180,11 @@ PREPROCESSED = {
     "torchvision/resnet34": (256, 224, "bilinear", 0.485),
     "torchvision/resnet50": (256, 224, "bilinear", 0.485),
     "torchvision/resnet101": (256, 224, "bilinear", 0.485),
+    "torchvision/resnet50_v2": (232, 224, "bilinear", 0.485),
+    "torchvision/resnet101_v2": (232, 224, "bilinear", 0.485),
+    "torchvision/vit_b16_swag": (224, 224, "bicubic", 0.485),
+    "torchvision/vit_l16_swag": (224, 224, "bicubic", 0.485),
+    "open_clip/vit_b32": (224, 224, "bicubic", 0.48145466),
     "torchvision/vit_b16": (256, 224, "bilinear", 0.485),
     "torchvision/vit_b32": (256, 224, "bilinear", 0.485),
     "torchvision/vit_l16": (242, 224, "bilinear", 0.485),
@@ -201,6 +208,12 @@ def test_preprocessing_is_that_of_the_published_weights(name):
     known = ARCHITECTURES[name]
     made = known.preprocess(known.image)
     assert (made.resize, made.crop, made.interpolation, made.mean[0]) == PREPROCESSED[name]
+
+
+@pytest.mark.parametrize(("name", "side"), [("torchvision/vit_b16_swag", 384), ("torchvision/vit_l16_swag", 512)])
+def test_swag_cuts_nothing_off_at_any_size(name, side):
+    made = ARCHITECTURES[name].preprocess(side)
+    assert (made.resize, made.crop, made.interpolation) == (side, side, "bicubic")
 
 
 def test_timm_cuts_nothing_off_at_384_pixels():

@@ -59,3 +59,14 @@ def test_text_of_another_width_is_refused():
     network, images = tower(), IMAGES
     with pytest.raises((TypeError, ValueError), match=r"dot_general"):
         jax.eval_shape(zero_shot(network, np.eye(5)), images)
+
+
+def test_text_features_may_lie_in_a_file(tmp_path):
+    features, embeddings = np.array([[2.0, 0.0], [3.0, 4.0]], np.float32), np.array([[0.3, 0.4]], np.float32)
+    tower = jp.Network(lambda params, state, images: images, {})
+    jp.tensor_files.write(tmp_path / "text.npz", {"features": features})
+    found = jp.models.zero_shot(tower, tmp_path / "text.npz")
+    np.testing.assert_array_equal(found(embeddings), jp.models.zero_shot(tower, features)(embeddings))
+    jp.tensor_files.write(tmp_path / "two.npz", {"features": features, "more": features})
+    with pytest.raises(ValueError, match=r"text_features: expected one tensor in .*, but it has 2: "):
+        jp.models.zero_shot(tower, tmp_path / "two.npz")
