@@ -110,6 +110,15 @@ def _say_inputs(study: Study, opened: Opened, say: Callable[[str], None]) -> Non
         sizes = _sizes(study, opened, study.seeds[0])
         listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         say(f"Images: {listed} (head, selection and test of all tasks together).")
+        taken = sum(sizes.values()) * math.prod(opened.images.image_shape)
+        say(
+            f"They take {_bytes(taken)} as bytes; parts below a quarter of the memory that may be taken are held in "
+            "it, others are read when they are needed."
+        )
+        say(
+            f"Settings: {counted(study.rounds, 'round')} of pruning, {counted(study.finetune_steps, 'step')} of "
+            f"fine-tuning on {counted(study.batch_size, 'image')} each, at a rate of {study.finetune_rate:g}."
+        )
 
 
 def _say_weights(weights: transfer_data.Weights, say: Callable[[str], None]) -> None:
