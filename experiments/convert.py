@@ -40,6 +40,10 @@ def main(conversion: Conversion, console: Console | None = None) -> None:
     """Reads, reports and writes."""
     # Names of tensors hold brackets and colons, which rich would take for styles and signs.
     say = partial((console or Console()).print, emoji=False, markup=False, highlight=False, soft_wrap=True)
+    if not conversion.architecture and conversion.out is not None:
+        raise ValueError(
+            "architecture: expected whose names the file has, to write it under these. Pass --architecture."
+        )
     if not conversion.architecture:
         file = tensor_files.read(conversion.weights)
         say(f"{conversion.weights}: {file.format}, {len(file.tensors)} tensors, SHA-256 {file.fingerprint}")
@@ -47,6 +51,7 @@ def main(conversion: Conversion, console: Console | None = None) -> None:
         say(f"It looks like {' or '.join(fitting)}." if fitting else "It fits no known architecture.")
         return
     if conversion.out is not None:
+        check.choice("out: suffix", conversion.out.suffix, ("", ".npz", ".pt", ".pth", ".safetensors"))
         check.writable("out", conversion.out.parent)
     found = jp.models.read(conversion.weights, conversion.architecture, image=conversion.image)
     report(found, conversion.architecture, say)

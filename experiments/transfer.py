@@ -24,7 +24,7 @@ from rich.console import Console
 import jaxprune as jp
 from experiments import options, transfer_data, transfer_dry_run, transfer_page
 from experiments.transfer_data import Opened
-from experiments.transfer_grid import Common, Run, Study, grid, mine, validate
+from experiments.transfer_grid import FINETUNE_RATE, PRETRAINED_RATE, Common, Run, Study, grid, mine, validate
 from jaxprune import check, files, records
 from jaxprune.evaluate import transfer
 from jaxprune.evaluate.heads import HeadMaker
@@ -234,9 +234,10 @@ def increase(world: World, pruned: Any) -> dict[str, float]:
 
 def transformation(settings: Common, protocol: str = "leak-free") -> optax.GradientTransformation:
     """Makes the transformation that fine-tunes: one for all runs, so that fine-tuning is compiled once."""
+    rate = settings.finetune_rate or FINETUNE_RATE
     if protocol == "public-proxy":
-        return transfer_data.proxy_transformation(settings.finetune_rate, settings.finetune_steps)
-    return optax.adam(optax.cosine_decay_schedule(settings.finetune_rate, settings.finetune_steps))
+        return transfer_data.proxy_transformation(rate, settings.finetune_steps)
+    return optax.adam(optax.cosine_decay_schedule(rate, settings.finetune_steps))
 
 
 def prune(world: World, settings: Common, mask: Any, seed: int) -> jp.Network:
@@ -301,7 +302,11 @@ def completed(study: Study, opened: Opened) -> Study:
     study = dataclasses.replace(study, source=opened.source.name)
     if study.data not in options.BUNDLED or study.weights:
         study = dataclasses.replace(study, inputs=opened.fingerprint)
-    return transfer_data.with_protocol(study, opened) if study.protocol == "public-proxy" else study
+    if study.protocol == "public-proxy":
+        study = transfer_data.with_protocol(study, opened)
+    if study.weights and study.finetune_rate is None:
+        study = dataclasses.replace(study, finetune_rate=PRETRAINED_RATE)
+    return study
 
 
 def main(study: Study, opened: Opened | None = None, console: Console | None = None) -> Path:

@@ -18,7 +18,7 @@ from rich.table import Table
 import jaxprune as jp
 from experiments import options, transfer_data
 from experiments.transfer_data import Opened
-from experiments.transfer_grid import Study, grid, mine
+from experiments.transfer_grid import FINETUNE_RATE, Study, grid, mine
 from experiments.wording import counted
 from jaxprune import memory, records, sites
 from jaxprune.evaluate import transfer
@@ -109,7 +109,7 @@ def _say_inputs(study: Study, opened: Opened, say: Callable[[str], None]) -> Non
     if opened.weights is not None:
         sizes = _sizes(study, opened, study.seeds[0])
         listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-        say(f"Images: {listed} (head, selection and test of all tasks together).")
+        say(f"Images: {listed} (head, selection and test of all tasks; test once for each shift too).")
         taken = sum(sizes.values()) * math.prod(opened.images.image_shape)
         say(
             f"They take {_bytes(taken)} as bytes; parts below a quarter of the memory that may be taken are held in "
@@ -117,7 +117,8 @@ def _say_inputs(study: Study, opened: Opened, say: Callable[[str], None]) -> Non
         )
         say(
             f"Settings: {counted(study.rounds, 'round')} of pruning, {counted(study.finetune_steps, 'step')} of "
-            f"fine-tuning on {counted(study.batch_size, 'image')} each, at a rate of {study.finetune_rate:g}."
+            f"fine-tuning on {counted(study.batch_size, 'image')} each, at a rate of "
+            f"{study.finetune_rate or FINETUNE_RATE:g}."
         )
 
 
@@ -190,7 +191,7 @@ def _measured(study: Study, opened: Opened, seed: int) -> tuple[jp.Network, dict
 def _cost(study: Study, headed: jp.Network, batch: dict[str, Any], score: str) -> Cost:
     if score in _GRADIENTS:
         gradients = _GRADIENTS[score]
-        return Cost(gradients, 0, "nothing" if not gradients else f"about {gradients:g} gradients")
+        return Cost(gradients, 0, "nothing" if not gradients else f"about {counted(int(gradients), 'gradient')}")
     if score not in _QUANTITIES:
         return Cost(None, 0, "not estimated: dense blocks, see jp.curvature.plan")
     quantity, matrix = _QUANTITIES[score]

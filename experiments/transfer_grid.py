@@ -11,6 +11,9 @@ from experiments import options, transfer_data
 from experiments.transfer_data import Opened
 from jaxprune import check
 
+FINETUNE_RATE, PRETRAINED_RATE = 2e-3, 1e-4
+"""Of fine-tuning, where no setting says so: the small network that is trained here, and pretrained ones."""
+
 
 @dataclass(frozen=True)
 class Common:
@@ -45,8 +48,9 @@ class Common:
     recalibrate: bool = False
     """Re-estimate BatchNorm statistics after pruning, on the fine-tuning images of the source task."""
     finetune_steps: int = 100
-    finetune_rate: float = 2e-3
-    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen."""
+    finetune_rate: float | None = None
+    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen.  None: 2e-3 for the network that
+    is trained here, 1e-4 for pretrained ones."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def grid(study: Study) -> list[Run]:
 
 
 _COUNTS = ("width", "pretrain_steps", "batch_size", "rounds", "finetune_steps")
-_AMOUNTS = ("pretrain_rate", "finetune_rate", "damping")
+_AMOUNTS = ("pretrain_rate", "damping")
 
 
 def validate(study: Study) -> Opened:
@@ -147,8 +151,9 @@ def check_common(settings: Common, scores: tuple[str, ...], seeds: tuple[int, ..
     check.choice("loss", settings.loss, options.LOSSES)
     for name in (*_COUNTS, *_AMOUNTS):
         check.positive(name, getattr(settings, name))
-    if settings.image_size is not None:
-        check.positive("image_size", settings.image_size)
+    for name in ("image_size", "finetune_rate"):
+        if getattr(settings, name) is not None:
+            check.positive(name, getattr(settings, name))
     for penalty in settings.penalties:
         check.positive("penalties", penalty)
     for name, values in {"scores": scores, "seeds": seeds, "penalties": settings.penalties}.items():

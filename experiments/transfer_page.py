@@ -11,6 +11,7 @@ from rich.table import Table as Printed
 
 from experiments import transfer_data, transfer_figures
 from experiments.transfer_figures import label
+from experiments.transfer_grid import FINETUNE_RATE
 from experiments.transfer_results import (
     GROUPS,
     STAGES,
@@ -116,7 +117,8 @@ def findings(study: Any, results: Results, tested: Table, measured: Table) -> li
         else "W"
     )
     dense = [
-        f"{percent(results.accuracy('dense', 0.0, 'pruned', group).mean)} on {GROUPS[group]}"
+        f"{percent(results.accuracy('dense', 0.0, 'pruned', group).mean)} on {GROUPS[group]} ("
+        f"{percent(results.accuracy('dense', 0.0, 'finetuned', group).mean)} once it is fine-tuned)"
         for group in results.groups
     ]
     few = ""
@@ -278,8 +280,9 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
             ),
             (
                 "Fine-tuning.",
-                f"{study.finetune_steps} steps of {_OPTIMIZERS[study.protocol]} on the source task through its frozen "
-                f"head, which is not trained; BatchNorm statistics {statistics}.",
+                f"{study.finetune_steps} steps of {_OPTIMIZERS[study.protocol]}, at a rate of "
+                f"{study.finetune_rate or FINETUNE_RATE:g}, on the source task through its frozen head, which is not "
+                f"trained; BatchNorm statistics {statistics}.",
             ),
             (
                 "Intervals.",
@@ -308,7 +311,7 @@ def _pretraining(study: Any) -> str:
 
 def _network(study: Any) -> str:
     if study.weights:
-        return f"{study.architecture}, as its file has it; with its data it has the hash {study.inputs}."
+        return f"{study.architecture}, of a file; the hash of weights and pictures together is {study.inputs}."
     return f"CIFAR ResNet of depth {study.depth} and width {study.width}, pretrained on all classes."
 
 

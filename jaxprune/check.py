@@ -229,6 +229,15 @@ def _are_arrays(tree: Any) -> bool:
     return all(not isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(dict(tree)))
 
 
+def floating_images(images: Any) -> None:
+    """Checks that a module gets floating-point images: bytes would be taken as numbers up to 255."""
+    if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
+        raise TypeError(
+            f"images: expected floating-point numbers, normalised, but got {jnp.result_type(images)}. Divide bytes by "
+            "255, or let jp.models.normalised(network, preprocess) do that."
+        )
+
+
 def outputs(value: Any, examples: int, name: str = "network.apply") -> None:
     """Checks that a network returns one array [b, c] for b images."""
     if not hasattr(value, "shape"):

@@ -22,6 +22,7 @@ QUICKLY = {
     "curvature",
     "scores",
     "structured",
+    "test_architecture.py",
     "test_attribution.py",
     "test_changes.py",
     "test_clip_resnet.py",

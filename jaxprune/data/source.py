@@ -114,13 +114,16 @@ def as_float(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
-def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None = None) -> dict[str, Any]:
+def select(
+    source: Source, indices: np.ndarray, classes: tuple[int, ...] | None = None, *, complete: bool = True
+) -> dict[str, Any]:
     """Fetches examples as one batch, with the labels counted inside ``classes`` (0 for the first of them, and so on).
 
     Args:
       source: where the images are.
       indices: which examples; those of other classes are left out.
       classes: the classes of a task, as numbered by the source.  None: all.
+      complete: whether every class must have an example; a few images of many classes need not.
 
     Returns:
       ``{"image": float32 [b, h, w, c] in [0, 1], "label": int32 [b]}``.
@@ -128,7 +131,7 @@ def select(source: Source, indices: np.ndarray, classes: tuple[int, ...] | None 
     Raises:
       ValueError: a class is unknown, or has no example among ``indices``; an image is not finite.
     """
-    chosen, labels = relabelled(source, indices, classes)
+    chosen, labels = relabelled(source, indices, classes, complete=complete)
     images = as_float(source.images(chosen))
     check.finite(f"images of {source.name}", images, "Find and drop these images.")
     return {"image": images, "label": labels}

@@ -147,6 +147,7 @@ class ClipResNet(nn.Module):
                 f"images: expected [b, {self.image}, {self.image}, c], but got the shape {jnp.shape(images)}. Resize "
                 "the images, or build the network with their size. A single image needs a batch axis: images[None]."
             )
+        check.floating_images(images)
         layers = Layers(train, keras=False)
         x = Stem(self.width, layers, name="stem")(images)
         for shape in self.blocks:

@@ -23,11 +23,16 @@ def normalised(network: Network, preprocess: Preprocess) -> Network:
     Returns:
       A network with the same parameters and state.
 
+    Raises:
+      ValueError: the network takes pixels already.
+
     >>> net = Network(lambda params, state, images: images.mean((1, 2)), {})
     >>> half = Preprocess(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5))
     >>> normalised(net, half)(jnp.full((1, 2, 2, 3), 255, jnp.uint8))
     Array([[1., 1., 1.]], dtype=float32)
     """
+    if isinstance(network.apply, _Apply):
+        raise ValueError("network: expected one that takes normalised images, but it takes pixels. Normalise once.")
     train = None if network.train_apply is None else _TrainApply(network.train_apply, preprocess)
     return network.replace(apply=_Apply(network.apply, preprocess), train_apply=train)
 

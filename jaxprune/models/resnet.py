@@ -150,6 +150,7 @@ class ResNet(nn.Module):
                 f"images: expected [b, h, w, c], but got the shape {jnp.shape(images)}. A single image needs a "
                 "batch axis: images[None]."
             )
+        check.floating_images(images)
         layers = Layers(train, self.keras)
         x = Stem(self.width, self.large_images, layers, self.stem_stride, name="stem")(images)
         for shape in self.blocks:

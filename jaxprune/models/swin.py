@@ -175,6 +175,7 @@ class SwinV2(nn.Module):
                 f"images: expected [b, h, w, c] with h and w of {self.patch} (one patch) or more, but got the shape "
                 f"{jnp.shape(images)}. Resize the images. A single image needs a batch axis: images[None]."
             )
+        check.floating_images(images)
         size = (self.patch, self.patch)
         x = nn.Conv(self.width, size, strides=size, padding="VALID", kernel_init=NORMAL, name="embed")(images)
         x = norm("embed_norm")(x)

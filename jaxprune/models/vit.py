@@ -197,6 +197,7 @@ class ViT(nn.Module):
                 f"images: expected [b, {self.image}, {self.image}, c], but got the shape {jnp.shape(images)}. Resize "
                 "the images, or build the network with their size. A single image needs a batch axis: images[None]."
             )
+        check.floating_images(images)
         x = self.tokens(images)
         x = _norm("pre_norm", self.norm_epsilon)(x) if self.pre_norm else x
         for shape in self.blocks:

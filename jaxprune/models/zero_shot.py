@@ -90,4 +90,9 @@ class _TrainApply:
 
 
 def _compared(embeddings: Any, text: Any, scale: float) -> Any:
+    if embeddings.shape[-1] != text.shape[-1]:
+        raise ValueError(
+            f"text_features: expected [classes, {embeddings.shape[-1]}], as this network embeds, but got "
+            f"{tuple(text.shape)}. Take the text tower that was trained with it."
+        )
     return scale * (embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)) @ text.T
