@@ -188,7 +188,8 @@ def load_weights(path: str, architecture: str, image: int | None) -> Weights:
     check.choice("architecture", architecture, known)
     if architecture == "jaxprune":
         return _own(path, image)
-    found = pretrained.read(path, architecture, image=image)
+    # Heads of the study's own replace the last layer.
+    found = pretrained.read(path, architecture, image=image, head=False)
     network = jp.models.normalised(found.network, found.preprocess)
     return Weights(architecture, network, found.preprocess, found.dropped, found.fingerprint)
 
@@ -199,7 +200,6 @@ def _own(path: str, image: int | None) -> Weights:
     if image is not None:
         preprocess = dataclasses.replace(preprocess, resize=(image, image), crop=None)
     family = specification.describe()["family"]
-    made = jp.models.normalised(network, preprocess)
     made = jp.models.normalised(network, preprocess)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
     # The shape and the preprocessing too: the same arrays mean another network with others.

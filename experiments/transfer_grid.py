@@ -20,7 +20,8 @@ class Common:
     """What decides the networks of a run, and their heads, apart from seed, score and sparsity."""
 
     data: str = "digits"
-    """digits, shapes, tfds:<name> for a prepared TensorFlow data set, folder:<path> for pictures, or npz:<path>."""
+    """digits, shapes, tfds:<name> for a prepared TensorFlow data set, npz:<path>, or folder:<path> for pictures: one
+    folder for each class, or train and val with such.  The images of val test pretrained networks, and no others."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
     image_size: int | None = None
@@ -131,6 +132,11 @@ def validate(study: Study) -> Opened:
     check.choice("on_error", study.on_error, ("error", "skip"))
     check.choice("protocol", study.protocol, transfer_data.PROTOCOLS)
     each_once("tasks", study.tasks or ("all",))
+    if study.most_per_class and study.protocol == "public-proxy":
+        raise ValueError(
+            f"most_per_class: expected 0 under public-proxy, which is about all test images, but got "
+            f"{study.most_per_class}. Leave it out, or take the protocol leak-free."
+        )
     if study.weights:
         return transfer_data.open_pretrained(study, study.seeds)
     for name, value in {"architecture": study.architecture, "most_per_class": study.most_per_class}.items():

@@ -240,7 +240,7 @@ def test_a_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path)
     text = said(study(place, tmp_path, scores=("magnitude", "block-obs")))
     for part in (
         "3 runs: 1 seed, the dense network and 2 scores",
-        "11,689,512 parameters, 11,166,912 prunable",
+        "11,176,512 parameters, 11,166,912 prunable",
         "folder:train: 200 of 1,180 images are used, 32 x 32 x 3",
         "scoring 40, finetuning 20, head 60, selection 20, test 60",
         "images/s",
@@ -278,6 +278,7 @@ def test_pictures_that_cannot_be_read_are_errors_or_counted(place, tmp_path):
         ({"source": "birds"}, "task: unknown value 'birds'"),
         ({"most_per_class": -1}, "most_per_class: expected a whole number of 0 or more"),
         ({"protocol": "leaky"}, "protocol: unknown value 'leaky'"),
+        ({"protocol": "public-proxy", "most_per_class": 5}, "most_per_class: expected 0 under public-proxy"),
         ({"data": "digits", "tasks": ()}, r"data: expected pictures in colours"),
         ({"data": "folder:"}, "data: unknown value"),
         ({"weights": "", "architecture": "torchvision/resnet18"}, "architecture: expected none"),

@@ -104,7 +104,7 @@ def clip_vit(module: ViT) -> Layout:
         *norm("visual.ln_pre", "pre_norm"),
         *_blocks(module, names),
         *norm("visual.ln_post", "norm"),
-        same("visual.proj", "params/head/kernel"),
+        *([same("visual.proj", "params/head/kernel")] if module.classes else []),
     )
     text = r"(transformer\..*|token_embedding\.weight|positional_embedding|ln_final\..*|text_projection)"
     dropped = {

@@ -7,6 +7,7 @@ Nothing in a file is ever run, see ``jaxprune.tensor_files``.
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,9 @@ class Pretrained(NamedTuple):
     fingerprint: str
 
 
-def load(path: str | os.PathLike[str], architecture: str, *, image: int | None = None) -> tuple[Network, Preprocess]:
+def load(
+    path: str | os.PathLike[str], architecture: str, *, image: int | None = None, head: bool = True
+) -> tuple[Network, Preprocess]:
     """Loads a network and its preprocessing from a file of another library.
 
     Args:
@@ -56,6 +59,7 @@ def load(path: str | os.PathLike[str], architecture: str, *, image: int | None =
       architecture: one of ``jp.models.ARCHITECTURES``, such as "torchvision/resnet50".
       image: height and width of the images, where they are not those of the source.  Positions are resampled by the
         source's own method.
+      head: whether to load the last layer.  False: the outputs are the features, and the file need not have it.
 
     Returns:
       (network, preprocess).  The network takes normalised images; ``jp.models.normalised(network, preprocess)`` takes
@@ -75,11 +79,13 @@ def load(path: str | os.PathLike[str], architecture: str, *, image: int | None =
     >>> preprocess.resize, preprocess.crop, again.params["head"]["bias"].shape
     (256, 224, (10,))
     """
-    found = read(path, architecture, image=image)
+    found = read(path, architecture, image=image, head=head)
     return found.network, found.preprocess
 
 
-def read(path: str | os.PathLike[str], architecture: str | Architecture, *, image: int | None = None) -> Pretrained:
+def read(
+    path: str | os.PathLike[str], architecture: str | Architecture, *, image: int | None = None, head: bool = True
+) -> Pretrained:
     """Loads a network, with all that is known of it; arguments and errors are those of ``load``.
 
     An ``Architecture`` of one's own is taken as well as a name.
@@ -90,7 +96,7 @@ def read(path: str | os.PathLike[str], architecture: str | Architecture, *, imag
     file = tensor_files.read(path)
     try:
         tensors = _unwrapped(file.tensors, known)
-        module = _module(known, tensors)
+        module = _module(known, tensors, head)
         layout = _layout(known, module)
         variables = mapping.read(layout, tensors, _variables(known, module))
     except (mapping.NamesError, mapping.ShapeError) as error:
@@ -167,10 +173,19 @@ def _unwrapped(tensors: Mapping[str, Any], known: Architecture) -> Mapping[str, 
 def _layout(known: Architecture, module: Any) -> mapping.Layout:
     """The layout of a module; what a training keeps beside its network is dropped from every file."""
     made = known.layout(module)
-    return replace(made, dropped={**made.dropped, **_TRAINING})
+    dropped = {**made.dropped, **_TRAINING}
+    if known.head is not None and not module.classes:
+        whole = known.layout(known.module(known.classes, getattr(module, "image", known.image)))
+        reason = "the last layer, which was not asked for"
+        dropped |= {re.escape(name): reason for name in sorted(_names(whole) - _names(made))}
+    return replace(made, dropped=dropped)
 
 
-def _module(known: Architecture, tensors: Mapping[str, np.ndarray]) -> Any:
+def _names(layout: mapping.Layout) -> set[str]:
+    return {name for rule in layout.rules for name in rule.tensors}
+
+
+def _module(known: Architecture, tensors: Mapping[str, np.ndarray], head: bool = True) -> Any:
     """Makes the module with the classes and the image size of a file; where it does not say them, the source's own."""
     classes, image = known.classes, known.image
     if known.head is not None and known.head.tensor in tensors:
@@ -180,7 +195,7 @@ def _module(known: Architecture, tensors: Mapping[str, np.ndarray]) -> Any:
         tokens = tensors[known.positions.tensor].shape[-2:][0] - known.positions.others
         side = math.isqrt(max(tokens, 0))
         image = side * known.positions.patch if side * side == tokens and side else image
-    return known.module(classes, image)
+    return known.module(classes if head else 0, image)
 
 
 def _variables(known: Architecture, module: Any) -> Any:
@@ -227,6 +242,6 @@ def _share(known: Architecture, tensors: Mapping[str, np.ndarray]) -> float:
     except ValueError:  # of a network that we have not
         return 0.0
     layout = _layout(known, _module(known, inside))
-    wanted = {name for rule in layout.rules for name in rule.tensors}
+    wanted = _names(layout)
     there = set(inside) - set(mapping.dropped(layout, inside))
     return len(wanted & there) / len(wanted | there)

@@ -98,6 +98,24 @@ def test_what_is_exported_is_loaded_bit_for_bit(tmp_path, name):
             np.testing.assert_array_equal(again[key], value)
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if ARCHITECTURES[name].head])
+def test_without_a_head_the_outputs_are_the_features_and_the_file_need_not_have_it(tmp_path, name):
+    known, tensors = small(name), file_of(name)
+    path = written(tmp_path / "whole.npz", tensors)
+    found = pretrained.read(path, known, head=False)
+    assert set(found.dropped.values()) == {"the last layer, which was not asked for"}
+    assert not [leaf for leaf in jp.tree.names(found.network.params) if leaf.startswith("head")]
+    assert_equal(found.network, pretrained.read(without(tmp_path, tensors, found.dropped), known, head=False).network)
+    exported = pretrained.export(tmp_path / "again.npz", found.network, known)
+    assert_equal(found.network, pretrained.read(exported, known, head=False).network)
+    with pytest.raises(ValueError, match="missing"):
+        pretrained.read(exported, known)
+
+
+def without(folder: Path, tensors: dict[str, np.ndarray], names: Any) -> Path:
+    return written(folder / "less.npz", {name: value for name, value in tensors.items() if name not in names})
+
+
 def test_of_a_moco_file_exactly_queue_key_encoder_and_projection_head_are_left_out(tmp_path):
     inside, one = file_of("moco_v2/resnet50"), np.ones((4, 4), np.float32)
     encoders = {f"module.encoder_{which}.{name}": value for which in "qk" for name, value in inside.items()}
