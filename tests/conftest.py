@@ -20,6 +20,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 MANY_MAPS = 25_000
 QUICKLY = {
     "curvature",
+    "geometry",
     "scores",
     "structured",
     "test_architecture.py",
@@ -29,7 +30,9 @@ QUICKLY = {
     "test_contract.py",
     "test_discovery.py",
     "test_joint_study.py",
+    "test_landscape_study.py",
     "test_layouts_big_vision.py",
+    "test_models.py",
     "test_pruning.py",
     "test_relevance.py",
     "test_swin.py",
