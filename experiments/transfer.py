@@ -8,7 +8,6 @@ the source task alone helps the others too.  The protocol is ours: the paper's s
 had.  Every split is disjoint, and the head of a task is fitted once, on features of the dense network, and then frozen.
 """
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.console import Console
 import jaxprune as jp
 from experiments import options, transfer_data, transfer_dry_run, transfer_page
 from experiments.transfer_data import Opened
-from experiments.transfer_grid import FINETUNE_RATE, PRETRAINED_RATE, Common, Run, Study, grid, mine, validate
+from experiments.transfer_grid import FINETUNE_RATE, Common, Run, Study, completed, grid, mine, validate
 from jaxprune import check, files, records
 from jaxprune.evaluate import transfer
 from jaxprune.evaluate.heads import HeadMaker
@@ -295,18 +294,6 @@ def execute(world: World, run: Run, mask: Any, tx: optax.GradientTransformation)
         "layer_sparsity": {name: 1 - share for name, share, flag in layers if flag},
         "mask": records.fingerprint(*map(np.asarray, jax.tree.leaves(mask))),
     }
-
-
-def completed(study: Study, opened: Opened) -> Study:
-    """Fills in what the settings leave open: the source, the inputs, and the protocol's numbers."""
-    study = dataclasses.replace(study, source=opened.source.name)
-    if study.data not in options.BUNDLED or study.weights:
-        study = dataclasses.replace(study, inputs=opened.fingerprint)
-    if study.protocol == "public-proxy":
-        study = transfer_data.with_protocol(study, opened)
-    if study.weights and study.finetune_rate is None:
-        study = dataclasses.replace(study, finetune_rate=PRETRAINED_RATE)
-    return study
 
 
 def main(study: Study, opened: Opened | None = None, console: Console | None = None) -> Path:

@@ -168,8 +168,9 @@ def open_pretrained(settings: Any, seeds: Sequence[int]) -> Opened:
     opened = Opened(found.images, found.tests, tasks, source, weights, settings.protocol, settings.most_per_class)
     for images, indices in opened.used():
         _demand_fitting(weights, images)
-        if isinstance(images, jp.data.Folder):
-            images.check(indices, whole=settings.on_error == "error")
+        # Where pictures are skipped, all were decoded when the folder was opened.
+        if isinstance(images, jp.data.Folder) and settings.on_error == "error":
+            images.check(indices, whole=True)
     return _checked(opened, seeds)
 
 

@@ -149,6 +149,18 @@ def validate(study: Study) -> Opened:
     return transfer_data.open_plain(study, study.seeds, study.tasks, study.on_error)
 
 
+def completed(study: Study, opened: Opened) -> Study:
+    """Fills in what the settings leave open: the source, the inputs, and the protocol's numbers."""
+    study = dataclasses.replace(study, source=opened.source.name)
+    if study.data not in options.BUNDLED or study.weights:
+        study = dataclasses.replace(study, inputs=opened.fingerprint)
+    if study.protocol == "public-proxy":
+        study = transfer_data.with_protocol(study, opened)
+    if study.weights and study.finetune_rate is None:
+        study = dataclasses.replace(study, finetune_rate=PRETRAINED_RATE)
+    return study
+
+
 def check_common(settings: Common, scores: tuple[str, ...], seeds: tuple[int, ...], out: Path) -> None:
     """Finds every bad value among what studies of pruned networks share."""
     for score in scores:

@@ -1,6 +1,7 @@
 """How other libraries name the weights of residual networks: torchvision, MoCo, DINO, CLIP."""
 
 from jaxprune.models.clip_resnet import ClipResNet
+from jaxprune.models.layouts_vit import BESIDE_CLIP
 from jaxprune.models.mapping import Layout, Rule, convolution, dense, norm, same
 from jaxprune.models.resnet import ResNet
 from jaxprune.models.resnet_blocks import BlockShape
@@ -41,13 +42,7 @@ def clip_resnet(module: ClipResNet) -> Layout:
     for theirs, ours in {"q": "query", "k": "key", "v": "value"}.items():
         rules += dense(f"visual.attnpool.{theirs}_proj", f"pool/{ours}")
     rules += dense("visual.attnpool.c_proj", "head") if module.classes else ()
-    text = r"(transformer\..*|token_embedding\.weight|positional_embedding|ln_final\..*|text_projection|text\..*)"
-    dropped = {
-        text: "the text tower",
-        r"logit_(scale|bias)": "the scale of the logits in training",
-        r"(input_resolution|context_length|vocab_size)": "a number that the shapes say already",
-    }
-    return Layout(tuple(rules), COUNTER | dropped)
+    return Layout(tuple(rules), COUNTER | BESIDE_CLIP)
 
 
 def convolution_norm(conv: str, bn: str, block: str, our_conv: str, our_norm: str) -> tuple[Rule, ...]:

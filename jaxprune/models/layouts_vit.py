@@ -12,6 +12,15 @@ import numpy as np
 from jaxprune.models.mapping import Layout, Rule, convolution, dense, fused, norm, reshaped, same
 from jaxprune.models.vit import BlockShape, ViT
 
+# What CLIP's files hold beside the image tower, whichever network that is.
+BESIDE_CLIP = {
+    r"(transformer\..*|token_embedding\.weight|positional_embedding|ln_final\..*|text_projection|text\..*)": (
+        "the text tower"
+    ),
+    r"logit_(scale|bias)": "the scale of the logits in training; jaxprune.models.zero_shot takes one",
+    r"(input_resolution|context_length|vocab_size)": "a number that the shapes say already",
+}
+
 # What networks have that are no plain vision transformers, as regular expressions of whole names.
 REFUSED = {
     r"(.*\.)?(dist_token|head_dist\..*)": "a distilled DeiT, which has a second class token and a second head",
@@ -106,14 +115,7 @@ def clip_vit(module: ViT) -> Layout:
         *norm("visual.ln_post", "norm"),
         *([same("visual.proj", "params/head/kernel")] if module.classes else []),
     )
-    text = r"(transformer\..*|token_embedding\.weight|positional_embedding|ln_final\..*|text_projection)"
-    dropped = {
-        text: "the text tower",
-        r"text\..*": "the text tower",
-        r"logit_(scale|bias)": "the scale of the logits in training; jaxprune.models.zero_shot takes one",
-        r"(input_resolution|context_length|vocab_size)": "a number that the shapes say already",
-    }
-    return Layout(rules, dropped)
+    return Layout(rules, BESIDE_CLIP)
 
 
 def _timm_rules(module: ViT) -> tuple[Rule, ...]:
