@@ -7,7 +7,7 @@ same mask, bit for bit.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from jax import lax
 
 from jaxprune import check, tree
 from jaxprune.types import Select
+
+_ROW = 4096
 
 
 def unstructured(sparsity: float, allocation: str = "global") -> Select:
@@ -52,16 +54,12 @@ def unstructured(sparsity: float, allocation: str = "global") -> Select:
     def select(scores: Any, prunable: Any) -> Any:
         leaves, flags, structure = _prepare(scores, prunable)
         chosen = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
-        total = sum(leaf.size for leaf in chosen)
+        pruned = round(sparsity * sum(leaf.size for leaf in chosen))
         if share is None:
-            kept = _keep_largest(chosen, round(sparsity * total))
+            kept = _keep_largest(chosen, (0,) * len(chosen), [pruned])
         else:
-            counts = share([leaf.shape for leaf in chosen], round(sparsity * total))
-            kept = [_keep_largest([leaf], count)[0] for leaf, count in zip(chosen, counts, strict=True)]
-        masks = iter(kept)
-        return structure.unflatten(
-            [next(masks) if flag else _all_true(leaf) for leaf, flag in zip(leaves, flags, strict=True)]
-        )
+            kept = _keep_largest(chosen, tuple(range(len(chosen))), share([leaf.shape for leaf in chosen], pruned))
+        return structure.unflatten(_completed(kept, leaves, flags))
 
     return select
 
@@ -88,29 +86,15 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Select:
         raise ValueError(f"n, m: expected 0 < n <= m, but got n={n} and m={m}. 2 of 4 keeps half of the weights.")
 
     def select(scores: Any, prunable: Any) -> Any:
-        _prepare(scores, prunable)
-
-        def one(name: str, leaf: Any, flag: bool) -> Any:
-            if not flag:
-                return _all_true(leaf)
-            if leaf.ndim < 2 or leaf.shape[axis] % m:
+        leaves, flags, structure = _prepare(scores, prunable)
+        for name, leaf, flag in zip(tree.names(scores), leaves, flags, strict=True):
+            if flag and (leaf.ndim < 2 or leaf.shape[axis] % m):
                 raise ValueError(
                     f"prunable: {m} does not divide the input axis ({axis}) of {name}, whose shape is {leaf.shape}. "
                     "Exclude this leaf, or choose another m."
                 )
-            groups = jnp.moveaxis(leaf, axis, -1)
-            groups = groups.reshape(*groups.shape[:-1], -1, m)
-            # Rank inside the group by comparing all pairs: m is small, and nothing is gathered.
-            mine, other = groups[..., :, None], groups[..., None, :]
-            later = np.arange(m)[:, None] < np.arange(m)[None, :]
-            # NaN loses against every number, and ties with NaN.
-            larger = (other > mine) | (jnp.isnan(mine) & ~jnp.isnan(other))
-            equal = (other == mine) | (jnp.isnan(mine) & jnp.isnan(other))
-            beaten_by = larger | (equal & later.reshape((1,) * (groups.ndim - 1) + (m, m)))
-            kept = jnp.sum(beaten_by, axis=-1) < n
-            return jnp.moveaxis(kept.reshape(*kept.shape[:-2], -1), -1, axis)
-
-        return tree.map_named(one, scores, prunable)
+        kept = _keep_in_groups([leaf for leaf, flag in zip(leaves, flags, strict=True) if flag], n, m, axis)
+        return structure.unflatten(_completed(kept, leaves, flags))
 
     return select
 
@@ -135,12 +119,14 @@ def sparsity(mask: Any, prunable: Any) -> float:
     chosen = [leaf for leaf, flag in zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True) if flag]
     if not chosen:
         raise ValueError("prunable: expected at least one True leaf, but every leaf is False.")
-    return sum(int(jnp.sum(~leaf)) for leaf in chosen) / tree.size(chosen)
+    # Added up in Python, whose whole numbers have no bound.
+    return sum(np.asarray(_count_pruned(chosen)).tolist()) / tree.size(chosen)
 
 
+@jax.jit
 def ones(params: Any) -> Any:
     """Makes the mask that keeps everything."""
-    return jax.tree.map(_all_true, params)
+    return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, dtype=bool), params)
 
 
 @jax.jit
@@ -148,8 +134,16 @@ def _apply(mask: Any, params: Any) -> Any:
     return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, 0), mask, params)
 
 
-def _all_true(leaf: Any) -> jax.Array:
-    return jnp.ones(leaf.shape, dtype=bool)
+@jax.jit
+def _count_pruned(leaves: list[Any]) -> jax.Array:
+    return jnp.stack([_count(~leaf) for leaf in leaves])
+
+
+def _completed(kept: list[Any], leaves: list[Any], flags: list[bool]) -> list[Any]:
+    """The masks of all leaves, from those of the prunable ones."""
+    masks = iter(kept)
+    others = iter(ones([leaf for leaf, flag in zip(leaves, flags, strict=True) if not flag]))
+    return [next(masks) if flag else next(others) for flag in flags]
 
 
 def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
@@ -169,74 +163,148 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
     return leaves, flags, structure
 
 
-def _keep_largest(leaves: list[Any], pruned: int) -> list[Any]:
-    """Masks of ``leaves`` that prune exactly the ``pruned`` smallest, ties by position."""
-    if pruned == 0:
-        return [_all_true(leaf) for leaf in leaves]
-    return _bisect(leaves, np.uint32(pruned))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _keep_in_groups(leaves: list[Any], n: int, m: int, axis: int) -> list[Any]:
+    """Masks of ``leaves`` that keep the n largest of every m along an axis."""
+    later = np.arange(m)[:, None] < np.arange(m)[None, :]
+
+    def keep(leaf: Any) -> Any:
+        groups = jnp.moveaxis(leaf, axis, -1)
+        groups = groups.reshape(*groups.shape[:-1], -1, m)
+        # Rank inside the group by comparing all pairs: m is small, and nothing is gathered.
+        mine, other = groups[..., :, None], groups[..., None, :]
+        # NaN loses against every number, and ties with NaN.
+        larger = (other > mine) | (jnp.isnan(mine) & ~jnp.isnan(other))
+        equal = (other == mine) | (jnp.isnan(mine) & jnp.isnan(other))
+        beaten_by = larger | (equal & later.reshape((1,) * (groups.ndim - 1) + (m, m)))
+        kept = jnp.sum(beaten_by, axis=-1) < n
+        return jnp.moveaxis(kept.reshape(*kept.shape[:-2], -1), -1, axis)
+
+    return [keep(leaf) for leaf in leaves]
 
 
-@jax.jit
-def _bisect(leaves: list[Any], wanted: Any) -> list[Any]:
-    dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
+def _keep_largest(leaves: list[Any], groups: tuple[int, ...], pruned: list[int]) -> list[Any]:
+    """Masks of ``leaves`` that prune exactly the ``pruned[g]`` smallest of each group g of leaves, ties by position."""
+    bisect = _bisect_end_to_end if _on_one_device(leaves) else _bisect_leaves
+    return bisect(leaves, np.array(pruned, np.uint32), groups)
+
+
+def _on_one_device(leaves: list[Any]) -> bool:
+    """Whether all leaves are known to lie on one device; inside of a transformation nothing is known."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return False
+    devices = set().union(*(leaf.sharding.device_set for leaf in leaves if isinstance(leaf, jax.Array)))
+    return len(devices) <= 1 and sum(-(-leaf.size // _ROW) * _ROW for leaf in leaves) < 2**32
+
+
+@functools.partial(jax.jit, static_argnames="groups")
+def _bisect_leaves(leaves: list[Any], wanted: Any, groups: tuple[int, ...]) -> list[Any]:
+    """Bisects leaves as they lie, sharded in any way.  Every one of them compiles for a quarter of a second."""
+    return _bisect(leaves, wanted, groups)
+
+
+@functools.partial(jax.jit, static_argnames="groups")
+def _bisect_end_to_end(leaves: list[Any], wanted: Any, groups: tuple[int, ...]) -> list[Any]:
+    """Bisects leaves that lie on one device, end to end in rows: one program of one size for any number of leaves."""
+    dtype, rows = _widest(leaves), [-(-leaf.size // _ROW) for leaf in leaves]
+    pieces = []
+    for leaf in leaves:
+        # What fills the last row of a leaf ranks above every score, so it is never pruned.
+        pieces += [leaf.astype(dtype).ravel(), jnp.full(-leaf.size % _ROW, jnp.inf, dtype)]
+    [kept] = _bisect([jnp.concatenate(pieces).reshape(-1, _ROW)], wanted, [np.repeat(groups, rows)])
+    parts = jnp.split(kept.ravel(), np.cumsum(rows)[:-1] * _ROW)
+    return [part[: leaf.size].reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+
+
+def _bisect(leaves: list[Any], wanted: Any, groups: Sequence[Any]) -> list[Any]:
+    """The masks; ``groups`` names the group of each leaf, or of each row of a leaf [rows, columns]."""
+    dtype = _widest(leaves)
     leaves = [leaf.astype(dtype) for leaf in leaves]
     total = sum(leaf.size for leaf in leaves)
     offsets = np.cumsum([0] + [leaf.size for leaf in leaves[:-1]])
+    # The bisection walks over the bits, but compares floats: no pass has to compute the bits of every score.
+    unsigned = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
+    infinity = _ordered_bits(jnp.full((), jnp.inf, dtype))
+
+    def spread(values: Any, index: int) -> Any:
+        """What a group has, for every score of a leaf."""
+        return values[groups[index]] if np.ndim(groups[index]) == 0 else values[groups[index], None]
 
     def count(flags: list[Any]) -> Any:
-        return sum(_count(flag) for flag in flags)
+        totals = jnp.zeros(wanted.shape, jnp.uint32)
+        for flag, group in zip(flags, groups, strict=True):
+            totals = totals.at[group].add(_count(flag) if np.ndim(group) == 0 else _count_rows(flag))
+        return totals
 
-    # The bisection walks over the bits, but compares floats: no pass has to compute the bits of every score.
-    # not(score > value) takes NaN for small, and -0.0 for 0.0.
-    unsigned = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
-    lowest = _ordered_bits(jnp.full((), -jnp.inf, dtype))
-    missing = count([jnp.isnan(leaf) for leaf in leaves])
+    def value_of(bits: Any) -> Any:
+        # Bits below those of -inf are NaN: nothing is smaller or equal but the NaN, which rank lowest.
+        return _float_of(jnp.minimum(bits, infinity), dtype)
 
-    def enough(bits: Any) -> Any:
-        value = _float_of(bits, dtype)
-        return jnp.where(bits < lowest, missing, count([~(leaf > value) for leaf in leaves])) >= wanted
+    def small(index: int, values: Any) -> Any:
+        return (leaves[index] <= spread(values, index)) | jnp.isnan(leaves[index])
 
-    cut = _smallest(unsigned, jnp.iinfo(unsigned).bits, enough)
-    value = _float_of(cut, dtype)
-    # Where so many scores are NaN that the cut falls among them, the ties are the NaN.
-    among_nan = cut < lowest
-    ties = [jnp.where(among_nan, jnp.isnan(leaf), leaf == value) for leaf in leaves]
-    below = [~(leaf >= value) & ~among_nan for leaf in leaves]
-    ties_pruned = wanted - count(below)
+    def pruned(index: int, values: Any, last: Any) -> Any:
+        """What lies below the cut, and of its ties those up to the last position."""
+        leaf, cut = leaves[index], spread(values, index)
+        ties = jnp.where(jnp.isnan(cut), jnp.isnan(leaf), leaf == cut)
+        early = _positions(leaf.shape, int(offsets[index])) <= spread(last, index)
+        return small(index, values) & (~ties | early)
 
-    def positions(index: int) -> Any:
-        return _positions(leaves[index].shape, int(offsets[index]))
-
+    each = range(len(leaves))
+    bits = jnp.iinfo(unsigned).bits
+    cut, found = _smallest(unsigned, bits, wanted, lambda cut: count([small(index, value_of(cut)) for index in each]))
+    values = value_of(cut)
     last = lax.cond(
-        count(ties) == ties_pruned,
-        lambda: jnp.uint32(total - 1),
+        jnp.all(found == wanted),
+        lambda: jnp.full(wanted.shape, total - 1, jnp.uint32),
         lambda: _smallest(
             jnp.uint32,
             (total - 1).bit_length(),
-            lambda end: count([tie & (positions(i) <= end) for i, tie in enumerate(ties)]) >= ties_pruned,
-        ),
+            wanted,
+            lambda last: count([pruned(index, values, last) for index in each]),
+        )[0],
     )
-    return [~(below[i] | (tie & (positions(i) <= last))) for i, tie in enumerate(ties)]
+    return [~pruned(index, values, last) for index in each]
+
+
+def _widest(leaves: list[Any]) -> Any:
+    return functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
 
 
 def _count(flag: Any) -> Any:
     # XLA on CPU adds integers one by one, and floats in vectors: rows are counted in float32, exact up to 2^24.
-    if flag.ndim and flag.shape[-1] <= 2**24:
-        flag = jnp.sum(flag.astype(jnp.float32), axis=-1).astype(jnp.uint32)
-    return jnp.sum(flag, dtype=jnp.uint32)
+    return jnp.sum(_count_rows(flag) if flag.ndim and flag.shape[-1] <= 2**24 else flag, dtype=jnp.uint32)
 
 
-def _smallest(dtype: Any, bits: int, enough: Any) -> Any:
-    """Finds the smallest unsigned integer below 2^bits for which a monotone predicate holds (it holds for the largest).
+def _count_rows(flag: Any) -> Any:
+    return jnp.sum(flag.astype(jnp.float32), axis=-1).astype(jnp.uint32)
 
-    A plain bisection: comparing with more thresholds in one pass measured slower.
+
+def _smallest(dtype: Any, bits: int, wanted: Any, count: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Finds for every group the smallest unsigned integer below 2^bits that counts ``wanted`` or more, and its count.
+
+    Counts rise with the integer, and the largest has enough.  A plain bisection, which ends where every group has as
+    many as wanted: comparing with more thresholds in one pass measured slower.
     """
 
-    def step(turn: Any, low: Any) -> Any:
-        half = dtype(1) << (bits - 1 - turn).astype(dtype)
-        return jnp.where(enough(low + (half - dtype(1))), low, low + half)
+    def going_on(state: tuple[Any, ...]) -> Any:
+        turn, _, _, found = state
+        return (turn < bits) & jnp.any(found != wanted)
 
-    return lax.fori_loop(0, bits, step, dtype(0))
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        turn, low, best, found = state
+        half = dtype(1) << (bits - 1 - turn).astype(dtype)
+        middle = low + (half - dtype(1))
+        counted = count(middle)
+        enough = counted >= wanted
+        best, found = jnp.where(enough, middle, best), jnp.where(enough, counted, found)
+        return turn + 1, jnp.where(enough, low, low + half), best, found
+
+    largest = jnp.full(wanted.shape, jnp.iinfo(dtype).max >> (jnp.iinfo(dtype).bits - bits), dtype)
+    # Not counted yet: more than there are.
+    unknown = jnp.full(wanted.shape, 2**32 - 1, jnp.uint32)
+    _, _, best, found = lax.while_loop(going_on, step, (jnp.int32(0), jnp.zeros_like(largest), largest, unknown))
+    return best, found
 
 
 def _ordered_bits(value: Any) -> Any:
