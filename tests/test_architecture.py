@@ -8,8 +8,6 @@ import pkgutil
 import re
 from pathlib import Path
 
-import pytest
-
 import jaxprune as jp
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +31,15 @@ def station(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imported(path: Path) -> set[str]:
     """The stations that a module imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module == "jaxprune":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxprune."):
@@ -46,19 +49,17 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down_only(path):
-    here = station(path)
-    for name in imported(path) - {here}:
-        assert FLOOR[name] < FLOOR[here], f"{here} (floor {FLOOR[here]}) imports {name} (floor {FLOOR[name]})"
+def test_imports_go_down_only():
+    pairs = {(station(path), name) for path in MODULES for name in imported(path) - {station(path)}}
+    assert not [f"{here} imports {name}" for here, name in sorted(pairs) if FLOOR[name] >= FLOOR[here]]
 
 
-@pytest.mark.parametrize("name", ["scores", "masks", "structured", "optim", "evaluate", "curvature"])
-def test_the_core_knows_no_models_and_no_data(name):
-    assert not {"models", "data"} & set().union(*(imported(path) for path in MODULES if station(path) == name))
+def test_imports_of_the_core_are_of_no_models_and_no_data():
+    core = {"scores", "masks", "structured", "optim", "evaluate", "curvature"}
+    assert not [path for path in MODULES if station(path) in core and {"models", "data"} & imported(path)]
 
 
-def test_the_library_knows_no_experiments():
+def test_imports_of_the_library_are_of_no_experiments():
     assert not [path for path in MODULES if re.search(r"^\s*(from|import) experiments", path.read_text(), re.MULTILINE)]
 
 
@@ -105,40 +106,61 @@ PUBLIC = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_names_are_there(name):
-    module = functools.reduce(getattr, name.split("."), jp) if name else jp
-    assert not [public for public in PUBLIC[name] if not callable(getattr(module, public, None))]
+def test_public_names_are_there():
+    modules = {name: functools.reduce(getattr, name.split("."), jp) if name else jp for name in PUBLIC}
+    wanted = [(name, public) for name, names in PUBLIC.items() for public in names]
+    assert not [(name, public) for name, public in wanted if not callable(getattr(modules[name], public, None))]
 
 
-@pytest.mark.parametrize("info", list(pkgutil.walk_packages(jp.__path__, "jaxprune.")), ids=lambda info: info.name)
-def test_every_public_name_is_documented(info):
-    module = importlib.import_module(info.name)
-    assert module.__doc__
-    members = [value for name, value in vars(module).items() if not name.startswith("_")]
-    own = [value for value in members if getattr(value, "__module__", None) == info.name]
-    assert not [value.__name__ for value in own if not inspect.getdoc(value)]
-    assert set(getattr(module, "__all__", [])) <= set(vars(module))
+def test_public_names_are_documented():
+    missing = []
+    for info in pkgutil.walk_packages(jp.__path__, "jaxprune."):
+        module = importlib.import_module(info.name)
+        members = [value for name, value in vars(module).items() if not name.startswith("_")]
+        own = [value for value in members if getattr(value, "__module__", None) == info.name]
+        missing += [f"{info.name}.{value.__name__}" for value in own if not inspect.getdoc(value)]
+        missing += [f"{info.name}.{name}" for name in getattr(module, "__all__", []) if name not in vars(module)]
+        missing += [] if module.__doc__ else [info.name]
+    assert not missing
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_modules_and_functions_stay_small(path):
-    text = path.read_text()
-    assert text.count("\n") <= 350
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            documentation = (ast.get_docstring(node) or "").count("\n")
-            assert node.end_lineno - node.lineno - documentation <= 60, f"{path.name}: {node.name}"
+def test_modules_and_functions_stay_small():
+    long = [str(path) for path in MODULES if path.read_text().count("\n") > 350]
+    for path in MODULES:
+        for node in nodes(path):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno - (ast.get_docstring(node) or "").count("\n")
+                long += [f"{path}: {node.name}"] if lines > 60 else []
+    assert not long
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_library_does_not_print_and_has_no_globals(path):
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    assert not [node for node in nodes if isinstance(node, ast.Global)]
-    assert not [node for node in nodes if isinstance(node, ast.Name) and node.id == "print"]
+def test_modules_do_not_print_and_have_no_globals():
+    named = [(path, node) for path in MODULES for node in nodes(path) if isinstance(node, (ast.Name, ast.Global))]
+    assert not [path for path, node in named if isinstance(node, ast.Global) or node.id == "print"]
 
 
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def own_names() -> set[str]:
+    """Every function, class (in lower case), method and module of the library, the studies and the scripts."""
+    found = set()
+    for folder in ("jaxprune", "experiments", "scripts"):
+        for path in (ROOT / folder).rglob("*.py"):
+            found |= {path.stem.strip("_"), path.parent.name}
+            definitions = ast.parse(path.read_text()).body
+            definitions += [node for one in definitions if isinstance(one, ast.ClassDef) for node in one.body]
+            names = [node.name for node in definitions if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+            found |= {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_") for name in names}
+    return found - {""}
+
+
+def test_names_of_tests_begin_with_the_function_that_they_test():
+    pattern = re.compile(f"test_({'|'.join(sorted(own_names()))})(_|$)")
+    paths = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    names = [(path, name) for path in paths for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)]
+    assert len(names) > 1000
+    assert not [f"{path}: {name}" for path, name in names if not pattern.match(name)]
+
+
+def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
@@ -147,7 +169,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("0.9")
 
 
-def test_the_commands_of_the_readme_exist():
+def test_readme_commands_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
     modules = ("transfer", "landscape", "joint_pruning", "representation", "convert")
@@ -158,7 +180,7 @@ def test_the_commands_of_the_readme_exist():
         assert path.exists() or path.with_suffix(".py").exists()
 
 
-def test_what_is_committed_names_no_machine():
+def test_files_name_no_machine():
     texts = [path.read_text() for pattern in ("*.md", "*.toml", "*.txt", "scripts/*") for path in ROOT.glob(pattern)]
     assert not [
         line for text in texts for line in text.splitlines() if re.search(r"/home/|/root/|/work/|index-url", line)

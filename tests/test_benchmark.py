@@ -55,7 +55,7 @@ class Clock:
         return run
 
 
-def test_a_ratio_is_the_median_of_the_ratios_of_every_round(rows):
+def test_measure_gives_the_median_of_the_ratios_of_every_round(rows):
     clock = Clock()
     timing = rows.measure(clock.work(1, 2, 2), {"work": clock.work(3, 2, 4)}, rounds=3, clock=clock)["work"]
     row = timing.row("work", at_most=2.5)
@@ -65,14 +65,14 @@ def test_a_ratio_is_the_median_of_the_ratios_of_every_round(rows):
     assert timing.result == "result"
 
 
-def test_each_piece_of_work_follows_a_gradient_of_its_own(rows):
+def test_measure_puts_each_piece_of_work_behind_a_gradient_of_its_own(rows):
     order = []
     works = {name: lambda name=name: order.append(name) for name in ("a", "b")}
     rows.measure(lambda: order.append("gradient"), works, rounds=2)
     assert order == ["gradient", "a", "b", *["gradient", "a", "gradient", "b"] * 2]
 
 
-def test_ratios_of_two_works_are_of_the_same_round(rows):
+def test_over_takes_the_ratios_of_two_works_in_the_same_round(rows):
     ours, theirs = rows.Timing(seconds=[1.0, 6.0, 3.0]), rows.Timing(seconds=[4.0, 8.0, 4.0])
     row = ours.over(theirs, "ours over theirs", factor=2, at_most=1.5)
     assert row.values == (0.5, 1.5, 1.5)
@@ -80,7 +80,7 @@ def test_ratios_of_two_works_are_of_the_same_round(rows):
     assert row.note == "0.5 by the fastest rounds"
 
 
-def test_what_fails_is_named_and_the_rest_is_measured(rows):
+def test_measure_names_what_fails_and_measures_the_rest(rows):
     clock = Clock()
     works = {"broken": lambda: 1 / 0, "sound": clock.work(1)}
     timings = rows.measure(clock.work(1, 1), works, rounds=1, clock=clock)
@@ -99,13 +99,13 @@ def test_what_fails_is_named_and_the_rest_is_measured(rows):
     ("bound", "met"),
     [({"at_most": 2.0}, True), ({"at_most": 1.9}, False), ({"at_least": 2.0}, True), ({"at_least": 2.1}, False)],
 )
-def test_a_bound_is_of_the_median(rows, bound, met):
+def test_row_is_met_by_its_median(rows, bound, met):
     assert rows.Row("times", (1.0, 2.0, 2.5), "times", **bound).met is met
     assert rows.Row("seconds", (1.0, 2.0, 2.5), gradients=(1.0, 2.0, 2.5), **bound).met is met
     assert rows.Row("nothing asked", (1.0,)).met is None
 
 
-def test_a_stalled_gradient_gives_no_verdict(rows):
+def test_row_gives_no_verdict_by_a_stalled_gradient(rows):
     # Seen once: a gradient of 65 s among others of 0.27 s, so that the product beside it looked 200 times cheaper.
     seconds, units = (0.3557, 0.3595), (0.2688, 65.1299)
     ratios = tuple(a / b for a, b in zip(seconds, units, strict=True))
@@ -121,7 +121,7 @@ def test_a_stalled_gradient_gives_no_verdict(rows):
     assert rows.Row("count", (0.0,), "", at_most=0.0).met
 
 
-def test_the_columns_stand_under_their_heads(rows):
+def test_row_has_its_columns_under_their_heads(rows):
     line = rows.Row("product", (0.5,), gradients=(1.5,), first=12.0, at_most=1.0, note="a remark").line()
     assert line.index("at most 1 gradients") == rows.HEADER.index("asked")
     assert line.index("NO") == rows.HEADER.index("met?")
@@ -129,7 +129,7 @@ def test_the_columns_stand_under_their_heads(rows):
         assert line.index(text) + len(text) == rows.HEADER.index(head) + len(head)
 
 
-def test_the_difference_is_of_the_worst_leaf(rows):
+def test_difference_is_that_of_the_worst_leaf(rows):
     left, right = {"a": np.ones(4), "b": np.full(2, 1.1)}, {"a": np.ones(4), "b": np.ones(2)}
     assert rows.difference(left, right) == pytest.approx(0.1)
     # Rounding where nothing should be is no difference; nothing where something should be is.
@@ -139,7 +139,7 @@ def test_the_difference_is_of_the_worst_leaf(rows):
         rows.difference(left, {"a": np.ones(4)})
 
 
-def test_numbers_that_differ_are_no_measurement(load, rows):
+def test_same_takes_numbers_that_differ_for_no_measurement(load, rows):
     same = load("benchmark_curvature").same
     row = rows.Row("product", (0.5,), at_most=1.0)
     assert same(row, 1e-6, "the other side").met
@@ -147,7 +147,7 @@ def test_numbers_that_differ_are_no_measurement(load, rows):
     assert same(row, float("nan"), "the other side").missing
 
 
-def test_the_file_keeps_every_number_and_the_other_cases(load, rows, tmp_path):
+def test_keep_writes_every_number_and_leaves_the_other_cases(load, rows, tmp_path):
     benchmark = load("benchmark")
     row = rows.Row("product", (0.5, 0.25), gradients=(2.0, 1.0), first=3.0, at_most=1.6)
     path = tmp_path / "results" / "benchmark.json"
@@ -162,7 +162,7 @@ def test_the_file_keeps_every_number_and_the_other_cases(load, rows, tmp_path):
     assert dataclasses.asdict(row).keys() == found.keys()
 
 
-def test_a_case_that_breaks_or_takes_too_long_says_so(load):
+def test_measured_says_that_a_case_breaks_or_takes_too_long(load):
     benchmark = load("benchmark")
     (broken,) = benchmark.measured("benchmark_rows:nothing", quick=True, limit=60)
     assert broken.missing.startswith("it ended with status 1: AttributeError")
@@ -170,7 +170,7 @@ def test_a_case_that_breaks_or_takes_too_long_says_so(load):
     assert late.missing == "it took longer than 0.01 s"
 
 
-def test_an_unknown_part_is_refused(load, monkeypatch, capsys):
+def test_main_refuses_an_unknown_part(load, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "mask"])
     with pytest.raises(SystemExit):
         load("benchmark").main()
@@ -188,7 +188,7 @@ class Small(nn.Module):
         return nn.Dense(5, name="head")(jnp.mean(x, axis=(1, 2)))
 
 
-def test_subjects_are_what_they_say_in_our_layout_and_in_that_of_pytorch(networks):
+def test_subject_is_what_it_says_in_our_layout_and_in_that_of_pytorch(networks):
     here = networks.subject(Small(), image=8, batch=4, classes=5)
     network = here.network
     convolved = here.batch["image"] @ network.params["conv"]["kernel"][0, 0]
@@ -211,14 +211,14 @@ def test_subjects_are_what_they_say_in_our_layout_and_in_that_of_pytorch(network
     assert jp.tree.names(slopes) == jp.tree.names(here.vector)
 
 
-def test_only_one_filter_is_left(networks):
+def test_only_leaves_one_filter(networks):
     tree = {"a": {"kernel": np.ones((3, 3, 2, 4))}, "b": {"kernel": np.ones((2, 4))}}
     cut = networks.only(tree, "a/kernel", 1)
     assert (jp.tree.size(cut), float(jp.tree.dot(cut, tree))) == (80, 18)
     assert float(jnp.sum(cut["a"]["kernel"][..., 1])) == 18
 
 
-def test_without_pytorch_its_rows_alone_are_missing(load, rows, monkeypatch):
+def test_other_side_without_pytorch_is_missing_alone(load, rows, monkeypatch):
     monkeypatch.setitem(sys.modules, "benchmark_torch", None)
     side = load("benchmark_curvature").other_side(subject=None)
     works = {"ours": lambda: None, "theirs": lambda: side().gradient()}
@@ -227,7 +227,7 @@ def test_without_pytorch_its_rows_alone_are_missing(load, rows, monkeypatch):
     assert timings["ours"].row("ours").gradients
 
 
-def test_the_memory_of_new_programs_is_found(load):
+def test_new_programs_are_found_with_their_memory(load):
     memory = load("benchmark_memory")
     known = memory.programs()
     double = jax.jit(lambda x: jnp.sin(x) @ x)
@@ -236,6 +236,6 @@ def test_the_memory_of_new_programs_is_found(load):
     assert memory.resident() > 50
 
 
-def test_without_an_accelerator_the_large_networks_say_so(load):
+def test_resnet50_says_that_there_is_no_accelerator(load):
     (row,) = load("benchmark_accelerator").resnet50(1)
     assert row.missing == "not run: there is no accelerator here"

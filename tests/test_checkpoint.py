@@ -55,7 +55,7 @@ def flip(path: Path, place: float = 0.5) -> None:
     path.write_bytes(bytes(raw))
 
 
-def test_a_tree_comes_back_bit_for_bit(tmp_path):
+def test_restore_gives_a_tree_back_bit_for_bit(tmp_path):
     path = checkpoint.save(tmp_path, 7, state())
     assert path == tmp_path / "00000007"
     step, got = checkpoint.restore(tmp_path, state(0.0)) or (None, None)
@@ -64,13 +64,13 @@ def test_a_tree_comes_back_bit_for_bit(tmp_path):
     assert isinstance(got["moments"], Moments)
 
 
-def test_numbers_that_equal_nothing_come_back_too(tmp_path):
+def test_restore_gives_numbers_back_that_equal_nothing(tmp_path):
     odd = {"w": np.array([np.nan, -0.0, np.inf, np.float32(1e-45)], np.float32)}
     checkpoint.save(tmp_path, 1, odd)
     same(checkpoint.restore(tmp_path, {"w": np.zeros(4, np.float32)}), (1, odd))
 
 
-def test_jax_arrays_come_back_as_jax_arrays(tmp_path):
+def test_restore_gives_jax_arrays_back_as_jax_arrays(tmp_path):
     tree = jax.tree.map(jnp.asarray, state())
     checkpoint.save(tmp_path, 1, tree)
     _, got = checkpoint.restore(tmp_path, jax.tree.map(jnp.zeros_like, tree)) or (None, None)
@@ -78,7 +78,7 @@ def test_jax_arrays_come_back_as_jax_arrays(tmp_path):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
 
 
-def test_the_newest_is_restored_and_only_some_are_kept(tmp_path):
+def test_restore_takes_the_newest_of_the_few_that_save_keeps(tmp_path):
     for step in (1, 9, 10, 200):
         checkpoint.save(tmp_path, step, state(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000010", "00000200"]
@@ -87,25 +87,25 @@ def test_the_newest_is_restored_and_only_some_are_kept(tmp_path):
     same(checkpoint.restore(tmp_path, state()), (201, state(201)))
 
 
-def test_nothing_is_restored_from_nothing(tmp_path):
+def test_restore_gives_nothing_from_nothing(tmp_path):
     assert checkpoint.restore(tmp_path / "missing", state()) is None
     assert checkpoint.restore(tmp_path, state()) is None
 
 
-def test_an_existing_step_is_an_error_and_stays_as_it_was(tmp_path):
+def test_save_refuses_an_existing_step_and_leaves_it_as_it_was(tmp_path):
     checkpoint.save(tmp_path, 3, state())
     with pytest.raises(ValueError, match=r"step: '.*00000003' exists\. Resume from it, or choose another folder"):
         checkpoint.save(tmp_path, 3, state(2.0))
     same(checkpoint.restore(tmp_path, state()), (3, state()))
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+def test_save_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"folder: cannot write in '.*file/runs' \(Not a directory\)"):
         checkpoint.save(tmp_path / "file" / "runs", 1, state())
 
 
-def test_strays_of_killed_processes_are_ignored(tmp_path):
+def test_restore_ignores_strays_of_killed_processes(tmp_path):
     (tmp_path / ".tmp-0123").mkdir()
     (tmp_path / ".tmp-0123" / "manifest.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text("")
@@ -116,7 +116,7 @@ def test_strays_of_killed_processes_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 1.0])
-def test_a_flipped_byte_in_any_array_file_falls_back_or_changes_nothing(tmp_path, place):
+def test_restore_falls_back_by_a_flipped_byte_in_any_array_file_or_changes_nothing(tmp_path, place):
     checkpoint.save(tmp_path, 1, state(1.0))
     newest = checkpoint.save(tmp_path, 2, state(2.0))
     damaged = 0
@@ -137,7 +137,7 @@ def test_a_flipped_byte_in_any_array_file_falls_back_or_changes_nothing(tmp_path
     assert damaged > 0
 
 
-def test_a_damaged_checkpoint_warns_and_the_one_before_it_is_restored(tmp_path):
+def test_restore_warns_of_a_damaged_checkpoint_and_takes_the_one_before(tmp_path):
     checkpoint.save(tmp_path, 1, state(1.0))
     newest = checkpoint.save(tmp_path, 2, state(2.0))
     for path in arrays(newest):
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_warns_and_the_one_before_it_is_restored(tmp_path):
     ],
     ids=["missing", "empty", "other JSON", "half", "not text", "no leaves", "no name", "no hash", "no rows"],
 )
-def test_a_damaged_manifest_warns_and_the_one_before_it_is_restored(tmp_path, damage):
+def test_restore_warns_of_a_damaged_manifest_and_takes_the_one_before(tmp_path, damage):
     checkpoint.save(tmp_path, 1, state(1.0))
     damage(checkpoint.save(tmp_path, 2, state(2.0)) / "manifest.json")
     with pytest.warns(UserWarning, match="00000002' is damaged .*; trying the one before it"):
@@ -170,7 +170,7 @@ def test_a_damaged_manifest_warns_and_the_one_before_it_is_restored(tmp_path, da
     same(got, (1, state(1.0)))
 
 
-def test_missing_arrays_warn_and_the_one_before_is_restored(tmp_path):
+def test_restore_warns_of_missing_arrays_and_takes_the_one_before(tmp_path):
     checkpoint.save(tmp_path, 1, state(1.0))
     shutil.rmtree(checkpoint.save(tmp_path, 2, state(2.0)) / "arrays")
     with pytest.warns(UserWarning, match=r"00000002' is damaged \(its arrays cannot be read"):
@@ -178,7 +178,7 @@ def test_missing_arrays_warn_and_the_one_before_is_restored(tmp_path):
     same(got, (1, state(1.0)))
 
 
-def test_only_damaged_checkpoints_are_an_error(tmp_path):
+def test_restore_refuses_where_every_checkpoint_is_damaged(tmp_path):
     for step in (1, 2):
         for path in arrays(checkpoint.save(tmp_path, step, state())):
             flip(path)
@@ -212,13 +212,13 @@ SMALL = {"a": np.zeros(3, np.float32), "b": np.zeros((2, 2), np.float32)}
         ({**SMALL, "c": SMALL["a"]}, "holds 2 arrays where 3 were expected"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_an_error_that_names_the_leaf(tmp_path, like, message):
+def test_restore_names_the_leaf_of_a_checkpoint_of_something_else(tmp_path, like, message):
     checkpoint.save(tmp_path, 1, SMALL)
     with pytest.raises(ValueError, match=f"00000001' is of another network or optimizer: it {message}.*Choose another"):
         checkpoint.restore(tmp_path, like)
 
 
-def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
+def test_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, SMALL)
 
     def full(*_: Any) -> None:
@@ -230,7 +230,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
 
 
-def test_a_process_that_dies_while_it_deletes_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+def test_save_that_dies_while_it_deletes_leaves_no_half_checkpoint(tmp_path, monkeypatch):
     remove = shutil.rmtree
 
     def dying(path: Path, *_: Any, **__: Any) -> None:
@@ -280,7 +280,7 @@ for turn in range(5):
 """
 
 
-def test_a_process_killed_while_saving_leaves_whole_checkpoints(tmp_path):
+def test_save_that_is_killed_leaves_whole_checkpoints(tmp_path):
     folder = tmp_path / "runs"
     subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED, str(folder)], check=True, timeout=120)
     like = {"w": np.zeros((400, 500), np.float32), "b": np.float32(0)}
@@ -310,7 +310,7 @@ print("same")
 """
 
 
-def test_the_shardings_of_the_target_are_taken_over(tmp_path):
+def test_restore_takes_over_the_shardings_of_the_target(tmp_path):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     words = [sys.executable, "-c", SHARDED, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=120)

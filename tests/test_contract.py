@@ -62,7 +62,7 @@ def prunable_by(rule, case):
 # One test for what shares its compiled programs.
 @every_case
 @every_score
-def test_scores_and_masks_fit_the_network_count_exactly_and_ignore_batch_size_and_padding(kind, name):
+def test_scores_and_masks_fit_exactly_and_ignore_batch_size_and_padding(kind, name):
     case = cases.build(name)
     params, score = case.network.params, SCORES[kind](case.scope)
 
@@ -97,7 +97,7 @@ def test_masks_are_the_same_inside_jit(rule, name):
 
 
 @pytest.mark.parametrize("kind", ["snip", "grasp", "fisher", "quadratic"])
-def test_a_batch_that_is_all_padding_changes_nothing(kind):
+def test_scores_do_not_change_by_a_batch_that_is_all_padding(kind):
     case = cases.build("mlp")
     padding = {**case.batch, "weight": np.zeros(5)}
     score = SCORES[kind](case.scope)
@@ -128,7 +128,7 @@ class Counting:
 
 
 @every_score
-def test_equal_networks_are_traced_once(kind):
+def test_scores_trace_equal_networks_once(kind):
     case = cases.build("mlp")
     score = SCORES[kind](case.scope)
     score(case.network.replace(apply=Counting(kind, case.network.apply)), [case.batch])
@@ -142,7 +142,7 @@ def test_equal_networks_are_traced_once(kind):
 @pytest.mark.parametrize(
     ("kind", "name"), [("magnitude", "mlp"), ("snip", "cnn"), ("signed", "mlp"), ("synflow", "cnn")]
 )
-def test_iterative_pruning_is_nested_and_counts_exactly_in_every_round(kind, name, allocation):
+def test_rounds_are_nested_and_count_exactly(kind, name, allocation):
     case, schedule = cases.build(name), jp.schedules.exponential(0.9, 4)
     score = SCORES[kind](case.prunable)
     select = functools.partial(jp.masks.unstructured, allocation=allocation)
@@ -158,7 +158,7 @@ def test_iterative_pruning_is_nested_and_counts_exactly_in_every_round(kind, nam
     jax.tree.map(np.testing.assert_array_equal, last, rounds[-1].mask)
 
 
-def test_iterative_pruning_scores_the_masked_network_anew():
+def test_prune_scores_the_masked_network_anew():
     seen = []
 
     def score(network, batches):
@@ -171,13 +171,13 @@ def test_iterative_pruning_scores_the_masked_network_anew():
 
 
 @pytest.mark.parametrize("schedule", [(), (0.5, 0.4)])
-def test_a_bad_schedule_is_named_before_the_first_round(schedule):
+def test_rounds_name_a_bad_schedule_before_the_first(schedule):
     case = cases.build("mlp")
     with pytest.raises(ValueError, match="schedule: expected one or more sparsities that do not decrease"):
         jp.pruning.rounds(case.network, jp.scores.magnitude(), [], case.prunable, schedule)
 
 
-def test_scores_that_are_not_finite_are_named_in_their_round():
+def test_prune_names_scores_that_are_not_finite_in_their_round():
     network = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.array([[jnp.nan], [1.0]])})
     with pytest.raises(ValueError, match=r"scores: expected finite numbers, but \['w'\] holds 1"):
         jp.pruning.prune(network, jp.scores.magnitude(), [], {"w": True}, (0.5,))

@@ -22,7 +22,7 @@ TREE = {
 }
 
 
-def test_leaves_are_named_by_their_path_in_tree_order():
+def test_names_of_leaves_are_their_paths_in_tree_order():
     assert jp.tree.names(TREE) == ["block/conv/bias", "block/conv/kernel", "block/w1", "head/0"]
     assert jp.tree.names(np.ones(3)) == [""]
 
@@ -43,14 +43,14 @@ def test_prunable_leaves_match_the_patterns_and_have_two_axes(options, expected)
 
 
 @pytest.mark.parametrize("options", [{"include": "kernal"}, {"exclude": "."}, {"include": "bias"}])
-def test_patterns_that_leave_nothing_to_prune_are_refused(options):
+def test_prunable_refuses_patterns_that_leave_nothing_to_prune(options):
     with pytest.raises(
         ValueError, match=r"include/exclude: .*matches no leaf of two or more axes.*block/conv/bias, block"
     ):
         jp.tree.prunable(TREE, **options)
 
 
-def test_replacing_a_leaf_changes_it_and_nothing_else():
+def test_replace_changes_a_leaf_and_nothing_else():
     replaced = jp.tree.replace(TREE, "block/w1", "new")
     assert jp.tree.leaf(replaced, "block/w1") == "new"
     assert jp.tree.replace(replaced, "block/w1", TREE["block"]["w1"]) == TREE
@@ -58,7 +58,7 @@ def test_replacing_a_leaf_changes_it_and_nothing_else():
         jp.tree.replace(TREE, "w1", 0)
 
 
-def test_arithmetic_of_trees_is_that_of_vectors():
+def test_tree_arithmetic_is_that_of_vectors():
     left, right = cases.vector(TREE, 0), cases.vector(TREE, 1)
     a, b = cases.flat(left), cases.flat(right)
     np.testing.assert_allclose(cases.flat(jp.tree.add(left, jp.tree.scale(3, right))), a + 3 * b, rtol=1e-15)
@@ -67,7 +67,7 @@ def test_arithmetic_of_trees_is_that_of_vectors():
 
 
 # Networks.
-def test_a_network_is_a_pytree_of_parameters_and_state_only():
+def test_network_is_a_pytree_of_parameters_and_state_only():
     case = cases.build("cnn")
     leaves = jax.tree.leaves(case.network)
     assert len(leaves) == len(jax.tree.leaves((case.network.params, case.network.state)))
@@ -76,7 +76,7 @@ def test_a_network_is_a_pytree_of_parameters_and_state_only():
     np.testing.assert_allclose(outputs, case.network(images), rtol=1e-12)
 
 
-def test_networks_of_equal_modules_share_one_trace():
+def test_from_linen_makes_networks_of_equal_modules_that_share_one_trace():
     @chex.assert_max_traces(1)
     def run(network, images):
         return network(images)
@@ -87,7 +87,7 @@ def test_networks_of_equal_modules_share_one_trace():
         jitted(jp.Network.from_linen(module, module.init(jax.random.key(seed), images), {"train": True}), images)
 
 
-def test_networks_of_shapes_can_be_traced():
+def test_network_of_shapes_can_be_traced():
     case = cases.build("resnet")
     shapes = jax.eval_shape(lambda: case.network)
     images = jax.ShapeDtypeStruct(case.batch["image"].shape, np.float64)
@@ -101,7 +101,7 @@ class Norm(nn.Module):
         return nn.Dropout(0.5, deterministic=not train)(x)
 
 
-def test_training_updates_the_state_and_evaluation_does_not():
+def test_from_linen_updates_the_state_in_training_and_not_in_evaluation():
     images = np.random.default_rng(0).normal(3, 2, (64, 2))
     variables = Norm().init(jax.random.key(0), images)
     network = jp.Network.from_linen(Norm(), variables, train={"train": True})
@@ -127,7 +127,7 @@ def test_losses_are_those_of_optax():
         np.testing.assert_allclose(jp.losses.squared_error(jnp.asarray(OUTPUTS), batch), squares, rtol=1e-12)
 
 
-def test_the_mean_is_weighted():
+def test_mean_is_weighted():
     weight = np.array([1.0, 0.0, 2.5, 0.5])
     loss = jp.losses.cross_entropy
     got = jp.losses.mean(loss, jnp.asarray(OUTPUTS), {"label": LABELS, "weight": weight})
@@ -139,7 +139,7 @@ def test_the_mean_is_weighted():
 
 @pytest.mark.parametrize("loss", [jp.losses.cross_entropy, jp.losses.squared_error])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_padding_with_bad_outputs_leaves_the_mean_and_its_gradient_alone(loss, bad):
+def test_mean_and_its_gradient_ignore_padding_with_bad_outputs(loss, bad):
     outputs = np.concatenate([OUTPUTS, np.full((1, 3), bad)])
     batch = {"label": np.append(LABELS, 0), "weight": np.array([1.0, 2.0, 1.0, 1.0, 0.0])}
 
@@ -153,7 +153,7 @@ def test_padding_with_bad_outputs_leaves_the_mean_and_its_gradient_alone(loss, b
     assert not gradient[4].any()
 
 
-def test_a_loss_that_averages_by_itself_is_refused():
+def test_mean_refuses_a_loss_that_averages_by_itself():
     with pytest.raises(ValueError, match=r"loss: expected one number for each example, shape \(4,\), but got \(\)"):
         jp.losses.mean(lambda outputs, batch: jnp.mean(outputs), jnp.asarray(OUTPUTS), {"label": LABELS})
 
@@ -180,7 +180,7 @@ def test_schedules_are_their_formulas_and_end_at_the_target():
         (lambda: jp.schedules.cubic(0.5, 3, 0.6), "initial: expected at most the final sparsity 0.5, but got 0.6"),
     ],
 )
-def test_bad_schedules_are_named(make, message):
+def test_schedules_name_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -207,7 +207,7 @@ def gradients(step):
 
 
 @every_transformation
-def test_pruned_weights_are_exactly_zero_from_the_first_step_on(name):
+def test_with_mask_keeps_pruned_weights_exactly_zero_from_the_first_step_on(name):
     tx, params = jp.optim.with_mask(TRANSFORMATIONS[name], arrays(MASK)), arrays(PARAMS)
     state = tx.init(params)
     for step in range(3):
@@ -221,7 +221,7 @@ def test_pruned_weights_are_exactly_zero_from_the_first_step_on(name):
 
 
 @every_transformation
-def test_kept_weights_train_as_if_the_pruned_ones_did_not_exist(name):
+def test_with_mask_trains_kept_weights_as_if_the_pruned_did_not_exist(name):
     tx = TRANSFORMATIONS[name]
     dense = [
         leaf[keep] for keep, leaf in zip(jax.tree.leaves(MASK), map(jnp.asarray, jax.tree.leaves(PARAMS)), strict=True)
@@ -246,7 +246,7 @@ def train_step(tx):
     return step
 
 
-def test_one_compiled_step_serves_every_mask_and_holds_none():
+def test_with_mask_serves_every_mask_by_one_compiled_step_that_holds_none():
     base = optax.adamw(0.1)
     first = jp.optim.with_mask(base, arrays(MASK))
     second = jp.optim.with_mask(base, jax.tree.map(jnp.logical_not, arrays(MASK)))
@@ -262,7 +262,7 @@ def test_one_compiled_step_serves_every_mask_and_holds_none():
     assert [var.aval.shape for var in booleans] == [(2,), (2, 2)]
 
 
-def test_a_step_that_donates_its_state_leaves_the_callers_mask_alive():
+def test_with_mask_leaves_the_callers_mask_alive_though_a_step_donates_its_state():
     mask, params = arrays(MASK), arrays(PARAMS)
     tx = jp.optim.with_mask(optax.sgd(0.1), mask)
     jax.jit(train_step(tx), donate_argnums=1)(params, tx.init(params), gradients(0))
@@ -281,14 +281,14 @@ def test_a_step_that_donates_its_state_leaves_the_callers_mask_alive():
         ({"w": MASK["w"] * 1.0, "b": MASK["b"]}, TypeError, r"mask: expected boolean leaves.*\['w'\] is float64"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_named(mask, error, message):
+def test_with_mask_and_apply_name_a_mask_that_does_not_fit(mask, error, message):
     with pytest.raises(error, match=message):
         jp.optim.with_mask(optax.sgd(0.1), arrays(mask)).init(arrays(PARAMS))
     with pytest.raises(error, match=message):
         jp.masks.apply(arrays(mask), arrays(PARAMS))
 
 
-def test_an_update_without_parameters_is_refused():
+def test_with_mask_refuses_an_update_without_parameters():
     tx = jp.optim.with_mask(optax.sgd(0.1), arrays(MASK))
     with pytest.raises(ValueError, match=r"params: expected the parameters, but got None\. Call tx\.update"):
         tx.update(gradients(0), tx.init(arrays(PARAMS)))
@@ -325,14 +325,14 @@ def test_tags_are_listed_in_the_order_of_the_program():
 
 
 @pytest.mark.parametrize("read", [jp.sites.read, jp.sites.read_jit])
-def test_sites_are_read_through_nested_jit_remat_and_custom_derivatives(read):
+def test_read_goes_through_nested_jit_remat_and_custom_derivatives(read):
     network = jp.Network(tagged, jnp.asarray(3.0))
     order = ("inside remat", "first", "inside custom_jvp", "inside jit")
     for site, value in zip(order, read(network, IMAGES, sites=order), strict=True):
         np.testing.assert_allclose(value, BY_HAND[site], rtol=1e-12)
 
 
-def test_sites_of_our_models_are_read_as_flax_computes_them():
+def test_read_jit_gives_values_of_our_models_as_flax_computes_them():
     case = cases.build("vit")
     images = case.batch["image"]
     # Without jit every equation would compile by itself.
@@ -344,14 +344,14 @@ def test_sites_of_our_models_are_read_as_flax_computes_them():
     assert keys.shape == (5, 5, 2, 2)
 
 
-def test_reading_sites_can_be_differentiated():
+def test_read_can_be_differentiated():
     def total(params):
         return jnp.sum(jp.sites.read(jp.Network(tagged, params), IMAGES, ["inside jit"])[0])
 
     np.testing.assert_allclose(jax.grad(total)(3.0), IMAGES.sum(), rtol=1e-12)
 
 
-def test_an_unknown_site_is_refused_and_the_nearest_is_named():
+def test_read_refuses_an_unknown_site_and_names_the_nearest():
     network = jp.Network(tagged, jnp.asarray(3.0))
     with pytest.raises(ValueError, match=r"sites: unknown value 'fist'\. Did you mean 'first'.*Known: first, inside"):
         jp.sites.read(network, IMAGES, ["fist"])
@@ -367,12 +367,12 @@ def test_an_unknown_site_is_refused_and_the_nearest_is_named():
         (lambda: check.writable("out", "/proc/nowhere"), ValueError, "out: cannot write in '/proc/nowhere'"),
     ],
 )
-def test_preconditions_name_the_argument_and_the_remedy(run, error, message):
+def test_check_names_the_argument_and_the_remedy(run, error, message):
     with pytest.raises(error, match=message):
         run()
 
 
-def test_labels_outside_the_classes_are_never_a_number():
+def test_mean_of_labels_outside_the_classes_is_never_a_number():
     outputs, batch = jnp.zeros((2, 3)), {"image": jnp.zeros((2, 3)), "label": jnp.array([0, 3])}
     for loss in (jp.losses.cross_entropy, jp.losses.squared_error):
         assert jnp.isnan(jp.losses.mean(loss, outputs, batch))
@@ -387,13 +387,13 @@ def test_labels_outside_the_classes_are_never_a_number():
         jp.evaluate.transfer.accuracy([batch])(net)
 
 
-def test_predictions_that_are_not_finite_are_no_class():
+def test_accuracy_refuses_predictions_that_are_not_finite():
     net = jp.Network(lambda params, state, images: images * params, jnp.full((1, 3), jnp.nan))
     with pytest.raises(ValueError, match="outputs: expected finite numbers"):
         jp.evaluate.transfer.accuracy([{"image": jnp.ones((2, 3)), "label": jnp.array([0, 0])}])(net)
 
 
-def test_empty_batches_and_negative_weights_are_errors():
+def test_gradient_refuses_empty_batches_and_negative_weights():
     net = jp.Network(lambda params, state, images: images * params, jnp.ones((1, 3)))
     one = {"image": jnp.zeros((1, 3)), "label": jnp.zeros(1, int)}
     with pytest.raises(ValueError, match="batch: expected at least one example"):

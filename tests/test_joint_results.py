@@ -115,7 +115,7 @@ def verdict(found: list[Any], claim: str, margin: float = 0.01) -> Any:
 # ------------------------------------------------------------------------------------------------------------ numbers
 
 
-def test_a_paired_change_is_that_of_the_library_over_all_and_for_each_class():
+def test_change_is_that_of_the_library_over_all_and_for_each_class():
     found = [record(seed=seed) for seed in (0, 1, 2)]
     results = Results(found, seed=3)
     side = [(course, course.last) for course in results.of("macs", "cka")]
@@ -132,7 +132,7 @@ def test_a_paired_change_is_that_of_the_library_over_all_and_for_each_class():
         assert mine.n == one.n == 30
 
 
-def test_an_image_under_several_conditions_counts_once_with_their_mean():
+def test_change_counts_an_image_under_several_conditions_once_with_their_mean():
     found = record()
     results = Results([found], seed=0)
     (course,) = results.courses
@@ -149,7 +149,7 @@ def test_an_image_under_several_conditions_counts_once_with_their_mean():
     assert got.points.high - got.points.low == pytest.approx(width, rel=0.1)
 
 
-def test_runs_of_different_lengths_meet_at_both_ends():
+def test_aligned_runs_of_different_lengths_meet_at_both_ends():
     assert aligned([1, 3]) == [[0, 2]]
     assert aligned([5, 3, 4]) == [[0, 0, 0], [1, 1, 1], [4, 2, 3]]
     results = Results([record(seed=0), record(seed=1, steps=2), record(seed=2, steps=0)], seed=0)
@@ -160,7 +160,7 @@ def test_runs_of_different_lengths_meet_at_both_ends():
     assert checked == [[0, 0], [2, 1], [4, 2]]
 
 
-def test_other_test_images_are_an_error_with_a_remedy():
+def test_verdicts_refuse_other_test_images_with_a_remedy():
     other = record("random")
     other["metrics"]["labels"] = other["metrics"]["labels"][::-1]
     with pytest.raises(ValueError, match=r"records: expected the same test images for seed 0.*Delete the records"):
@@ -169,7 +169,7 @@ def test_other_test_images_are_an_error_with_a_remedy():
 
 # 0.5 % more operations left is within the slack; with 2 % more, cka's second network has removed too much.
 @pytest.mark.parametrize(("left", "expected"), [(600, [2, 2]), (605, [2, 2]), (620, [1, 2])])
-def test_choosers_are_compared_where_the_first_of_them_ended(left, expected):
+def test_against_compares_choosers_where_the_first_of_them_ended(left, expected):
     floored = record("always-layer")
     floored["metrics"]["steps"][-1]["macs"] = left
     results = Results([record(), floored], seed=0)
@@ -177,7 +177,7 @@ def test_choosers_are_compared_where_the_first_of_them_ended(left, expected):
     assert [one.reached for one in results.courses] == [True, False]
 
 
-def test_both_at_the_target_are_compared_there_however_far_they_overshot():
+def test_against_compares_both_at_the_target_however_far_they_overshot():
     other = record("random")
     other["metrics"]["steps"][-1]["macs"] = 150
     results = Results([record(), other], seed=0)
@@ -191,7 +191,7 @@ def test_both_at_the_target_are_compared_there_however_far_they_overshot():
     ("right", "margin", "expected"),
     [(32, 0.01, "holds"), (36, 0.01, "holds"), (20, 0.01, "does not hold"), (30, 0.03, "undecided")],
 )
-def test_accuracy_is_kept_or_not_or_undecided(right, margin, expected):
+def test_verdicts_say_that_accuracy_is_kept_or_not_or_undecided(right, margin, expected):
     found = [with_hits(with_hits(record(seed=seed), 0, 32), 4, right) for seed in (0, 1, 2)]
     row = verdict(found, "keeps", margin)
     assert row.verdict == expected
@@ -213,7 +213,7 @@ def test_accuracy_is_kept_or_not_or_undecided(right, margin, expected):
         (30, "undecided", "Whether CKA is more accurate than tossing a coin is undecided"),
     ],
 )
-def test_a_control_is_beaten_or_not_or_undecided(right, expected, said):
+def test_verdicts_say_that_a_control_is_beaten_or_not_or_undecided(right, expected, said):
     found = [with_hits(record(seed=seed), 4, right) for seed in (0, 1, 2)]
     found += [with_hits(record("random", seed), 4, 30) for seed in (0, 1, 2)]
     row = verdict(found, "beats random")
@@ -223,13 +223,13 @@ def test_a_control_is_beaten_or_not_or_undecided(right, expected, said):
     assert told["CKA against the controls."].startswith(said)
 
 
-def test_two_networks_that_guess_say_nothing():
+def test_verdicts_say_nothing_by_two_networks_that_guess():
     found = [with_hits(with_hits(record(seed=seed), 0, 10), 4, 10) for seed in (0, 1, 2)]  # chance: 10 of 40
     assert verdict(found, "keeps").verdict == "undecided (floor)"
     assert "is undecided" in dict(joint_findings.findings(Study(), *_everything(found)))["CKA."]
 
 
-def test_the_control_is_the_dense_network_after_as_many_steps():
+def test_verdicts_take_as_control_the_dense_network_after_as_many_steps():
     found = [with_hits(record(seed=seed), 4, 36) for seed in (0, 1)]
     found += [with_hits(with_hits(record(CONTROL, seed), 4, 38), 2, 20) for seed in (0, 1)]
     found += [with_hits(record("always-layer", seed), 2, 30) for seed in (0, 1)]
@@ -243,7 +243,7 @@ def test_the_control_is_the_dense_network_after_as_many_steps():
     assert CONTROL not in set(rows.chooser)
 
 
-def test_a_run_that_removed_nothing_is_not_called_kept():
+def test_verdicts_do_not_call_a_run_kept_that_removed_nothing():
     assert len(verdicts(Results([record(steps=0), record("random", steps=0)], seed=0), claims(0.01))) == 0
 
 
@@ -256,7 +256,7 @@ def _everything(found: list[Any], margin: float = 0.01) -> tuple[Any, ...]:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def test_energy_is_time_in_other_units_and_the_search_pays_for_itself():
+def test_costs_take_energy_as_time_and_let_the_search_pay_for_itself():
     row = joint_tables.costs(Results([record()], seed=0), 100.0, 500.0).iloc[0]
     search = 20 + 3 * 10
     assert (row.search, row.search_first, row.search_later) == (search, 20, 30)
@@ -268,7 +268,7 @@ def test_energy_is_time_in_other_units_and_the_search_pays_for_itself():
     assert row.break_even_images == np.ceil(1e6 * search / (125 - 31.25))
 
 
-def test_what_runs_cost_is_averaged_before_it_is_divided():
+def test_mean_costs_are_averaged_before_they_are_divided():
     found = [record(seed=0), record(seed=1)]
     found[1]["provenance"]["latency"]["64"] = {"dense": 0.004, "pruned": 0.004, "ratio": [1.0, 0.9, 1.1]}
     frame = joint_tables.costs(Results(found, seed=0), 65.0, 400.0)
@@ -297,7 +297,7 @@ def test_robustness_is_listed_for_every_condition_and_for_classes_at_the_end():
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
-def test_the_chosen_candidate_is_filled_and_no_contest_is_at_the_foot():
+def test_scores_figure_fills_the_chosen_candidate_and_has_no_contest_at_the_foot():
     drawn = joint_figures.scores(Results([record()], seed=0), "macs")
     assert drawn is not None
     marks = [line for line in drawn.axes[0].lines if len(line.get_xdata()) == 1]
@@ -311,7 +311,7 @@ def test_the_chosen_candidate_is_filled_and_no_contest_is_at_the_foot():
     assert joint_figures.scores(Results([record("random")], seed=0), "macs") is None
 
 
-def test_pictures_of_networks_have_a_bar_for_every_block_and_hatch_what_is_gone():
+def test_silhouettes_have_a_bar_for_every_block_and_hatch_what_is_gone():
     results = Results([record("always-layer")], seed=0)
     drawn = joint_shapes.silhouettes(results, "macs", 0)
     last = drawn.axes[2].patches
@@ -337,13 +337,13 @@ def test_attacks_are_in_the_order_of_their_radius_whatever_the_order_of_their_na
     assert [axis.get_title().split("= ")[1] for axis in drawn.axes] == ["0.5/255", "2/255", "16/255"]
 
 
-def test_a_long_run_is_shown_by_a_few_of_its_networks():
+def test_shown_of_a_long_run_are_a_few_of_its_networks():
     assert joint_shapes.shown(1) == [0]
     assert joint_shapes.shown(46)[0::8] == [0, 45]
     assert len(joint_shapes.shown(46)) == 9
 
 
-def test_the_line_ends_with_the_mean_of_the_last_networks_and_the_floor_is_marked():
+def test_accuracy_line_ends_with_the_mean_of_the_last_networks_and_marks_the_floor():
     found = [record("always-layer", seed) for seed in (0, 1)]
     axis = joint_figures.accuracy(Results(found, seed=0)).axes[0]
     (line,) = [line for line in axis.lines if line.get_label() == "always a layer"]
@@ -369,7 +369,7 @@ def write(out: Path, found: list[Any], **options: Any) -> tuple[str, str]:
     return html.unescape(path.read_text()), printed.getvalue()
 
 
-def test_the_page_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
+def test_joint_page_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
     found = whole(seeds=(0, 1, 2))
     text, printed = write(tmp_path, found)
     assert text.count("<svg") == 7
@@ -402,7 +402,7 @@ def test_the_page_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
     ],
     ids=["two budgets", "dense only", "control only", "controls only", "no attacks"],
 )
-def test_any_subset_of_runs_makes_a_page(tmp_path, found):
+def test_joint_page_is_made_of_any_subset_of_runs(tmp_path, found):
     text, _ = write(tmp_path, found)
     assert "Fewer than three seeds say little" in text
     assert "Missing: no dense network was trained on" in text or found[0]["config"]["chooser"] == CONTROL
@@ -410,7 +410,7 @@ def test_any_subset_of_runs_makes_a_page(tmp_path, found):
     assert not re.search(r">nan\b|\bnan (points|%|g|images)", text)
 
 
-def test_the_same_records_make_the_same_page_and_the_choices_of_the_paper_are_named(tmp_path):
+def test_joint_page_of_the_same_records_is_the_same_and_names_the_papers_choices(tmp_path):
     study: dict[str, Any] = {"paper": True, "choosers": ("cka",), "target": 0.0}
     found = [record()]
     found[0]["config"]["target"] = 0.0

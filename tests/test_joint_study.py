@@ -55,7 +55,7 @@ def float32(float64):
     jax.config.update("jax_enable_x64", False)
 
 
-def test_it_ends_at_the_target_and_every_step_loads(finished):
+def test_joint_pruning_ends_at_the_target_and_every_step_loads(finished):
     study, record, page, _ = finished
     steps = record["metrics"]["steps"]
     assert page.exists()
@@ -68,7 +68,7 @@ def test_it_ends_at_the_target_and_every_step_loads(finished):
         assert specification.describe() == step["shape"]
 
 
-def test_the_recorded_hits_are_those_of_the_saved_networks(finished):
+def test_joint_pruning_records_the_hits_of_the_saved_networks(finished):
     study, record, _, _ = finished
     images = jp.data.digits()
     parts = jp.data.split(images.labels, images.name, 0, joint_pruning.FRACTIONS)
@@ -83,7 +83,7 @@ def test_the_recorded_hits_are_those_of_the_saved_networks(finished):
     np.testing.assert_allclose(exported.call(test["image"]), outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_that_is_killed_ends_with_the_same_record(finished, tmp_path, monkeypatch):
+def test_joint_pruning_that_is_killed_ends_with_the_same_record(finished, tmp_path, monkeypatch):
     _, record, _, _ = finished
     study, taken = tiny(tmp_path), []
     tune = joint_search.Tuner.__call__
@@ -104,20 +104,20 @@ def test_a_run_that_is_killed_ends_with_the_same_record(finished, tmp_path, monk
     assert again["digest"] == record["digest"]
 
 
-def test_a_finished_study_computes_nothing(finished, monkeypatch):
+def test_joint_pruning_that_is_finished_computes_nothing(finished, monkeypatch):
     study, _, _, _ = finished
     monkeypatch.setattr(joint_pruning, "prepare", None)
     assert "0 of them to do" in run(study)[2]
 
 
-def test_a_trajectory_of_another_run_is_refused(finished):
+def test_trajectory_of_another_run_is_refused(finished):
     study, _, _, _ = finished
     (folder,) = (study.out / "trajectories").iterdir()
     with pytest.raises(ValueError, match=r"out: .* holds the trajectory of another run"):
         Trajectory(folder, {"seed": 7})
 
 
-def test_a_damaged_step_is_named(finished, tmp_path):
+def test_trajectory_names_a_damaged_step(finished, tmp_path):
     study, _, _, _ = finished
     (folder,) = (study.out / "trajectories").iterdir()
     identity = json.loads((folder / "run.json").read_text())
@@ -132,7 +132,7 @@ def test_a_damaged_step_is_named(finished, tmp_path):
         Trajectory(copy, identity).steps()
 
 
-def test_the_paper_is_named_quirk_by_quirk(tmp_path):
+def test_resolved_takes_the_paper_quirk_by_quirk(tmp_path):
     study = resolved(tiny(tmp_path, paper=True))
     # What the user set stays; the rest is as in the authors' code.
     assert study.layer_criterion == "l2"
@@ -142,7 +142,7 @@ def test_the_paper_is_named_quirk_by_quirk(tmp_path):
     assert validate(untouched) is not None
 
 
-def test_what_is_measured_makes_no_other_search(tmp_path):
+def test_trajectory_does_not_depend_on_what_is_measured(tmp_path):
     configs = [
         dataclasses.asdict(grid(tiny(tmp_path, **change))[0]) for change in ({}, {"checkpoints": 0}, {"width": 3})
     ]
@@ -150,13 +150,13 @@ def test_what_is_measured_makes_no_other_search(tmp_path):
     assert trajectory(json.loads(json.dumps(configs[0]))) == trajectory(configs[0])
 
 
-def test_a_quirk_is_told_only_where_it_is_the_paper_s():
+def test_quirks_are_told_only_where_they_are_the_papers():
     told = " ".join(quirks(resolved(Study(paper=True, allocation="global"))))
     assert "allocation = global: set by you; the authors have paper" in told
     assert PAPER["choose_on"][1] in told
 
 
-def test_distilling_takes_the_share_of_the_parent():
+def test_distilled_takes_the_share_of_the_parent():
     loss = joint_search.Distilled(0.25)
     outputs = np.array([[0.5, -1.0, 2.0]], np.float32)
     batch = {"label": np.array([1]), "teacher": np.array([[0.2, 0.3, 0.5]], np.float32)}
@@ -187,13 +187,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_values_are_named_before_anything_starts(name, tmp_path):
+def test_validate_names_bad_values_before_anything_starts(name, tmp_path):
     value, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         validate(dataclasses.replace(Study(out=tmp_path), **{name: value}))
 
 
-def test_a_run_is_named_by_what_decides_its_numbers(tmp_path):
+def test_key_of_a_run_is_of_what_decides_its_numbers(tmp_path):
     (one,) = grid(tiny(tmp_path))
     (other,) = grid(tiny(tmp_path / "elsewhere", watts=1.0, margin=0.5))
     assert records.key("joint_pruning", one) == records.key("joint_pruning", other)

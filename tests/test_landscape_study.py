@@ -103,7 +103,7 @@ def a_finished_study_is_not_computed_again(out: Path, monkeypatch: pytest.Monkey
 
 
 # One test, so that one worker makes the study.
-def test_a_study_leaves_records_and_a_page_and_resumes(tmp_path, monkeypatch):
+def test_landscape_leaves_records_and_a_page_and_resumes(tmp_path, monkeypatch):
     first, resumed = make(tmp_path)
     assert first == resumed
     every_run_leaves_a_record_with_finite_numbers_that_agree(tmp_path)
@@ -129,7 +129,7 @@ def test_a_study_leaves_records_and_a_page_and_resumes(tmp_path, monkeypatch):
         ({"width": 0}, "width: expected a finite number above 0"),
     ],
 )
-def test_a_bad_value_is_found_before_anything_expensive(tmp_path, monkeypatch, change, message):
+def test_landscape_finds_a_bad_value_before_anything_expensive(tmp_path, monkeypatch, change, message):
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("training started")
 
@@ -138,7 +138,7 @@ def test_a_bad_value_is_found_before_anything_expensive(tmp_path, monkeypatch, c
         landscape.main(study(tmp_path, **change))
 
 
-def test_the_command_line_explains_its_errors():
+def test_landscape_explains_its_errors_on_the_command_line():
     words = [sys.executable, "-m", "experiments.landscape", "--matrix", "hesian"]
     done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False)
     assert done.returncode == 1

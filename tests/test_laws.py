@@ -22,7 +22,7 @@ TOTAL = 33
 LEVELS = (0.0, 0.1, 0.37, 0.5, 0.8, 0.97)
 ALLOCATIONS = ("global", "uniform", "erk")
 # Through the public function every count would be a program of its own.
-COUNTS = {"uniform": jp.masks._uniform, "erk": jp.masks._erdos_renyi}
+COUNTS = {"uniform": jp.masks.allocations.uniform, "erk": jp.masks.allocations.erdos_renyi}
 DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
 # Few different values make many ties; both zeros are among them.
@@ -65,13 +65,13 @@ def sorted_mask(scores, pruned):
 
 
 @given(SCORES, st.sampled_from(LEVELS))
-def test_a_global_mask_is_that_of_a_stable_sort(scores, sparsity):
+def test_unstructured_is_that_of_a_stable_sort(scores, sparsity):
     np.testing.assert_array_equal(prune(scores, sparsity), sorted_mask(flat(scores), round(sparsity * TOTAL)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: jnp.dtype(dtype).name)
 @given(scores=st.one_of(trees(TIED), trees(st.floats(-100, 100, allow_subnormal=False))))
-def test_every_type_of_float_is_ordered_as_by_a_stable_sort(dtype, scores):
+def test_unstructured_orders_every_type_of_float_as_by_a_stable_sort(dtype, scores):
     scores = arrays(scores, dtype)
     got = flat(jp.masks.unstructured(0.5)(scores, PRUNABLE))
     np.testing.assert_array_equal(got, sorted_mask(flat(scores).astype(np.float64), round(0.5 * TOTAL)))
@@ -80,14 +80,14 @@ def test_every_type_of_float_is_ordered_as_by_a_stable_sort(dtype, scores):
 # XLA on CPU compares subnormal numbers as zeros, so only the count is certain.
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("pruned", [1, 3, 5])
-def test_subnormal_numbers_are_counted_exactly(dtype, pruned):
+def test_unstructured_counts_subnormal_numbers_exactly(dtype, pruned):
     tiny = float(jnp.finfo(dtype).smallest_subnormal)
     scores = jnp.asarray(np.array([3, -1, 0, 1, 2, -2]) * tiny, dtype)
     assert jp.masks.unstructured(pruned / 6)([scores], [True])[0].sum() == 6 - pruned
 
 
 @given(st.sampled_from(LEVELS))
-def test_leaves_of_different_types_are_compared_by_value(sparsity):
+def test_unstructured_compares_leaves_of_different_types_by_value(sparsity):
     values = np.random.default_rng(0).integers(-3, 3, TOTAL).astype(float)
     pieces = dict(zip("abc", np.split(values, [12, 17]), strict=True))
     mixed = {
@@ -107,13 +107,13 @@ EXTREME = st.sampled_from([-np.inf, np.inf, np.nan, -1.0, -0.0, 0.0, 2.0, 1e308]
 
 
 @given(trees(EXTREME))
-def test_under_jit_nan_ranks_lowest_and_infinities_at_the_ends(scores):
+def test_unstructured_under_jit_ranks_nan_lowest_and_infinities_at_the_ends(scores):
     got = flat(jitted()(arrays(scores)))
     np.testing.assert_array_equal(got, sorted_mask(flat(scores), round(0.5 * TOTAL)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_outside_jit_scores_that_are_not_finite_are_refused(bad):
+def test_masks_refuse_scores_that_are_not_finite_outside_jit(bad):
     scores = arrays({name: np.ones(shape) for name, shape in SHAPES.items()})
     scores["b"] = scores["b"].at[2].set(bad)
     for select in (jp.masks.unstructured(0.5), jp.masks.n_of_m(1, 1)):
@@ -125,19 +125,19 @@ def test_outside_jit_scores_that_are_not_finite_are_refused(bad):
 
 @every_allocation
 @given(SCORES)
-def test_masks_are_the_same_inside_jit(allocation, scores):
+def test_unstructured_is_the_same_inside_jit(allocation, scores):
     np.testing.assert_array_equal(flat(jitted(allocation)(arrays(scores))), prune(scores, 0.5, allocation))
 
 
 @every_allocation
 @given(SCORES, st.sampled_from(LEVELS))
-def test_counts_are_exact(allocation, scores, sparsity):
+def test_unstructured_counts_exactly(allocation, scores, sparsity):
     mask = prune(scores, sparsity, allocation)
     assert (~mask).sum() == round(sparsity * TOTAL)
 
 
 @given(SCORES, st.lists(st.sampled_from(LEVELS), min_size=2, max_size=2))
-def test_what_a_sparser_mask_keeps_a_denser_one_keeps(scores, levels):
+def test_unstructured_keeps_when_denser_what_it_keeps_when_sparser(scores, levels):
     dense, sparse = (prune(scores, level) for level in sorted(levels))
     assert (dense | ~sparse).all()
 
@@ -147,7 +147,7 @@ def test_what_a_sparser_mask_keeps_a_denser_one_keeps(scores, levels):
 @pytest.mark.parametrize(
     "shapes", [[(6, 6), (6, 6), (6, 2)], [(6, 1), (6, 1), (2, 1)], [(3, 4), (5, 1), (2, 2, 4), (9, 9)]]
 )
-def test_no_leaf_gets_weights_back_as_sparsity_grows(allocation, shapes):
+def test_unstructured_gives_no_leaf_weights_back_as_sparsity_grows(allocation, shapes):
     before = np.zeros(len(shapes))
     for pruned in range(1, sum(int(np.prod(shape)) for shape in shapes)):
         counts = np.array(COUNTS[allocation](shapes, pruned))
@@ -159,7 +159,7 @@ def test_no_leaf_gets_weights_back_as_sparsity_grows(allocation, shapes):
 @given(
     SCORES, st.sampled_from(LEVELS), st.sampled_from([lambda x: 2 * x - 7, np.cbrt, np.arctan, lambda x: np.exp(x / 8)])
 )
-def test_strictly_increasing_maps_of_scores_leave_the_mask_alone(allocation, scores, sparsity, function):
+def test_unstructured_does_not_change_by_strictly_increasing_maps_of_scores(allocation, scores, sparsity, function):
     # Ranks first: of arbitrary floats, rounding maps different ones to equal ones.
     ranks = np.unique(np.concatenate([leaf.ravel() for leaf in scores.values()]))
     scores = {name: np.searchsorted(ranks, leaf).astype(float) for name, leaf in scores.items()}
@@ -169,7 +169,7 @@ def test_strictly_increasing_maps_of_scores_leave_the_mask_alone(allocation, sco
 
 @every_allocation
 @given(st.permutations(range(52)), st.sampled_from(LEVELS), st.permutations(range(4)), st.permutations(range(3)))
-def test_without_ties_permuting_entries_permutes_the_mask(allocation, values, sparsity, columns, rows):
+def test_unstructured_without_ties_is_permuted_as_the_entries_are(allocation, values, sparsity, columns, rows):
     pieces = np.split(np.array(values, dtype=float), [12, 17, 33, 36])
     scores = {name: piece.reshape(SHAPES[name]) for name, piece in zip(SHAPES, pieces, strict=False)}
     mask = jp.masks.unstructured(sparsity, allocation)(arrays(scores), PRUNABLE)
@@ -181,7 +181,7 @@ def test_without_ties_permuting_entries_permutes_the_mask(allocation, values, sp
 
 
 @given(st.permutations(range(33)), st.sampled_from(LEVELS))
-def test_without_ties_the_order_of_axes_and_leaves_does_not_matter(values, sparsity):
+def test_unstructured_without_ties_does_not_depend_on_the_order_of_axes_and_leaves(values, sparsity):
     a, b, c = (
         p.reshape(SHAPES[n]) for n, p in zip("abc", np.split(np.array(values, dtype=float), [12, 17]), strict=True)
     )
@@ -194,7 +194,7 @@ def test_without_ties_the_order_of_axes_and_leaves_does_not_matter(values, spars
 
 
 @given(SCORES, st.sampled_from(LEVELS))
-def test_applying_a_mask_twice_is_applying_it_once(scores, sparsity):
+def test_apply_twice_is_apply_once(scores, sparsity):
     mask = jp.masks.unstructured(sparsity)(arrays(scores), PRUNABLE)
     once = jp.masks.apply(mask, arrays(scores))
     jax.tree.map(np.testing.assert_array_equal, jp.masks.apply(mask, once), once)
@@ -202,7 +202,7 @@ def test_applying_a_mask_twice_is_applying_it_once(scores, sparsity):
         np.testing.assert_array_equal(leaf, np.where(mask[name], scores[name], 0))
 
 
-def test_applying_a_mask_removes_nan_and_keeps_the_type():
+def test_apply_removes_nan_and_keeps_the_type():
     params = {"w": jnp.array([jnp.nan, jnp.inf, 2.0], jnp.bfloat16)}
     got = jp.masks.apply({"w": jnp.array([False, False, True])}, params)["w"]
     assert got.dtype == jnp.bfloat16
@@ -215,7 +215,7 @@ def shape_lists():
 
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
 @given(shapes=shape_lists(), share=st.floats(0, 1, exclude_max=True))
-def test_allocated_counts_sum_exactly_and_fit_every_leaf(allocation, shapes, share):
+def test_unstructured_allocates_counts_that_sum_exactly_and_fit_every_leaf(allocation, shapes, share):
     sizes = np.array([np.prod(shape) for shape in shapes])
     pruned = min(round(share * int(sizes.sum())), int(sizes.sum()))
     counts = np.array(COUNTS[allocation](shapes, pruned))
@@ -226,7 +226,7 @@ def test_allocated_counts_sum_exactly_and_fit_every_leaf(allocation, shapes, sha
         assert (np.abs(counts - sizes * pruned / sizes.sum()) <= 1 + len(shapes) / 2).all()
 
 
-def test_erk_density_is_proportional_to_sum_over_product():
+def test_unstructured_erk_density_is_proportional_to_sum_over_product():
     scores = {"wide": jnp.zeros((40, 50)), "conv": jnp.zeros((3, 3, 10, 20))}
     mask = jp.masks.unstructured(0.9, "erk")(scores, {"wide": True, "conv": True})
     kept = {name: int(leaf.sum()) for name, leaf in mask.items()}
@@ -277,7 +277,7 @@ def sharded(ties):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("select", [("global", 0.3), ("global", 0.9), ("uniform", 0.5), ("erk", 0.8)], ids=str)
-def test_a_mask_on_eight_devices_is_that_on_one_and_gathers_nothing(ties, select):
+def test_unstructured_on_eight_devices_is_that_on_one_and_gathers_nothing(ties, select):
     allocation, sparsity = select
     whole, split = sharded(ties)
     prunable = jax.tree.map(lambda _: True, whole)
@@ -292,7 +292,7 @@ def test_a_mask_on_eight_devices_is_that_on_one_and_gathers_nothing(ties, select
         assert collective not in program
 
 
-def test_masks_of_sharded_scores_are_sharded_like_them():
+def test_unstructured_of_sharded_scores_is_sharded_like_them():
     _, split = sharded(ties=False)
     mask = jp.masks.unstructured(0.5)(split, jax.tree.map(lambda _: True, split))
     for name in ("rows", "columns", "inside"):
@@ -315,7 +315,7 @@ def test_n_of_m_on_eight_devices_is_that_on_one_and_gathers_nothing():
             assert "all-gather" not in compiled.as_text()
 
 
-def test_a_leaf_on_a_mesh_of_two_axes_is_ranked_as_on_one_device():
+def test_unstructured_on_a_mesh_of_two_axes_is_that_on_one_device():
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     values = np.random.default_rng(0).integers(-3, 4, (8, 6)).astype(float)
     split = jax.device_put(values, NamedSharding(mesh, PartitionSpec("x", "y")))
@@ -333,7 +333,7 @@ def test_shard_leaves_splits_what_it_can_and_changes_no_number():
     assert jp.mesh.replicate(mesh, tree)["even"].sharding.is_fully_replicated
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_refused():
+def test_shard_batch_refuses_a_batch_that_the_devices_do_not_divide():
     with pytest.raises(
         ValueError, match=r"batch: expected a number of examples that 8 devices divide, but got 6.*pads"
     ):
@@ -351,7 +351,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         (lambda: jp.masks.n_of_m(5, 4), "n, m: expected 0 < n <= m, but got n=5 and m=4"),
     ],
 )
-def test_bad_options_are_named(make, message):
+def test_masks_name_bad_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -373,13 +373,13 @@ def test_bad_options_are_named(make, message):
         ),
     ],
 )
-def test_a_bad_prunable_is_named(prunable, error, message):
+def test_n_of_m_names_a_bad_prunable(prunable, error, message):
     scores = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
     with pytest.raises(error, match=message):
         jp.masks.n_of_m(1, 2)(scores, prunable)
 
 
-def test_more_weights_than_positions_are_refused():
+def test_unstructured_refuses_more_weights_than_positions():
     huge = {"w": jax.ShapeDtypeStruct((2**16, 2**16 + 1), jnp.float32)}
     with pytest.raises(ValueError, match=r"scores: expected fewer than 2\^32 prunable weights.*got 4295032832"):
         jax.eval_shape(lambda scores: jp.masks.unstructured(0.5)(scores, {"w": True}), huge)

@@ -86,7 +86,7 @@ def said(study: transfer.Study) -> str:
     return text.getvalue()
 
 
-def test_the_study_runs_from_a_folder_and_a_file_to_its_page(place, tmp_path):
+def test_transfer_runs_from_a_folder_and_a_file_to_its_page(place, tmp_path):
     asked = study(place, tmp_path)
     page = transfer.main(asked, console=Console(file=io.StringIO()))
     text = page.read_text()
@@ -127,7 +127,7 @@ def by_hand(place: Path, opened: transfer_data.Opened) -> str:
     return "".join("01"[int(hit)] for hit in np.argmax(outputs, -1) == labels[1])
 
 
-def test_no_image_is_in_two_splits_and_tests_are_the_images_kept_for_them(place, tmp_path):
+def test_indices_share_no_image_among_splits_and_test_on_the_images_kept_for_it(place, tmp_path):
     opened = transfer.validate(study(place, tmp_path))
     parts = {name: opened.indices(0, name) for name in ("scoring", "head", "finetuning", "selection", "test")}
     assert parts["test"][0].name == "folder:val"
@@ -137,7 +137,7 @@ def test_no_image_is_in_two_splits_and_tests_are_the_images_kept_for_them(place,
     assert all(source.name == "folder:train" for name, (source, _) in parts.items() if name != "test")
 
 
-def test_images_shifted_when_they_are_asked_for_are_those_shifted_together(place, tmp_path):
+def test_shifted_images_when_asked_for_are_those_shifted_together(place, tmp_path):
     opened = transfer.validate(study(place, tmp_path))
     classes = opened.source.classes
     together = jp.data.shift(jp.data.as_float(opened.part(0, "test", classes)["image"]), "noise", 0)
@@ -146,13 +146,13 @@ def test_images_shifted_when_they_are_asked_for_are_those_shifted_together(place
     np.testing.assert_array_equal(asked["label"], opened.part(0, "test", classes)["label"])
 
 
-def test_at_most_so_many_images_of_a_class(place, tmp_path):
+def test_indices_hold_at_most_so_many_images_of_a_class(place, tmp_path):
     opened = transfer.validate(study(place, tmp_path, most_per_class=2))
     source, found = opened.indices(0, "test")
     assert np.unique(source.labels[found], return_counts=True)[1].tolist() == [2] * 20
 
 
-def test_the_public_protocol_says_what_leaks_and_what_it_does(place, tmp_path):
+def test_transfer_by_the_public_protocol_says_what_leaks_and_what_it_does(place, tmp_path):
     asked = study(place, tmp_path, protocol="public-proxy", shifts=())
     opened = transfer.validate(asked)
     for name in ("head", "finetuning", "test"):
@@ -164,9 +164,7 @@ def test_the_public_protocol_says_what_leaks_and_what_it_does(place, tmp_path):
     assert "Leak: The head of a task is fitted on the very images that test it" in said(asked)
 
 
-def test_the_first_images_by_class_prune_by_the_public_protocol_and_need_not_be_of_every_class(
-    place, tmp_path, monkeypatch
-):
+def test_part_by_the_public_protocol_is_the_first_images_by_class_not_of_every_class(place, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer_data, "PROXY_SCORING", 4)
     opened = transfer.validate(study(place, tmp_path, protocol="public-proxy"))
     data = opened.part(0, "scoring", opened.source.classes)
@@ -179,7 +177,7 @@ def test_the_first_images_by_class_prune_by_the_public_protocol_and_need_not_be_
     assert transfer.completed(unasked, opened).finetune_steps == 90 * 2
 
 
-def test_statistics_are_estimated_on_the_same_batches_from_memory_and_from_disk(place, tmp_path):
+def test_whole_batches_are_the_same_from_memory_and_from_disk(place, tmp_path):
     opened = transfer.validate(study(place, tmp_path))
     source, found = opened.indices(0, "finetuning", opened.source.classes)
     streamed = jp.data.stream(source, found, opened.source.classes)
@@ -190,7 +188,7 @@ def test_statistics_are_estimated_on_the_same_batches_from_memory_and_from_disk(
         np.testing.assert_array_equal(one["image"], other["image"])
 
 
-def test_other_pictures_under_the_same_name_are_another_study_also_without_weights(place, tmp_path):
+def test_completed_tells_other_pictures_of_one_name_apart_also_without_weights(place, tmp_path):
     pictures, changed = tmp_path / "pictures", []
     for name in ("cat", "dog"):
         (pictures / name).mkdir(parents=True)
@@ -203,7 +201,7 @@ def test_other_pictures_under_the_same_name_are_another_study_also_without_weigh
     assert changed[0] != changed[1]
 
 
-def test_arrays_are_brought_to_the_size_of_the_network(place, tmp_path):
+def test_validate_brings_arrays_to_the_size_of_the_network(place, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 48, 40, 3), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", image=pixels, label=np.arange(60) % 2)
     options = {"data": f"npz:{tmp_path / 'data.npz'}", "tasks": ()}
@@ -216,13 +214,13 @@ def test_arrays_are_brought_to_the_size_of_the_network(place, tmp_path):
         transfer.validate(study(place, tmp_path / "out", **options))
 
 
-def test_train_without_val_is_no_class(place, tmp_path):
+def test_validate_refuses_train_without_val(place, tmp_path):
     (tmp_path / "data" / "train" / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"data: expected a folder for each class .* has train and no val"):
         transfer.validate(study(place, tmp_path / "out", data=f"folder:{tmp_path / 'data'}"))
 
 
-def test_the_steps_of_the_public_protocol_are_those_of_sgd_in_pytorch():
+def test_proxy_transformation_steps_as_sgd_in_pytorch():
     # w <- w - rate (m <- 0.9 m + g + 1e-4 w), and a tenth of the rate after 30 of 90 epochs.
     tx = transfer_data.proxy_transformation(0.1, 90)
     weight, momentum = 2.0, 0.0
@@ -236,7 +234,7 @@ def test_the_steps_of_the_public_protocol_are_those_of_sgd_in_pytorch():
     assert float(params) == pytest.approx(weight, rel=1e-12)
 
 
-def test_a_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path):
+def test_transfer_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path):
     text = said(study(place, tmp_path, scores=("magnitude", "block-obs")))
     for part in (
         "3 runs: 1 seed, the dense network and 2 scores",
@@ -252,7 +250,7 @@ def test_a_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path)
     assert not list((tmp_path / "records").iterdir())
 
 
-def test_pictures_that_cannot_be_read_are_errors_or_counted(place, tmp_path):
+def test_validate_refuses_or_counts_pictures_that_cannot_be_read(place, tmp_path):
     broken = place / "train" / "n00000933" / "broken.JPEG"
     broken.write_bytes((place / "train" / "n00000933" / "0.JPEG").read_bytes()[:100])
     try:
@@ -288,7 +286,7 @@ def test_pictures_that_cannot_be_read_are_errors_or_counted(place, tmp_path):
         ),
     ],
 )
-def test_bad_values_are_found_before_any_work(place, tmp_path, monkeypatch, change, message):
+def test_transfer_finds_bad_values_before_any_work(place, tmp_path, monkeypatch, change, message):
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("work started")
 
@@ -297,7 +295,7 @@ def test_bad_values_are_found_before_any_work(place, tmp_path, monkeypatch, chan
         transfer.main(dataclasses.replace(study(place, tmp_path), **change))
 
 
-def test_one_flipped_bit_of_the_weights_is_another_study(place, tmp_path):
+def test_validate_takes_one_flipped_bit_of_the_weights_as_another_study(place, tmp_path):
     content = bytearray((place / "resnet18.pth").read_bytes())
     found = tensor_files.read(place / "resnet18.pth").tensors["fc.bias"]
     changed = {**tensors("torchvision/resnet18"), "fc.bias": np.where(np.arange(1000) == 3, 0, found)}
@@ -311,7 +309,7 @@ def test_one_flipped_bit_of_the_weights_is_another_study(place, tmp_path):
     assert first != second
 
 
-def test_a_network_of_ours_is_loaded_with_its_preprocessing(place, tmp_path):
+def test_load_weights_takes_a_network_of_ours_with_its_preprocessing(place, tmp_path):
     module = jp.models.resnet_cifar(8, 5, 2)
     made = module.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
     preprocess = jp.types.Preprocess(resize=20, crop=16, interpolation="bicubic")

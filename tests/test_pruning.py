@@ -55,7 +55,7 @@ def schedule(rungs: int = RUNGS) -> tuple[float, ...]:
     return jp.schedules.ladder(rungs)
 
 
-def test_p1_the_ladder_prunes_a_fifth_of_what_is_left_to_within_one_weight():
+def test_ladder_p1_prunes_a_fifth_of_what_is_left_to_within_one_weight():
     published = (0, 20, 36, 48.8, 59.04, 67.23, 73.79, 79.03, 83.22, 86.58, 89.26, 91.41, 93.13, 94.50, 95.60)
     np.testing.assert_allclose(jp.schedules.ladder(15), np.array(published) / 100, atol=5.1e-5)
     start = network()
@@ -77,12 +77,12 @@ def _pairs(mask, prunable):
     return zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
 
 
-def test_p1_every_second_rung_has_a_share_of_its_own():
+def test_ladder_p1_of_every_second_rung_has_a_share_of_its_own():
     np.testing.assert_allclose(jp.schedules.ladder(8, share=0.36), jp.schedules.ladder(15)[::2], rtol=1e-12)
 
 
 @pytest.mark.parametrize("score", [jp.scores.magnitude(), jp.scores.random(jax.random.key(3)), None])
-def test_p2_masks_are_nested(score):
+def test_ladder_p2_has_nested_masks(score):
     rungs = climbed(score or jp.scores.snip(jp.losses.cross_entropy))
     for before, after in itertools.pairwise(rungs):
         assert all(
@@ -91,7 +91,7 @@ def test_p2_masks_are_nested(score):
         )
 
 
-def test_p3_selection_is_global_so_that_a_layer_of_small_weights_goes_first():
+def test_ladder_p3_selects_globally_so_that_a_layer_of_small_weights_goes_first():
     start = network()
     params = {**start.params, "layer1": jax.tree.map(lambda leaf: leaf / 1000, start.params["layer1"])}
     rungs = climbed(fit=lambda net, mask, number: net, start=start.replace(params=params), rungs=4)
@@ -104,13 +104,13 @@ def test_p3_selection_is_global_so_that_a_layer_of_small_weights_goes_first():
         assert np.all(np.asarray(rung.mask["layer0"]["kernel"])) or not np.any(rung.mask["layer1"]["kernel"])
 
 
-def test_p4_pruned_weights_stay_exactly_zero_through_training():
+def test_ladder_p4_keeps_pruned_weights_exactly_zero_through_training():
     for rung in climbed():
         values = jax.tree.map(lambda keep, leaf: jnp.where(keep, 0, leaf), rung.mask, rung.network.params)
         assert all(not np.any(leaf) for leaf in jax.tree.leaves(values))
 
 
-def test_p4_training_that_revives_a_weight_is_refused():
+def test_ladder_p4_refuses_training_that_revives_a_weight():
     def without_mask(net, mask, number):
         return net.replace(params=jax.tree.map(lambda leaf: leaf + 1, net.params))
 
@@ -118,14 +118,14 @@ def test_p4_training_that_revives_a_weight_is_refused():
         climbed(fit=without_mask)
 
 
-def test_training_that_returns_no_network_and_scores_of_another_tree_are_refused():
+def test_ladder_refuses_training_without_a_network_and_scores_of_another_tree():
     with pytest.raises(TypeError, match="train: expected it to return the trained network, but got NoneType"):
         climbed(fit=lambda net, mask, number: None)
     with pytest.raises(ValueError, match="scores: expected"):
         climbed(score=lambda net, batches: net.params["layer0"], fit=lambda net, mask, number: net)
 
 
-def test_p5_weights_go_on_and_the_learning_rate_starts_anew(tmp_path):
+def test_ladder_p5_lets_weights_go_on_and_the_learning_rate_start_anew(tmp_path):
     seen = []
 
     def watched(net, mask, number):
@@ -146,7 +146,7 @@ def test_p5_weights_go_on_and_the_learning_rate_starts_anew(tmp_path):
     np.testing.assert_allclose(-moved - decayed, 0.05, rtol=1e-4)
 
 
-def test_p6_snip_at_initialisation_ranks_by_weight_times_gradient():
+def test_snip_p6_at_initialisation_ranks_by_weight_times_gradient():
     rng = np.random.default_rng(0)
     images, targets = rng.standard_normal((20, 6)).astype(np.float32), rng.standard_normal((20, 1)).astype(np.float32)
     weights = rng.standard_normal((6, 1)).astype(np.float32)
@@ -160,7 +160,7 @@ def test_p6_snip_at_initialisation_ranks_by_weight_times_gradient():
     assert set(np.flatnonzero(np.asarray(rung.mask["kernel"]))) == set(np.argsort(closed[:, 0])[3:])
 
 
-def test_a_ladder_resumes_at_every_rung(tmp_path):
+def test_ladder_resumes_at_every_rung(tmp_path):
     whole = climbed()
     for killed in range(RUNGS):
 
@@ -176,7 +176,7 @@ def test_a_ladder_resumes_at_every_rung(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, one.network.params, other.network.params)
 
 
-def test_a_ladder_of_zeros_trains_as_often_without_pruning():
+def test_ladder_of_zeros_trains_as_often_without_pruning():
     start = network()
     prunable = jp.tree.prunable(start.params)
     rungs = list(jp.pruning.ladder(start, jp.scores.magnitude(), [], prunable, (0.0, 0.0, 0.0), train))
@@ -189,7 +189,7 @@ def test_a_ladder_of_zeros_trains_as_often_without_pruning():
     ("schedule", "message"),
     [((), "schedule: expected one or more"), ((0.5, 0.2), "do not decrease"), ((0.5, 1.0), r"\[0, 1\)")],
 )
-def test_a_schedule_that_is_none_is_refused_before_training(schedule, message):
+def test_ladder_refuses_a_schedule_that_is_none_before_training(schedule, message):
     start = network()
     with pytest.raises(ValueError, match=message):
         jp.pruning.ladder(start, jp.scores.magnitude(), [], jp.tree.prunable(start.params), schedule, train)

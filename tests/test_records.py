@@ -34,7 +34,7 @@ RUN = Run(seed=3, score="snip")
 METRICS = {"accuracy": 0.75, "hits": "0111", "by_task": {"low": [1.0, 2.5]}}
 
 
-def test_a_key_is_a_function_of_study_and_changed_fields():
+def test_key_is_a_function_of_study_and_changed_fields():
     assert records.changed(RUN) == {"seed": 3, "score": "snip"}
     assert records.key("transfer", RUN) == records.key("transfer", Run(seed=3, score="snip", rounds=1))
     others = [
@@ -47,16 +47,16 @@ def test_a_key_is_a_function_of_study_and_changed_fields():
     assert len(keys) == len(others) + 2
 
 
-def test_a_new_field_with_a_default_keeps_old_keys():
+def test_key_stays_the_old_one_with_a_new_field_of_a_default():
     assert records.key("transfer", LaterRun(seed=3, score="snip")) == records.key("transfer", RUN)
     assert records.key("transfer", LaterRun(seed=3, score="snip", warmup=1)) != records.key("transfer", RUN)
 
 
-def test_a_key_never_changes_between_versions():
+def test_key_never_changes_between_versions():
     assert records.key("transfer", RUN) == "7ef894fb79d6f238"
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path):
+def test_store_gives_a_record_back_as_it_was_written(tmp_path):
     store = Store(tmp_path / "deep" / "records", "transfer")
     assert not store.has(RUN)
     store.write(RUN, METRICS, {"seconds": 1.5})
@@ -69,7 +69,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     assert [path.name for path in store.folder.iterdir()] == [f"{records.key('transfer', RUN)}.json"]
 
 
-def test_the_digest_covers_configuration_and_metrics_and_nothing_else(tmp_path):
+def test_digest_covers_configuration_and_metrics_and_nothing_else(tmp_path):
     digests = []
     for number, (run, metrics, seconds) in enumerate(
         [
@@ -98,7 +98,7 @@ def test_the_digest_covers_configuration_and_metrics_and_nothing_else(tmp_path):
         lambda text: text.replace('"digest"', '"digger"'),
     ],
 )
-def test_a_damaged_record_is_an_error_with_a_remedy(tmp_path, damage):
+def test_store_names_a_damaged_record_with_a_remedy(tmp_path, damage):
     store = Store(tmp_path, "transfer")
     store.write(RUN, METRICS, {})
     path = store.path(RUN)
@@ -110,14 +110,14 @@ def test_a_damaged_record_is_an_error_with_a_remedy(tmp_path, damage):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_metric_that_is_not_finite_is_refused_by_name_and_leaves_no_file(tmp_path, bad):
+def test_store_refuses_a_metric_that_is_not_finite_by_name_and_leaves_no_file(tmp_path, bad):
     store = Store(tmp_path, "transfer")
     with pytest.raises(ValueError, match="accuracy"):
         store.write(RUN, {"loss": 1.0, "accuracy": bad}, {})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+def test_store_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ValueError, match=r"folder: cannot write in '.*file/records' \(Not a directory\). Choose a folder"
@@ -138,7 +138,7 @@ for turn in itertools.count():
 """
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
+def test_write_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("a" * 3_000_000)
     for delay in np.random.default_rng(0).uniform(0.0, 0.05, size=5):
@@ -155,7 +155,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     assert all(name.startswith(".tmp-") for name in strays)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_write_json_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file.json"
     files.write_json(path, {"b": 1, "a": 2})
     before = path.read_bytes()
@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 LOCK = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 
 
-def test_a_lock_excludes_other_processes_and_ends_with_its_block(tmp_path):
+def test_locked_excludes_other_processes_and_ends_with_its_block(tmp_path):
     path = tmp_path / "lock"
 
     def attempt() -> subprocess.CompletedProcess[str]:
@@ -183,7 +183,7 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_block(tmp_path):
     assert attempt().returncode == 0
 
 
-def test_a_second_holder_waits_for_the_first(tmp_path):
+def test_locked_lets_a_second_holder_wait_for_the_first(tmp_path):
     entered = threading.Event()
 
     def second() -> None:
@@ -198,14 +198,14 @@ def test_a_second_holder_waits_for_the_first(tmp_path):
     thread.join()
 
 
-def test_a_lock_is_released_when_its_block_raises(tmp_path):
+def test_locked_is_released_when_its_block_raises(tmp_path):
     with pytest.raises(KeyError), files.locked(tmp_path / "lock"):
         raise KeyError
     words = [sys.executable, "-c", LOCK, str(tmp_path / "lock")]
     assert subprocess.run(words, check=False).returncode == 0
 
 
-def test_a_fingerprint_sees_bytes_shape_type_and_order():
+def test_fingerprint_sees_bytes_shape_type_and_order():
     ones = np.ones((2, 3), np.float32)
     variants = [
         (ones,),

@@ -178,7 +178,7 @@ def place(record: Any) -> tuple[str, int]:
 # ------------------------------------------------------------------------------------------------------------ numbers
 
 
-def test_values_are_means_over_seeds_of_means_over_images():
+def test_value_is_the_mean_over_seeds_of_means_over_images():
     results = results_of(study())
     for name, line, read in (
         ("accuracy", "", lambda one: one["hits"]),
@@ -196,7 +196,7 @@ def test_values_are_means_over_seeds_of_means_over_images():
             assert found.low < found.mean < found.high
 
 
-def test_decisions_are_compared_as_the_benchmark_does():
+def test_value_compares_decisions_as_the_benchmark_does():
     made = study(seeds=(0,), distortions=("contrast", "rotation", "low-pass"))
     results = results_of(made)
     (run,), truth = metrics_of(results, LADDER, 2), results.truths[0]
@@ -238,7 +238,7 @@ def test_decisions_are_compared_as_the_benchmark_does():
         assert found.mean == pytest.approx(value, abs=1e-12), name
 
 
-def test_who_agrees_everywhere_has_the_consistency_1_whatever_the_accuracy():
+def test_error_consistency_is_1_of_who_agrees_everywhere_whatever_the_accuracy():
     made = study(seeds=(0,))
     found, told = records(made), truths(made)
     for record in found:
@@ -251,12 +251,12 @@ def test_who_agrees_everywhere_has_the_consistency_1_whatever_the_accuracy():
     assert value == pytest.approx((1.0, 1.0, 1.0), abs=1e-12)
 
 
-def test_the_controls_of_the_benchmark_count_with_the_choices_of_the_released_code_only():
+def test_kept_conditions_hold_the_benchmarks_controls_by_the_released_code_only():
     assert len(results_of(study()).kept) == 5 + 3
     assert len(results_of(study(legacy=True)).kept) == 8 + 4
 
 
-def test_the_shape_bias_is_that_of_the_library_where_the_cues_differ():
+def test_bias_of_shape_is_that_of_the_library_where_the_cues_differ():
     made = study(seeds=(0,))
     results = results_of(made)
     results.truths[0]["conflict"]["texture"][:7] = results.truths[0]["conflict"]["shape"][:7]
@@ -311,7 +311,7 @@ def test_gains_of_a_consistency_are_differences_of_consistencies():
     assert gains[2].mean == pytest.approx(after - before, abs=1e-12)
 
 
-def test_a_seed_that_is_missing_is_an_error():
+def test_results_refuse_a_seed_that_is_missing():
     made = study(seeds=(0, 1))
     with pytest.raises(ValueError, match=r"records: expected seeds \[0, 1\] of .*'swin'.* but got \[0\]"):
         Results(made, records(made)[:-1], truths(made), seed=0)
@@ -320,7 +320,7 @@ def test_a_seed_that_is_missing_is_an_error():
 
 
 @pytest.mark.parametrize("which", ["record", "truth"])
-def test_data_that_changed_under_a_seed_are_an_error(which):
+def test_results_refuse_data_that_changed_under_a_seed(which):
     made = study(seeds=(0, 1))
     found, told = records(made), truths(made)
     {"record": found, "truth": told}[which][-1]["provenance"]["data"] = "other"
@@ -352,7 +352,7 @@ def verdict(results: Results, against: str, margin: float = 0.0) -> Any:
         ((30, 24), 0.4, "not found", "not found", 1),
     ],
 )
-def test_a_planted_sweet_spot_is_found_and_no_other(right, margin, dense, control, best):
+def test_verdicts_find_a_planted_sweet_spot_and_no_other(right, margin, dense, control, best):
     planted = {(LADDER, 0): 24, (LADDER, 1): right[0], (LADDER, 2): right[1], (CONTROL, 1): 32, (CONTROL, 2): 32}
     results = results_of(
         study(), lambda record: with_hits(record, planted.get(place(record), 0), 8 * (place(record) == (LADDER, 1)))
@@ -363,7 +363,7 @@ def test_a_planted_sweet_spot_is_found_and_no_other(right, margin, dense, contro
     assert verdict(results, "equal training", margin).verdict == control
 
 
-def test_the_rung_of_a_sweet_spot_is_one_whose_interval_says_so():
+def test_verdicts_take_the_rung_of_a_sweet_spot_whose_interval_says_so():
     gained = pd.DataFrame(
         [
             {"question": "q", "quantity": "a", "method": "", "architecture": "swin", "against": "dense", **row}
@@ -390,7 +390,7 @@ def planted_below(record: Any) -> None:
     metrics["attribution"][RANDOM_MAP] |= {"insertion": [0.3] * 12, "deletion": [0.5] * 12}
 
 
-def test_a_gain_that_ends_below_a_blind_guess_says_so():
+def test_with_levels_says_that_a_gain_ends_below_a_blind_guess():
     results = results_of(study(), planted_below)
     tested = representation_results.verdicts(representation_results.gains(results), 0.0)
     rows = representation_results.with_levels(results, representation_results.curves(results), tested)
@@ -419,7 +419,7 @@ def test_a_gain_that_ends_below_a_blind_guess_says_so():
     assert representation_findings.blind(rows.loc["CorLoc", "tokencut"]) == ""
 
 
-def test_ends_of_intervals_have_the_digits_that_tell_them_from_the_margin():
+def test_spot_gives_intervals_the_digits_that_tell_them_from_the_margin():
     for low, margin, text in ((0.00034, 0.0, "+0.0003"), (-0.00002, 0.0, "−0.00002"), (0.05003, 0.05, "+0.05003")):
         row = pd.Series({"gain": 0.2, "low": low, "high": 0.4, "margin": margin, "sparsity": 0.36, "level": ""})
         assert representation_findings.spot(row) == f"+0.200 at 36 % (95 % interval {text} to +0.400)"
@@ -460,7 +460,7 @@ def page(tmp_path_factory):
     return text, printed, folder
 
 
-def test_the_page_says_what_was_found_whichever_way_it_came_out(page):
+def test_representation_page_says_what_was_found_whichever_way_it_came_out(page):
     text, printed, _ = page
     assert "Against the dense network: found in 2 of 2. Swin V2: +0.400 at 36 %" in text
     assert "Against the dense network trained equally long: no sweet spot in both cases." in text
@@ -485,7 +485,7 @@ def test_the_page_says_what_was_found_whichever_way_it_came_out(page):
     assert "odd one out" not in printed
 
 
-def test_the_tables_hold_every_quantity_of_every_network(page):
+def test_representation_page_tables_hold_every_quantity_of_every_network(page):
     _, _, folder = page
     curves, gains, verdicts, flat = (
         pd.read_csv(folder / f"{name}.csv") for name in ("curves", "gains", "verdicts", "flat_maps")
@@ -511,7 +511,7 @@ def test_the_tables_hold_every_quantity_of_every_network(page):
 
 
 @pytest.mark.parametrize(("rungs", "attributed"), [(1, 1), (2, 3)])
-def test_a_short_ladder_of_one_seed_and_few_images_without_controls_has_a_page(tmp_path, rungs, attributed):
+def test_representation_page_is_made_of_a_short_ladder_of_one_seed_without_controls(tmp_path, rungs, attributed):
     few: dict[str, Any] = {"random_rungs": (), "snip_rungs": (), "distorted_rungs": (0,)}
     made = study(rungs=rungs, seeds=(3,), attributed_images=attributed, **few)
 
@@ -529,7 +529,7 @@ def test_a_short_ladder_of_one_seed_and_few_images_without_controls_has_a_page(t
     assert "SNIP" not in representation_method.approach(made, results_of(made))[3][1]
 
 
-def test_what_readers_must_know_of_the_data_and_networks_is_said_where_it_holds():
+def test_approach_and_definitions_say_what_readers_must_know_where_it_holds():
     results = results_of(study())
 
     def method(made: Study) -> str:
@@ -554,7 +554,7 @@ def test_what_readers_must_know_of_the_data_and_networks_is_said_where_it_holds(
     assert "grey, since" not in photographs
 
 
-def test_the_choices_of_the_released_code_are_named_where_they_were_taken():
+def test_legacy_names_the_choices_of_the_released_code_where_taken():
     heading, choices = representation_method.legacy(study(legacy=True))
     assert heading == "The choices of the released code, taken here"
     assert [name for name, _ in choices[:-1]] == list(LEGACY)
@@ -569,7 +569,7 @@ def figure_of(results: Results, question: str) -> Any:
     return representation_figures.ladders(results, representation_results.curves(results), tested, question)
 
 
-def test_a_figure_has_the_curves_their_controls_and_the_sweet_spots():
+def test_ladders_have_the_curves_their_controls_and_the_sweet_spots():
     planted = {(LADDER, 0): 8, (LADDER, 1): 38, (LADDER, 2): 4, (CONTROL, 1): 20, (CONTROL, 2): 20}
     results = results_of(study(), lambda record: with_hits(record, planted.get(place(record), 6)))
     (axis,) = figure_of(results, "accuracy").axes
@@ -585,7 +585,7 @@ def test_a_figure_has_the_curves_their_controls_and_the_sweet_spots():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "36", "59"]
 
 
-def test_bands_end_where_values_can_and_so_does_the_axis():
+def test_ladders_end_bands_and_axis_where_values_can():
     planted = {(LADDER, 0): 39, (LADDER, 1): 1, (LADDER, 2): 39}
     results = results_of(study(), lambda record: with_hits(record, planted.get(place(record), 39)))
     measured = representation_results.curves(results)
@@ -603,13 +603,13 @@ def test_bands_end_where_values_can_and_so_does_the_axis():
     assert quantity(results, "error consistency").least == -1
 
 
-def test_marks_of_several_methods_stand_side_by_side():
+def test_ladders_put_marks_of_several_methods_side_by_side():
     insertion, _ = figure_of(results_of(study()), "perturbation").axes
     diamonds = [line.get_xdata()[0] for line in insertion.lines if line.get_label() == "random mask"]
     assert diamonds == pytest.approx([1.85, 2.0, 2.15])
 
 
-def test_methods_share_a_panel_and_less_is_marked_as_better():
+def test_ladders_let_methods_share_a_panel_and_mark_less_as_better():
     drawn = figure_of(results_of(study()), "perturbation")
     (legend,) = drawn.legends
     names = [text.get_text() for text in legend.get_texts()]
@@ -618,7 +618,7 @@ def test_methods_share_a_panel_and_less_is_marked_as_better():
     assert [axis.get_ylabel() for axis in drawn.axes] == ["insertion", "deletion\n(less is better)"]
 
 
-def test_boxes_are_drawn_where_they_are_in_the_picture():
+def test_overview_and_along_draw_boxes_where_they_are_in_the_picture():
     results = results_of(study())
     drawn = representation_strip.overview(results)
     assert len(drawn.axes) == 2 * (1 + 2 * 3)

@@ -97,13 +97,13 @@ def records_of(made) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((made["out"] / "whole" / "records").glob("*.json"))]
 
 
-def test_a_study_killed_before_every_training_ends_with_the_records_of_one_that_was_not(made):
+def test_representation_killed_before_every_training_ends_with_the_same_records(made):
     assert made["killed"]["killed"] == 6  # dense, ladder; dense again, control; random; SNIP
     assert len(made["killed"]["digests"]) == 6  # five networks and what they are held against
     assert made["killed"]["digests"].items() <= made["whole"]["digests"].items()
 
 
-def test_every_network_of_the_grid_has_a_record_and_the_page_is_written(made):
+def test_representation_makes_a_record_of_every_network_and_the_page(made):
     runs = settings.grid(settings.Study(**SMOKE))
     assert len(made["whole"]["digests"]) == len(runs) + 1 == 11
     page = Path(made["whole"]["page"]).read_text()
@@ -115,7 +115,7 @@ def test_every_network_of_the_grid_has_a_record_and_the_page_is_written(made):
     assert {"verdicts.csv", "curves.csv"} <= tables
 
 
-def test_records_hold_every_measure_image_by_image(made):
+def test_measure_gives_every_measure_image_by_image(made):
     found = [one for one in records_of(made) if "hits" in one["metrics"]]
     kinds = set()
     for one in found:
@@ -160,7 +160,7 @@ def test_records_hold_every_measure_image_by_image(made):
         ({"exclude": "("}, "exclude: expected a regular expression"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_starts(tmp_path, changes, message):
+def test_validate_refuses_bad_settings_before_anything_starts(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         settings.validate(settings.Study(out=tmp_path, **changes))
 
@@ -169,12 +169,12 @@ def test_bad_settings_are_refused_before_anything_starts(tmp_path, changes, mess
     ("data", "message"),
     [("cifar", "data: unknown value"), ("voc:", "data: unknown value"), ("folder:/nowhere", "nowhere")],
 )
-def test_data_that_cannot_be_read_are_refused_before_anything_starts(data, message):
+def test_open_data_refuses_what_cannot_be_read_before_anything_starts(data, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         looked.open_data(settings.Study(data=data))
 
 
-def test_shards_share_no_training_and_make_the_whole_grid():
+def test_mine_makes_shards_that_share_no_training_and_make_the_whole_grid():
     study = settings.Study(seeds=(0, 1))
     runs = settings.grid(study)
     parts = [mine(runs, f"{number}/3", world_and_network) for number in (1, 2, 3)]
@@ -185,13 +185,13 @@ def test_shards_share_no_training_and_make_the_whole_grid():
     assert not owners[0] & owners[2]
 
 
-def test_the_bundled_grid_is_that_of_the_issue():
+def test_grid_of_the_bundled_study_is_that_of_the_issue():
     study = settings.Study()
     assert [round(100 * value, 1) for value in settings.schedule(study)] == [0, 36, 59, 73.8, 83.2, 89.3, 93.1, 95.6]
     assert len(settings.grid(study)) == 228
 
 
-def test_legacy_takes_over_what_it_says(tmp_path):
+def test_resolved_takes_over_what_legacy_says(tmp_path):
     study = settings.resolved(settings.Study(legacy=True, out=tmp_path))
     assert study.steps == study.first_steps == settings.Study().first_steps
     conditions = [f"contrast {level}" for level in jp.data.DISTORTIONS["contrast"]]
@@ -202,7 +202,7 @@ def test_legacy_takes_over_what_it_says(tmp_path):
     ]
 
 
-def test_simulated_observers_err_more_under_stronger_distortion():
+def test_watched_observers_err_more_under_stronger_distortion():
     study = settings.Study(train_images=20, test_images=100, distortions=("contrast",))
     world = looked.prepare(study, 0)
     right = [np.mean(one.correct) for one in looked.watched(world, study, 0).values()]
@@ -211,7 +211,7 @@ def test_simulated_observers_err_more_under_stronger_distortion():
     assert all(late < early + 0.03 for early, late in itertools.pairwise(right))
 
 
-def test_triplets_hold_two_of_a_class_and_one_of_another():
+def test_pairs_and_others_hold_two_of_a_class_and_one_of_another():
     labels = np.random.default_rng(0).integers(5, size=50)
     first, second, third = labels[pairs_and_others(labels, 0)].T
     assert len(first) == 400
@@ -219,14 +219,14 @@ def test_triplets_hold_two_of_a_class_and_one_of_another():
     assert np.all(first != third)
 
 
-def test_maps_are_kept_as_bytes():
+def test_written_maps_are_kept_as_bytes():
     kept = np.frombuffer(bytes.fromhex(written(np.array([[0.0, 1.0], [2.0, 4.0]]))), np.uint8)
     assert kept.tolist() == [0, 64, 128, 255]
     assert written(np.zeros((2, 2))) == "00" * 4
 
 
 @pytest.mark.parametrize("name", options.ARCHITECTURES)
-def test_every_architecture_has_the_sites_that_the_study_reads(name):
+def test_architecture_has_the_sites_that_the_study_reads(name):
     kind, images = options.ARCHITECTURES[name], np.zeros((2, 32, 32, 3), np.float32)
     module = kind.module(10, 32)
     variables = jax.jit(module.init)(jax.random.key(0), images)
@@ -238,7 +238,7 @@ def test_every_architecture_has_the_sites_that_the_study_reads(name):
     assert places(kind, network, images).shape[:3] == (2, 8, 8)
 
 
-def test_a_shorter_ladder_leaves_out_default_rungs_that_it_lacks():
+def test_resolved_leaves_out_default_rungs_that_a_shorter_ladder_lacks():
     study = settings.resolved(settings.Study(rungs=4))
     assert (study.random_rungs, study.snip_rungs, study.distorted_rungs) == ((2,), (), (0, 2))
     assert settings.resolved(settings.Study(rungs=4, random_rungs=(7,))).random_rungs == (7,)  # asked for, and refused
@@ -259,7 +259,7 @@ def folder_of_classes(folder: Path, classes: int, each: int) -> Path:
     return folder
 
 
-def test_few_test_images_of_a_folder_are_of_all_classes(tmp_path):
+def test_prepare_takes_few_test_images_of_a_folder_of_all_classes(tmp_path):
     data = f"folder:{folder_of_classes(tmp_path, 4, 20)}"
     study = settings.Study(data=data, test_images=12, attributed_images=8)
     looked.open_data(study)
@@ -275,7 +275,7 @@ def test_few_test_images_of_a_folder_are_of_all_classes(tmp_path):
         looked.open_data(settings.Study(data=data, test_images=4, attributed_images=4))
 
 
-def test_records_of_other_images_are_refused(tmp_path):
+def test_demand_same_data_refuses_records_of_other_images(tmp_path):
     world = looked.prepare(settings.Study(train_images=20, test_images=20, distortions=("contrast",)), 0)
     mine_, others = ({"provenance": {"data": data}, "config": {"seed": 0}} for data in (world.fingerprint, "0000"))
     demand_same_data(world, [mine_])
@@ -283,7 +283,7 @@ def test_records_of_other_images_are_refused(tmp_path):
         demand_same_data(world, [mine_, others])
 
 
-def test_the_places_of_moved_patches_lie_where_the_patches_lie():
+def test_places_of_moved_patches_lie_where_the_patches_lie():
     """A network whose keys are the mean places of its patches: twice as many of them, evenly spaced."""
     rows, columns = np.mgrid[:32, :32]
     image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)[None].astype(np.float32)
@@ -301,6 +301,6 @@ def test_the_places_of_moved_patches_lie_where_the_patches_lie():
     np.testing.assert_allclose(inside[0, :, 1], 4 * np.arange(1, 7) + 1.5, atol=1e-5)
 
 
-def test_whether_a_decision_stands_does_not_depend_on_confidence():
+def test_stands_does_not_depend_on_confidence():
     outputs, targets = jnp.array([[1.0, 2.0], [3.0, 1.0]]), jnp.array([1, 1])
     assert stands(outputs, targets).tolist() == stands(10 * outputs, targets).tolist() == [1.0, 0.0]

@@ -9,7 +9,7 @@ def bernoulli(seed: int, *shape: int, share: float = 0.7) -> np.ndarray:
     return (np.random.default_rng(seed).random(shape) < share).astype(np.float64)
 
 
-def test_one_seed_with_many_examples_gives_the_normal_interval():
+def test_bootstrap_of_one_seed_with_many_examples_is_the_normal_interval():
     hits = bernoulli(0, 20_000)
     got = bootstrap([hits], seed=1, resamples=20_000)
     half = 1.959964 * hits.std() / np.sqrt(len(hits))
@@ -18,7 +18,7 @@ def test_one_seed_with_many_examples_gives_the_normal_interval():
     assert got.mean == hits.mean()
 
 
-def test_many_seeds_add_the_variance_between_them_to_the_variance_within():
+def test_bootstrap_of_many_seeds_adds_the_variance_between_them_to_that_within():
     rng = np.random.default_rng(0)
     values = rng.standard_normal((60, 1))[:, [0] * 80] + rng.standard_normal((60, 80))
     got = bootstrap(list(values), seed=1, resamples=4000)
@@ -27,7 +27,7 @@ def test_many_seeds_add_the_variance_between_them_to_the_variance_within():
     np.testing.assert_allclose(got.mean, values.mean(), atol=1e-12)
 
 
-def test_one_seed_covers_the_truth_as_often_as_it_says():
+def test_bootstrap_of_one_seed_covers_the_truth_as_often_as_it_says():
     samples = bernoulli(3, 600, 200)
     intervals = [bootstrap([hits], seed=number, resamples=600) for number, hits in enumerate(samples)]
     covered = np.mean([low <= 0.7 <= high for _, low, high in intervals])
@@ -35,12 +35,12 @@ def test_one_seed_covers_the_truth_as_often_as_it_says():
     assert 0.915 <= covered <= 0.975
 
 
-def test_seeds_of_unequal_size_weigh_the_same():
+def test_bootstrap_weighs_seeds_of_unequal_size_the_same():
     got = bootstrap([np.ones(1), np.zeros(1000)], seed=0)
     assert got == Interval(0.5, 0.0, 1.0)
 
 
-def test_pairing_beats_two_unpaired_intervals():
+def test_bootstrap_of_pairs_beats_two_unpaired_intervals():
     first = bernoulli(0, 500)
     second = np.where(bernoulli(1, 500, share=0.05) > 0, 1 - first, first)
     paired = bootstrap([first - second], seed=0)
@@ -49,20 +49,20 @@ def test_pairing_beats_two_unpaired_intervals():
     assert paired.high - paired.low < unpaired / 2
 
 
-def test_a_wider_confidence_contains_a_narrower_one():
+def test_bootstrap_of_a_wider_confidence_contains_a_narrower_one():
     hits = [bernoulli(seed, 100) for seed in range(3)]
     narrow, wide = (bootstrap(hits, seed=0, confidence=confidence) for confidence in (0.8, 0.99))
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
-def test_the_interval_is_a_function_of_the_seed():
+def test_bootstrap_is_a_function_of_the_seed():
     values = list(np.random.default_rng(0).standard_normal((3, 50)))
     assert bootstrap(values, seed=4) == bootstrap(values, seed=4)
     assert bootstrap(values, seed=4) != bootstrap(values, seed=5)
 
 
 @pytest.mark.parametrize("kind", [bool, np.int32, np.float32])
-def test_hits_may_be_of_any_type(kind):
+def test_bootstrap_takes_hits_of_any_type(kind):
     hits = bernoulli(0, 50)
     assert bootstrap([hits.astype(kind)], seed=0) == bootstrap([hits], seed=0)
 
@@ -95,17 +95,17 @@ def test_above_excludes_its_bound(low, high, verdict):
 
 
 @pytest.mark.parametrize("values", [[], [np.ones(3), np.ones(0)]])
-def test_empty_values_are_an_error(values):
+def test_bootstrap_refuses_empty_values(values):
     with pytest.raises(ValueError, match="values: expected one or more seeds with one or more examples each"):
         bootstrap(values, seed=0)
 
 
-def test_no_resamples_are_an_error():
+def test_bootstrap_refuses_no_resamples():
     with pytest.raises(ValueError, match="resamples: expected a finite number above 0, but got 0"):
         bootstrap([np.ones(3)], seed=0, resamples=0)
 
 
-def test_simultaneous_intervals_of_independent_columns_are_as_wide_as_the_normal_maximum_says():
+def test_simultaneous_of_independent_columns_is_as_wide_as_the_normal_maximum_says():
     values = np.random.default_rng(0).standard_normal((4000, 5))
     found = simultaneous([values], seed=1, resamples=8000)
     # The 95 % quantile of the largest of five independent |normal| deviations.
@@ -114,7 +114,7 @@ def test_simultaneous_intervals_of_independent_columns_are_as_wide_as_the_normal
     np.testing.assert_allclose([one.mean for one in found], values.mean(axis=0), atol=1e-12)
 
 
-def test_columns_that_move_together_cost_nothing():
+def test_simultaneous_costs_nothing_for_columns_that_move_together():
     column = np.random.default_rng(0).standard_normal((2000, 1))
     alone, together = (simultaneous([np.repeat(column, k, axis=1)], seed=1) for k in (1, 6))
     np.testing.assert_allclose(alone[0], together[5], rtol=0, atol=1e-12)
@@ -132,7 +132,7 @@ def test_simultaneous_intervals_hold_at_once_as_often_as_they_say():
     assert 0.91 <= covered <= 0.98
 
 
-def test_three_seeds_that_differ_are_given_room():
+def test_simultaneous_gives_room_to_three_seeds_that_differ():
     rng = np.random.default_rng(5)
 
     def held(number: int) -> bool:
@@ -152,7 +152,7 @@ def test_simultaneous_intervals_take_any_statistic_of_means():
     np.testing.assert_allclose([found.mean, found.high - found.low], [ratio, 2 * 1.96 * deviation], rtol=0.05)
 
 
-def test_seeds_that_differ_widen_simultaneous_intervals():
+def test_simultaneous_intervals_are_widened_by_seeds_that_differ():
     rng = np.random.default_rng(0)
     same = [rng.standard_normal((50, 3)) for _ in range(5)]
     apart = [entry + shift for entry, shift in zip(same, rng.standard_normal((5, 1, 3)), strict=True)]
@@ -171,7 +171,7 @@ def test_seeds_that_differ_widen_simultaneous_intervals():
         ([np.full((2, 2), np.nan)], "values: expected finite"),
     ],
 )
-def test_what_has_no_simultaneous_interval_is_refused(values, message):
+def test_simultaneous_refuses_what_has_no_interval(values, message):
     with pytest.raises(ValueError, match=message):
         simultaneous(values, seed=0)
 
@@ -184,12 +184,12 @@ def test_what_has_no_simultaneous_interval_is_refused(values, message):
         ({"statistic": lambda means: means * np.nan}, "statistic"),
     ],
 )
-def test_options_without_sense_are_refused(options, message):
+def test_simultaneous_refuses_options_without_sense(options, message):
     with pytest.raises(ValueError, match=message):
         simultaneous([np.random.default_rng(0).random((5, 2))], seed=0, **options)
 
 
-def test_a_sweet_spot_needs_a_whole_interval_above_the_margin():
+def test_sweet_spot_needs_a_whole_interval_above_the_margin():
     gains = [Interval(0.0, -0.01, 0.01), Interval(0.05, 0.03, 0.07), Interval(-0.2, -0.3, -0.1)]
     assert [sweet_spot(gains, margin) for margin in (0.0, 0.04, 0.07)] == ["found", "undecided", "not found"]
     with pytest.raises(ValueError, match="gains: expected an interval"):

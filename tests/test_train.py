@@ -77,7 +77,7 @@ def steps_in(folder: Path) -> list[str]:
 # --------------------------------------------------------------------------------------------------- the laws
 
 
-def test_the_loss_goes_down_and_is_logged(tmp_path):
+def test_fit_lowers_the_loss_and_logs_it(tmp_path):
     loss = jp.evaluate.transfer.mean_loss(jp.losses.cross_entropy, [data()])
     trained = fit(network(), optax.adam(0.05), steps=60, folder=tmp_path, log_every=10)
     assert loss(trained)["loss"] < 0.3 * loss(network())["loss"]
@@ -87,7 +87,7 @@ def test_the_loss_goes_down_and_is_logged(tmp_path):
     assert set(logged[0]) == {"step", "loss", "gradient_norm"}
 
 
-def test_pruned_weights_stay_exactly_zero_under_adamw():
+def test_fit_keeps_pruned_weights_exactly_zero_under_adamw():
     net = network()
     mask = mask_of(net.params)
     tx = jp.optim.with_mask(optax.adamw(0.05, weight_decay=0.1), mask)
@@ -97,7 +97,7 @@ def test_pruned_weights_stay_exactly_zero_under_adamw():
         assert np.all(np.asarray(leaf)[np.asarray(keep)] != np.asarray(old)[np.asarray(keep)])
 
 
-def test_pruned_weights_become_zero_even_where_they_started_elsewhere():
+def test_fit_makes_pruned_weights_zero_even_where_they_started_elsewhere():
     net = network()
     mask = mask_of(net.params)
     trained = fit(net, jp.optim.with_mask(optax.sgd(0.1), mask), steps=1)
@@ -105,7 +105,7 @@ def test_pruned_weights_become_zero_even_where_they_started_elsewhere():
         np.testing.assert_array_equal(np.asarray(leaf)[~np.asarray(keep)], 0.0)
 
 
-def test_the_network_the_mask_and_the_data_of_the_caller_stay_alive():
+def test_fit_leaves_network_mask_and_data_of_the_caller_alive():
     net, examples = network(), data()
     mask = mask_of(net.params)
     before = copied((net, mask, examples))
@@ -113,7 +113,7 @@ def test_the_network_the_mask_and_the_data_of_the_caller_stay_alive():
     same((net, mask, examples), before)
 
 
-def test_one_step_is_the_gradient_step():
+def test_step_is_the_gradient_step():
     net, batch = network(), {**data(8), "weight": np.linspace(0, 1, 8, dtype=np.float32)}
     slope = jp.curvature.gradient(net, jp.losses.cross_entropy, batch)
     expected = copied(jax.tree.map(lambda w, g: w - 0.1 * g, net.params, slope))
@@ -132,7 +132,7 @@ def test_one_step_is_the_gradient_step():
     assert bool(metrics["finite"])
 
 
-def test_state_is_updated_by_train_apply_alone():
+def test_fit_updates_the_state_by_train_apply_alone():
     net = network()
     assert int(fit(net, optax.sgd(0.1)).state["steps"]) == 0
     assert int(fit(net.replace(train_apply=train_apply), optax.sgd(0.1)).state["steps"]) == 12
@@ -144,7 +144,7 @@ class Normalised(nn.Module):
         return nn.BatchNorm(use_running_average=not train)(nn.Dense(3)(images.reshape(len(images), -1)))
 
 
-def test_batch_statistics_move_in_training_and_only_there():
+def test_fit_moves_batch_statistics_in_training_mode_alone():
     module = Normalised()
     variables = module.init(jax.random.key(0), data()["image"][:1])
     for train, moves in ((None, False), ({"train": True}, True)):
@@ -157,7 +157,7 @@ def test_batch_statistics_move_in_training_and_only_there():
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
 
 
-def test_recalibration_replaces_statistics_by_those_of_the_batches_and_nothing_else():
+def test_recalibrate_replaces_statistics_by_those_of_the_batches_and_nothing_else():
     module, batches = Normalised(), [data(16), data(16, seed=1)]
     variables = module.init(jax.random.key(0), batches[0]["image"][:1])
     net = jp.Network.from_linen(module, variables, train={"train": True})
@@ -171,7 +171,7 @@ def test_recalibration_replaces_statistics_by_those_of_the_batches_and_nothing_e
     same(got.params, net.params)
 
 
-def test_recalibration_needs_statistics_and_batches_without_padding():
+def test_recalibrate_needs_statistics_and_batches_without_padding():
     net = network().replace(train_apply=train_apply)
     with pytest.raises(ValueError, match="network: expected a train_apply"):
         jp.train.recalibrate(network(), [data()], jax.random.key(0))
@@ -181,7 +181,7 @@ def test_recalibration_needs_statistics_and_batches_without_padding():
         jp.train.recalibrate(net, [], jax.random.key(0))
 
 
-def test_the_step_is_traced_once_for_all_steps_masks_seeds_and_networks():
+def test_step_is_traced_once_for_all_steps_masks_seeds_and_networks():
     traces = []
 
     def counting(outputs, batch):
@@ -230,7 +230,7 @@ def newest(folder: Path, net: jp.Network, tx: Any) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("save_every", [1, 3])
-def test_nan_in_the_data_stops_within_a_step_and_keeps_what_was_saved(tmp_path, save_every):
+def test_fit_stops_within_a_step_of_nan_in_the_data_and_keeps_what_was_saved(tmp_path, save_every):
     examples, tx, net = FailingLater(7, poison), optax.adam(0.01), network()
     with pytest.raises(
         FloatingPointError, match=r"loss: step 8 gave loss nan .* it was not taken, .* Lower the learning"
@@ -244,14 +244,14 @@ def test_nan_in_the_data_stops_within_a_step_and_keeps_what_was_saved(tmp_path, 
     assert all(np.isfinite([row["loss"], row["gradient_norm"]]).all() for row in rows(tmp_path))
 
 
-def test_nan_in_the_very_last_step_is_an_error(tmp_path):
+def test_fit_refuses_nan_in_the_very_last_step(tmp_path):
     with pytest.raises(FloatingPointError, match="step 12 gave loss nan"):
         fit(network(), optax.adam(0.01), FailingLater(11, poison), folder=tmp_path)
     assert steps_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("rate", [1e20, 1e38, float("inf")])
-def test_a_huge_learning_rate_stops_and_the_newest_checkpoint_is_finite(tmp_path, rate):
+def test_fit_stops_at_a_huge_learning_rate_with_a_finite_newest_checkpoint(tmp_path, rate):
     tx, net = optax.sgd(rate), network()
     with pytest.raises(FloatingPointError, match="Lower the learning rate"):
         fit(net, tx, folder=tmp_path, save_every=1)
@@ -262,13 +262,13 @@ def test_a_huge_learning_rate_stops_and_the_newest_checkpoint_is_finite(tmp_path
 @pytest.mark.parametrize(
     "tx", [optax.sgd(float("inf")), optax.scale(float("nan"))], ids=["infinite rate", "NaN updates"]
 )
-def test_weights_that_become_not_finite_in_the_last_step_are_an_error(tx):
+def test_fit_refuses_weights_that_become_not_finite_in_the_last_step(tx):
     with pytest.raises(FloatingPointError, match="step 1"):
         fit(network(), tx, steps=1)
 
 
 @pytest.mark.parametrize("train", [None, train_apply])
-def test_a_step_that_is_not_finite_changes_nothing(train):
+def test_step_that_is_not_finite_changes_nothing(train):
     net = network().replace(train_apply=train)
     tx = jp.optim.with_mask(optax.adam(0.1), mask_of(net.params))
     state = (net, tx.init(net.params))
@@ -280,7 +280,7 @@ def test_a_step_that_is_not_finite_changes_nothing(train):
     assert not bool(metrics["finite"])
 
 
-def test_padding_leaves_no_trace_in_a_step():
+def test_step_keeps_no_trace_of_padding():
     net, tx = network(), optax.sgd(0.1)
     batch = {**data(8), "weight": np.array([1] * 6 + [0] * 2, np.float32)}
     batch["image"][6:] = 1e9
@@ -351,7 +351,7 @@ def manifest(folder: Path, step: int) -> str:
     return (folder / f"{step:08d}" / "manifest.json").read_text()
 
 
-def test_a_run_killed_twice_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+def test_fit_killed_twice_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     whole, again, broken = tmp_path / "whole", tmp_path / "again", tmp_path / "broken"
 
     first = process(f"{whole},0,0", f"{broken},7,{signal.SIGTERM.value}")
@@ -373,7 +373,7 @@ def test_a_run_killed_twice_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     assert (again / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_sigterm_at_any_moment_saves_the_step_it_stops_after(tmp_path, monkeypatch):
+def test_fit_saves_at_sigterm_the_step_it_stops_after(tmp_path, monkeypatch):
     dumps, lines = json.dumps, []
 
     def late(row: Any, **options: Any) -> str:  # comes between the step and the end of the turn
@@ -394,7 +394,7 @@ def test_sigterm_at_any_moment_saves_the_step_it_stops_after(tmp_path, monkeypat
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, 13))
 
 
-def test_lines_of_steps_taken_again_and_half_lines_are_dropped(tmp_path):
+def test_fit_drops_lines_of_steps_taken_again_and_half_lines(tmp_path):
     fit(network(), optax.adam(0.01), steps=6, folder=tmp_path, log_every=1)
     with (tmp_path / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 7, "loss": 1.0, "gradient_norm": 1.0}\n{"step": 8, "lo')
@@ -405,7 +405,7 @@ def test_lines_of_steps_taken_again_and_half_lines_are_dropped(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
+def test_fit_loads_a_finished_run_and_does_not_train_it_again(tmp_path):
     tx = optax.adam(0.01)
     trained = fit(network(), tx, folder=tmp_path)
     untouched = FailingLater(0, poison)
@@ -413,7 +413,7 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     assert untouched.turn == 0
 
 
-def test_a_resume_goes_past_a_damaged_checkpoint(tmp_path):
+def test_fit_resumes_past_a_damaged_checkpoint(tmp_path):
     tx = optax.adam(0.01)
     trained = fit(network(), tx, folder=tmp_path, save_every=5)
     (tmp_path / "00000012" / "manifest.json").write_text("{")
@@ -422,7 +422,7 @@ def test_a_resume_goes_past_a_damaged_checkpoint(tmp_path):
     same(again, trained)
 
 
-def test_a_checkpoint_of_another_network_is_an_error(tmp_path):
+def test_fit_refuses_a_checkpoint_of_another_network(tmp_path):
     fit(network(), optax.adam(0.01), folder=tmp_path)
     other = network()
     other = other.replace(params={**other.params, "second": jnp.zeros((8, 5), jnp.float32)})
@@ -432,7 +432,7 @@ def test_a_checkpoint_of_another_network_is_an_error(tmp_path):
         fit(network(), optax.sgd(0.01, momentum=0.9), folder=tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_before_training(tmp_path):
+def test_fit_names_a_folder_that_cannot_be_written_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     untouched = FailingLater(0, poison)
     with pytest.raises(ValueError, match=r"folder: cannot write in '.*file/run' \(Not a directory\). Choose a folder"):
@@ -441,13 +441,13 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_training(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-def test_no_steps_are_an_error(steps):
+def test_fit_refuses_no_steps(steps):
     with pytest.raises(ValueError, match="steps: expected a finite number above 0, but got"):
         fit(network(), optax.sgd(0.1), steps=steps)
 
 
 @pytest.mark.parametrize("batch_size", [0, -8])
-def test_empty_batches_are_an_error(batch_size):
+def test_fit_refuses_empty_batches(batch_size):
     with pytest.raises(ValueError, match="expected a batch size of 1 or more"):
         fit(network(), optax.sgd(0.1), batch_size=batch_size)
 
@@ -498,7 +498,7 @@ def unreadable() -> None:
     raise ValueError("a/5.jpg: cannot be read as a picture (truncated).")
 
 
-def test_a_stream_trains_as_the_array_does_bit_for_bit(tmp_path):
+def test_fit_on_a_stream_is_that_on_the_array_bit_for_bit(tmp_path):
     tx, source = optax.adam(0.01), Files()
     arrays = {"image": source.pixels, "label": source.labels}
     trained = fit(taking_bytes(), tx, arrays, folder=tmp_path / "arrays", log_every=1)
@@ -511,7 +511,7 @@ def test_a_stream_trains_as_the_array_does_bit_for_bit(tmp_path):
     same(fit(taking_bytes(), tx, streamed(source), folder=tmp_path / "both"), trained)
 
 
-def test_a_stream_stops_and_resumes_as_arrays_do(tmp_path):
+def test_fit_on_a_stream_stops_and_resumes_as_on_arrays(tmp_path):
     def stop() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -528,7 +528,7 @@ def test_a_stream_stops_and_resumes_as_arrays_do(tmp_path):
     )
 
 
-def test_an_image_that_cannot_be_read_stops_training_and_is_named(tmp_path):
+def test_fit_stops_at_an_image_that_cannot_be_read_and_names_it(tmp_path):
     with pytest.raises(ValueError, match=r"^a/5\.jpg: cannot be read"):
         fit(taking_bytes(), optax.adam(0.01), streamed(Files(27, unreadable)), folder=tmp_path, save_every=1)
     assert background() == []
@@ -536,13 +536,13 @@ def test_an_image_that_cannot_be_read_stops_training_and_is_named(tmp_path):
     assert 1 <= len(steps_in(tmp_path)) < 12
 
 
-def test_training_ends_with_its_error_though_batches_are_under_way():
+def test_fit_ends_with_its_error_though_batches_are_under_way():
     with pytest.raises(FloatingPointError, match="Lower the learning rate"):
         fit(taking_bytes(), optax.sgd(float("inf")), streamed(Files()), steps=100)
     assert background() == []
 
 
-def test_a_bar_shows_images_per_second(monkeypatch):
+def test_fit_shows_images_per_second_in_a_bar(monkeypatch):
     screen = io.StringIO()
     console = rich.console.Console(file=screen, force_terminal=True, width=120)
     monkeypatch.setattr(rich, "get_console", lambda: console)
@@ -581,7 +581,7 @@ print("same")
 """
 
 
-def test_many_devices_give_the_result_of_one():
+def test_fit_on_many_devices_gives_the_result_of_one():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     words = [sys.executable, "-c", SHARDED, str(Path(__file__).parent)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=120)

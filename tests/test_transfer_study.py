@@ -150,7 +150,7 @@ def a_damaged_record_is_an_error_with_a_remedy(studies: Path) -> None:
 
 
 # One test, so that one worker makes the studies and none waits for them.
-def test_a_study_is_the_same_whole_killed_in_shards_and_repeated(tmp_path, monkeypatch):
+def test_transfer_is_the_same_whole_killed_in_shards_and_repeated(tmp_path, monkeypatch):
     notes = make(tmp_path)
     every_run_leaves_a_record_that_fits_its_digest(tmp_path, notes)
     a_killed_study_goes_on_where_it_was_and_ends_with_the_same_digests(tmp_path, notes)
@@ -193,7 +193,7 @@ def test_a_study_is_the_same_whole_killed_in_shards_and_repeated(tmp_path, monke
         ({"seeds": (0, -1)}, "seed"),
     ],
 )
-def test_a_bad_value_is_found_before_anything_expensive(tmp_path, monkeypatch, change, message):
+def test_transfer_finds_a_bad_value_before_anything_expensive(tmp_path, monkeypatch, change, message):
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("training started")
 
@@ -203,13 +203,13 @@ def test_a_bad_value_is_found_before_anything_expensive(tmp_path, monkeypatch, c
     assert not (tmp_path / "networks").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_anything_expensive(tmp_path):
+def test_transfer_names_a_folder_that_cannot_be_written_before_anything_expensive(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"out: cannot write in '.*file/results' \(Not a directory\). Choose a folder"):
         transfer.main(study(tmp_path / "file" / "results"))
 
 
-def test_the_grid_holds_every_cell_once_and_every_seeds_dense_network():
+def test_grid_holds_every_cell_once_and_every_seeds_dense_network():
     runs = transfer.grid(study(Path(), seeds=(0, 1)))
     cells = [(run.seed, run.score, run.sparsity) for run in runs]
     assert len(set(cells)) == len(cells) == 2 * (1 + 2 * 2)
@@ -220,7 +220,7 @@ def test_the_grid_holds_every_cell_once_and_every_seeds_dense_network():
     assert not keys & {records.key("transfer", run) for run in moved}
 
 
-def test_the_command_line_explains_itself_and_its_errors():
+def test_transfer_explains_itself_and_its_errors_on_the_command_line():
     calls = (["--help"], ["--scroes", "magnitude"], ["--sparsities", "many"], ["--data", "digit"])
     environment = {**os.environ, "COLUMNS": "200"}
     running = [
@@ -242,7 +242,7 @@ def test_the_command_line_explains_itself_and_its_errors():
     assert outputs[3].startswith("error: data: unknown value 'digit'. Did you mean 'digits'?")
 
 
-def test_networks_of_other_images_are_never_shared(tmp_path, monkeypatch):
+def test_pretrain_never_shares_networks_of_other_images(tmp_path, monkeypatch):
     folders = []
     monkeypatch.setattr(jp.train, "fit", lambda *_, folder, **__: folders.append(folder))
     settings, images = study(tmp_path), np.zeros((2, 8, 8, 1), np.float32)

@@ -26,11 +26,11 @@ def flat(function, params=SQUARE):
 
 
 @pytest.mark.parametrize(("depth", "macs"), [(32, 69_124_736), (44, 97_436_288), (56, 125_747_840), (110, 253_149_824)])
-def test_cifar_resnets_take_what_is_published(depth, macs):
+def test_macs_of_cifar_resnets_are_those_published(depth, macs):
     assert cost.macs(shapes(jp.models.resnet_cifar(depth), (32, 32, 3)), (32, 32, 3)) == macs
 
 
-def test_resnet_50_takes_what_its_description_says():
+def test_macs_of_resnet_50_are_what_its_description_says():
     """Bottlenecks 1x1, 3x3, 1x1 with the stride in the 3x3 (v1.5), a projection in the first of every stage."""
     expected = 112 * 112 * 64 * 7 * 7 * 3 + 2048 * 1000
     size, entering = 56, 64
@@ -45,7 +45,7 @@ def test_resnet_50_takes_what_its_description_says():
     assert cost.macs(shapes(jp.models.resnet(50), (224, 224, 3)), (224, 224, 3)) == expected == 4_089_184_256
 
 
-def test_a_vit_takes_its_kernels_and_its_attention():
+def test_macs_of_a_vit_are_its_kernels_and_its_attention():
     network = shapes(jp.models.vit(size="s", patch=16, image=224, classes=1000), (224, 224, 3))
     tokens, width, depth = 197, 384, 12
     attention = depth * 2 * tokens**2 * width
@@ -62,7 +62,7 @@ def test_a_vit_takes_its_kernels_and_its_attention():
 @pytest.mark.parametrize(
     ("groups", "strides", "dilation"), [(1, (1, 1), (1, 1)), (2, (2, 1), (1, 2)), (4, (2, 2), (2, 1))]
 )
-def test_convolutions_take_as_many_products_as_there_are_pairs_of_output_and_weight(groups, strides, dilation):
+def test_macs_of_convolutions_are_the_pairs_of_output_and_weight(groups, strides, dilation):
     def convolve(kernel, images):
         return lax.conv_general_dilated(
             images,
@@ -83,14 +83,14 @@ def test_convolutions_take_as_many_products_as_there_are_pairs_of_output_and_wei
     assert cost.macs_by_leaf(network, (7, 6, 4)) == ({"kernel": np.count_nonzero(pairs)}, 0)
 
 
-def test_products_with_padding_count():
+def test_macs_count_products_with_padding():
     def apply(params, state, images):
         return lax.conv(images, params["w"], (1, 1), "SAME").reshape(len(images), -1)
 
     assert cost.macs(jp.Network(apply, {"w": np.ones((5, 4, 3, 3))}), (4, 6, 6)) == 6 * 6 * 5 * 9 * 4
 
 
-def test_batched_products_count_once_for_every_member():
+def test_macs_by_leaf_counts_batched_products_once_for_every_member():
     def apply(params, state, images):
         heads = images.reshape(len(images), 2, 3, 2)
         return jnp.einsum("bhqd,bhkd->bhqk", heads, heads).reshape(len(images), -1) + params["b"]
@@ -154,7 +154,7 @@ NESTED = {
 
 
 @pytest.mark.parametrize("name", NESTED)
-def test_products_count_wherever_they_are_nested(name):
+def test_macs_count_products_wherever_they_are_nested(name):
     function, times = NESTED[name]
     assert cost.macs(flat(function), IMAGE) == times * ONE
 
@@ -178,24 +178,24 @@ DEAD = {
 
 
 @pytest.mark.parametrize("name", DEAD)
-def test_what_the_outputs_do_not_depend_on_does_not_count(name):
+def test_macs_do_not_count_what_the_outputs_do_not_depend_on(name):
     assert cost.macs(flat(DEAD[name]), IMAGE) == 0
 
 
-def test_a_while_loop_without_products_counts_nothing():
+def test_macs_count_nothing_for_a_while_loop_without_products():
     halve = lambda y: lax.while_loop(lambda z: z.sum() > 1, lambda z: z / 2, y)  # noqa: E731
     assert cost.macs(flat(lambda w, x: halve(x) @ w), IMAGE) == ONE
 
 
 @pytest.mark.parametrize("place", ["while", "jit", "scan"])
-def test_a_while_loop_with_products_cannot_be_counted(place):
+def test_macs_refuse_a_while_loop_with_products(place):
     loop = lambda w, x: lax.while_loop(lambda y: y.sum() < 1, lambda y: jax.jit(jnp.matmul)(y, w), x)  # noqa: E731
     around = {"while": loop, "jit": jax.jit(loop), "scan": lambda w, x: lax.map(lambda y: loop(w, y[None])[0], x)}
     with pytest.raises(ValueError, match=r"network\.apply: .* products in a while loop.*jax\.lax\.scan"):
         cost.macs(flat(around[place]), IMAGE)
 
 
-def test_what_cannot_be_looked_into_is_refused():
+def test_macs_refuse_what_cannot_be_looked_into():
     sizes = np.array([1])
     ragged = flat(lambda w, x: lax.ragged_dot(x, w[None], sizes))
     with pytest.raises(ValueError, match=r"network\.apply: .*depend on 'ragged_dot_general'"):
@@ -215,13 +215,13 @@ def test_what_cannot_be_looked_into_is_refused():
     ],
     ids=["tied", "in a loop", "standardised", "a constant"],
 )
-def test_what_no_leaf_takes_alone_is_left_over(function, left):
+def test_macs_by_leaf_leaves_over_what_no_leaf_takes_alone(function, left):
     by_leaf, rest = cost.macs_by_leaf(flat(function), IMAGE)
     assert rest == left * ONE
     assert by_leaf["w"] + rest == cost.macs(flat(function), IMAGE)
 
 
-def test_every_leaf_takes_its_own_and_together_they_are_all():
+def test_macs_by_leaf_gives_every_leaf_its_own_and_together_all():
     network = shapes(jp.models.resnet_cifar(8), (16, 16, 3))
     by_leaf, rest = cost.macs_by_leaf(network, (16, 16, 3))
     assert rest == 0
@@ -234,7 +234,7 @@ def test_every_leaf_takes_its_own_and_together_they_are_all():
 
 
 @pytest.mark.parametrize("kind", [jnp.float32, jnp.bfloat16, jnp.float64])
-def test_images_have_the_type_of_the_parameters(kind):
+def test_macs_take_images_of_the_type_of_the_parameters(kind):
     def apply(params, state, images):
         return lax.conv(images, params["w"], (1, 1), "VALID").reshape(len(images), -1)  # refuses mixed types
 
@@ -251,7 +251,7 @@ def test_parameters_are_counted_and_the_state_where_asked():
     assert cost.parameters(network, state=True) == 72 + 4 + 1 + 7
 
 
-def test_the_state_of_batch_normalisation_is_two_numbers_for_every_scale():
+def test_parameters_with_the_state_are_two_numbers_more_for_every_scale():
     network = shapes(jp.models.resnet_cifar(20), (32, 32, 3))
     scales = sum(leaf.size for name, leaf in jp.tree.by_name(network.params).items() if name.endswith("/scale"))
     assert scales > 0
@@ -259,6 +259,6 @@ def test_the_state_of_batch_normalisation_is_two_numbers_for_every_scale():
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32, 3), (32, 0, 3), (32, 32, -3)])
-def test_a_shape_that_is_not_of_one_image_is_named(shape):
+def test_macs_name_a_shape_that_is_not_of_one_image(shape):
     with pytest.raises(ValueError, match=r"image_shape: expected \(h, w, c\).*images\.shape\[1:\]"):
         cost.macs(flat(lambda w, x: x @ w), shape)

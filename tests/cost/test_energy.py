@@ -11,7 +11,7 @@ from jaxprune import cost
 BILLED = {"watts": 100.0, "grams_per_kwh": 50.0}
 
 
-def test_an_estimate_is_seconds_times_what_was_stated():
+def test_estimate_is_seconds_times_what_was_stated():
     got = cost.estimate(1800.0, watts=250.0, grams_per_kwh=400.0, devices=4, overhead=1.5)
     assert got.kwh == pytest.approx(0.5 * 0.250 * 4 * 1.5)
     assert got.grams == pytest.approx(400 * 0.75)
@@ -30,13 +30,13 @@ def test_an_estimate_is_seconds_times_what_was_stated():
         ({"overhead": 0.9}, "overhead: expected a power usage effectiveness of 1 or more"),
     ],
 )
-def test_what_is_stated_must_make_sense(change, message):
+def test_estimate_refuses_what_makes_no_sense(change, message):
     arguments = {"seconds": 1.0, **BILLED, **change}
     with pytest.raises(ValueError, match=message):
         cost.estimate(arguments.pop("seconds"), **arguments)
 
 
-def test_a_saving_of_estimates_is_that_of_time_and_says_so():
+def test_saving_of_estimates_is_that_of_time_and_says_so():
     got = cost.saving(cost.estimate(8.0, **BILLED), cost.estimate(2.0, **BILLED))
     assert (got.seconds, got.kwh, got.grams) == pytest.approx((0.75, 0.75, 0.75))
     assert (got.search, got.break_even_kwh, got.why) == (None, None, "no search was stated")
@@ -46,7 +46,7 @@ def test_a_saving_of_estimates_is_that_of_time_and_says_so():
     assert "in other units" not in str(more)
 
 
-def test_the_search_pays_for_itself_after_as_many_images_as_save_its_energy():
+def test_saving_pays_for_the_search_after_as_many_images_as_save_its_energy():
     dense, pruned = cost.estimate(4.0, **BILLED), cost.estimate(1.0, **BILLED)
     # The search ran on a grid three times as dirty.
     search = cost.estimate(601.0, watts=100.0, grams_per_kwh=150.0)
@@ -60,7 +60,7 @@ def test_the_search_pays_for_itself_after_as_many_images_as_save_its_energy():
     assert "pays for itself after 6411 images" in str(got)
 
 
-def test_a_break_even_on_a_whole_number_is_that_number():
+def test_saving_breaks_even_on_a_whole_number_exactly():
     got = cost.saving(
         cost.estimate(0.3, **BILLED), cost.estimate(0.2, **BILLED), search=cost.estimate(0.7, **BILLED), images=10
     )
@@ -68,7 +68,7 @@ def test_a_break_even_on_a_whole_number_is_that_number():
 
 
 @pytest.mark.parametrize("seconds", [4.0, 5.0])
-def test_what_saves_nothing_never_pays_and_the_reason_is_given(seconds):
+def test_saving_of_nothing_never_pays_and_gives_the_reason(seconds):
     dense, pruned, search = (cost.estimate(time, **BILLED) for time in (4.0, seconds, 1.0))
     got = cost.saving(dense, pruned, search=search, images=32)
     assert got.break_even_kwh is None
@@ -78,7 +78,7 @@ def test_what_saves_nothing_never_pays_and_the_reason_is_given(seconds):
     assert got.kwh == pytest.approx(1 - seconds / 4)
 
 
-def test_what_cannot_be_compared_is_refused(codecarbon, monkeypatch):
+def test_saving_refuses_what_cannot_be_compared(codecarbon, monkeypatch):
     dense, pruned = cost.estimate(4.0, **BILLED), cost.estimate(1.0, **BILLED)
     with pytest.raises(ValueError, match="search/images: expected both or neither"):
         cost.saving(dense, pruned, search=dense)
@@ -154,7 +154,7 @@ def codecarbon(monkeypatch):
     return install
 
 
-def test_a_measurement_is_what_the_counter_says_without_what_is_modelled(codecarbon):
+def test_measured_is_what_the_counter_says_without_what_is_modelled(codecarbon):
     events = codecarbon([CPU("intel_rapl")])
     with cost.measured("BRA") as run:
         events.append("block")
@@ -168,7 +168,7 @@ def test_a_measurement_is_what_the_counter_says_without_what_is_modelled(codecar
     assert "measured by CodeCarbon: CPU by RAPL; the rest left out" in str(run.energy)
 
 
-def test_the_overhead_is_handed_on_and_the_watts_are_without(codecarbon):
+def test_measured_hands_the_overhead_on_and_gives_the_watts_without(codecarbon):
     options = codecarbon([CPU("intel_rapl")])
     with cost.measured("BRA", overhead=1.25, every=0.5) as run:
         pass
@@ -177,7 +177,7 @@ def test_the_overhead_is_handed_on_and_the_watts_are_without(codecarbon):
     assert run.energy.watts * run.energy.overhead * 10 / 3.6e6 == pytest.approx(run.energy.kwh)
 
 
-def test_nothing_is_written_sent_or_taken_from_elsewhere(codecarbon, tmp_path, monkeypatch):
+def test_measured_writes_sends_and_takes_nothing_from_elsewhere(codecarbon, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = codecarbon([CPU("intel_rapl")])
     with cost.measured("FRA"):
@@ -191,7 +191,7 @@ def test_nothing_is_written_sent_or_taken_from_elsewhere(codecarbon, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_on_a_gpu_its_counter_counts_and_that_of_the_cpu_where_there_is_one(codecarbon, monkeypatch):
+def test_measured_counts_by_the_gpu_and_by_the_cpu_where_it_has_a_counter(codecarbon, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     codecarbon([CPU("cpu_load"), GPU()], gpu_energy=5e-6)
     with cost.measured("BRA") as alone:
@@ -213,7 +213,7 @@ def test_on_a_gpu_its_counter_counts_and_that_of_the_cpu_where_there_is_one(code
         ("tpu", [CPU("intel_rapl")], "RAM, CPU intel_rapl,"),
     ],
 )
-def test_constants_and_models_are_no_measurement(codecarbon, monkeypatch, backend, parts, has):
+def test_measured_refuses_constants_and_models(codecarbon, monkeypatch, backend, parts, has):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     events = codecarbon(parts)
     message = rf"measured: expected a counter of the {backend.upper()}.*CodeCarbon has {has}.*jp\.cost\.estimate"
@@ -222,19 +222,19 @@ def test_constants_and_models_are_no_measurement(codecarbon, monkeypatch, backen
     assert "start" not in events
 
 
-def test_a_counter_that_stands_still_is_no_measurement(codecarbon):
+def test_measured_refuses_a_counter_that_stands_still(codecarbon):
     codecarbon([CPU("intel_rapl")], cpu_energy=0.0)
     with pytest.raises(RuntimeError, match="measured: expected the counter of the CPU to move"), cost.measured("BRA"):
         pass
 
 
-def test_a_tracker_that_could_not_be_made_is_an_error(codecarbon):
+def test_measured_names_a_tracker_that_could_not_be_made(codecarbon):
     codecarbon([], fails=True)
     with pytest.raises(RuntimeError, match="measured: CodeCarbon 0 could not be set up"), cost.measured("BRA"):
         pass
 
 
-def test_an_error_in_the_block_stops_the_tracker_and_comes_through(codecarbon):
+def test_measured_stops_the_tracker_and_lets_an_error_of_the_block_through(codecarbon):
     events = codecarbon([CPU("intel_rapl")])
     with pytest.raises(KeyError, match="mine"), cost.measured("BRA") as run:
         raise KeyError("mine")
@@ -243,7 +243,7 @@ def test_an_error_in_the_block_stops_the_tracker_and_comes_through(codecarbon):
         _ = run.energy
 
 
-def test_energy_is_not_there_before_the_end(codecarbon):
+def test_measured_has_no_energy_before_the_end(codecarbon):
     codecarbon([CPU("intel_rapl")])
     with cost.measured("BRA") as run, pytest.raises(ValueError, match="Read it after the block"):
         _ = run.energy
@@ -258,14 +258,14 @@ def test_energy_is_not_there_before_the_end(codecarbon):
         ("BRA", {"every": 0.0}, "every: expected a finite number above 0"),
     ],
 )
-def test_bad_input_is_named_before_anything_is_set_up(codecarbon, country, options, message):
+def test_measured_names_bad_input_before_anything_is_set_up(codecarbon, country, options, message):
     events = codecarbon([CPU("intel_rapl")])
     with pytest.raises(ValueError, match=message), cost.measured(country, **options):
         pass
     assert events == []
 
 
-def test_without_codecarbon_it_says_how_to_install_it(monkeypatch):
+def test_measured_says_how_to_install_codecarbon(monkeypatch):
     monkeypatch.setitem(sys.modules, "codecarbon", None)
     with (
         pytest.raises(ImportError, match=r"pip install 'jaxprune\[carbon\]'.*jp\.cost\.estimate"),

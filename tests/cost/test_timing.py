@@ -36,7 +36,7 @@ def scripted(monkeypatch):
     return install
 
 
-def test_a_latency_is_positive_and_ordered():
+def test_latency_is_positive_and_ordered():
     got = cost.latency(_network(), IMAGES, repeats=4, warmup=1)
     assert 0 < got.low <= got.seconds <= got.high
     assert got.compile_seconds > 0
@@ -44,14 +44,14 @@ def test_a_latency_is_positive_and_ordered():
     assert "for 4 images" in str(got)
 
 
-def test_warm_calls_are_summed_up_by_their_median_and_quartiles(scripted):
+def test_latency_sums_up_warm_calls_by_their_median_and_quartiles(scripted):
     calls = scripted([100.0, 100.0, 5.0, 1.0, 3.0, 2.0, 4.0])
     got = cost.latency(_network(), IMAGES, repeats=5, warmup=2)
     assert (got.low, got.seconds, got.high) == (2.0, 3.0, 4.0)
     assert len(calls) == 7
 
 
-def test_a_network_is_traced_once_and_its_arrays_are_arguments():
+def test_latency_traces_a_network_once_with_its_arrays_as_arguments():
     traced = []
 
     def apply(params, state, images):
@@ -62,7 +62,7 @@ def test_a_network_is_traced_once_and_its_arrays_are_arguments():
     assert traced == [True]
 
 
-def test_the_clock_waits_for_the_outputs(monkeypatch):
+def test_seconds_wait_for_the_outputs(monkeypatch):
     events = []
     monkeypatch.setattr(timing.jax, "block_until_ready", lambda value: events.append(value))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: events.append("clock") or 0.0)
@@ -70,13 +70,13 @@ def test_the_clock_waits_for_the_outputs(monkeypatch):
     assert events == ["clock", "outputs", "clock"]
 
 
-def test_networks_take_turns_and_every_second_round_goes_back(scripted):
+def test_compare_lets_networks_take_turns_and_goes_back_every_second_round(scripted):
     calls = scripted([1.0] * 12)
     cost.compare({"a": _network(1), "b": _network(2), "c": _network(3)}, IMAGES, rounds=3, warmup=1)
     assert calls == [1, 2, 3, 3, 2, 1, 1, 2, 3, 3, 2, 1]
 
 
-def test_ratios_are_taken_within_a_round(scripted):
+def test_compare_takes_ratios_within_a_round(scripted):
     # Rounds of (dense, pruned), the second one backwards; the machine is ten times slower in the last.
     scripted([2.0, 1.0, 3.0, 4.0, 20.0, 18.0])
     got = cost.compare({"dense": _network(), "pruned": _network(2)}, IMAGES, rounds=3, warmup=0)
@@ -90,7 +90,7 @@ def test_ratios_are_taken_within_a_round(scripted):
     assert "pruned: 0.750" in str(got)
 
 
-def test_real_networks_of_two_sizes_are_compared():
+def test_compare_takes_real_networks_of_two_sizes():
     got = cost.compare({"dense": _network(), "pruned": _network(2)}, IMAGES, rounds=2, warmup=0)
     assert list(got.latencies) == list(got.ratios) == ["dense", "pruned"]
     assert got.ratios["pruned"].low > 0
@@ -109,14 +109,14 @@ def test_real_networks_of_two_sizes_are_compared():
         ),
     ],
 )
-def test_bad_input_is_named_before_anything_is_compiled(change, message, monkeypatch):
+def test_latency_names_bad_input_before_anything_is_compiled(change, message, monkeypatch):
     monkeypatch.setattr(timing, "_compiled", None)
     arguments = {"network": _network(), "images": IMAGES, **change}
     with pytest.raises(ValueError, match=message):
         cost.latency(arguments.pop("network"), arguments.pop("images"), **arguments)
 
 
-def test_nothing_to_compare_is_an_error():
+def test_compare_refuses_nothing_to_compare():
     with pytest.raises(ValueError, match="networks: expected one or more"):
         cost.compare({}, IMAGES)
     with pytest.raises(ValueError, match="rounds: expected 1 or more"):

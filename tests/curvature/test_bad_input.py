@@ -42,20 +42,20 @@ def holed(values, value=np.nan):
 
 @every_quantity
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_parameters_that_are_not_finite(quantity, value):
+def test_curvature_names_parameters_that_are_not_finite(quantity, value):
     broken = network(w2=jnp.asarray(holed(np.zeros((4, 5)), value)))
     with pytest.raises(ValueError, match=r"network\.params: expected finite numbers, but \['w2'\] holds 1 .*training"):
         call(quantity, network=broken)
 
 
 @every_quantity
-def test_a_state_that_is_not_finite(quantity):
+def test_curvature_names_a_state_that_is_not_finite(quantity):
     with pytest.raises(ValueError, match=r"network\.state: expected finite numbers, but \['mean'\] holds 2 "):
         call(quantity, network=network().replace(state={"mean": jnp.full(2, jnp.nan)}))
 
 
 @every_quantity
-def test_images_labels_and_weights_that_are_not_finite(quantity):
+def test_curvature_names_images_labels_and_weights_that_are_not_finite(quantity):
     image, targets = networks.build("perceptron").batch["image"], np.ones((5, 3)) / 3
     with pytest.raises(ValueError, match=r"batch: expected finite numbers, but \['image'\] holds 1 .*preprocessing"):
         call(quantity, batch=batch(image=holed(image)))
@@ -68,7 +68,7 @@ def test_images_labels_and_weights_that_are_not_finite(quantity):
 
 
 @pytest.mark.parametrize("quantity", ["hvp", "ggnvp", "block_product"])
-def test_a_vector_that_is_not_finite(quantity):
+def test_curvature_names_a_vector_that_is_not_finite(quantity):
     vector = network(b1=jnp.asarray(holed(np.zeros(4)))).params
     with pytest.raises(ValueError, match=r"vector: expected finite numbers, but \['b1'\] holds 1 "):
         call(quantity, vector=vector)
@@ -76,7 +76,7 @@ def test_a_vector_that_is_not_finite(quantity):
 
 @every_quantity
 @pytest.mark.parametrize("dtype", ["int32", "complex128", "bool"])
-def test_leaves_that_are_not_real(quantity, dtype):
+def test_curvature_names_leaves_that_are_not_real(quantity, dtype):
     broken = network(unused=jnp.ones((2, 2), dtype))
     with pytest.raises(TypeError, match=rf"network\.params: expected real .*\['unused'\] is {dtype}.*state"):
         call(quantity, network=broken)
@@ -92,7 +92,7 @@ def square(f, batch):
 
 @every_quantity
 @pytest.mark.parametrize(("loss", "shape"), [(scalar, r"\(\)"), (square, r"\(5, 3\)")])
-def test_a_loss_that_is_not_of_each_example(quantity, loss, shape):
+def test_curvature_refuses_a_loss_that_is_not_of_each_example(quantity, loss, shape):
     with pytest.raises(ValueError, match=rf"loss: expected one number for each example, shape \(5,\), but got {shape}"):
         call(quantity, loss=loss)
 
@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_of_each_example(quantity, loss, shape):
         (lambda f: (f, f), r"expected one array of outputs \[b, c\], but got PyTreeDef"),
     ],
 )
-def test_outputs_that_are_not_a_row_for_each_example(quantity, change, message):
+def test_curvature_refuses_outputs_that_are_not_a_row_for_each_example(quantity, change, message):
     found = network()
 
     def apply(params, state, images):
@@ -136,30 +136,30 @@ def test_outputs_that_are_not_a_row_for_each_example(quantity, change, message):
         ("block", {"memory": -5}, "memory: expected a finite number above 0, but got -5"),
     ],
 )
-def test_options(quantity, changes, message):
+def test_curvature_names_bad_options(quantity, changes, message):
     with pytest.raises(ValueError, match=message):
         call(quantity, **changes)
 
 
-def test_a_block_needs_a_path():
+def test_plan_of_a_block_needs_a_path():
     with pytest.raises(ValueError, match=r"path: unknown value 'None'.*Known: b1, head/b"):
         call("plan", quantity="block")
 
 
-def test_a_scope_of_arrays():
+def test_diagonal_refuses_a_scope_of_arrays():
     scope = jax.tree.map(lambda leaf: jnp.asarray(True), network().params)
     with pytest.raises(TypeError, match="scope: expected Python bools"):
         call("diagonal", scope=scope)
 
 
 @pytest.mark.parametrize("blocks", [2.0, None, (2,)])
-def test_blocks_of_another_type(blocks):
+def test_block_product_refuses_blocks_of_another_type(blocks):
     with pytest.raises((TypeError, ValueError), match="blocks: expected 'unit', 'layer' or a size of 1 or more"):
         call("block_product", blocks=blocks)
 
 
 @pytest.mark.parametrize("quantity", ["hvp", "diagonal", "block"])
-def test_labels_outside_of_the_classes_are_not_taken_for_a_row_of_zeros(quantity):
+def test_curvature_does_not_take_labels_outside_of_the_classes_for_zeros(quantity):
     found = call(quantity, batch=batch(label=np.array([0, 1, 3, 2, 1])))
     kept = [leaf for leaf in jax.tree.leaves(found) if leaf.shape != (2, 2)]
     assert kept
@@ -167,14 +167,14 @@ def test_labels_outside_of_the_classes_are_not_taken_for_a_row_of_zeros(quantity
 
 
 @pytest.mark.parametrize("matrix", networks.MATRICES)
-def test_a_parameter_that_nothing_uses_has_zero_blocks(matrix):
+def test_block_of_a_parameter_that_nothing_uses_is_zero(matrix):
     for blocks, shape in (("layer", (4, 4)), ("unit", (2, 2, 2)), (3, (2, 3, 3))):
         found = call("block", path="unused", blocks=blocks, matrix=matrix)
         assert found.shape == shape
         assert not found.any()
 
 
-def test_a_network_without_curvature_is_zero_everywhere():
+def test_curvature_of_a_network_without_any_is_zero_everywhere():
     found = jp.Network(lambda p, s, x: x[:, :2] + 0 * jax.lax.stop_gradient(p["w"]).sum(), {"w": jnp.ones((3, 2))})
     given = {"network": found, "batch": batch(label=np.array([0, 1, 0, 1, 0]))}
     assert not np.any(call("diagonal", **given)["w"])
@@ -182,7 +182,7 @@ def test_a_network_without_curvature_is_zero_everywhere():
     assert call("plan", **given).exact
 
 
-def test_without_parameters_there_is_nothing():
+def test_curvature_without_parameters_is_nothing():
     found = jp.Network(lambda p, s, x: x[:, :3], {})
     assert call("diagonal", network=found) == {}
     plan = call("plan", network=found)

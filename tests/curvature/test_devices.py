@@ -20,7 +20,7 @@ LOSS = jp.losses.cross_entropy
 
 
 @pytest.mark.parametrize("name", ["gates", "depthwise"])
-def test_a_batch_on_eight_devices(name):
+def test_curvature_of_a_batch_on_eight_devices_is_that_on_one(name):
     net = networks.build(name)
     batch = {key: np.concatenate([value, value[:3]]) for key, value in net.batch.items()}
     mesh = jp.mesh.make()
@@ -93,7 +93,7 @@ for name, values in found.items():
 """
 
 
-def test_two_processes_with_two_devices_each(tmp_path):
+def test_curvature_of_two_processes_with_two_devices_each_is_that_of_one(tmp_path):
     script = tmp_path / "process.py"
     script.write_text(_PROCESS)
     with socket.socket() as free:

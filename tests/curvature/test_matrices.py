@@ -57,7 +57,7 @@ def products(matrix):
 
 
 @every_network
-def test_diagonals_and_block_products_are_those_of_the_dense_matrix(name):
+def test_diagonal_and_block_product_are_those_of_the_dense_matrix(name):
     net, dense = networks.build(name), networks.dense(name)
     vector = networks.vector(net.network.params)
     keys = [(matrix, *key) for matrix in MATRICES for key in (("diagonal", None), *products(matrix))]
@@ -81,7 +81,7 @@ def test_diagonals_and_block_products_are_those_of_the_dense_matrix(name):
 
 
 @every_network
-def test_dense_blocks_are_those_of_the_dense_matrix(name):
+def test_block_is_that_of_the_dense_matrix(name):
     net, dense, path = networks.build(name), networks.dense(name), PATHS[name]
     keys = [("hessian", "unit"), ("hessian", "layer"), ("hessian", 3), ("ggn", "unit"), ("empirical_fisher", 3)]
 
@@ -95,7 +95,7 @@ def test_dense_blocks_are_those_of_the_dense_matrix(name):
 
 @pytest.mark.parametrize("name", ["lines", "gates"])
 @pytest.mark.parametrize("kind", ["cross_entropy, soft", "squared_error", "squared_error, soft", "bumpy", "together"])
-def test_every_loss_has_its_own_matrices(name, kind):
+def test_curvature_of_every_loss_is_that_of_its_own_matrices(name, kind):
     net = networks.build(name)
     kind, *targets = kind.split(", ")
     batch = networks.soft(net.batch, net.classes) if targets else net.batch
@@ -120,7 +120,7 @@ def test_every_loss_has_its_own_matrices(name, kind):
     close(block, dense.blocks(PATHS[name], net.leaves[PATHS[name]].units, "unit", "hessian"))
 
 
-def test_the_loss_of_the_user_bends_both_ways():
+def test_curvature_is_tested_with_a_loss_that_bends_both_ways():
     net = networks.build("lines")
     dense = networks.Dense(net.network, net.batch, networks.bumpy)
     eigenvalues = np.linalg.eigvalsh(dense.blocks("head", (1,), "layer", "ggn"))
@@ -128,7 +128,7 @@ def test_the_loss_of_the_user_bends_both_ways():
 
 
 @pytest.mark.parametrize("name", ["layouts", "convolutions", "lines", "smooth", "nested", "scales"])
-def test_batches_of_one_average_to_the_whole(name):
+def test_average_over_batches_of_one_is_that_of_the_whole(name):
     net, dense, path = networks.build(name), networks.dense(name), PATHS[name]
     vector = networks.vector(net.network.params)
 
@@ -157,7 +157,7 @@ def padded(batch, count):
 
 
 @pytest.mark.parametrize("name", ["lines", "smooth", "scales", "opaque"])
-def test_neither_batch_size_nor_padding_with_nan_matters(name):
+def test_average_does_not_depend_on_batch_size_or_padding_with_nan(name):
     net = networks.build(name)
     vector, path = networks.vector(net.network.params), PATHS[name]
     batch = networks.soft(net.batch, net.classes)
@@ -181,7 +181,7 @@ def test_neither_batch_size_nor_padding_with_nan_matters(name):
         close(flat(mean), flat(whole), 1e-12)
 
 
-def test_the_order_of_the_classes_does_not_matter():
+def test_diagonal_does_not_depend_on_the_order_of_the_classes():
     net, order = networks.build("perceptron"), np.array([2, 0, 1])
     head = net.network.params["head"]
     params = {**net.network.params, "head": {"w": head["w"][:, order], "b": head["b"][order]}}
@@ -206,7 +206,7 @@ def wide():
 
 
 @pytest.mark.parametrize("loss", [LOSS, networks.bumpy])
-def test_more_classes_than_one_chunk(loss):
+def test_curvature_takes_more_classes_than_one_chunk(loss):
     network, batch, leaves = wide()
     dense, vector = networks.Dense(network, batch, loss), networks.vector(network.params)
     request = jp.curvature.blocks.request(network, loss, batch, "hessian", "unit", None)
@@ -229,7 +229,7 @@ def test_more_classes_than_one_chunk(loss):
         close(block, dense.blocks("w2", (1,), "unit", "hessian"))
 
 
-def test_whole_weights_and_truths_will_do():
+def test_curvature_takes_whole_weights_and_truths():
     net = networks.build("gates")
     counts = np.array([1, 2, 0, 1, 3])
 
@@ -248,7 +248,7 @@ def test_whole_weights_and_truths_will_do():
         close(flat(got), flat(expected), 1e-12)
 
 
-def test_a_traced_function_may_close_over_network_and_batch():
+def test_curvature_can_be_traced_with_network_and_batch_closed_over():
     net = networks.build("perceptron")
     vector = networks.vector(net.network.params)
     batch = {key: jax.numpy.asarray(value) for key, value in net.batch.items()}
@@ -269,7 +269,7 @@ def test_a_traced_function_may_close_over_network_and_batch():
     close(flat(got[3]), np.diag(expected.matrices["hessian"]))
 
 
-def test_single_precision_weights_in_a_network_of_double_precision():
+def test_curvature_takes_single_precision_weights_in_double_precision():
     net = networks.build("nested")
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), net.network.params)
     network = net.network.replace(params=single)
@@ -284,7 +284,7 @@ def test_single_precision_weights_in_a_network_of_double_precision():
 
 
 @every_network
-def test_the_hessian_is_that_of_gauss_and_newton_where_that_is_proven_and_nowhere_else(name):
+def test_routes_rest_on_a_hessian_that_is_gauss_and_newtons_where_that_is_proven(name):
     net, dense = networks.build(name), networks.dense(name)
     for path, leaf in net.leaves.items():
         hessian, ggn = (dense.blocks(path, leaf.units, "layer", matrix) for matrix in ("hessian", "ggn"))
@@ -296,7 +296,7 @@ def test_the_hessian_is_that_of_gauss_and_newton_where_that_is_proven_and_nowher
 
 
 @pytest.mark.parametrize("name", ["convolutions", "gates"])
-def test_identities_of_blocks(name):
+def test_block_keeps_its_identities(name):
     net, path = networks.build(name), {"convolutions": "grouped", "gates": "gate"}[name]
     arguments = (net.network, LOSS, net.batch)
     scope = jp.tree.map_named(lambda leaf_name, _: leaf_name == path, net.network.params)
@@ -323,7 +323,7 @@ def test_identities_of_blocks(name):
 # optax 0.2.8 announces the end of optax.second_order.
 @pytest.mark.filterwarnings("ignore:The function (hvp|hessian_diag) is deprecated")
 @pytest.mark.parametrize("name", ["nested", "gates"])
-def test_optax_agrees(name):
+def test_diagonal_agrees_with_optax(name):
     net = networks.build(name)
     batch = {key: value for key, value in net.batch.items() if key != "weight"}
 

@@ -45,7 +45,7 @@ def test_products_are_those_of_the_dense_matrices(name):
 # One test for what shares its compiled programs.
 @every_case
 @every_matrix
-def test_diagonals_and_block_products_are_those_of_the_dense_matrix_and_zero_out_of_scope(name, matrix):
+def test_diagonal_and_block_product_are_those_of_the_dense_matrix_in_scope(name, matrix):
     case, dense = cases.build(name), cases.matrix(name, matrix)
     got = jp.curvature.diagonal(case.network, LOSS, case.batch, matrix, case.scope)
     close(cases.flat(got), np.diag(dense) * in_scope(case))
@@ -56,7 +56,7 @@ def test_diagonals_and_block_products_are_those_of_the_dense_matrix_and_zero_out
         close(cases.flat(got), inside @ cases.flat(vector) * in_scope(case))
 
 
-def test_without_a_scope_every_leaf_has_its_diagonal():
+def test_diagonal_is_of_every_leaf_without_a_scope():
     case = cases.build("mlp")
     close(cases.flat(jp.curvature.diagonal(case.network, LOSS, case.batch)), np.diag(cases.matrix("mlp", "hessian")))
 
@@ -78,7 +78,7 @@ def slices(where, blocks):
 
 @every_case
 @every_matrix
-def test_dense_blocks_are_those_of_the_dense_matrix(name, matrix):
+def test_block_is_that_of_the_dense_matrix(name, matrix):
     case, path, dense = cases.build(name), PATHS[name], cases.matrix(name, matrix)
     where = cases.positions(case.network.params, path)
     got = jp.curvature.block(case.network, LOSS, case.batch, path, "layer", matrix)
@@ -113,7 +113,7 @@ def test_curvature_is_the_same_inside_jit_with_network_and_batch_as_arguments(na
 
 # optax 0.2.8 announces the end of optax.second_order.
 @pytest.mark.filterwarnings("ignore:The function (hvp|hessian_diag) is deprecated")
-def test_optax_agrees():
+def test_hvp_and_diagonal_agree_with_optax():
     case = cases.build("mlp")
     batch = {**case.batch, "weight": np.ones(5)}
     vector, labels = cases.vector(case.network.params), batch["label"]
@@ -128,7 +128,7 @@ def test_optax_agrees():
     close(cases.flat(jp.curvature.diagonal(case.network, LOSS, batch)), optax.second_order.hessian_diag(*arguments))
 
 
-def test_the_average_over_batches_is_that_of_one_large_batch():
+def test_average_over_batches_is_that_of_one_large_batch():
     case = cases.build("cnn")
     vector = cases.vector(case.network.params)
 
@@ -139,7 +139,7 @@ def test_the_average_over_batches_is_that_of_one_large_batch():
     close(cases.flat(jp.curvature.average(product, parts)), cases.flat(product(case.batch)))
 
 
-def test_without_weights_every_example_weighs_one():
+def test_curvature_without_weights_weighs_every_example_one():
     case = cases.build("mlp")
     ones = {**case.batch, "weight": np.ones(5)}
     bare = {key: value for key, value in case.batch.items() if key != "weight"}
@@ -150,7 +150,7 @@ def test_without_weights_every_example_weighs_one():
 
 
 @every_matrix
-def test_padding_counts_for_nothing_even_where_its_loss_is_nan(matrix):
+def test_curvature_of_padding_counts_for_nothing_even_where_its_loss_is_nan(matrix):
     case = cases.build("mlp")
     targets = {**case.batch, "label": np.eye(3)[case.batch["label"]]}
     padded = cases.pad(targets, 2)
@@ -168,13 +168,13 @@ def test_padding_counts_for_nothing_even_where_its_loss_is_nan(matrix):
 
 
 @every_matrix
-def test_a_batch_in_which_nothing_counts_has_no_curvature(matrix):
+def test_diagonal_of_a_batch_in_which_nothing_counts_is_zero(matrix):
     case = cases.build("mlp")
     empty = {**case.batch, "weight": np.zeros(5)}
     close(cases.flat(jp.curvature.diagonal(case.network, LOSS, empty, matrix)), np.zeros(43))
 
 
-def test_an_input_that_is_always_zero_has_no_curvature():
+def test_diagonal_of_an_input_that_is_always_zero_is_zero():
     case = cases.build("mlp")
     image = case.batch["image"].copy()
     image[:, 0, 0] = 0
@@ -183,7 +183,7 @@ def test_an_input_that_is_always_zero_has_no_curvature():
     assert first[1:].all()
 
 
-def test_networks_with_any_shape_of_leaf_are_served():
+def test_block_product_serves_leaves_of_any_shape():
     params = {"scalar": jnp.asarray(2.0), "whole": jnp.ones((3, 2, 2))}
 
     def apply(params, state, images):
@@ -221,12 +221,12 @@ def call(quantity, **changes):
         ("block_product", {"vector": {"w": 1.0}}, "vector: expected the structure of network.params"),
     ],
 )
-def test_bad_input_is_named(unchecked, quantity, changes, message):
+def test_curvature_names_bad_input(unchecked, quantity, changes, message):
     with pytest.raises(ValueError, match=message):
         call(quantity, **changes)
 
 
-def test_a_vector_of_another_shape_is_named(unchecked):
+def test_curvature_names_a_vector_of_another_shape(unchecked):
     params = cases.build("mlp").network.params
     wrong = (params[0], [params[1][0].T, params[1][1]])
     for quantity in ("hvp", "ggnvp", "block_product"):

@@ -55,7 +55,7 @@ def served(plan):
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_every_leaf_takes_its_route_and_is_right_outside_of_jit(name):
+def test_plan_gives_every_leaf_its_route_which_is_right_outside_of_jit(name):
     net, dense = networks.build(name), networks.dense(name)
     arguments, vector = (net.network, LOSS, net.batch), networks.vector(net.network.params)
 
@@ -76,7 +76,7 @@ def test_every_leaf_takes_its_route_and_is_right_outside_of_jit(name):
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
-def test_every_leaf_takes_its_route(name):
+def test_routes_are_the_expected_one_of_every_leaf(name):
     net = networks.build(name)
     for path, leaf in net.leaves.items():
         request = jp.curvature.blocks.request(net.network, LOSS, net.batch, "hessian", "unit", None, path)
@@ -97,7 +97,7 @@ def tasks(name, matrix, blocks):
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
-def test_the_other_matrices_need_no_piecewise_linear_tail(name):
+def test_routes_of_the_other_matrices_need_no_piecewise_linear_tail(name):
     net = networks.build(name)
     for matrix in ("ggn", "empirical_fisher"):
         found, _ = tasks(name, matrix, 2)
@@ -108,7 +108,7 @@ def test_the_other_matrices_need_no_piecewise_linear_tail(name):
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
-def test_layers_and_runs_of_the_hessian(name):
+def test_routes_of_layers_and_runs_of_the_hessian(name):
     net = networks.build(name)
     layers, _ = tasks(name, "hessian", "layer")
     runs, _ = tasks(name, "hessian", 2)
@@ -137,11 +137,11 @@ def test_layers_and_runs_of_the_hessian(name):
         ("lines", "torch", "what follows is piecewise linear"),
     ],
 )
-def test_the_reason_is_named(name, path, why):
+def test_routes_name_the_reason(name, path, why):
     assert why in tasks(name, "hessian", "unit")[1][path]
 
 
-def test_a_loss_that_mixes_the_examples_goes_to_products():
+def test_plan_sends_a_loss_that_mixes_the_examples_to_products():
     net = networks.build("perceptron")
     found = jp.curvature.plan(net.network, networks.together, net.batch, "diagonal", matrix="ggn")
     expected = {path: routes.UNITS if len(leaf.shape) == 1 else routes.PRODUCTS for path, leaf in net.leaves.items()}
@@ -158,7 +158,7 @@ def _deep(p, _, x):
 @pytest.mark.parametrize(
     ("depth", "classes", "route"), [(1, 20, routes.LAYERS), (1, 2, routes.SIGNALS), (8, 3, routes.SIGNALS)]
 )
-def test_layers_take_the_cheaper_of_two_routes(depth, classes, route):
+def test_plan_takes_the_cheaper_of_two_routes_for_layers(depth, classes, route):
     params = {
         "layers": [jnp.asarray(networks.normal(at, 4, 4)) / 2 for at in range(depth)],
         "head": jnp.asarray(networks.normal(50, 4, classes)),
@@ -176,7 +176,7 @@ def test_layers_take_the_cheaper_of_two_routes(depth, classes, route):
     close(flat(got), networks.Dense(network, batch).inside(leaves, "layer", "hessian") @ flat(params))
 
 
-def test_a_scope_leaves_the_rest_zero_and_unplanned():
+def test_plan_of_a_scope_leaves_the_rest_zero_and_unplanned():
     net, dense = networks.build("gates"), networks.dense("gates")
     scope = {"gate": True, "mix": False, "value": True}
     arguments = (net.network, LOSS, net.batch)
@@ -188,7 +188,7 @@ def test_a_scope_leaves_the_rest_zero_and_unplanned():
     assert not np.any(got["mix"])
 
 
-def test_what_is_planned_is_not_compiled_again():
+def test_plan_is_not_compiled_again():
     net = networks.build("gates")
     seen = []
 
@@ -219,7 +219,7 @@ NARROW = {
 
 
 @pytest.mark.parametrize("route", NARROW)
-def test_less_memory_means_narrower_chunks_and_the_same_numbers(route):
+def test_plan_of_less_memory_has_narrower_chunks_and_the_same_numbers(route):
     name, path, quantity = NARROW[route]
     net = networks.build(name)
     scope = jp.tree.map_named(lambda leaf_name, _: leaf_name == path, net.network.params)
@@ -244,7 +244,7 @@ def test_less_memory_means_narrower_chunks_and_the_same_numbers(route):
 
 
 @pytest.mark.parametrize(("blocks", "needed"), [("layer", "115"), ("unit", "0.288"), (299, "0.572")])
-def test_blocks_that_do_not_fit_are_refused_before_they_are_allocated(blocks, needed):
+def test_block_refuses_what_does_not_fit_before_it_is_allocated(blocks, needed):
     network = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.zeros((300, 400))})
     batch = {"image": np.ones((2, 300)), "label": np.zeros(2, int)}
     message = rf"blocks={blocks!r} of w: needs {needed} GB, but 0.01 GB may be taken.*blocks=\"unit\".*block_product"
@@ -252,7 +252,7 @@ def test_blocks_that_do_not_fit_are_refused_before_they_are_allocated(blocks, ne
         jp.curvature.block(network, LOSS, batch, "w", blocks, memory=10**7)
 
 
-def test_without_a_limit_half_of_what_is_free_is_the_limit():
+def test_block_without_a_limit_takes_half_of_what_is_free_as_one():
     network = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.zeros((3000, 4000))})
     batch = {"image": np.ones((2, 3000)), "label": np.zeros(2, int)}
     with pytest.raises(MemoryError, match=r"blocks='layer' of w: needs 1.15e\+06 GB, but .* GB may be taken"):

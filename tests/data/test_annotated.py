@@ -63,12 +63,12 @@ BOX, MASK = parts()["boxes"][0], parts()["mask"]
         ({"labels": np.array([0.0, 1.0])}, TypeError, r"labels: expected integer class labels"),
     ],
 )
-def test_what_does_not_fit_together_is_named(change, error, message):
+def test_annotated_names_what_does_not_fit_together(change, error, message):
     with pytest.raises(error, match=message):
         jp.data.Annotated(**parts(**change))
 
 
-def test_an_image_may_have_no_box_and_a_part_of_a_set_may_miss_a_class():
+def test_annotated_may_have_an_image_without_boxes_and_a_part_without_a_class():
     made = jp.data.Annotated(**parts(boxes=(BOX, BOX[:0])))
     part = made.take([1, 1])
     assert (part.labels.tolist(), part.images.shape, [len(boxes) for boxes in part.boxes]) == (
@@ -79,7 +79,7 @@ def test_an_image_may_have_no_box_and_a_part_of_a_set_may_miss_a_class():
     assert made.take([1, 0]).labels.tolist() == [1, 0]
 
 
-def test_painted_scenes_keep_their_masks_and_boxes():
+def test_annotated_scenes_keep_their_masks_and_boxes():
     scenes = jp.data.scenes(jax.random.key(0), 4, image=40)
     made = jp.data.annotated_scenes(scenes, [0, 1, 1, 0], ("a", "b"), "four")
     np.testing.assert_array_equal(made.mask, scenes.mask[:, 0])
@@ -92,7 +92,7 @@ def test_painted_scenes_keep_their_masks_and_boxes():
         jp.data.annotated_scenes(several, [0, 1], ("a", "b"), "two")
 
 
-def test_masks_take_the_pixel_at_the_middle_and_lie_where_the_image_does():
+def test_fitted_masks_take_the_pixel_at_the_middle_and_lie_where_the_image_does():
     """A mask and a picture of itself, resized their own ways, differ only where the picture is half covered."""
     mask = np.zeros((37, 53), bool)
     mask[5:22, 11:40] = True
@@ -120,7 +120,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_images_and_masks(folder):
+def test_annotated_folder_reads_images_and_masks(folder):
     found = jp.data.annotated_folder(folder, size=4)
     assert (found.classes, found.labels.tolist(), found.images.shape) == (("cat", "dog"), [0, 0, 1], (3, 4, 4, 3))
     np.testing.assert_allclose(found.images[:, 0, 0, 0] * 255, [80, 0, 160], atol=1e-4)
@@ -155,13 +155,13 @@ def test_a_folder_of_images_and_masks(folder):
         (lambda root: Image.new("RGB", (12, 8)).save(root / "masks/dog/c.png"), r"c.png: .* but it is RGB"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_named(folder, damage, message):
+def test_annotated_folder_names_what_is_wrong(folder, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         jp.data.annotated_folder(folder, size=4)
 
 
-def test_a_folder_without_classes_is_named(tmp_path):
+def test_annotated_folder_without_classes_is_named(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     with pytest.raises(ValueError, match="folder: expected a subfolder for each class"):
@@ -228,7 +228,7 @@ def prepared(builder, folder: Path, **options):
     return jp.data.annotated_tfds(builder.name, folder=str(folder), **options)
 
 
-def test_a_prepared_set_with_masks_and_boxes(tmp_path):
+def test_annotated_tfds_reads_masks_and_boxes(tmp_path):
     found = prepared(JaxpruneMasks, tmp_path, size=10, objects=(1,), void=(3,))
     inside, around = np.zeros((2, 10, 10), bool)
     inside[3:7, 2:6] = True  # columns 5 to 12: the middles 5, 7, 9, 11 of the pixels 2 to 5
@@ -244,12 +244,12 @@ def test_a_prepared_set_with_masks_and_boxes(tmp_path):
         jp.data.annotated_tfds("jaxprune_masks", folder=str(tmp_path), size=10)
 
 
-def test_a_prepared_set_without_boxes_has_those_around_its_masks(tmp_path):
+def test_annotated_tfds_without_boxes_has_those_around_its_masks(tmp_path):
     found = prepared(JaxpruneMasksAlone, tmp_path, size=10, objects=(1,))
     assert [boxes.tolist() for boxes in found.boxes] == [[[3, 2, 7, 7]]] * 6
 
 
-def test_a_prepared_set_without_masks_is_an_error(tmp_path):
+def test_annotated_tfds_without_masks_is_an_error(tmp_path):
     with pytest.raises(
         ValueError, match=r"expected examples with 'segmentation_mask', but .* has \['image', 'label', 'ob"
     ):

@@ -70,7 +70,7 @@ def test_batches_of_a_stream_are_those_of_the_array_in_bytes(count):
 @pytest.mark.parametrize("kind", ["array", "stream"])
 @pytest.mark.parametrize("count", [2, 29, 48])
 @pytest.mark.parametrize("hosts", HOSTS)
-def test_evaluation_of_any_number_of_hosts_sees_every_example_once(hosts, count, kind):
+def test_batches_of_any_number_of_hosts_hold_every_example_once(hosts, count, kind):
     source = Files(count)
     data = data_of(source, kind)
     parts = [list(jp.data.Batches(data, SIZE, host=(index, hosts))) for index in range(hosts)]
@@ -86,7 +86,7 @@ def test_evaluation_of_any_number_of_hosts_sees_every_example_once(hosts, count,
 
 @pytest.mark.parametrize("kind", ["array", "stream"])
 @pytest.mark.parametrize("hosts", HOSTS)
-def test_training_of_any_number_of_hosts_takes_the_same_global_batches(hosts, kind):
+def test_training_batch_of_any_number_of_hosts_is_the_same_global_batch(hosts, kind):
     source, reference = Files(29), data_of(Files(29), "array")
     data = data_of(source, kind)
     for step in range(6):  # into the third epoch
@@ -99,7 +99,7 @@ def test_training_of_any_number_of_hosts_takes_the_same_global_batches(hosts, ki
 
 
 @pytest.mark.parametrize("hosts", HOSTS)
-def test_a_host_decodes_its_own_part_only(hosts):
+def test_batches_of_a_host_decode_its_own_part_only(hosts):
     for host in range(hosts):
         source = Files(24)
         list(jp.data.Batches(data_of(source, "stream"), SIZE, host=(host, hosts)))
@@ -131,14 +131,14 @@ def test_accuracy_adds_up_over_hosts(hosts):
     assert sum(hits) / 29 == pytest.approx(evaluate(linear(2))["accuracy"], rel=1e-6)
 
 
-def test_scores_of_a_stream_are_those_of_the_array_bit_for_bit():
+def test_snip_of_a_stream_is_that_of_the_array_bit_for_bit():
     score = jp.scores.snip(jp.losses.cross_entropy)
     scores = [score(linear(2), jp.data.Batches(data_of(Files(29), kind), SIZE))["w"] for kind in ("array", "stream")]
     assert np.any(scores[0])
     np.testing.assert_array_equal(*scores)
 
 
-def test_a_corrupt_image_stops_an_evaluation_and_is_named(unchecked):
+def test_batches_stop_at_a_corrupt_image_and_name_it(unchecked):
     # Checked annotations would look at some batch themselves.
     data = data_of(Files(29, broken=17), "stream")
     evaluate = jp.evaluate.transfer.accuracy(jp.data.Batches(data, 4))

@@ -33,14 +33,14 @@ def grey(value: float, side: int = 100, count: int = 4) -> np.ndarray:
 # ------------------------------------------------------------------------------------- what holds for all fifteen
 
 
-def test_the_fifteen_of_the_paper_are_there():
+def test_corruptions_are_the_fifteen_of_the_paper():
     assert len(set(CORRUPTIONS)) == 15
     assert (CORRUPTIONS[0], CORRUPTIONS[-1]) == ("gaussian_noise", "jpeg_compression")
 
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_corruption_is_a_function_of_images_name_severity_and_seed(name, shape):
+def test_corrupt_is_a_function_of_images_name_severity_and_seed(name, shape):
     images = pictures(shape)
     kept = images.copy()
     got = jp.data.corrupt(images, name, 4, 7)
@@ -53,7 +53,7 @@ def test_a_corruption_is_a_function_of_images_name_severity_and_seed(name, shape
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_an_image_depends_on_its_index_and_on_no_other_image(name, shape, monkeypatch):
+def test_corrupt_depends_on_the_index_of_an_image_and_on_no_other_image(name, shape, monkeypatch):
     images = pictures(shape)
     whole = jp.data.corrupt(images, name, 3, 0)
     parts = [
@@ -67,14 +67,14 @@ def test_an_image_depends_on_its_index_and_on_no_other_image(name, shape, monkey
 
 
 @pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - FIXED))
-def test_equal_images_are_not_corrupted_alike(name):
+def test_corrupt_does_not_treat_equal_images_alike(name):
     got = jp.data.corrupt(np.repeat(pictures((16, 16, 1), 1), 2, axis=0), name, 5, 0)
     assert not np.array_equal(got[0], got[1])
 
 
 @pytest.mark.parametrize("source", ["digits", "scenes"])
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_severity_takes_images_further_from_the_clean_ones(name, source):
+def test_corrupt_takes_images_further_from_the_clean_ones_with_severity(name, source):
     if source == "digits":
         images = jp.data.digits().pixels[:150]
     else:
@@ -86,7 +86,7 @@ def test_severity_takes_images_further_from_the_clean_ones(name, source):
 
 
 @pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform"])
-def test_lengths_are_in_proportion_to_the_image(name):
+def test_corrupt_lengths_are_in_proportion_to_the_image(name):
     def distance(side: int) -> float:
         y, x = (np.indices((side, side)) + 0.5) / side
         image = 0.5 + 0.5 * np.sin(2 * np.pi * (2 * x + y)) * np.cos(2 * np.pi * y)
@@ -172,7 +172,7 @@ def test_impulse_noise_sets_the_stated_share_to_black_and_white(severity, share)
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.36, 1.0, 2.5, 10.0])
-def test_the_disc_is_a_mean_without_a_direction(radius):
+def test_disc_is_a_mean_without_a_direction(radius):
     weights = _blurs.disc(radius)
     assert weights.shape == (2 * np.ceil(radius) + 1,) * 2
     assert weights.min() >= 0
@@ -186,7 +186,7 @@ def test_the_disc_is_a_mean_without_a_direction(radius):
 
 @pytest.mark.parametrize("angle", [-0.7, 0.0, 0.4, 1.5])
 @pytest.mark.parametrize("deviation", [0.25, 2.0, 9.0])
-def test_the_trail_is_half_a_gaussian_in_its_direction(deviation, angle):
+def test_trail_is_half_a_gaussian_in_its_direction(deviation, angle):
     weights = _blurs.trail(deviation, angle)
     assert weights.min() >= 0
     assert weights.sum() == pytest.approx(1, abs=1e-12)
@@ -196,7 +196,7 @@ def test_the_trail_is_half_a_gaussian_in_its_direction(deviation, angle):
     np.testing.assert_allclose(centre, mean * np.array([np.sin(angle), np.cos(angle)]), atol=0.06 * mean)
 
 
-def test_filters_and_resampling_are_scipys():
+def test_blurs_filter_and_resample_as_scipy_does():
     rng = np.random.default_rng(0)
     images, weights = rng.random((2, 9, 7, 3)), rng.random((5, 5)) * (rng.random((5, 5)) > 0.3)
     expected = ndimage.correlate(images, weights[None, :, :, None], mode="nearest")
@@ -218,7 +218,7 @@ def test_filters_and_resampling_are_scipys():
 @pytest.mark.parametrize(
     "name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate", "contrast"]
 )
-def test_what_is_constant_stays(name, side, severity):
+def test_corrupt_leaves_what_is_constant(name, side, severity):
     images = np.full((2, side, side + 3, 3), [0.0, 0.3, 1.0])
     np.testing.assert_allclose(jp.data.corrupt(images, name, severity, 0), images, atol=1e-12)
 
@@ -316,7 +316,7 @@ def test_pixelate_is_the_mean_of_blocks(side, cell):
     np.testing.assert_allclose(jp.data.corrupt(images, "pixelate", 5, 0), expected, atol=1e-12)
 
 
-def test_cells_are_rounded_to_whole_pixels():
+def test_averaged_cells_are_rounded_to_whole_pixels():
     got = _blurs.averaged(np.arange(8.0), 1.5, 0)
     assert got.tolist() == [0.5, 0.5, 2, 3.5, 3.5, 5, 6.5, 6.5]
     assert _blurs.averaged(np.arange(5.0), 1.1, 0).tolist() == [0, 1, 2, 3, 4]
@@ -337,7 +337,7 @@ QUANTA = np.array(
 )
 
 
-def test_jpeg_of_quality_fifty_is_the_cosine_transform_of_the_standard():
+def test_jpeg_compression_of_quality_fifty_is_the_cosine_transform_of_the_standard():
     images = jp.data.digits().pixels[:40].astype(np.float64)
     levels = np.floor(255 * images[..., 0] + 0.5) - 128
     spectrum = np.round(fft.dctn(levels, axes=(1, 2), norm="ortho") / QUANTA) * QUANTA
@@ -379,7 +379,7 @@ def test_jpeg_of_quality_fifty_is_the_cosine_transform_of_the_standard():
         ({"indices": np.array([0.5])}, ValueError, r"indices: .*but got float64"),
     ],
 )
-def test_bad_input_is_named_with_its_remedy(change, error, message):
+def test_corrupt_names_bad_input_with_its_remedy(change, error, message):
     arguments = {"images": np.zeros((1, 8, 8, 1)), "name": "fog", "severity": 1, "seed": 0, **change}
     with pytest.raises(error, match=message):
         jp.data.corrupt(**arguments)

@@ -15,12 +15,12 @@ from jaxprune.data.splits import shuffled
 # ------------------------------------------------------------------------------------------------------ splits
 
 
-def test_a_permutation_never_changes_between_versions():
+def test_shuffled_never_changes_between_versions():
     assert shuffled(12, "jaxprune").tolist() == [7, 9, 4, 10, 0, 8, 1, 3, 2, 11, 5, 6]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_splits_are_disjoint_exhaustive_and_stratified(seed):
+def test_split_is_disjoint_exhaustive_and_stratified(seed):
     labels = jp.data.digits().labels
     parts = jp.data.split(labels, "digits", seed)
     assert list(parts) == list(jp.data.FRACTIONS)
@@ -32,7 +32,7 @@ def test_splits_are_disjoint_exhaustive_and_stratified(seed):
         assert np.all(np.diff(part) > 0)
 
 
-def test_splits_of_digits_have_the_stated_sizes():
+def test_split_of_digits_has_the_stated_sizes():
     sizes = {name: len(part) for name, part in jp.data.split(jp.data.digits().labels, "digits", 0).items()}
     assert sizes == {
         "test": 451,
@@ -44,29 +44,29 @@ def test_splits_of_digits_have_the_stated_sizes():
     }
 
 
-def test_a_split_is_a_function_of_seed_and_name():
+def test_split_is_a_function_of_seed_and_name():
     labels = np.repeat(np.arange(4), 50)
 
-    def test_part(name: str, seed: int) -> list[int]:
+    def of_test(name: str, seed: int) -> list[int]:
         return jp.data.split(labels, name, seed)["test"].tolist()
 
-    assert test_part("a", 0) == test_part("a", 0)
-    assert len({tuple(test_part(*case)) for case in (("a", 0), ("a", 1), ("b", 0))}) == 3
+    assert of_test("a", 0) == of_test("a", 0)
+    assert len({tuple(of_test(*case)) for case in (("a", 0), ("a", 1), ("b", 0))}) == 3
 
 
-def test_fractions_may_leave_examples_out():
+def test_split_may_leave_examples_out():
     parts = jp.data.split(np.repeat([0, 1], 10), "toy", 0, {"a": 0.3, "b": 0.2})
     assert {name: len(part) for name, part in parts.items()} == {"a": 6, "b": 4}
     assert not set(parts["a"]) & set(parts["b"])
 
 
 @pytest.mark.parametrize("fractions", [{"a": 0.0, "b": 0.5}, {"a": -0.1}, {"a": 0.6, "b": 0.5}, {}])
-def test_bad_fractions_are_an_error(fractions):
+def test_split_refuses_bad_fractions(fractions):
     with pytest.raises(ValueError, match="fractions: expected positive shares that sum to at most 1, but got"):
         jp.data.split(np.repeat([0, 1], 10), "toy", 0, fractions)
 
 
-def test_a_split_without_some_class_is_an_error():
+def test_split_without_some_class_is_an_error():
     labels = np.array([0] * 100 + [1] * 3)
     with pytest.raises(
         ValueError, match=r"the split 'selection' of toy gets no example of class 1, which has 3\. Use more"
@@ -119,7 +119,7 @@ def test_batches_keep_the_weights_they_are_given():
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_hosts_together_hold_the_global_batch_in_order(hosts):
+def test_batches_of_all_hosts_together_are_the_global_batch_in_order(hosts):
     data = examples(11)
     for step, batch in enumerate(jp.data.Batches(data, 8)):
         parts = [jp.data.Batches(data, 8, host=(index, hosts))[step] for index in range(hosts)]
@@ -133,7 +133,7 @@ def test_hosts_together_hold_the_global_batch_in_order(hosts):
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (11, 4), (3, 8), (5, 5)])
-def test_training_is_a_stream_of_permutations_without_padding(count, size):
+def test_training_batch_is_of_a_stream_of_permutations_without_padding(count, size):
     batches = [jp.data.training_batch(examples(count), size, 5, step) for step in range(-(-3 * count // size))]
     assert all(batch["weight"].tolist() == [1.0] * size for batch in batches)
     assert all(np.array_equal(batch["image"][:, 0, 0, 0], batch["label"]) for batch in batches)
@@ -142,7 +142,7 @@ def test_training_is_a_stream_of_permutations_without_padding(count, size):
     assert len({tuple(epoch) for epoch in stream.tolist()}) > 1
 
 
-def test_a_training_batch_is_a_function_of_seed_and_step():
+def test_training_batch_is_a_function_of_seed_and_step():
     def batch(seed: int, step: int) -> list[int]:
         return jp.data.training_batch(examples(100), 10, seed, step)["label"].tolist()
 
@@ -151,7 +151,7 @@ def test_a_training_batch_is_a_function_of_seed_and_step():
 
 
 @pytest.mark.parametrize(("size", "host"), [(0, (0, 1)), (4, (0, 3)), (4, (2, 2)), (4, (-1, 2)), (4, (0, 0))])
-def test_bad_sizes_and_hosts_are_an_error(size, host):
+def test_batches_refuse_bad_sizes_and_hosts(size, host):
     for make in (
         lambda: jp.data.Batches(examples(8), size, host),
         lambda: jp.data.training_batch(examples(8), size, 0, 0, host),
@@ -160,7 +160,7 @@ def test_bad_sizes_and_hosts_are_an_error(size, host):
             make()
 
 
-def test_bad_data_for_batches_is_an_error():
+def test_batches_refuse_bad_data():
     data = examples(4)
     with pytest.raises(ValueError, match="data: expected at least one example, but it is empty"):
         jp.data.Batches(examples(0), 4)
@@ -228,7 +228,7 @@ def test_arrays_refuse_bad_images_and_labels(change, error, message):
         dataclasses.replace(toy(), **change)
 
 
-def test_imagenet_has_ten_disjoint_tasks_of_ten_classes():
+def test_imagenet_tasks_are_ten_disjoint_ones_of_ten_classes():
     tasks = jp.data.imagenet_tasks()
     numbers = np.concatenate([task.classes for task in tasks])
     assert [len(task.classes) for task in tasks] == [10] * 10
@@ -239,7 +239,7 @@ def test_imagenet_has_ten_disjoint_tasks_of_ten_classes():
     assert tasks[0].chance == 0.1
 
 
-def test_a_task_is_found_by_name_and_the_error_offers_the_nearest():
+def test_find_task_goes_by_name_and_its_error_offers_the_nearest():
     tasks = jp.data.imagenet_tasks()
     assert jp.data.find_task(tasks, "birds") in tasks
     with pytest.raises(ValueError, match=r"task: unknown value 'brids'. Did you mean 'birds'"):
@@ -257,7 +257,7 @@ def test_shapes_hold_every_pair_of_shape_and_texture_equally_often():
     assert jp.data.shapes(4, per_class=2).name != source.name
 
 
-def test_the_labels_of_shapes_are_what_was_painted():
+def test_shapes_have_labels_of_what_was_painted():
     source = jp.data.shapes(3, per_class=1)
     shape, texture = np.divmod(source.labels, 10)
     made = jp.data.scenes(jax.random.key(3), 100, image=32, difficulty=0.25, shape=shape, texture=texture)
@@ -277,7 +277,7 @@ def test_shape_tasks_cover_the_classes_with_every_shape_and_texture_once_each():
 
 
 @pytest.mark.parametrize("name", sorted(jp.data.SHIFTS))
-def test_a_shift_is_deterministic_and_stays_in_range(name):
+def test_shift_is_deterministic_and_stays_in_range(name):
     images = np.random.default_rng(0).random((3, 8, 8, 2)).astype(np.float32)
     kept = images.copy()
     moved = jp.data.shift(images, name, 1)
@@ -289,14 +289,14 @@ def test_a_shift_is_deterministic_and_stays_in_range(name):
     assert np.array_equal(jp.data.shift(images, name, 2), moved) == (name != "noise")
 
 
-def test_noise_has_the_stated_deviation():
+def test_shift_by_noise_has_the_stated_deviation():
     images = np.full((1, 200, 200, 1), 0.5, np.float64)
     got = jp.data.shift(images, "noise", 0) - images
     # Clipping at 2.5 standard deviations takes about 1 % of it.
     np.testing.assert_allclose([got.mean(), got.std()], [0.0, 0.2], atol=0.005)
 
 
-def test_an_unknown_shift_is_an_error():
+def test_shift_names_an_unknown_shift():
     with pytest.raises(ValueError, match=r"shift: unknown value 'nose'. Did you mean 'noise'"):
         jp.data.shift(np.zeros((1, 8, 8, 1), np.float32), "nose", 0)
 
@@ -341,7 +341,7 @@ def edit(folder: Path, name: str, change) -> None:
     path.write_bytes(change(path.read_bytes()))
 
 
-def test_a_prepared_data_set_is_read_without_tensorflow(prepared):
+def test_tfds_reads_a_prepared_data_set_without_tensorflow(prepared):
     source = jp.data.tfds("jaxprune_toy", size=4, folder=str(prepared))
     assert (source.name, source.classes) == ("tfds:jaxprune_toy:train", ("dark", "bright"))
     images = source.images(np.arange(20))
@@ -357,7 +357,7 @@ def test_a_prepared_data_set_is_read_without_tensorflow(prepared):
 
 
 @pytest.mark.parametrize("claimed", [15, 25])
-def test_a_count_that_differs_from_the_metadata_is_an_error(prepared, claimed):
+def test_tfds_refuses_a_count_that_differs_from_the_metadata(prepared, claimed):
     def change(raw: bytes) -> bytes:
         info = json.loads(raw)
         info["splits"][0]["shardLengths"] = [str(claimed)]
@@ -369,13 +369,13 @@ def test_a_count_that_differs_from_the_metadata_is_an_error(prepared, claimed):
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:-1]])
-def test_a_truncated_data_set_is_an_error(prepared, damage):
+def test_tfds_refuses_a_truncated_data_set(prepared, damage):
     edit(prepared, "*.array_record-00000-of-00001", damage)
     with pytest.raises(ValueError, match=r"data: .*tfds:jaxprune_toy.*[Pp]repare it"):
         jp.data.tfds("jaxprune_toy", size=4, folder=str(prepared))
 
 
-def test_a_missing_shard_is_an_error(prepared):
+def test_tfds_refuses_a_missing_shard(prepared):
     (shard,) = prepared.rglob("*.array_record-00000-of-00001")
     shard.unlink()
     with pytest.raises(ValueError, match=r"data: .*tfds:jaxprune_toy.*[Pp]repare it"):
@@ -383,7 +383,7 @@ def test_a_missing_shard_is_an_error(prepared):
 
 
 @pytest.mark.parametrize(("name", "channels"), [("mnist", 1), ("cifar10", 3)])
-def test_well_known_data_sets_open_under_mocking(name, channels):
+def test_tfds_opens_well_known_data_sets_under_mocking(name, channels):
     with tensorflow_datasets.testing.mock_data(num_examples=7):
         source = jp.data.tfds(name, size=16)
         assert (source.labels.shape, len(source.classes)) == ((7,), 10)
@@ -392,7 +392,7 @@ def test_well_known_data_sets_open_under_mocking(name, channels):
     assert source.image_shape == (16, 16, channels)
 
 
-def test_data_sets_that_cannot_be_opened_are_an_error(tmp_path, prepared):
+def test_tfds_names_data_sets_that_cannot_be_opened(tmp_path, prepared):
     with pytest.raises(ValueError, match=r"data: tfds: unknown value 'jaxprune_toi'. Did you mean 'jaxprune_toy'"):
         jp.data.tfds("jaxprune_toi", size=4)
     with pytest.raises(ValueError, match=r"cannot open tfds:mnist, split 'train': .* Prepare it once"):

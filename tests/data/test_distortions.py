@@ -31,7 +31,7 @@ def luminance(images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("name", "level"), ALL)
-def test_a_distortion_is_a_function_of_images_name_level_and_seed(name, level, channels):
+def test_distort_is_a_function_of_images_name_level_and_seed(name, level, channels):
     images = pictures((12, 12, channels)).astype(np.float32)
     kept = images.copy()
     got = distort(images, name, level, 7)
@@ -47,7 +47,7 @@ def test_a_distortion_is_a_function_of_images_name_level_and_seed(name, level, c
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (13, 13, 3)])
 @pytest.mark.parametrize("name", DISTORTIONS)
-def test_an_image_depends_on_its_index_and_on_no_other_image(name, shape, monkeypatch):
+def test_distort_depends_on_the_index_of_an_image_and_on_no_other_image(name, shape, monkeypatch):
     images, level = pictures(shape), DISTORTIONS[name][-1]
     settings = {"amplitude": mean_amplitude(images)} if name == "power-equalisation" else {}
     whole = distort(images, name, level, 0, **settings)
@@ -61,13 +61,13 @@ def test_an_image_depends_on_its_index_and_on_no_other_image(name, shape, monkey
     ("name", "level"),
     [(name, levels[0]) for name, levels in DISTORTIONS.items() if name not in ("colour", "high-pass", "uniform-noise")],
 )
-def test_the_first_level_is_the_grey_picture(name, level):
+def test_distort_at_the_first_level_gives_the_grey_picture(name, level):
     images = pictures()
     expected = np.repeat(luminance(images)[..., None], 3, axis=-1)
     np.testing.assert_allclose(distort(images, name, level, 0), expected, atol=1e-12)
 
 
-def test_levels_are_those_of_the_reference():
+def test_distortions_have_the_levels_of_the_reference():
     values = {name: [level.strip("c") for level in levels] for name, levels in DISTORTIONS.items()}
     assert values["contrast"] == ["100", "50", "30", "15", "10", "05", "03", "01"]
     assert [float(level) for level in values["high-pass"]] == [np.inf, 3, 1.5, 1, 0.7, 0.55, 0.45, 0.4]
@@ -82,7 +82,7 @@ def test_levels_are_those_of_the_reference():
 # --------------------------------------------------------------------------------------------- colour, contrast, noise
 
 
-def test_colour_stays_or_goes():
+def test_distort_keeps_or_drops_colour():
     images = pictures()
     np.testing.assert_array_equal(distort(images, "colour", "cr", 0), images)
     np.testing.assert_allclose(distort(images, "colour", "bw", 0)[..., 1], luminance(images), atol=1e-15)
@@ -96,7 +96,7 @@ def test_contrast_draws_grey_levels_to_one_half(level):
 
 
 @pytest.mark.parametrize("level", DISTORTIONS["uniform-noise"])
-def test_noise_is_uniform_within_its_width_and_the_same_luck_at_every_level(level):
+def test_uniform_noise_stays_within_its_width_with_the_same_luck_at_every_level(level):
     images, width = pictures((48, 48, 1)), float(level)
     base = 0.35 + 0.3 * images
     noise = distort(images, "uniform-noise", level, 0) - base
@@ -114,13 +114,13 @@ def test_noise_is_uniform_within_its_width_and_the_same_luck_at_every_level(leve
 
 
 @pytest.mark.parametrize("level", DISTORTIONS["low-pass"])
-def test_the_low_pass_keeps_the_grey_that_surrounds_it(level):
+def test_low_pass_keeps_the_grey_that_surrounds_it(level):
     images = np.full((1, 24, 24, 1), GREY)
     np.testing.assert_allclose(distort(images, "low-pass", level, 0), images, atol=1e-12)
 
 
 @pytest.mark.parametrize("level", DISTORTIONS["low-pass"][1:])
-def test_the_low_pass_is_a_gaussian_of_that_many_pixels_at_224(level):
+def test_low_pass_is_a_gaussian_of_that_many_pixels_at_224(level):
     images = np.full((1, 224, 224, 1), GREY)
     images[0, 112, 112] = 1.0
     got = distort(images, "low-pass", level, 0)[0, ..., 0] - GREY
@@ -133,7 +133,7 @@ def test_the_low_pass_is_a_gaussian_of_that_many_pixels_at_224(level):
     np.testing.assert_allclose(got, (1 - GREY) * np.outer(line, line), atol=1e-12)
 
 
-def test_widths_are_in_proportion_to_the_shorter_side():
+def test_low_pass_width_is_in_proportion_to_the_shorter_side():
     images = pictures((32, 40, 1))
     expected = ndimage.gaussian_filter(images[..., 0], (0, 1.0, 1.0), mode="constant", cval=GREY)
     np.testing.assert_allclose(distort(images, "low-pass", "7", 0)[..., 0], expected, atol=1e-12)
@@ -141,7 +141,7 @@ def test_widths_are_in_proportion_to_the_shorter_side():
 
 
 @pytest.mark.parametrize("level", DISTORTIONS["high-pass"][1:])
-def test_high_and_low_pass_are_the_picture_up_to_a_shift(level):
+def test_high_pass_and_low_pass_are_the_picture_up_to_a_shift(level):
     images = faint((32, 32, 1))
     low = ndimage.gaussian_filter(images[..., 0], (0, *[float(level)] * 2), mode="constant", cval=GREY)
     high = distort(images, "high-pass", level, 0, reference=32)[..., 0]
@@ -150,7 +150,7 @@ def test_high_and_low_pass_are_the_picture_up_to_a_shift(level):
     np.testing.assert_allclose(rest, np.broadcast_to(rest[:, :1, :1], rest.shape), atol=1e-12)
 
 
-def test_the_high_pass_without_end_moves_the_mean():
+def test_high_pass_without_end_moves_the_mean():
     images = faint((12, 12, 1))
     expected = images - images.mean(axis=(1, 2), keepdims=True) + GREY
     np.testing.assert_allclose(distort(images, "high-pass", "inf", 0), expected, atol=1e-12)
@@ -158,7 +158,7 @@ def test_the_high_pass_without_end_moves_the_mean():
     np.testing.assert_allclose(wide, expected, atol=1e-4)
 
 
-def test_strict_high_pass_filters_leave_nothing_of_small_images():
+def test_high_pass_that_is_strict_leaves_nothing_of_small_images():
     images = pictures((32, 32, 1))
     assert np.std(distort(images, "high-pass", "1.5", 0)) < 1e-4 < np.std(distort(images, "high-pass", "3.0", 0))
 
@@ -183,7 +183,7 @@ def test_phase_scrambling_keeps_every_amplitude_and_turns_phases_within_its_widt
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (9, 12, 1)])
-def test_equalised_images_have_the_mean_amplitude_and_their_own_phases(shape):
+def test_power_equalisation_gives_the_mean_amplitude_and_keeps_phases(shape):
     images = faint(shape)
     grey = luminance(images) if shape[2] == 3 else images[..., 0]
     spectra = np.fft.fft2(grey)
@@ -197,7 +197,7 @@ def test_equalised_images_have_the_mean_amplitude_and_their_own_phases(shape):
     np.testing.assert_allclose(alone[..., 0], grey[:1], atol=1e-12)
 
 
-def test_a_frequency_that_an_image_lacks_gets_the_phase_zero():
+def test_power_equalisation_gives_a_missing_frequency_the_phase_zero():
     images = np.full((1, 8, 8, 1), 0.3)
     amplitude = np.zeros((8, 8))
     amplitude[0, 0], amplitude[0, 1], amplitude[0, 7] = 0.5 * 64, 0.1 * 32, 0.1 * 32
@@ -208,7 +208,7 @@ def test_a_frequency_that_an_image_lacks_gets_the_phase_zero():
 # ------------------------------------------------------------------------------------------------------------ rotation
 
 
-def test_four_quarter_turns_are_none():
+def test_rotation_by_four_quarter_turns_is_none():
     images = pictures((12, 12, 1))
     turned = images
     for angle in ("90", "180", "270"):
@@ -217,7 +217,7 @@ def test_four_quarter_turns_are_none():
     np.testing.assert_array_equal(distort(turned, "rotation", "90", 0), images)
 
 
-def test_a_quarter_turn_is_anticlockwise_and_swaps_height_and_width():
+def test_rotation_by_a_quarter_is_anticlockwise_and_swaps_height_and_width():
     images = np.zeros((1, 8, 10, 1))
     images[0, 0, 9] = 1  # the upper right corner goes to the upper left
     got = distort(images, "rotation", "90", 0)
@@ -253,7 +253,7 @@ def test_a_quarter_turn_is_anticlockwise_and_swaps_height_and_width():
         ),
     ],
 )
-def test_bad_input_is_named_with_its_remedy(change, error, message):
+def test_distort_names_bad_input_with_its_remedy(change, error, message):
     arguments = {"images": np.zeros((1, 8, 8, 1)), "name": "contrast", "level": "c10", "seed": 0, **change}
     with pytest.raises(error, match=message):
         distort(**arguments)

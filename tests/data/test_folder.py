@@ -46,7 +46,7 @@ def opened(path: Path, **options) -> jp.data.Folder:
 # ---------------------------------------------------------------------------------------------------- what is there
 
 
-def test_classes_and_pictures_come_in_the_order_of_image_folder(three):
+def test_folder_has_classes_and_pictures_in_the_order_of_image_folder(three):
     source = opened(three)
     assert isinstance(source, jp.data.Source)
     assert (source.name, source.classes) == ("folder:three", ("Dog", "cat", "eel"))
@@ -64,7 +64,7 @@ def test_classes_and_pictures_come_in_the_order_of_image_folder(three):
     assert (len(source), source.image_shape, source.skipped) == (7, (16, 16, 3), {})
 
 
-def test_images_are_the_preprocessed_files(three):
+def test_folder_images_are_the_preprocessed_files(three):
     source = opened(three)
     images = source.images(np.array([4, 0]))
     assert (images.shape, images.dtype) == ((2, 16, 16, 3), np.uint8)
@@ -80,7 +80,7 @@ def test_images_are_the_preprocessed_files(three):
     np.testing.assert_array_equal(chosen["image"], source.images(np.arange(2, 6)).astype(np.float32) / 255)
 
 
-def test_links_are_followed(three, tmp_path):
+def test_folder_follows_links(three, tmp_path):
     (tmp_path / "far").mkdir()
     (three / "eel/0").rename(tmp_path / "far/0")
     (three / "eel/0").symlink_to(tmp_path / "far/0")
@@ -92,7 +92,7 @@ def test_links_are_followed(three, tmp_path):
 # ------------------------------------------------------------------------------------------------------ fingerprints
 
 
-def test_a_fingerprint_is_of_names_labels_and_contents(three, tmp_path):
+def test_fingerprint_of_a_folder_is_of_names_labels_and_contents(three, tmp_path):
     first = opened(three).fingerprint()
     assert re.fullmatch("sha256-whole:[0-9a-f]{64}", first)
     assert opened(three).fingerprint() == first
@@ -112,7 +112,7 @@ def test_a_fingerprint_is_of_names_labels_and_contents(three, tmp_path):
     assert len(found) == 5
 
 
-def test_of_much_data_the_ends_are_hashed(tmp_path):
+def test_fingerprint_of_much_data_hashes_the_ends(tmp_path):
     middle, end = bytearray(20_000), bytearray(20_000)
     middle[10_000], end[-1] = 1, 1
     names = ["plain", "middle", "end"]
@@ -166,7 +166,7 @@ def damaged(three, damaged_files) -> Path:
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_picture_is_found_and_named(three, damaged_files, name):
+def test_check_finds_and_names_a_damaged_picture(three, damaged_files, name):
     limit = {"max_pixels": 10_000_000} if name == "wide.png" else {}
     source = opened(write(three, {f"Dog/{name}": damaged_files[name]}), **limit)
     place, message = source.files.index(f"Dog/{name}"), DAMAGE[name][1]
@@ -184,7 +184,7 @@ def test_a_damaged_picture_is_found_and_named(three, damaged_files, name):
 
 
 @pytest.mark.parametrize("name", sorted(DAMAGE.keys() - {"bomb.png", "large.png"}))
-def test_decoding_a_damaged_picture_names_it(three, damaged_files, name):
+def test_folder_names_a_damaged_picture_when_it_is_decoded(three, damaged_files, name):
     source = opened(write(three, {f"Dog/{name}": damaged_files[name]}), max_pixels=10_000_000)
     with pytest.raises(ValueError, match=rf"Dog/{re.escape(name)}: .*{DAMAGE[name][1]}"):
         source.images(np.array([source.files.index(f"Dog/{name}")]))
@@ -192,19 +192,19 @@ def test_decoding_a_damaged_picture_names_it(three, damaged_files, name):
 
 @pytest.mark.parametrize("name", ["bomb.png", "large.png"])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_picture_too_large_is_refused_before_it_is_decoded(three, damaged_files, name):
+def test_folder_refuses_a_picture_too_large_before_it_is_decoded(three, damaged_files, name):
     source = opened(write(three, {f"Dog/{name}": damaged_files[name]}))
     with pytest.raises(ValueError, match=rf"Dog/{name}: .*({DAMAGE[name][1]})"):
         source.images(np.array([source.files.index(f"Dog/{name}")]))
 
 
-def test_all_damaged_pictures_are_counted_and_five_are_named(damaged):
+def test_check_says_how_many_pictures_are_damaged_and_names_five(damaged):
     with pytest.raises(ValueError, match=r"folder: 8 of 15 pictures .* The first:\n(  .*\n){4}  .*$") as caught:
         opened(damaged).check(whole=True)
     assert len(re.findall(r"cat/", str(caught.value))) == 5
 
 
-def test_skipping_leaves_them_out_before_any_split(damaged):
+def test_folder_skips_damaged_pictures_before_any_split(damaged):
     whole = opened(damaged)
     source = opened(damaged, on_error="skip", max_pixels=10_000_000, workers=2)
     assert set(source.skipped) == {f"cat/{name}" for name in DAMAGE}
@@ -219,7 +219,7 @@ def test_skipping_leaves_them_out_before_any_split(damaged):
         source.images(np.arange(7))
 
 
-def test_one_percent_of_damage_is_found_in_both_ways(tmp_path):
+def test_folder_finds_one_percent_of_damage_in_both_ways(tmp_path):
     good, bad = encoded(3, kind="JPEG"), {7, 130}
     place = write(tmp_path / "many", {f"{i % 2}/{i:03}.jpg": good[:-50] if i in bad else good for i in range(200)})
     assert sorted(opened(place, on_error="skip").skipped) == ["0/130.jpg", "1/007.jpg"]
@@ -227,7 +227,7 @@ def test_one_percent_of_damage_is_found_in_both_ways(tmp_path):
         opened(place).check(whole=True)
 
 
-def test_a_class_left_empty_by_skipping_is_an_error(three):
+def test_folder_refuses_a_class_left_empty_by_skipping(three):
     (three / "eel/0/0/0.jpg").write_bytes(b"")
     with pytest.raises(
         ValueError, match=r"folder: 1 of 3 classes .* have no picture that can be read, the first 'eel'"
@@ -235,7 +235,7 @@ def test_a_class_left_empty_by_skipping_is_an_error(three):
         opened(three, on_error="skip")
 
 
-def test_pillow_must_not_fill_what_is_missing(three, monkeypatch):
+def test_folder_refuses_a_pillow_that_fills_what_is_missing(three, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(ValueError, match=r"PIL.ImageFile.LOAD_TRUNCATED_IMAGES: expected False"):
         opened(three).images(np.arange(1))
@@ -244,7 +244,7 @@ def test_pillow_must_not_fill_what_is_missing(three, monkeypatch):
 # -------------------------------------------------------------------------------------------- folders that are wrong
 
 
-def test_folders_that_are_wrong_are_an_error(tmp_path, three):
+def test_folder_names_what_is_wrong_with_folders(tmp_path, three):
     with pytest.raises(ValueError, match=r"folder: .*nowhere' is not a folder. Pass the one that holds a subfolder"):
         opened(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"folder: .*outside.png' is not a folder"):
@@ -260,20 +260,20 @@ def test_folders_that_are_wrong_are_an_error(tmp_path, three):
 
 @pytest.mark.parametrize("place", ["cat", "cat/x"])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_names_that_are_not_utf8_are_an_error(three, place, kind):
+def test_folder_refuses_names_that_are_not_utf8(three, place, kind):
     name = os.fsencode(three / place) + (b"/\xff\xfe.png" if kind == "file" else b"/caf\xe9")
     Path(os.fsdecode(name)).touch() if kind == "file" else Path(os.fsdecode(name)).mkdir()
     with pytest.raises(ValueError, match=r"folder: 1 names in b'.*' are not UTF-8, the first b'.*\\x.*'\. Rename them"):
         opened(three)
 
 
-def test_a_class_that_is_not_utf8_is_an_error(three):
+def test_folder_refuses_a_class_that_is_not_utf8(three):
     Path(os.fsdecode(os.fsencode(three) + b"/\xe9")).mkdir()
     with pytest.raises(ValueError, match=r"are not UTF-8, the first b'\\xe9'"):
         opened(three)
 
 
-def test_names_in_other_scripts_are_names(tmp_path):
+def test_folder_takes_names_in_other_scripts(tmp_path):
     source = opened(write(tmp_path / "ö", {"猫/ё.png": encoded(0), "日 本/é\n.png": encoded(1)}))
     assert source.classes == ("日 本", "猫")
     source.check(whole=True)
@@ -281,13 +281,13 @@ def test_names_in_other_scripts_are_names(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["..", "../..", "."])
-def test_links_in_a_circle_are_an_error(three, target):
+def test_folder_refuses_links_in_a_circle(three, target):
     (three / "cat/x/loop").symlink_to(target)
     with pytest.raises(ValueError, match=r"folder: '.*loop' is a link to a folder that it lies in"):
         opened(three)
 
 
-def test_links_to_themselves_and_to_nothing(three):
+def test_folder_names_links_to_themselves_and_to_nothing(three):
     (three / "cat/gone.png").symlink_to("nothing.png")
     with pytest.raises(ValueError, match=r"folder: 1 of 8 pictures.*\n.*cat/gone.png: cannot be read"):
         opened(three).check()
@@ -297,14 +297,14 @@ def test_links_to_themselves_and_to_nothing(three):
         opened(three)
 
 
-def test_a_pipe_is_not_waited_for(three):
+def test_folder_does_not_wait_for_a_pipe(three):
     os.mkfifo(three / "cat/pipe.png")
     with pytest.raises(ValueError, match=r"folder: '.*pipe.png' is neither a regular file nor a folder"):
         opened(three)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_requests_that_are_wrong_are_an_error(three):
+def test_folder_refuses_bad_arguments(three):
     with pytest.raises(ValueError, match="on_error: unknown value 'ignore'"):
         opened(three, on_error="ignore")
     with pytest.raises(ValueError, match="max_pixels: expected a whole number"):

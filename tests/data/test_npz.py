@@ -12,7 +12,7 @@ def path(tmp_path):
     return tmp_path / "three.npz"
 
 
-def test_bytes_stay_bytes_and_floats_become_float32(path):
+def test_npz_keeps_bytes_and_makes_floats_float32(path):
     np.savez(path, image=BYTES, label=LABELS, classes=["no", "yes"])
     source = jp.data.npz(path)
     assert (source.name, source.classes, source.image_shape) == ("npz:three", ("no", "yes"), (4, 5, 3))
@@ -49,7 +49,7 @@ def test_bytes_stay_bytes_and_floats_become_float32(path):
         ({"classes": ["one"]}, ValueError, r"labels: expected labels in \[0, 1\), but found 1"),
     ],
 )
-def test_arrays_that_do_not_fit_are_an_error(path, change, error, message):
+def test_npz_refuses_arrays_that_do_not_fit(path, change, error, message):
     arrays = {"image": BYTES, "label": LABELS, **change}
     np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
     with pytest.raises(error, match=message):
@@ -61,7 +61,7 @@ class Bomb:
         return (pytest.fail, ("a pickle was run",))
 
 
-def test_pickles_are_never_read(path):
+def test_npz_never_reads_pickles(path):
     np.savez(path, image=BYTES, label=LABELS, other=np.array([Bomb()], object))
     jp.data.npz(path)  # what is not asked for is not opened
     np.savez(path, image=BYTES, label=np.array([Bomb()] * 3, object))
@@ -69,7 +69,7 @@ def test_pickles_are_never_read(path):
         jp.data.npz(path)
 
 
-def test_files_that_are_no_archives_are_an_error(path, tmp_path):
+def test_npz_refuses_files_that_are_no_archives(path, tmp_path):
     with pytest.raises(ValueError, match=r"npz: cannot read '.*three.npz' \(.*No such file"):
         jp.data.npz(path)
     for content in (b"", b"text", b"\x80\x04N."):
@@ -81,7 +81,7 @@ def test_files_that_are_no_archives_are_an_error(path, tmp_path):
         jp.data.npz(tmp_path / "one.npy")
 
 
-def test_every_cut_and_flip_is_an_error_or_changes_nothing(path):
+def test_npz_every_cut_and_flip_is_an_error_or_changes_nothing(path):
     np.savez(path, image=BYTES, label=LABELS)
     whole, source = path.read_bytes(), jp.data.npz(path)
     errors = 0

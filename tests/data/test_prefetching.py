@@ -42,7 +42,7 @@ class Notes:
 
 @pytest.mark.parametrize("ahead", [1, 2, 5, 50])
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_results_come_in_order_and_each_once(ahead, count):
+def test_in_background_gives_results_in_order_and_each_once(ahead, count):
     notes = Notes()
     assert list(in_background(notes, iter(range(count)), ahead)) == [number**2 for number in range(count)]
     assert sorted(notes.called) == list(range(count))
@@ -50,7 +50,7 @@ def test_results_come_in_order_and_each_once(ahead, count):
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 4])
-def test_what_comes_next_is_made_meanwhile_and_no_more_than_that(ahead):
+def test_in_background_makes_what_comes_next_and_no_more_than_that(ahead):
     notes = Notes()
     results = in_background(notes, range(100), ahead)
     assert notes.called == []  # nothing before it is asked for
@@ -62,12 +62,12 @@ def test_what_comes_next_is_made_meanwhile_and_no_more_than_that(ahead):
     assert threads() == []
 
 
-def test_several_are_made_at_the_same_time():
+def test_in_background_makes_several_at_the_same_time():
     meeting = threading.Barrier(3)
     assert list(in_background(lambda number: meeting.wait(PATIENCE) >= 0, range(9), 3)) == [True] * 9
 
 
-def test_an_error_comes_in_place_of_its_result():
+def test_in_background_raises_an_error_in_place_of_its_result():
     results = in_background(Notes(bad=3), range(10))
     assert [next(results) for _ in range(3)] == [0, 1, 4]
     with pytest.raises(OSError, match=r"^3\.jpg is broken$"):
@@ -76,7 +76,7 @@ def test_an_error_comes_in_place_of_its_result():
     assert list(results) == []
 
 
-def test_a_loop_that_ends_early_leaves_no_thread():
+def test_in_background_leaves_no_thread_when_a_loop_ends_early():
     for result in in_background(Notes(), range(100)):
         if result == 4:
             break
@@ -101,7 +101,7 @@ def batches(count: int = 29, size: int = 8) -> jp.data.Batches:
     return jp.data.Batches({"image": images, "label": np.arange(count)}, size)
 
 
-def test_prefetched_batches_are_the_batches_every_time():
+def test_prefetch_gives_the_batches_every_time():
     plain, early = batches(), jp.data.prefetch(batches(), ahead=3)
     assert len(early) == len(plain) == 4
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_prefetched_batches_are_the_batches_every_time():
     assert threads() == []
 
 
-def test_batches_are_placed_in_the_background():
+def test_prefetch_places_batches_in_the_background():
     where = set()
 
     def place(batch):
@@ -130,14 +130,14 @@ def test_batches_are_placed_in_the_background():
     np.testing.assert_allclose(score(net, early)["w"], score(net, batches(32))["w"], rtol=1e-12)
 
 
-def test_an_error_of_place_surfaces():
+def test_prefetch_raises_an_error_of_place():
     early = jp.data.prefetch(batches(29, 9), place=partial(jp.mesh.shard_batch, jp.mesh.make()))
     with pytest.raises(ValueError, match="batch: expected a number of examples that 8 devices divide, but got 9"):
         list(early)
     assert threads() == []
 
 
-def test_bad_input_is_refused_at_once(unchecked):
+def test_prefetch_refuses_bad_input_at_once(unchecked):
     with pytest.raises(ValueError, match="ahead: expected a whole number of 1 or more, but got 0"):
         jp.data.prefetch(batches(), ahead=0)
     with pytest.raises(ValueError, match="ahead: expected a whole number of 1 or more, but got 0"):
@@ -149,7 +149,7 @@ def test_bad_input_is_refused_at_once(unchecked):
 # ------------------------------------------------------------------------------------------------------ progress
 
 
-def test_progress_gives_the_batches_on_and_prints_nothing_without_a_terminal(capsys):
+def test_with_progress_gives_the_batches_on_and_prints_nothing_without_a_terminal(capsys):
     shown = jp.data.with_progress(batches(), "accuracy")
     assert len(shown) == 4
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_progress_gives_the_batches_on_and_prints_nothing_without_a_terminal(cap
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_shows_images_per_second_in_a_terminal(monkeypatch):
+def test_with_progress_shows_images_per_second_in_a_terminal(monkeypatch):
     screen, now = io.StringIO(), [0.0]
     console = rich.console.Console(file=screen, force_terminal=True, width=120, get_time=lambda: now[0])
     monkeypatch.setattr(rich, "get_console", lambda: console)

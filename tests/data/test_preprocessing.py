@@ -35,20 +35,20 @@ def digests(picture: Image.Image | np.ndarray, rule: Preprocess) -> list[str]:
 
 
 @pytest.mark.parametrize("transform", RULES)
-def test_pictures_of_every_mode_and_size_are_torchvisions_to_the_bit(transform):
+def test_preprocess_gives_the_bits_of_torchvision_for_every_mode_and_size(transform):
     for name, picture in pictures.made().items():
         assert digests(picture, RULES[transform]) == golden(transform, name), name
 
 
 @pytest.mark.parametrize("transform", RULES)
-def test_files_are_torchvisions_to_the_bit(transform):
+def test_preprocess_gives_the_bits_of_torchvision_for_files(transform):
     assert len(FILES) == 5
     for name, data in FILES.items():
         assert digests(Image.open(io.BytesIO(data)), RULES[transform]) == golden(transform, name), name
 
 
 @pytest.mark.parametrize("transform", RULES)
-def test_torchvisions_transform_of_tensors_is_at_most_one_grey_level_away(transform):
+def test_preprocess_is_one_grey_level_at_most_from_torchvisions_of_tensors(transform):
     for name, picture in pictures.smooth_ones().items():
         got = jp.data.preprocess(picture, RULES[transform])[::14, ::14].astype(int)
         assert np.abs(got - GOLDEN[f"tensor/{transform}/{name}"]).max() <= 1, name
@@ -64,20 +64,20 @@ def test_torchvisions_transform_of_tensors_is_at_most_one_grey_level_away(transf
         {"mean": (0.485, 0.456, 0.4061)},
     ],
 )
-def test_another_transform_gives_other_bits(change):
+def test_preprocess_by_another_transform_gives_other_bits(change):
     picture, rule = pictures.made()["375x500-RGB"], RULES["256-224-bilinear"]
     # A pair of exactly the computed sides is the same transform.
     same = change == {"resize": (256, 341)}
     assert (digests(picture, dataclasses.replace(rule, **change)) == golden("256-224-bilinear", "375x500-RGB")) == same
 
 
-def test_a_camera_that_was_turned_is_not_turned_back():
+def test_preprocess_does_not_turn_a_turned_picture_back():
     turned = Image.open(io.BytesIO(FILES["rotated.jpg"]))
     assert turned.getexif()[0x0112] == 6
     assert jp.data.preprocess(turned, Preprocess()).shape == (48, 70, 3)
 
 
-def test_arrays_are_pictures_too():
+def test_preprocess_takes_arrays_as_pictures():
     rule = Preprocess(resize=20, crop=18)
     data = pictures.noise(0, 30, 25, 4)
     for array, mode in ((data, "RGBA"), (data[..., :3], "RGB"), (data[..., 0], "L"), (data[..., :1], "L")):
@@ -88,7 +88,7 @@ def test_arrays_are_pictures_too():
             jp.data.preprocess(wrong, rule)
 
 
-def test_what_a_network_sees_is_the_same_under_jit_and_for_floats():
+def test_normalise_is_the_same_under_jit_and_for_floats():
     rule = RULES["256-224-bilinear"]
     data = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
     want = jp.data.normalise(data, rule)
@@ -104,7 +104,7 @@ def test_what_a_network_sees_is_the_same_under_jit_and_for_floats():
             jp.data.normalise(wrong, rule)
 
 
-def test_the_shape_after_all_is_known_or_refused():
+def test_output_shape_is_known_or_refused():
     assert output_shape(Preprocess(resize=256, crop=224)) == (224, 224, 3)
     assert output_shape(Preprocess(resize=(3, 5))) == (3, 5, 3)
     assert [resized_shape(shape, Preprocess(resize=100)) for shape in ((3, 7), (7, 3), (4, 4))] == [
@@ -117,7 +117,7 @@ def test_the_shape_after_all_is_known_or_refused():
             output_shape(rule)
 
 
-def test_the_record_survives_json():
+def test_preprocess_record_survives_json():
     for rule in RULES.values():
         assert Preprocess(**json.loads(json.dumps(dataclasses.asdict(rule)))) == rule
 
@@ -141,6 +141,6 @@ def test_the_record_survives_json():
         ({"deviation": "abc"}, "expected deviation as three finite numbers, above 0"),
     ],
 )
-def test_a_record_that_means_nothing_is_an_error(change, message):
+def test_preprocess_record_that_means_nothing_is_an_error(change, message):
     with pytest.raises(ValueError, match=f"^preprocess: .*{message}"):
         Preprocess(**{"resize": 256, "crop": 224, **change})

@@ -28,7 +28,7 @@ def digest(values: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
 
 
-def test_fields_have_the_documented_types():
+def test_scenes_have_fields_of_the_documented_types():
     made = scenes(KEY, 4, image=40, objects=(1, 3))
     got = {field.name: getattr(made, field.name) for field in dataclasses.fields(Scenes)}
     assert {name: (str(value.dtype), value.shape) for name, value in got.items()} == {
@@ -54,12 +54,12 @@ def test_fields_have_the_documented_types():
         ({"count": 10, "objects": 9, "difficulty": 1.0, "image": 70}, "301b18fbc3a9f2ec", "adb4a3ab1867c7fb"),
     ],
 )
-def test_every_machine_paints_the_same_bytes(options, image, mask):
+def test_scenes_are_the_same_bytes_on_every_machine(options, image, mask):
     made = scenes(jax.random.key(3), **options)
     assert (digest(made.image), digest(made.mask)) == (image, mask)
 
 
-def test_a_scene_depends_on_the_key_and_its_index_only():
+def test_scenes_depend_on_the_key_and_their_index_only():
     many = scenes(KEY, 150, objects=(1, 3))  # more than one chunk
     same(scenes(KEY, 5, objects=(1, 3)), first(many, 5))
     assert digest(scenes(jax.random.key(1), 5, objects=(1, 3)).image) != digest(many.image[:5])
@@ -67,13 +67,13 @@ def test_a_scene_depends_on_the_key_and_its_index_only():
         assert not np.array_equal(many.image[a], many.image[b])
 
 
-def test_typed_and_legacy_keys_agree():
+def test_scenes_of_typed_and_legacy_keys_agree():
     same(scenes(jax.random.key(5), 3), scenes(jax.random.PRNGKey(5), 3))
     same(scenes(jax.random.key(5), 3), scenes(np.array([0, 5], np.uint32), 3))
 
 
 @pytest.mark.parametrize("objects", [1, 3])
-def test_the_same_scene_at_two_resolutions(objects):
+def test_scenes_are_the_same_at_two_resolutions(objects):
     small, large = (scenes(KEY, 60, image=image, objects=objects, difficulty=0.5) for image in (32, 64))
     for name in ("shape", "texture", "colour", "size", "position", "background"):
         np.testing.assert_array_equal(getattr(small, name), getattr(large, name))
@@ -85,7 +85,7 @@ def test_the_same_scene_at_two_resolutions(objects):
 
 
 @pytest.mark.parametrize(("objects", "difficulty"), [(1, 0.0), (1, 1.0), ((1, 4), 0.5), (9, 0.5), (9, 1.0)])
-def test_objects_are_visible_masks_disjoint_and_boxes_tight(objects, difficulty):
+def test_scenes_have_visible_objects_disjoint_masks_and_tight_boxes(objects, difficulty):
     made = scenes(KEY, 120, objects=objects, difficulty=difficulty)
     assert made.mask.sum(1).max() == 1
     present = made.shape >= 0
@@ -102,7 +102,7 @@ def test_objects_are_visible_masks_disjoint_and_boxes_tight(objects, difficulty)
 
 @pytest.mark.parametrize("difficulty", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("objects", [(2, 4), (5, 9)])
-def test_objects_overlap_but_show_half_of_their_pixels(objects, difficulty):
+def test_layout_lets_objects_overlap_but_show_half_of_their_pixels(objects, difficulty):
     plan = layout(5, 0, 300, objects, difficulty, (None, None, None))
     covered = coverage(plan.shape, plan.size, plan.position, plan.direction, 32)
     own, shown = (covered >= 0.5).sum((2, 3)), visible(covered).sum((2, 3))
@@ -110,20 +110,20 @@ def test_objects_overlap_but_show_half_of_their_pixels(objects, difficulty):
     assert (shown < own).any() or difficulty < 0.5
 
 
-def test_every_object_fits_its_cell():
+def test_layout_fits_every_object_into_its_cell():
     # So the last resort of the placement, each object in its own cell, hides nothing.
     for difficulty, number in itertools.product(np.linspace(0.0, 1.0, 21), range(2, 10)):
         plan = layout(5, 0, 200, (number, number), float(difficulty), (None, None, None))
         assert plan.size.max() * np.ceil(np.sqrt(number)) <= 1.0
 
 
-def test_the_number_of_objects_is_uniform():
+def test_scenes_have_a_uniform_number_of_objects():
     number = (scenes(KEY, 600, objects=(2, 4)).shape >= 0).sum(1)
     assert sorted(set(number.tolist())) == [2, 3, 4]
     assert np.bincount(number)[2:].min() > 160
 
 
-def test_factors_are_uniform_and_independent():
+def test_scenes_have_uniform_and_independent_factors():
     made = scenes(jax.random.key(11), 6000, difficulty=1.0)
     terciles = {
         name: np.searchsorted(np.quantile(value, [1 / 3, 2 / 3]), value)
@@ -146,7 +146,7 @@ def test_factors_are_uniform_and_independent():
         assert ((counts - 6000 / classes) ** 2 / (6000 / classes)).sum() < 28.0, name  # 0.1 % of chi-square, 9 d.o.f.
 
 
-def test_fixed_factors_are_kept_and_change_nothing_else():
+def test_scenes_keep_fixed_factors_and_change_nothing_else():
     free = scenes(KEY, 20)
     texture, colour = np.arange(20) % 10, np.full((20, 1), 3)
     made = scenes(KEY, 20, texture=texture, colour=colour)
@@ -156,14 +156,14 @@ def test_fixed_factors_are_kept_and_change_nothing_else():
         np.testing.assert_array_equal(getattr(made, name), getattr(free, name))
 
 
-def test_factors_can_be_fixed_for_each_object():
+def test_scenes_take_factors_for_each_object():
     shape = np.arange(12).reshape(4, 3) % 10
     np.testing.assert_array_equal(scenes(KEY, 4, objects=3, shape=shape).shape, shape)
     made = scenes(KEY, 40, objects=(1, 3), shape=np.full(40, 7))
     assert set(np.unique(made.shape)) == {-1, 7}
 
 
-def test_difficulty_does_what_it_says():
+def test_scenes_difficulty_does_what_it_says():
     easy, middle, hard = (scenes(KEY, 400, difficulty=d) for d in (0.0, 0.5, 1.0))
     assert easy.size.mean() > middle.size.mean() + 0.2 > hard.size.mean() + 0.4
     assert (easy.position == 0.5).all()
@@ -185,7 +185,7 @@ def test_difficulty_does_what_it_says():
     assert contrast(easy) > contrast(middle) + 10.0 > contrast(hard) + 20.0
 
 
-def test_at_difficulty_0_nothing_is_turned():
+def test_scenes_at_difficulty_0_turn_nothing():
     made = scenes(KEY, 10, image=64, difficulty=0.0, shape=np.full(10, SHAPES.index("arrow")))
     np.testing.assert_array_equal(made.mask, made.mask[..., ::-1])
     assert (made.mask[:, 0, :32].sum((1, 2)) > made.mask[:, 0, 32:].sum((1, 2))).all()  # the head is up
@@ -216,7 +216,7 @@ def test_grain_is_standard_noise():
     assert (noise**4).mean() == pytest.approx(3.0 - 1.2 / 4.0, abs=0.05)  # the kurtosis of four uniform numbers
 
 
-def test_shapes_and_textures_can_be_told_apart():
+def test_scenes_have_shapes_and_textures_that_can_be_told_apart():
     made = scenes(KEY, 2400, difficulty=0.1)
     pixels = made.image.astype(np.float64)
     ground = np.median(np.concatenate([pixels[:, 0], pixels[:, -1]], axis=1), axis=1)
@@ -252,12 +252,12 @@ def test_shapes_and_textures_can_be_told_apart():
         ({"key": jax.random.split(KEY, 3)}, r"key: expected one JAX PRNG key, but got uint32\[3, 2\].*one at a time"),
     ],
 )
-def test_bad_input_is_named(unchecked, options, message):
+def test_scenes_name_bad_input(unchecked, options, message):
     options = {"key": KEY, "count": 4, **options}
     with pytest.raises(ValueError, match=message):
         scenes(**options)
 
 
-def test_palette_has_a_colour_for_every_name():
+def test_layout_palette_has_a_colour_for_every_name():
     assert tuple(PALETTE) == COLOURS
     assert len({tones[0] for tones in PALETTE.values()}) == len(COLOURS)

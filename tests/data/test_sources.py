@@ -55,7 +55,7 @@ SOURCES: dict[str, Callable[[Path], jp.data.Source]] = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_source_is_what_its_protocol_says(name, tmp_path):
+def test_source_is_what_its_protocol_says(name, tmp_path):
     source = SOURCES[name](tmp_path)
     assert isinstance(source, jp.data.Source)
     count = len(source)
@@ -92,7 +92,7 @@ def test_select_gives_floats_in_the_unit_range(name, tmp_path):
     assert got["image"].max() <= 1.0
 
 
-def test_a_fingerprint_of_arrays_is_of_pixels_labels_and_classes():
+def test_fingerprint_of_arrays_is_of_pixels_labels_and_classes():
     pixels, labels = pictures.noise(0, 4, 3, 3, 1), np.array([0, 1, 0, 1])
     other = pixels.copy()
     other[3, 2, 2, 0] ^= 1
@@ -111,7 +111,7 @@ def test_a_fingerprint_of_arrays_is_of_pixels_labels_and_classes():
     assert jp.data.Arrays("c", np.repeat(pixels, 2, 0)[::2], labels, ("x", "y")).fingerprint() == again.fingerprint()
 
 
-def test_bytes_become_floats_and_floats_stay():
+def test_as_float_makes_bytes_floats_and_keeps_floats():
     floats = np.linspace(0, 1, 5, dtype=np.float32)
     assert jp.data.as_float(floats) is floats
     got = jp.data.as_float(np.arange(256, dtype=np.uint8))
@@ -119,7 +119,7 @@ def test_bytes_become_floats_and_floats_stay():
     assert got.tolist() == [float(np.float32(value) / np.float32(255)) for value in range(256)]
 
 
-def test_mocked_pictures_are_preprocessed_too():
+def test_tfds_preprocesses_mocked_pictures_too():
     with tensorflow_datasets.testing.mock_data(num_examples=3):
         source = jp.data.tfds("mnist", preprocess=RULE)
         assert source.image_shape == (8, 8, 3)

@@ -66,7 +66,7 @@ INDICES = [
 
 @pytest.mark.parametrize("index", INDICES, ids=str)
 @pytest.mark.parametrize("workers", [None, 1, 5])
-def test_a_stream_is_indexed_like_the_array_it_stands_for(index, workers):
+def test_stream_is_indexed_like_the_array_it_stands_for(index, workers):
     chosen = np.array([20, 3, 3, 17, 0, 8, 9, 23, 1, 2])
     for source in (Painted(), floats()):
         whole, stream = source.images(chosen), jp.data.Stream(source, chosen, workers)
@@ -75,7 +75,7 @@ def test_a_stream_is_indexed_like_the_array_it_stands_for(index, workers):
         np.testing.assert_array_equal(got, whole[index])
 
 
-def test_a_stream_says_what_it_is_and_becomes_an_array_when_asked():
+def test_stream_says_what_it_is_and_becomes_an_array_when_asked():
     stream = jp.data.Stream(Painted(), np.arange(5, 12))
     assert (stream.shape, stream.dtype, stream.ndim, len(stream)) == ((7, 2, 3, 3), np.uint8, 4, 7)
     assert np.shape(stream) == (7, 2, 3, 3)
@@ -88,7 +88,7 @@ def test_a_stream_says_what_it_is_and_becomes_an_array_when_asked():
 
 
 @pytest.mark.parametrize("classes", [None, (2, 0), (1,)])
-def test_the_labels_of_a_stream_are_those_of_select(classes):
+def test_stream_has_the_labels_of_select(classes):
     source, indices = floats(), np.arange(3, 20)
     stream, arrays = jp.data.stream(source, indices, classes), jp.data.select(source, indices, classes)
     assert (stream["label"].dtype, isinstance(stream["image"], jp.data.Stream)) == (np.int32, True)
@@ -100,7 +100,7 @@ def test_the_labels_of_a_stream_are_those_of_select(classes):
         jp.data.stream(source, np.array([0, 3]), (0, 1))
 
 
-def test_only_what_is_asked_for_is_fetched():
+def test_stream_fetches_only_what_is_asked_for():
     source = Painted()
     data = jp.data.stream(source, np.arange(4, 20))
     assert source.fetched == [4]  # one, which says what the others are
@@ -111,7 +111,7 @@ def test_only_what_is_asked_for_is_fetched():
 # -------------------------------------------------------------------------------------------------------- threads
 
 
-def test_as_many_threads_fetch_as_there_are_workers():
+def test_stream_fetches_in_as_many_threads_as_there_are_workers():
     meeting = threading.Barrier(3)
     names = set()
 
@@ -128,7 +128,7 @@ def test_as_many_threads_fetch_as_there_are_workers():
     assert jp.data.Stream(Painted(), np.arange(3))._workers == usable_cpus() >= 1
 
 
-def test_images_keep_their_places_whoever_comes_first():
+def test_stream_keeps_images_in_their_places_whoever_comes_first():
     rng = np.random.default_rng(0)
     delays = rng.uniform(0, 2e-3, size=200)
     stream = jp.data.Stream(
@@ -138,7 +138,7 @@ def test_images_keep_their_places_whoever_comes_first():
     np.testing.assert_array_equal(stream[places], painted(stream._indices[places]))
 
 
-def test_many_readers_share_the_workers():
+def test_stream_lets_many_readers_share_the_workers():
     stream = jp.data.Stream(Painted(200), np.arange(200), workers=2)
     found: list[Any] = [None] * 8
 
@@ -155,7 +155,7 @@ def test_many_readers_share_the_workers():
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_error_names_the_file_stops_the_others_and_leaves_nothing_behind(workers):
+def test_stream_error_names_the_file_stops_the_others_and_leaves_nothing_behind(workers):
     source = Painted(400, broken=(5,))
     stream = jp.data.Stream(source, np.arange(400), workers)
     with pytest.raises(ValueError, match=r"^/data/a/5.jpg: cannot be read") as caught:
@@ -178,7 +178,7 @@ def test_an_error_names_the_file_stops_the_others_and_leaves_nothing_behind(work
         (lambda images: images / np.float32(255), r"example 5 is float32\[2, 3, 3\]"),
     ],
 )
-def test_images_of_another_shape_or_type_are_refused_and_never_spread(change, message, monkeypatch):
+def test_stream_refuses_images_of_another_shape_or_type_and_never_spreads_them(change, message, monkeypatch):
     source = Painted()
     stream = jp.data.Stream(source, np.arange(12))
     monkeypatch.setattr(
@@ -188,7 +188,7 @@ def test_images_of_another_shape_or_type_are_refused_and_never_spread(change, me
         stream[:]
 
 
-def test_images_that_are_not_finite_are_refused_as_select_does():
+def test_stream_refuses_images_that_are_not_finite_as_select_does():
     source = floats()
     stream = jp.data.Stream(source, np.arange(24))
     source.pixels[9, 0, 0, 0] = np.nan
@@ -197,12 +197,12 @@ def test_images_that_are_not_finite_are_refused_as_select_does():
 
 
 @pytest.mark.parametrize("indices", [np.array([], int), np.array(3), np.array([0.0]), np.zeros((2, 2), int)])
-def test_bad_indices_are_an_error(indices):
+def test_stream_refuses_bad_indices(indices):
     with pytest.raises(ValueError, match=r"indices: expected the numbers of one or more examples, int \[n\], but got"):
         jp.data.Stream(Painted(), indices)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5])
-def test_bad_workers_are_an_error(workers, unchecked):
+def test_stream_refuses_bad_workers(workers, unchecked):
     with pytest.raises(ValueError, match="workers: expected a whole number of 1 or more, but got"):
         jp.data.stream(Painted(), np.arange(3), workers=workers)

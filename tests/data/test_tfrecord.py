@@ -42,24 +42,24 @@ def byte_by_byte(data: bytes) -> int:
         (bytes(range(31, -1, -1)), 0x113FDB5C),
     ],
 )
-def test_known_checksums(data, value):
+def test_crc32c_of_known_data(data, value):
     assert crc32c(data) == byte_by_byte(data) == value
     assert crc32c(memoryview(data)) == value
 
 
 @pytest.mark.parametrize("length", [*range(1, 35), 63, 64, 65, 1000, 4093, 20_000])
-def test_checksums_are_those_taken_byte_by_byte(length):
+def test_crc32c_is_that_taken_byte_by_byte(length):
     data = pictures.noise(length, length).tobytes()
     assert crc32c(data) == byte_by_byte(data)
 
 
-def test_checksums_of_words_are_those_of_their_bytes():
+def test_crc32c_of_words_is_that_of_their_bytes():
     words = pictures.noise(1, 80).view(np.uint64)
     assert crc32c_of_words(words).tolist() == [byte_by_byte(struct.pack("<Q", word)) for word in words.tolist()]
     assert crc32c_of_words(words[:0]).tolist() == []
 
 
-def test_every_bit_counts():
+def test_crc32c_counts_every_bit():
     data = bytearray(pictures.noise(2, 100).tobytes())
     whole = crc32c(bytes(data))
     for at in range(800):
@@ -104,7 +104,7 @@ def test_records_are_read_by_index_across_files(file, tmp_path):
     assert masked(0xE3069283) == 0xC78AB0E5
 
 
-def test_every_cut_is_found_when_a_file_is_opened(file):
+def test_records_find_every_cut_when_a_file_is_opened(file):
     whole = file.read_bytes()
     ends = set(np.cumsum([len(record(text)) for text in TEXTS]).tolist()) | {0}
     for length in range(len(whole)):
@@ -116,7 +116,7 @@ def test_every_cut_is_found_when_a_file_is_opened(file):
             Records([file])
 
 
-def test_every_flipped_byte_is_found(file):
+def test_records_find_every_flipped_byte(file):
     whole = file.read_bytes()
     opening = 0
     for at in range(len(whole)):
@@ -128,7 +128,7 @@ def test_every_flipped_byte_is_found(file):
     assert opening == len(whole) - 4 * 12  # what is no length is checked when it is read
 
 
-def test_a_file_that_becomes_shorter_or_goes_is_an_error(file):
+def test_records_name_a_file_that_becomes_shorter_or_goes(file):
     records = Records([file])
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"a.tfrecord: ends inside of the record at byte"):
@@ -237,7 +237,7 @@ def test_tfrecord_holds_what_array_record_holds(sets, options):
     np.testing.assert_array_equal(got.images(np.array([13, 9])), images[[13, 9]])
 
 
-def test_pictures_are_preprocessed_from_their_own_bytes(sets):
+def test_tfds_preprocesses_pictures_from_their_own_bytes(sets):
     source = opened(sets[1], size=None, preprocess=RULE)
     numbers = [len(example["numbers"]) for example in source.examples]
     assert sorted(numbers) == list(range(20))
@@ -257,7 +257,7 @@ def test_pictures_are_preprocessed_from_their_own_bytes(sets):
         ("train[15:]+train[:3]", [*range(15, 20), *range(3)]),
     ],
 )
-def test_parts_of_a_split_are_parts_of_its_records(sets, split, places):
+def test_tfds_parts_of_a_split_are_parts_of_its_records(sets, split, places):
     whole = opened(sets[1])
     for folder in sets:
         part = opened(folder, split)
@@ -265,7 +265,7 @@ def test_parts_of_a_split_are_parts_of_its_records(sets, split, places):
         np.testing.assert_array_equal(part.images(np.arange(len(part))), whole.images(np.array(places)))
 
 
-def test_a_folder_of_one_version_is_a_folder(sets):
+def test_tfds_takes_the_folder_of_one_version(sets):
     source = opened(sets[1] / "jaxprune_records/2.0.0", "test")
     np.testing.assert_array_equal(source.labels, opened(sets[1], "test").labels)
     assert source.classes == ("dark", "bright", "other")
@@ -274,7 +274,7 @@ def test_a_folder_of_one_version_is_a_folder(sets):
         jp.data.tfds("mnist", size=4, folder=sets[1] / "jaxprune_records/2.0.0")
 
 
-def test_a_fingerprint_is_of_the_files_of_the_split(folder):
+def test_fingerprint_of_tfds_is_of_the_files_of_the_split(folder):
     first = opened(folder).fingerprint()
     assert first.startswith("sha256-whole:")
     assert opened(folder).fingerprint() == first
@@ -289,7 +289,7 @@ def test_a_fingerprint_is_of_the_files_of_the_split(folder):
     assert opened(folder).fingerprint() != first
 
 
-def test_masks_of_tfrecord_are_read_too(sets):
+def test_annotated_tfds_reads_masks_of_tfrecord_too(sets):
     want, got = (jp.data.annotated_tfds("jaxprune_records", size=8, folder=str(folder)) for folder in sets)
     np.testing.assert_array_equal(got.mask, want.mask)
     np.testing.assert_array_equal(got.source().images(np.arange(20)), want.images)
@@ -298,7 +298,7 @@ def test_masks_of_tfrecord_are_read_too(sets):
 # ------------------------------------------------------------------------------------------ sets that are damaged
 
 
-def test_a_missing_shard_is_an_error(folder):
+def test_tfds_refuses_a_missing_shard_of_tfrecord(folder):
     next(folder.rglob("*train.tfrecord-00001*")).unlink()
     with pytest.raises(ValueError, match=r"data: 1 of 3 files of tfds:jaxprune_records are missing, .*-00001-of-00003"):
         opened(folder)
@@ -306,7 +306,7 @@ def test_a_missing_shard_is_an_error(folder):
 
 
 @pytest.mark.parametrize("at", [3, 100, -2])
-def test_a_flipped_byte_is_found_before_anything(folder, at):
+def test_tfds_finds_a_flipped_byte_before_anything(folder, at):
     shard = next(folder.rglob("*train.tfrecord-00002*"))
     data = bytearray(shard.read_bytes())
     data[at] ^= 4
@@ -315,7 +315,7 @@ def test_a_flipped_byte_is_found_before_anything(folder, at):
         opened(folder)
 
 
-def test_a_truncated_shard_is_an_error(folder):
+def test_tfds_refuses_a_truncated_shard(folder):
     shard = next(folder.rglob("*train.tfrecord-00000*"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"data: tfds:jaxprune_records: .*-00000-of-00003: ends inside of a record"):
@@ -326,27 +326,27 @@ def test_a_truncated_shard_is_an_error(folder):
 
 
 @pytest.mark.parametrize("lengths", [(9, 4, 8), (9, 4, 6), (8, 5, 7)])
-def test_counts_that_differ_from_the_metadata_are_an_error(folder, lengths):
+def test_tfds_refuses_counts_that_differ_from_the_metadata(folder, lengths):
     rewrite(folder, sharded("train", lengths))
     with pytest.raises(ValueError, match=rf"should have {sum(lengths)} examples by its metadata, but 20 are there"):
         opened(folder)
 
 
 @pytest.mark.parametrize(("kind", "why"), [("parquet", "The writer of TFDS loses rows"), ("riegeli", "")])
-def test_other_formats_are_refused_by_name(folder, kind, why):
+def test_tfds_refuses_other_formats_by_name(folder, kind, why):
     rewrite(folder, formatted(kind))
     with pytest.raises(ValueError, match=rf"tfds:jaxprune_records is prepared as {kind}, and only .*{why}.* again"):
         opened(folder)
 
 
-def test_a_set_without_its_metadata_is_an_error(folder):
+def test_tfds_refuses_a_set_without_its_metadata(folder):
     (metadata,) = folder.rglob("dataset_info.json")
     metadata.unlink()
     with pytest.raises(ValueError, match=r"data: .* no dataset_info.json, .*tfds:jaxprune_records is incomplete"):
         opened(folder)
 
 
-def test_a_set_that_was_begun_is_an_error(folder):
+def test_tfds_refuses_a_set_that_was_begun(folder):
     version = folder / "jaxprune_records/2.0.0"
     version.rename(folder / "jaxprune_records/incomplete.ABC123_2.0.0")
     with pytest.raises(ValueError, match=r"tfds:jaxprune_records has been begun in '.*incomplete.ABC.*, and never fin"):
@@ -355,7 +355,7 @@ def test_a_set_that_was_begun_is_an_error(folder):
     opened(folder)  # what was begun anew does not spoil what is there
 
 
-def test_a_damaged_picture_is_named(folder):
+def test_tfds_names_a_damaged_picture(folder):
     """Damaged before it was written: the checksum is right."""
     shard = next(folder.rglob("*test.tfrecord*"))
     records = list(Records([shard]))
@@ -368,7 +368,7 @@ def test_a_damaged_picture_is_named(folder):
             source.images(np.arange(5))
 
 
-def test_exactly_one_size_is_asked_for(sets):
+def test_tfds_asks_for_exactly_one_size(sets):
     for options in ({"size": None}, {"size": 6, "preprocess": RULE}):
         with pytest.raises(ValueError, match="size, preprocess: expected exactly one of them, but got"):
             opened(sets[1], **options)

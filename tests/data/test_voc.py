@@ -69,7 +69,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_m7_a_palette_mask_with_an_even_class_is_read_by_its_indices(root):
+def test_voc_m7_reads_a_palette_mask_with_an_even_class_by_its_indices(root):
     """Thresholding the red channel of the colours would lose cat (64, 0, 0), and keep horse (192, 0, 128)."""
     assert (palette()[3 * CAT], palette()[3 * HORSE], palette()[3 * VOID]) == (64, 192, 224)
     found = jp.data.voc(root, size=20)
@@ -81,7 +81,7 @@ def test_m7_a_palette_mask_with_an_even_class_is_read_by_its_indices(root):
     assert found.labels.tolist() == [0, 1, 0]
 
 
-def test_m7_void_is_neither_object_nor_background(root):
+def test_voc_m7_void_is_neither_object_nor_background(root):
     found = jp.data.voc(root, size=20)
     border = np.zeros((20, 20), bool)
     border[3:13, 3:12] = True  # columns 7 to 24 of 40: the middles of 3 (7) to 11 (23), and of 12 (25) no more
@@ -89,7 +89,7 @@ def test_m7_void_is_neither_object_nor_background(root):
     assert not found.void[[0, 2]].any()
 
 
-def test_boxes_counted_from_one_become_half_open_and_grow_outward(root):
+def test_voc_boxes_counted_from_one_become_half_open_and_grow_outward(root):
     found = jp.data.voc(root, size=20)
     assert [boxes.tolist() for boxes in found.boxes] == [
         [[4, 4, 12, 12]],
@@ -103,12 +103,12 @@ def test_boxes_counted_from_one_become_half_open_and_grow_outward(root):
     assert jp.data.voc(root, size=20).boxes[0].dtype == np.int32
 
 
-def test_corners_between_pixels_are_rounded_outward(root):
+def test_voc_rounds_corners_between_pixels_outward(root):
     (root / "Annotations/a_cat.xml").write_text(annotation((9.4, 5.9, 23.2, 11.5)))
     assert jp.data.voc(root, "train", size=20).boxes[0].tolist() == [[4, 4, 12, 12]]
 
 
-def test_images_are_resized_and_keep_their_order(root):
+def test_voc_resizes_images_and_keeps_their_order(root):
     found = jp.data.voc(root, size=8)
     assert (found.images.shape, found.images.dtype, found.name) == ((3, 8, 8, 3), np.float32, "voc-val-8")
     np.testing.assert_allclose(found.images[0, ..., 0], 1.0, atol=0.02)
@@ -118,7 +118,7 @@ def test_images_are_resized_and_keep_their_order(root):
     assert len(jp.data.voc(root, "train", size=8).images) == 1
 
 
-def test_an_object_between_the_pixels_keeps_the_one_that_it_fills_most(root):
+def test_voc_object_between_pixels_keeps_the_one_that_it_fills_most(root):
     indices = np.zeros((20, 40), np.uint8)
     indices[14, 31:34] = CAT  # of 2 x 2 pixels the middles are at rows 5, 15 and columns 10, 30
     save_mask(root / "SegmentationClass/a_cat.png", indices)
@@ -180,13 +180,13 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotation>&b;</an
         (write("Annotations/a_cat.xml", annotation(("inf", 5, 24, 12))), r"a_cat.xml: cannot be read as an annotation"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_named(root, damage, message):
+def test_voc_names_what_is_wrong_with_a_folder(root, damage, message):
     damage(root)
     with pytest.raises(ValueError, match=message):
         jp.data.voc(root, size=8)
 
 
-def test_bad_arguments_are_named(root, tmp_path):
+def test_voc_names_bad_arguments(root, tmp_path):
     with pytest.raises(ValueError, match=r"folder: expected the layout of VOC, with ImageSets/Segmentation"):
         jp.data.voc(tmp_path / "JPEGImages")
     with pytest.raises(ValueError, match="size: expected a whole number of 1 or more, but got 0"):

@@ -42,12 +42,12 @@ def cohen(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_e1_identical_observers_have_kappa_one(p):
+def test_error_consistency_e1_of_identical_observers_is_one(p):
     correct = draws(0, 50, p)
     assert error_consistency(correct, correct.copy()) == observed_consistency(correct, correct.copy()) == 1.0
 
 
-def test_e2_independent_observers_have_kappa_zero():
+def test_error_consistency_e2_of_independent_observers_is_zero():
     one, two = (np.tile(row, 25) for row in ([True, True, False, False], [True, False, True, False]))
     assert error_consistency(one, two) == 0.0
     drawn = error_consistency(draws(1, 200_000, 0.7), draws(2, 200_000, 0.4))
@@ -55,7 +55,7 @@ def test_e2_independent_observers_have_kappa_zero():
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 1.0])
-def test_e3_observers_who_copy_with_probability_rho_have_kappa_rho(rho):
+def test_error_consistency_e3_of_observers_who_copy_with_probability_rho_is_rho(rho):
     n, p = 200_000, 0.7
     made = observers.simulated(p, np.zeros(n, int), 16, observers=3, rho=rho, seed=5)
     for a, b in ((0, 1), (1, 2), (0, 2)):
@@ -64,7 +64,7 @@ def test_e3_observers_who_copy_with_probability_rho_have_kappa_rho(rho):
 
 
 @pytest.mark.parametrize("wrong", [1, 3, 5])
-def test_e4_complementary_observers(wrong):
+def test_error_consistency_e4_of_complementary_observers(wrong):
     correct = np.arange(10) >= wrong
     p = 1 - wrong / 10
     expected = -2 * p * (1 - p) / (1 - 2 * p * (1 - p))
@@ -74,11 +74,11 @@ def test_e4_complementary_observers(wrong):
 
 @pytest.mark.parametrize("always", [True, False])
 @pytest.mark.parametrize("n", [3, 7, 49, 160])
-def test_e5_one_observer_who_is_always_right_gives_exactly_zero(n, always):
+def test_error_consistency_e5_is_exactly_zero_where_one_is_always_right(n, always):
     assert error_consistency(np.full(n, always), np.arange(n) % 3 == 1) == 0.0
 
 
-def test_e6_bounds_of_two_accuracies():
+def test_bounds_e6_of_two_accuracies():
     one = np.arange(10) < 8
     apart, together = np.arange(10) >= 4, np.arange(10) < 6  # 0.6 right, with as few and as many in common as can be
     found = alignment.bounds(0.8, 0.6)
@@ -93,7 +93,7 @@ def test_e6_bounds_of_two_accuracies():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_e7_kappa_is_cohens_of_the_two_by_two_table(seed):
+def test_error_consistency_e7_is_cohens_kappa_of_the_two_by_two_table(seed):
     one, two = draws(seed, 37, 0.6), draws(seed + 100, 37, 0.8)
     assert error_consistency(one, two) == pytest.approx(cohen(one, two), abs=1e-12)
 
@@ -130,7 +130,7 @@ def toy_trials() -> tuple[Trials, Trials]:
     return model, humans
 
 
-def test_e8_means_are_taken_over_conditions_then_people_then_sets():
+def test_compare_e8_takes_means_over_conditions_then_people_then_sets():
     network, people = toy_sets()
     measures = [lambda a, b: (a.mean() - b.mean()) ** 2, lambda a, b: np.mean(a == b), cohen]
     expected = [
@@ -151,7 +151,7 @@ def test_e8_means_are_taken_over_conditions_then_people_then_sets():
     assert one.error_consistency != pytest.approx(got.error_consistency, abs=1e-3)
 
 
-def test_people_are_compared_over_what_both_saw():
+def test_human_human_compares_people_over_what_both_saw():
     people = toy_sets()[1]["one"]
     pairs = [("subject-01", "subject-02", "a"), ("subject-01", "subject-03", "ac"), ("subject-02", "subject-03", "a")]
     expected = np.mean([np.mean([cohen(people[x][c], people[y][c]) for c in cs]) for x, y, cs in pairs])
@@ -161,14 +161,14 @@ def test_people_are_compared_over_what_both_saw():
     assert (got.ood_accuracy, got.n) == (pytest.approx(right.mean(), abs=1e-12), right.size)
 
 
-def test_e9_the_order_of_the_rows_does_not_matter():
+def test_compare_e9_does_not_depend_on_the_order_of_the_rows():
     model, humans = toy_trials()
     shuffled = [trials.where(RNG(3).permutation(len(trials))) for trials in (model, humans)]
     assert alignment.compare(*shuffled) == alignment.compare(model, humans)
     assert alignment.human_human(shuffled[1], dataset="one") == alignment.human_human(humans, dataset="one")
 
 
-def test_conditions_are_the_same_however_they_are_spelt_and_controls_do_not_count():
+def test_compare_knows_conditions_however_spelt_and_leaves_controls_out():
     correct = {"0.00": draws(0, 10), "0.10": draws(1, 10), "0.90": draws(2, 10)}
     people = {"0": draws(3, 10), "0.1": draws(4, 10), "0.9": draws(5, 10)}
     model, human = (
@@ -190,14 +190,14 @@ def test_conditions_are_the_same_however_they_are_spelt_and_controls_do_not_coun
         alignment.compare(model, human.where(human.condition != "0.1"), exclude={})
 
 
-def test_sets_without_conditions_are_one_condition():
+def test_compare_takes_sets_without_conditions_as_one_condition():
     correct, person = draws(0, 12), draws(1, 12)
     model = answers(correct, "dense", condition="NaN", dataset="edge")
     human = answers(person, "subject-01", condition="0", dataset="edge")
     assert alignment.compare(model, human).error_consistency == pytest.approx(cohen(correct, person), abs=1e-12)
 
 
-def test_excluded_conditions_are_levels_of_our_distortions():
+def test_alignment_excludes_conditions_that_are_levels_of_our_distortions():
     for name in set(DISTORTIONS) & set(alignment.EXCLUDED):
         assert set(alignment.EXCLUDED[name]) < set(DISTORTIONS[name])
     assert set(DISTORTIONS) < set(alignment.EXCLUDED)
@@ -209,7 +209,7 @@ def test_excluded_conditions_are_levels_of_our_distortions():
 
 @pytest.mark.skipif(not HUMAN.is_dir(), reason="the trials of people are not in ../shared/data")
 @pytest.mark.parametrize(("name", "kappa"), [("cue-conflict", 0.331), ("edge", 0.318), ("silhouette", 0.476)])
-def test_e10_people_agree_with_people_as_is_known(name, kappa, tmp_path):
+def test_human_human_e10_agrees_as_is_known(name, kappa, tmp_path):
     trials = alignment.read_trials(HUMAN / name)
     assert trials.datasets == (name,)
     assert trials.humans().subjects == tuple(f"subject-{i:02d}" for i in range(1, 11))
@@ -223,7 +223,7 @@ def test_e10_people_agree_with_people_as_is_known(name, kappa, tmp_path):
 
 
 @pytest.mark.skipif(not HUMAN.is_dir(), reason="the trials of people are not in ../shared/data")
-def test_people_go_by_shape():
+def test_shape_bias_is_that_known_of_people():
     found = alignment.shape_bias(alignment.read_trials(HUMAN / "cue-conflict"))
     assert round(found.bias, 2) == 0.96
     assert found.n == 12_000
@@ -232,7 +232,7 @@ def test_people_go_by_shape():
 # ----------------------------------------------------------------------------------------------------- sixteen classes
 
 
-def test_s1_every_class_decides_for_its_own_category():
+def test_decide_s1_puts_every_class_into_its_own_category():
     groups = alignment.sixteen_classes()
     sizes = [1, 4, 2, 49, 5, 7, 3, 6, 4, 3, 109, 2, 2, 1, 1, 8]
     assert [len(classes) for classes in groups.values()] == sizes
@@ -243,7 +243,7 @@ def test_s1_every_class_decides_for_its_own_category():
     assert decided.tolist() == [name for _, name in members]
 
 
-def test_s2_many_dogs_do_not_outweigh_a_knife():
+def test_decide_s2_does_not_let_many_dogs_outweigh_a_knife():
     groups = alignment.sixteen_classes()
     outputs = np.zeros((1, 1000))
     outputs[0, list(groups["dog"])] = 0.9 / 109
@@ -253,7 +253,7 @@ def test_s2_many_dogs_do_not_outweigh_a_knife():
     assert alignment.decide(outputs, how="sum").tolist() == ["dog"]
 
 
-def test_s3_shape_and_texture_are_read_from_the_name():
+def test_cues_s3_are_read_from_the_name():
     assert alignment.cues("XXX_dog10-bird2.png") == ("dog", "bird")
     assert alignment.cues("0001_s5n_s10_0_airplane_00_airplane8-bicycle3.png") == ("airplane", "bicycle")
     for name in ("dog10.png", "0021_oven-0021-sketch-27.png", "dog10-bird2-cat1.png"):
@@ -261,7 +261,7 @@ def test_s3_shape_and_texture_are_read_from_the_name():
             alignment.cues(name)
 
 
-def test_the_shape_bias_counts_conflicts_only():
+def test_shape_bias_counts_conflicts_only():
     names = ["dog1-cat1.png", "dog2-cat2.png", "dog3-cat3.png", "dog4-dog1.png", "cat1-dog1.png"]
     given, right = ["dog", "cat", "na", "dog", "cat"], ["dog", "dog", "dog", "dog", "cat"]
     found = alignment.shape_bias(make_trials("dense", given, right, names))
@@ -274,7 +274,7 @@ def test_the_shape_bias_counts_conflicts_only():
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def test_strings_stay_what_they_are_and_files_are_found_in_folders(tmp_path):
+def test_read_trials_keeps_strings_and_finds_files_in_folders(tmp_path):
     model = make_trials(
         "net, dense",
         ["dog", "na", "NaN"],
@@ -303,7 +303,7 @@ HEADER = "subj,Session,trial,rt,object_response,category,condition,imagename"
 ROW = "subject-01,1,1,0.8,dog,dog,c10,0001_cop_s01_c10_dog_10_n02107312_7422.png"
 
 
-def test_files_of_others_are_read(tmp_path):
+def test_read_trials_takes_files_of_others(tmp_path):
     file = tmp_path / "contrast_subject-01_session_1.csv"
     lines = [HEADER + ",note", ROW + ',"a, b"', "", ROW.replace(",1,1,0.8", ",1,2,NaN").replace("c10,", "c05,") + ","]
     file.write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
@@ -328,14 +328,14 @@ def test_files_of_others_are_read(tmp_path):
         (f"{HEADER}\n{ROW}\n".encode("utf-16"), r"expected a CSV file in UTF-8, but it does not parse"),
     ],
 )
-def test_rows_that_do_not_parse_are_named_by_file_and_line(text, message, tmp_path):
+def test_read_trials_names_rows_that_do_not_parse_by_file_and_line(text, message, tmp_path):
     file = tmp_path / "contrast_subject-01_session_1.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=rf"contrast_subject-01_session_1\.csv'.*({message})"):
         alignment.read_trials(tmp_path)
 
 
-def test_missing_files_and_names_are_errors(tmp_path):
+def test_trials_name_missing_files_and_names(tmp_path):
     with pytest.raises(ValueError, match=r"path: expected a CSV file, or a folder.*'.*nothing' does not exist"):
         alignment.read_trials(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"path: expected a CSV file, or a folder.*has none"):
@@ -371,7 +371,7 @@ def test_simulated_observers_are_right_as_often_and_wrong_as_evenly_as_they_shou
     assert error_consistency(*made.correct) == pytest.approx(expected, abs=0.02)
 
 
-def test_an_observer_depends_on_the_seed_and_on_no_other_observer():
+def test_simulated_observer_depends_on_the_seed_and_on_no_other_observer():
     labels = np.arange(50) % 7
     made = [observers.simulated(0.5, labels, 7, observers=k, rho=0.4, seed=3).responses for k in (1, 4)]
     np.testing.assert_array_equal(made[0][0], made[1][0])
@@ -406,7 +406,7 @@ def test_an_observer_depends_on_the_seed_and_on_no_other_observer():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_observers_that_cannot_be_are_errors(change, message):
+def test_simulated_refuses_observers_that_cannot_be(change, message):
     given = {"probability": 0.5, "labels": np.zeros(2, int), "classes": 4, "observers": 2, "rho": 0.5, "seed": 0}
     with pytest.raises(ValueError, match=message):
         observers.simulated(**(given | change))
@@ -436,7 +436,7 @@ SURE = np.array([[0.25, 0.75]])
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_of_another_kind_altogether_is_named(call, message):
+def test_alignment_names_what_is_of_another_kind_altogether(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
 
@@ -459,12 +459,12 @@ def made(**change):
         (SURE * np.nan, {"dog": (0,)}, r"probabilities: expected finite numbers"),
     ],
 )
-def test_decisions_need_probabilities_and_categories_need_classes(probabilities, groups, message):
+def test_decide_needs_probabilities_and_classes_in_every_category(probabilities, groups, message):
     with pytest.raises(ValueError, match=message):
         alignment.decide(probabilities, groups=groups)
 
 
-def test_trials_that_do_not_fit_each_other_are_errors():
+def test_compare_names_trials_that_do_not_fit_each_other():
     network, person = answers(draws(0, 6), "dense"), answers(draws(1, 6), "subject-01")
     with pytest.raises(ValueError, match=r"model: expected the trials of one network.*\['dense', 'subject-01'\].*of\("):
         alignment.compare(joined(network, person), person)
@@ -493,12 +493,12 @@ def test_trials_that_do_not_fit_each_other_are_errors():
         alignment.human_human(network.humans())
 
 
-def test_networks_beside_people_are_not_counted_among_them():
+def test_human_human_does_not_count_networks_beside_people():
     network, humans = toy_trials()
     assert alignment.human_human(joined(network, humans), dataset="one") == alignment.human_human(humans, dataset="one")
 
 
-def test_files_without_rows_and_names_that_would_mix_sets_are_refused(tmp_path):
+def test_read_trials_refuses_files_without_rows_and_names_that_would_mix_sets(tmp_path):
     _network, humans = toy_trials()
     alignment.write_trials(humans, tmp_path)
     with pytest.raises(ValueError, match=r"dataset: one name for the files of \["):
@@ -510,7 +510,7 @@ def test_files_without_rows_and_names_that_would_mix_sets_are_refused(tmp_path):
         alignment.read_trials(tmp_path)
 
 
-def test_hits_and_cues_that_do_not_fit_are_errors():
+def test_alignment_names_hits_and_cues_that_do_not_fit():
     with pytest.raises(TypeError, match=r"a: expected bool \[n\], which answers are right, but got int64"):
         error_consistency(np.array([1, 0]), np.array([True, False]))
     with pytest.raises(ValueError, match=r"a, b: expected answers to the same images, but got \(2,\) and \(3,\)"):

@@ -1,6 +1,6 @@
 """Attribution against Captum's arrays (scripts/golden_attribution), closed forms, and NumPy.
 
-Tests whose name starts with a letter and a number are those of section 8 of the reference.
+A letter and a number in the name of a test, such as a3, are its number among the facts of the reference, section 8.
 """
 
 from functools import partial
@@ -89,7 +89,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_agrees_with_captum(golden, name):
+def test_attribution_agrees_with_captum_in_every_method(golden, name):
     got = METHODS[name](golden)(small(golden), golden["images"], golden["targets"])
     # Captum rounds the nodes and weights of its quadrature to float32, and nothing else.
     tolerance = 1e-7 if name.startswith("integrated") else 1e-13
@@ -98,11 +98,11 @@ def test_every_method_agrees_with_captum(golden, name):
     np.testing.assert_allclose(got, golden[name], atol=tolerance * scale, rtol=0)
 
 
-def test_the_small_network_is_that_of_the_script(golden):
+def test_attribution_is_tested_on_the_network_of_the_script(golden):
     np.testing.assert_allclose(small(golden)(golden["images"]), golden["outputs"], atol=1e-12)
 
 
-def test_the_noise_tunnel_agrees_with_captum_under_its_noise(golden, monkeypatch):
+def test_noise_tunnel_agrees_with_captum_under_its_noise(golden, monkeypatch):
     noisy = golden["noisy"]
     monkeypatch.setattr(attribution, "_noisy", lambda images, spread, key, sample: jnp.asarray(noisy[sample]))
     tunnel = attribution.noise_tunnel(INTEGRATED(), samples=len(noisy), deviation=1.0, key=KEY)
@@ -111,7 +111,7 @@ def test_the_noise_tunnel_agrees_with_captum_under_its_noise(golden, monkeypatch
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_float32_is_near_and_stays_float32(golden, name):
+def test_attribution_in_float32_is_near_and_stays_float32(golden, name):
     images = golden["images"].astype(np.float32)
     got = METHODS[name](golden)(small(golden, np.float32), images, golden["targets"])
     assert got.dtype == np.float32
@@ -119,7 +119,7 @@ def test_float32_is_near_and_stays_float32(golden, name):
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_without_targets_the_networks_own_decision_is_explained(golden, name):
+def test_attribution_without_targets_explains_the_networks_own_decision(golden, name):
     network, images, method = small(golden), golden["images"], METHODS[name](golden)
     own = np.argmax(golden["outputs"], axis=1)
     assert np.any(own != golden["targets"])
@@ -127,7 +127,7 @@ def test_without_targets_the_networks_own_decision_is_explained(golden, name):
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_images_of_a_batch_are_independent_of_each_other(golden, name):
+def test_attribution_of_an_image_is_independent_of_others_in_its_batch(golden, name):
     network, images, method = small(golden), golden["images"], METHODS[name](golden)
     whole = method(network, images, golden["targets"])
     single = method(network, images[1:2], golden["targets"][1:2])
@@ -137,7 +137,7 @@ def test_images_of_a_batch_are_independent_of_each_other(golden, name):
 # ------------------------------------------------------------------------------------------------- gradient methods
 
 
-def test_a1_integrated_gradients_of_a_polynomial_are_exact():
+def test_integrated_gradients_a1_of_a_polynomial_are_exact():
     def apply(params, state, images):
         x = flattened(images)
         return (x[:, 0] * x[:, 1] + x[:, 2] ** 3)[:, None]
@@ -149,7 +149,7 @@ def test_a1_integrated_gradients_of_a_polynomial_are_exact():
     np.testing.assert_allclose(got, expected, atol=1e-15)
 
 
-def test_a1_integrated_gradients_add_up_to_the_change_of_the_logit():
+def test_integrated_gradients_a1_add_up_to_the_change_of_the_logit():
     def apply(params, state, images):
         return jnp.tanh(flattened(images) @ params["w"]) @ params["v"]
 
@@ -168,7 +168,7 @@ def test_integrated_gradients_keep_the_class_that_the_image_itself_has():
     np.testing.assert_allclose(got, 1.0)
 
 
-def test_a2_the_noise_tunnel_of_a_linear_network_has_the_mean_and_the_spread_of_theory():
+def test_noise_tunnel_a2_of_a_linear_network_has_the_mean_and_the_spread_of_theory():
     n, samples, deviation = 4000, 3, 0.5
     w, x = np.array([2.0, -0.7]), np.array([0.3, 0.9])
     tunnel = attribution.noise_tunnel(INTEGRATED(), samples=samples, deviation=deviation, key=KEY)
@@ -179,7 +179,7 @@ def test_a2_the_noise_tunnel_of_a_linear_network_has_the_mean_and_the_spread_of_
     assert abs(np.corrcoef(got.T)[0, 1]) < 4 / np.sqrt(n)
 
 
-def test_the_noise_is_a_function_of_key_and_position_only():
+def test_noise_tunnel_has_noise_by_key_and_position_only():
     network = linear(np.ones((12, 1)))
     x = draw(5, 2, 2, 3)
 
@@ -197,7 +197,7 @@ def test_the_noise_is_a_function_of_key_and_position_only():
     assert np.all((noisy(x, jax.random.key(1)) - x)[..., 0] != noise[..., 0])
 
 
-def test_noise_does_not_change_the_class_that_is_explained():
+def test_smooth_grad_explains_one_class_whatever_the_noise():
     weights = np.array([[1.0, -2.0], [0.5, 3.0]])
     x = np.array([[0.6, 0.1], [0.1, 0.6]]).reshape(2, 1, 2, 1)
     options = {"samples": 5, "deviation": 9.0, "key": KEY}
@@ -215,7 +215,7 @@ def test_smooth_grad_of_a_square_is_the_mean_gradient():
     np.testing.assert_allclose(attribution.smooth_grad(**options)(network, x), 2 * noisy, atol=1e-14)
 
 
-def test_a4_guided_backpropagation_of_one_hidden_layer():
+def test_guided_backpropagation_a4_of_one_hidden_layer():
     first, second, x = draw(12, 9, seed=1) - 0.5, draw(9, 2, seed=2) - 0.5, draw(5, 2, 2, 3)
 
     def apply(params, state, images):
@@ -231,7 +231,7 @@ def test_a4_guided_backpropagation_of_one_hidden_layer():
 # ------------------------------------------------------------------------------------------------------- Grad-CAM
 
 
-def test_a3_grad_cam_of_convolution_mean_and_head_is_the_class_activation_map():
+def test_grad_cam_a3_of_convolution_mean_and_head_is_the_class_activation_map():
     kernel, head, x = draw(1, 1, 3, 4, seed=1) - 0.5, draw(4, 2, seed=2) - 0.5, draw(3, 4, 6, 3)
 
     def apply(params, state, images):
@@ -253,7 +253,7 @@ def vision_transformer(depth=2):
     return jp.Network.from_linen(module, {"params": params})
 
 
-def test_a5_grad_cam_after_the_last_block_of_a_transformer_says_where_to_look_instead():
+def test_grad_cam_a5_after_the_last_block_says_where_to_look_instead():
     network, x = vision_transformer(), draw(2, 16, 16, 3)
     with pytest.raises(ValueError, match=r"'block1'.* exactly zero .* class token .* earlier place .* is 'block0'\."):
         attribution.grad_cam("block1")(network, x)
@@ -262,7 +262,7 @@ def test_a5_grad_cam_after_the_last_block_of_a_transformer_says_where_to_look_in
     assert np.all(np.max(got, axis=(1, 2, 3)) > 0)
 
 
-def test_a5_a_place_that_nothing_reads_gives_zeros_where_that_is_asked_for():
+def test_grad_cam_a5_of_a_place_that_nothing_reads_gives_zeros_where_asked_for():
     network, x = vision_transformer(), draw(2, 16, 16, 3)
     got = attribution.grad_cam("block1", dead="zeros")(network, x)
     assert got.shape == (2, 16, 16, 1)
@@ -306,7 +306,7 @@ def test_grad_cam_of_tokens_drops_the_class_token_and_reads_row_by_row():
     np.testing.assert_allclose(got[..., 0], expected, atol=1e-15)
 
 
-def test_a_network_that_is_dead_has_a_map_of_zeros_that_is_flagged(golden):
+def test_grad_cam_of_a_dead_network_is_a_map_of_zeros_that_is_flagged(golden):
     network = small(golden)
     dead = network.replace(params={**network.params, "conv2": {"kernel": 0 * network.params["conv2"]["kernel"]}})
     dead.params["conv3"]["bias"] = dead.params["conv3"]["bias"] - 10
@@ -315,13 +315,13 @@ def test_a_network_that_is_dead_has_a_map_of_zeros_that_is_flagged(golden):
     assert not np.any(got)
 
 
-def test_grad_cam_works_under_jit(golden):
+def test_guided_grad_cam_works_under_jit(golden):
     method = attribution.guided_grad_cam("relu2")
     traced = jax.jit(method)(small(golden), golden["images"], golden["targets"])
     np.testing.assert_allclose(traced, golden["guided_grad_cam:relu2"], atol=1e-14)
 
 
-def test_equal_networks_share_their_compiled_programs(golden):
+def test_attribution_shares_compiled_programs_among_equal_networks(golden):
     network, images = small(golden), golden["images"]
     pruned = network.replace(params=jax.tree.map(lambda leaf: leaf * (leaf > 0), network.params))
     programs = [grad_cam._cam, _requests.image_gradient, _requests.decided, attribution._between, attribution._noisy]
@@ -337,7 +337,7 @@ def test_equal_networks_share_their_compiled_programs(golden):
 # ------------------------------------------------------------------------------------------------------ attention
 
 
-def test_rollout_and_last_attention_agree_with_numpy():
+def test_attention_rollout_and_last_attention_agree_with_numpy():
     network, x = vision_transformer(depth=3), draw(2, 16, 16, 3)
     names = [f"block{number}/attention" for number in range(3)]
     blocks = [np.asarray(value).mean(axis=1) for value in jp.sites.read_jit(network, x, tuple(names))]
@@ -413,7 +413,7 @@ EVERY = {
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a6_m6_every_method_points_into_the_patch_that_the_logit_reads(name):
+def test_attribution_a6_m6_points_into_the_patch_that_the_logit_reads(name):
     # Neither square nor on the diagonal: a transposed map would lie elsewhere.
     box, size = (4, 60, 12, 80), (64, 96)
     images, masks = 0.2 * draw(2, *size, 3), np.zeros((2, *size), bool)
@@ -429,7 +429,7 @@ def test_a6_m6_every_method_points_into_the_patch_that_the_logit_reads(name):
     assert np.all(relevance.mass(turned, masks) < 0.3)
 
 
-def test_m8_padding_is_no_object():
+def test_mass_and_rank_m8_take_padding_as_no_object():
     images, masks = np.zeros((1, 8, 12, 3)), np.zeros((1, 8, 12), bool)
     images[:, 1:3, 7:10], masks[:, 1:3, 7:10] = 0.9, True
     padded = np.pad(images, ((0, 0), (0, 8), (0, 4), (0, 0)))
@@ -452,7 +452,7 @@ def raised(match, method, network=None, images=None, targets=None, error=ValueEr
         method(network, images, targets)
 
 
-def test_bad_input_is_named():
+def test_attribution_names_bad_input():
     raised(r"images: expected \[b, h, w, c\].* images\[None\]", attribution.gradient(), images=draw(4, 4, 3))
     raised("images: expected floating", attribution.gradient(), images=np.ones((1, 4, 4, 3), np.uint8), error=TypeError)
     raised("images: expected finite", attribution.gradient(), images=np.full((1, 4, 4, 3), np.nan))
@@ -469,7 +469,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_options_of_another_kind_are_named():
+def test_attribution_names_options_of_another_kind():
     raised("baseline: expected a number, .* but got 'black'", INTEGRATED(baseline="black"), error=TypeError)
     for method in (attribution.grad_cam, attribution.guided_grad_cam):
         with pytest.raises(TypeError, match=r"site: expected the name of one place, .* but got None"):
@@ -486,7 +486,7 @@ def test_options_of_another_kind_are_named():
         attribution.smooth_grad(samples=2, deviation=0.1, key=0)
 
 
-def test_sites_that_do_not_serve_are_named():
+def test_grad_cam_names_sites_that_do_not_serve():
     raised(
         r"site: the network has no place 'sean'\. Did you mean 'seen'\? It tags: seen\. Its kernels: kernel\.",
         attribution.grad_cam("sean"),
@@ -496,13 +496,13 @@ def test_sites_that_do_not_serve_are_named():
 
 
 @pytest.mark.parametrize("site", ["block0/keys", "block0/heads", "block0/attention", "stage1/block0/attention"])
-def test_what_is_sorted_by_heads_is_no_map_whatever_its_shape(site):
+def test_grad_cam_refuses_what_is_sorted_by_heads_whatever_its_shape(site):
     for method in (attribution.grad_cam, attribution.guided_grad_cam):
         with pytest.raises(ValueError, match=f"site: '{site}' holds the probabilities .* a map .* or tokens"):
             method(site)
 
 
-def test_the_nearest_earlier_place_is_never_sorted_by_heads():
+def test_grad_cam_never_offers_an_earlier_place_that_is_sorted_by_heads():
     # Four tokens with four heads pass for a map of 4 x 4 places, of 4 x 2 pixels each.
     def apply(params, state, images):
         value = checkpoint_name(images.reshape(2, 4, 4, 4, 2, 1).mean(axis=(2, 4)), "block0")
@@ -513,7 +513,7 @@ def test_the_nearest_earlier_place_is_never_sorted_by_heads():
     raised(r"earlier place .* is 'block0'\.", attribution.grad_cam("block1"), jp.Network(apply, {}), draw(2, 16, 8, 1))
 
 
-def test_methods_for_other_networks_are_named():
+def test_attribution_names_methods_for_other_networks():
     network, x = vision_transformer(), draw(2, 16, 16, 3)
     raised("network: guided methods change the gradient of ReLUs", attribution.guided_backpropagation(), network, x)
     for method in (attribution.attention_rollout(), attribution.last_attention()):

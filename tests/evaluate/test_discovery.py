@@ -33,7 +33,7 @@ def box_of(features, image=(224, 224), scale=16, **options):
 ONE = (3, 5, 8, 10)
 
 
-def test_l1_a_planted_object_its_degrees_and_its_seed():
+def test_lost_l1_finds_a_planted_object_its_degrees_and_its_seed():
     found = discovery.lost(planted(14, 14, ONE), image=(224, 224), scale=16)
     assert found.box.tolist() == [[48, 80, 128, 160]]
     inside = np.zeros((14, 14), bool)
@@ -44,32 +44,32 @@ def test_l1_a_planted_object_its_degrees_and_its_seed():
     assert [each.dtype for each in (found.box, found.seed, found.degree)] == [jnp.int32] * 3
 
 
-def test_l2_noise_leaves_the_box():
+def test_lost_l2_keeps_the_box_under_noise():
     noise = 0.1 * np.random.default_rng(0).normal(size=(1, 14, 14, 4))
     assert box_of(planted(14, 14, ONE) + noise) == [48, 80, 128, 160]
 
 
-def test_l3_of_two_like_objects_only_the_seeds():
+def test_lost_l3_takes_of_two_like_objects_only_the_seeds():
     features = planted(14, 14, (1, 1, 4, 5), (8, 8, 11, 12))
     assert box_of(features) == [16, 16, 64, 80]
 
 
-def test_l4_squares_that_touch_at_a_corner_stay_apart():
+def test_lost_l4_keeps_squares_apart_that_touch_at_a_corner():
     assert box_of(planted(14, 14, (3, 3, 6, 6), (6, 6, 9, 9))) == [48, 48, 96, 96]
 
 
-def test_l5_where_the_object_is_larger_than_the_background_it_is_the_background():
+def test_lost_l5_takes_the_background_where_the_object_is_larger():
     features = planted(14, 14, (1, 1, 13, 13))
     assert box_of(features) == [0, 0, 224, 224]
     assert not discovery.lost(features).mask[0, 1:13, 1:13].any()
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_the_size_of_an_image_may_be_an_array():
+def test_lost_takes_the_size_of_an_image_as_an_array():
     assert box_of(planted(14, 14, (10, 10, 14, 14)), image=np.array([210, 200])) == [160, 160, 210, 200]
 
 
-def test_l6_boxes_are_clipped_to_the_image_without_its_padding():
+def test_lost_l6_clips_boxes_to_the_image_without_its_padding():
     features = planted(14, 14, (10, 10, 14, 14))
     assert box_of(features, image=(210, 200)) == [160, 160, 210, 200]
     # What lies in the padding alone keeps the last row of pixels: no box is empty.
@@ -97,7 +97,7 @@ class IndexTokens:
     ("grid", "heads", "name"),
     [((4, 4), 2, "block0/keys"), ((4, 4), 16, "block0/keys"), ((2, 4), 1, "block0"), ((6, 8), 3, "queries")],
 )
-def test_l7_token_i_comes_to_place_i(grid, heads, name):
+def test_tokens_l7_bring_token_i_to_place_i(grid, heads, name):
     images = np.zeros((2, 8 * grid[0], 8 * grid[1], 3))
     net = jp.Network(IndexTokens(*grid, heads, name), jnp.ones(()))
     features = discovery.tokens(net, images, name)
@@ -106,7 +106,7 @@ def test_l7_token_i_comes_to_place_i(grid, heads, name):
 
 
 @pytest.mark.parametrize("kind", ["vit", "swin"])
-def test_l7_the_keys_of_our_networks_lie_where_their_patches_do(kind):
+def test_tokens_l7_of_our_networks_lie_where_their_patches_do(kind):
     if kind == "vit":
         module, site, shape = jp.models.vit(patch=8, image=32, width=8, heads=2, depth=1), "block0/keys", (4, 4)
     else:
@@ -123,7 +123,7 @@ def test_l7_the_keys_of_our_networks_lie_where_their_patches_do(kind):
     assert np.argwhere(changed).tolist() == [[1, 2, 1]]
 
 
-def test_l8_height_and_width_differ():
+def test_lost_l8_tells_height_from_width():
     features = planted(6, 10, (1, 6, 3, 9))
     found = discovery.lost(features, image=(96, 160))
     assert (found.box.tolist(), found.seed.tolist()) == ([[16, 96, 48, 144]], [[1, 6]])
@@ -132,7 +132,7 @@ def test_l8_height_and_width_differ():
     assert (cut.box.tolist(), cut.mask.shape) == ([[16, 96, 48, 144]], (1, 6, 10))
 
 
-def test_l9_the_whole_map_is_standardised_and_neither_shift_nor_scale_moves_the_box():
+def test_standardised_l9_takes_the_whole_map_and_shift_and_scale_move_no_box():
     noise = 0.3 * np.random.default_rng(1).normal(size=(2, 9, 7, 5))
     features = 3.0 + np.concatenate([planted(9, 7, (2, 2, 5, 4)), planted(9, 7, (5, 0, 8, 3))])[..., :1] + noise
     made = np.asarray(discovery.standardised(features, eps=0.0))
@@ -180,7 +180,7 @@ def test_lost_equals_its_arithmetic_in_numpy(candidates):
         np.testing.assert_array_equal(found.degree[number], degree)
 
 
-def test_an_image_has_the_same_object_alone_and_among_others():
+def test_discovery_finds_the_same_object_alone_and_among_others():
     features = np.random.default_rng(3).normal(size=(4, 6, 6, 5))
     for find in (discovery.lost, discovery.token_cut):
         together = find(features)
@@ -190,7 +190,7 @@ def test_an_image_has_the_same_object_alone_and_among_others():
             np.testing.assert_array_equal(alone.box[0], together.box[number])
 
 
-def test_large_and_small_features_neither_overflow_nor_vanish():
+def test_discovery_of_large_and_small_features_neither_overflows_nor_vanishes():
     features = planted(6, 6, (1, 1, 3, 4)).astype(np.float32)
     boxes = [discovery.lost(features * np.float32(factor)).box.tolist() for factor in (1e30, 1.0, 1e-30)]
     cuts = [discovery.token_cut(features * np.float32(factor)).box.tolist() for factor in (1e30, 1.0, 1e-30)]
@@ -198,7 +198,7 @@ def test_large_and_small_features_neither_overflow_nor_vanish():
     assert discovery.lost(jnp.asarray(features, jnp.bfloat16)).box.tolist() == [[1, 1, 3, 4]]
 
 
-def test_places_without_features_follow_the_rule():
+def test_lost_of_places_without_features_follows_the_rule():
     assert discovery.lost(np.zeros((1, 3, 4, 2))).box.tolist() == [[0, 0, 1, 1]]
     dead = np.ones((1, 3, 4, 2))
     dead[:, 1, 2] = 0.0
@@ -210,7 +210,7 @@ def test_places_without_features_follow_the_rule():
     assert discovery.lost(np.ones((1, 3, 4, 2))).box.tolist() == [[0, 0, 3, 4]]
 
 
-def test_boxes_in_pixels_are_rounded_outward():
+def test_lost_rounds_boxes_in_pixels_outward():
     features = planted(3, 3, (1, 1, 2, 2))
     assert discovery.lost(features, image=(10, 32)).box.tolist() == [[3, 10, 7, 22]]
     # A third is a third: three of them make one.
@@ -218,7 +218,7 @@ def test_boxes_in_pixels_are_rounded_outward():
     assert discovery.lost(features, image=(100, 100), scale=(8, 20.5)).box.tolist() == [[8, 20, 16, 41]]
 
 
-def test_the_component_follows_a_spiral_and_not_a_corner():
+def test_component_follows_a_spiral_and_not_a_corner():
     spiral = np.array(
         [
             [1, 1, 1, 1, 1, 1],
@@ -353,7 +353,7 @@ def test_corloc_takes_any_of_several_true_boxes_and_leaves_out_images_without():
     assert found.corloc == 2 / 3
 
 
-def test_baselines_need_no_network():
+def test_whole_image_and_centre_box_need_no_network():
     assert discovery.whole_image((30, 45), 2).tolist() == [[0, 0, 30, 45]] * 2
     assert discovery.centre_box((32, 32)).tolist() == [[8, 8, 24, 24]]
     assert discovery.centre_box((33, 5), share=0.5).tolist() == [[8, 1, 24, 3]]
@@ -396,7 +396,7 @@ def test_pseudo_labels_sort_what_is_in_the_boxes():
     assert discovery.agreement(whole, classes).information < 0.5
 
 
-def test_features_are_whitened_between_two_normalisations():
+def test_whitened_scales_between_two_normalisations():
     rows = np.random.default_rng(10).normal(size=(9, 4)) * [1.0, 10.0, 0.1, 3.0]
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     scaled = scipy.cluster.vq.whiten(units)
@@ -502,7 +502,7 @@ TAGGED, IMAGES, BOX = jp.Network(Tagged(), np.ones(())), np.ones((2, 4, 4, 3)), 
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_bad_input_is_named_with_its_remedy(call, error, message):
+def test_discovery_names_bad_input_with_its_remedy(call, error, message):
     with pytest.raises(error, match=message):
         call()
 

@@ -1,6 +1,6 @@
 """Relevance mass and rank accuracy, the pointing game, insertion and deletion: closed forms, and Quantus' figures.
 
-Tests whose name starts with a letter and a number are those of section 8 of the reference.
+A letter and a number in the name of a test, such as a3, are its number among the facts of the reference, section 8.
 """
 
 from itertools import permutations
@@ -34,21 +34,21 @@ def objects(count=3, size=(6, 10)):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_m1_perfect_inverted_and_flat_maps(measure):
+def test_relevance_m1_of_perfect_inverted_and_flat_maps(measure):
     masks = objects()
     np.testing.assert_array_equal(measure(masks * 1.0, masks), 1)
     np.testing.assert_array_equal(measure(1.0 - masks, masks), 0)
     np.testing.assert_allclose(measure(np.full(masks.shape, 0.3), masks), relevance.chance(masks), atol=1e-15)
 
 
-def test_m2_three_times_as_much_on_the_object():
+def test_mass_m2_of_three_times_as_much_on_the_object():
     masks = objects()
     share, maps = masks.mean(axis=(1, 2)), np.where(masks, 3.0, 1.0)
     np.testing.assert_allclose(relevance.mass(maps, masks), 3 * share / (2 * share + 1), atol=1e-15)
     np.testing.assert_array_equal(relevance.rank(maps, masks), 1)
 
 
-def test_m3_what_changes_the_figures_and_what_does_not():
+def test_mass_and_rank_m3_change_by_what_they_should_and_by_nothing_else():
     masks, maps = objects(), draw(3, 6, 10)
     mass, rank = relevance.mass(maps, masks), relevance.rank(maps, masks)
     for factor in (1e-300, 0.1, 1e300):
@@ -61,7 +61,7 @@ def test_m3_what_changes_the_figures_and_what_does_not():
     np.testing.assert_allclose(minmax, (on - least * sizes) / (total - least * 60), rtol=1e-12)
 
 
-def test_m4_random_maps_reach_chance_with_the_spread_of_a_hypergeometric_draw():
+def test_mass_and_rank_m4_of_random_maps_reach_chance_with_hypergeometric_spread():
     n, size = 4000, (8, 8)
     masks = np.zeros((n, *size), bool)
     masks[:, 1:3, 2:5] = True
@@ -73,7 +73,7 @@ def test_m4_random_maps_reach_chance_with_the_spread_of_a_hypergeometric_draw():
         assert abs(found.mean() - share) < 4 * found.std() / np.sqrt(n)
 
 
-def test_m5_a_map_of_zeros_has_no_mass_is_flagged_and_its_rank_is_chance():
+def test_flat_m5_flags_a_map_of_zeros_which_has_no_mass_and_the_rank_of_chance():
     masks, maps = objects(), draw(3, 6, 10)
     maps[1] = 0
     assert relevance.mass(maps, masks)[1] == 0
@@ -83,7 +83,7 @@ def test_m5_a_map_of_zeros_has_no_mass_is_flagged_and_its_rank_is_chance():
         np.testing.assert_allclose(measure(maps, masks)[1], relevance.chance(masks)[1], atol=1e-15)
 
 
-def test_m5_attention_that_is_the_same_everywhere_is_flat_though_rounding_varies_it():
+def test_flat_m5_flags_attention_that_varies_by_rounding_alone():
     module = jp.models.vit("ti", patch=8, image=32, classes=3, width=8, heads=2, depth=1)
     images = draw(3, 32, 32, 3).astype(np.float32)
     shapes = jax.eval_shape(module.init, KEY, images)["params"]
@@ -108,7 +108,7 @@ def test_m5_attention_that_is_the_same_everywhere_is_flat_though_rounding_varies
     np.testing.assert_array_equal(rounded.values, constant.values)
 
 
-def test_what_varies_by_more_than_rounding_is_not_flat():
+def test_flat_does_not_flag_what_varies_by_more_than_rounding():
     maps = np.full((2, 4, 4), 3.0)
     maps[0, 1, 2] += 3 * 0.9e-6
     maps[1, 1, 2] += 3 * 1.1e-6
@@ -120,7 +120,7 @@ def test_what_varies_by_more_than_rounding_is_not_flat():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_m5_ties_count_as_the_mean_over_every_order_of_the_pixels(seed):
+def test_rank_m5_counts_ties_as_the_mean_over_every_order_of_the_pixels(seed):
     rng = np.random.default_rng(seed)
     maps, mask = rng.integers(3, size=6) * 1.0, np.zeros(6, bool)
     mask[rng.permutation(6)[: rng.integers(1, 6)]] = True
@@ -134,7 +134,7 @@ def test_m5_ties_count_as_the_mean_over_every_order_of_the_pixels(seed):
     np.testing.assert_allclose(relevance.pointing(*arguments), np.mean(points), atol=1e-14)
 
 
-def test_m6_a_transposed_map_misses_an_object_off_the_diagonal():
+def test_relevance_m6_of_a_transposed_map_misses_an_object_off_the_diagonal():
     masks = np.zeros((1, 64, 96), bool)
     masks[:, 4:12, 60:80] = True
     maps = masks * 1.0
@@ -146,7 +146,7 @@ def test_m6_a_transposed_map_misses_an_object_off_the_diagonal():
         relevance.mass(np.swapaxes(maps, 1, 2), masks)
 
 
-def test_m9_mass_and_rank_agree_with_quantus():
+def test_mass_and_rank_m9_agree_with_quantus():
     with np.load(Path(__file__).parent / "golden" / "attribution.npz") as file:
         pooled, masks, mass, rank = (file[name] for name in ("pooled", "masks", "mass", "rank"))
     np.testing.assert_allclose(relevance.mass(pooled, masks), mass, atol=1e-14)
@@ -156,7 +156,7 @@ def test_m9_mass_and_rank_agree_with_quantus():
 # ------------------------------------------------------------------------------------------- pointing and pooling
 
 
-def test_a_tolerance_is_a_distance_from_the_object():
+def test_pointing_takes_a_tolerance_as_a_distance_from_the_object():
     masks, maps = np.zeros((1, 9, 9), bool), np.zeros((1, 9, 9))
     masks[0, 4, 4] = True
     maps[0, 1, 0] = 1  # three rows and four columns away: five pixels
@@ -166,7 +166,7 @@ def test_a_tolerance_is_a_distance_from_the_object():
     np.testing.assert_allclose(relevance.pointing(np.ones((1, 9, 9)), masks, tolerance=1), 5 / 81)
 
 
-def test_pooling_is_what_it_says():
+def test_pooled_is_what_it_says():
     maps = draw(2, 3, 4, 3) - 0.5
     total = maps.sum(axis=-1)
     expected = {
@@ -224,7 +224,7 @@ def test_insertion_and_deletion_of_a_perfect_ranking_are_exact():
 
 
 @pytest.mark.parametrize("random", ["a random map", "ties"])
-def test_a_random_order_has_an_area_of_a_half(random):
+def test_insertion_in_a_random_order_has_an_area_of_a_half(random):
     n = 400
     masks = np.broadcast_to(objects(1), (n, 6, 10))
     maps = (
@@ -235,7 +235,7 @@ def test_a_random_order_has_an_area_of_a_half(random):
     assert curve.area.std() > 0
 
 
-def test_the_order_of_ties_is_a_function_of_key_and_position():
+def test_insertion_orders_ties_by_key_and_position():
     masks = objects()
     network, images, options = over(masks), np.ones((3, 6, 10, 1)), {"score": first, "steps": 60}
 
@@ -247,7 +247,7 @@ def test_the_order_of_ties_is_a_function_of_key_and_position():
     assert np.all(area(3, KEY) != area(3, jax.random.key(1)))
 
 
-def test_the_default_score_is_the_probability_of_the_networks_own_class():
+def test_probability_of_the_networks_own_class_is_the_default_score():
     weights, images = draw(6, 3, seed=1) - 0.5, draw(4, 2, 3, 1)
     network = jp.Network(lambda params, state, x: x.reshape(len(x), -1) @ params, jnp.asarray(weights))
     pooled, base = draw(4, 2, 3, seed=2), 0.25
@@ -270,7 +270,7 @@ def test_the_default_score_is_the_probability_of_the_networks_own_class():
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_bad_masks_and_maps_are_named(measure):
+def test_relevance_names_bad_masks_and_maps(measure):
     masks, maps = objects(), draw(3, 6, 10)
     with pytest.raises(
         ValueError, match=r"masks: expected bool \[b, h, w\] = \(3, 6, 10\), but got \(3, 6, 9\)\. Resize"
@@ -290,7 +290,7 @@ def test_bad_masks_and_maps_are_named(measure):
         measure(maps[..., None], masks)
 
 
-def test_bad_options_are_named():
+def test_relevance_names_bad_options():
     masks, images = objects(), np.ones((3, 6, 10, 1))
     with pytest.raises(ValueError, match=r"how: unknown value 'square'\. Did you mean 'squared'"):
         relevance.pooled(images, "square")
@@ -315,7 +315,7 @@ def test_bad_options_are_named():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_scores_orders_and_keys_that_serve_nothing_are_named():
+def test_perturbation_names_scores_orders_and_keys_that_serve_nothing():
     masks, images = objects(), np.ones((3, 6, 10, 1))
     with pytest.raises(ValueError, match="tolerance: expected 0 or more pixels, but got 'a'"):
         relevance.chance(masks, tolerance="a")
@@ -332,7 +332,7 @@ def test_scores_orders_and_keys_that_serve_nothing_are_named():
         perturbation.random_order(KEY, (3, 4, 2.5))
 
 
-def test_a_key_of_either_kind_means_the_same_order():
+def test_random_order_is_the_same_for_a_key_of_either_kind():
     shape = (1, 2, 3)
     typed = perturbation.random_order(jax.random.key(3), shape)
     np.testing.assert_array_equal(perturbation.random_order(jax.random.PRNGKey(3), shape), typed)

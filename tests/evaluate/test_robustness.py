@@ -55,7 +55,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_linear_model_loses_epsilon_times_the_l1_norm_of_its_weights(attack):
+def test_attacks_on_a_linear_model_cost_epsilon_times_the_l1_norm_of_its_weights(attack):
     batch, network = batch_of(), linear()
     images = ATTACKS[attack](network, wrong_side, batch)
     rise = values(network, wrong_side, batch, images) - values(network, wrong_side, batch, batch["image"])
@@ -63,7 +63,7 @@ def test_a_linear_model_loses_epsilon_times_the_l1_norm_of_its_weights(attack):
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_cross_entropy_of_a_linear_model_becomes_that_of_the_smaller_margin(attack):
+def test_attacks_on_a_linear_model_give_the_cross_entropy_of_the_smaller_margin(attack):
     batch, network = batch_of(), linear()
     margin = (2 * batch["label"] - 1) * (batch["image"] @ W + 0.1)
     images = ATTACKS[attack](network, jp.losses.cross_entropy, batch)
@@ -71,7 +71,7 @@ def test_cross_entropy_of_a_linear_model_becomes_that_of_the_smaller_margin(atta
     np.testing.assert_allclose(values(network, jp.losses.cross_entropy, batch, images), expected, atol=1e-12)
 
 
-def test_no_corner_of_the_ball_is_worse_than_fgsm_for_a_linear_model():
+def test_fgsm_is_the_worst_corner_of_the_ball_for_a_linear_model():
     batch, network = batch_of(), linear()
     worst = values(network, jp.losses.cross_entropy, batch, FGSM(network, jp.losses.cross_entropy, batch))
     for corner in np.stack(np.meshgrid(*[(-0.05, 0.05)] * 4), axis=-1).reshape(-1, 4):
@@ -100,7 +100,7 @@ def test_fgsm_follows_the_sign_of_numpys_gradient():
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 2.0)])
 @pytest.mark.parametrize("epsilon", [0.0, 0.01, 0.3, 5.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_ball_and_the_bounds_are_kept_exactly(epsilon, bounds, dtype):
+def test_attacks_keep_the_ball_and_the_bounds_exactly(epsilon, bounds, dtype):
     images = np.random.default_rng(0).uniform(bounds[0], bounds[1], (20, 4)).astype(dtype)
     images[0], images[1] = bounds
     batch = {"image": images, "label": np.arange(20) % 2}
@@ -116,7 +116,7 @@ def test_the_ball_and_the_bounds_are_kept_exactly(epsilon, bounds, dtype):
             assert set(np.unique(got[:, [0, 1, 3]])) == set(bounds)
 
 
-def test_a_random_start_is_uniform_in_the_ball_and_a_function_of_the_key():
+def test_pgd_starts_uniformly_in_the_ball_as_a_function_of_the_key():
     batch = {"image": np.full((500, 4), 0.5), "label": np.zeros(500, int)}
     flat = jp.Network(lambda params, state, images: 0.0 * images[:, :2], {})
 
@@ -132,7 +132,7 @@ def test_a_random_start_is_uniform_in_the_ball_and_a_function_of_the_key():
     assert not np.array_equal(started(0), started(1))
 
 
-def test_small_steps_find_the_top_that_one_large_step_jumps_over():
+def test_pgd_finds_the_top_that_one_large_step_jumps_over():
     def tent(params, state, images):
         return jnp.minimum(images - params, 0.2 - (images - params))
 
@@ -152,7 +152,7 @@ def test_small_steps_find_the_top_that_one_large_step_jumps_over():
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_padding_keeps_its_image_and_weights_change_nothing_else(attack):
+def test_attacks_keep_images_of_padding_and_do_not_depend_on_other_weights(attack):
     batch = batch_of()
     plain = np.asarray(ATTACKS[attack](linear(), jp.losses.cross_entropy, batch))
     images = batch["image"].copy()
@@ -164,12 +164,12 @@ def test_padding_keeps_its_image_and_weights_change_nothing_else(attack):
     np.testing.assert_array_equal(got[counts], plain[counts])
 
 
-def test_a_batch_that_is_all_padding_is_left_alone():
+def test_fgsm_leaves_a_batch_alone_that_is_all_padding():
     batch = {**batch_of(), "weight": np.zeros(6)}
     np.testing.assert_array_equal(FGSM(linear(), jp.losses.cross_entropy, batch), batch["image"])
 
 
-def test_one_program_serves_every_attack_epsilon_batch_and_equal_network():
+def test_attacks_share_one_program_for_every_epsilon_batch_and_equal_network():
     traces = []
 
     def apply(params, state, images):
@@ -195,7 +195,7 @@ def test_one_program_serves_every_attack_epsilon_batch_and_equal_network():
     assert len(traces) == 1
 
 
-def test_a_tiny_gradient_is_not_lost_to_the_size_of_the_batch():
+def test_fgsm_does_not_lose_a_tiny_gradient_to_the_size_of_the_batch():
     # The gradient is exp(-85), about 1e-37; a 64th of it would be zero in float32.
     def apply(params, state, images):
         return jnp.stack([-jnp.sum(images, axis=1) - params, jnp.zeros(len(images), images.dtype)], axis=1)
@@ -205,7 +205,7 @@ def test_a_tiny_gradient_is_not_lost_to_the_size_of_the_batch():
     np.testing.assert_allclose(FGSM(network, jp.losses.cross_entropy, batch), 0.45, rtol=1e-6)
 
 
-def test_a_masked_gradient_fools_an_attack_on_the_network_but_not_a_transferred_one():
+def test_suite_shows_by_a_transferred_attack_that_a_gradient_is_masked():
     # So sure of itself that the gradient of the loss is zero in float32: it looks robust, and has the same decisions.
     images = np.full((4, 4), 0.5, np.float32)
     batch = {"image": images, "label": np.ones(4, int)}
@@ -226,7 +226,7 @@ def test_a_masked_gradient_fools_an_attack_on_the_network_but_not_a_transferred_
 # ------------------------------------------------------------------------------------------------------ the suite
 
 
-def test_a_transferred_attack_is_made_on_one_network_and_met_by_another():
+def test_attacked_batches_are_made_on_one_network_and_met_by_another():
     other = np.array([1.5, 0.4, -0.3, 1.0])
     batches = [batch_of(seed=seed) for seed in range(3)]
     made = list(robustness.attacked(linear(), wrong_side, batches, FGSM))
@@ -262,7 +262,7 @@ def conditions(size: int = 4) -> robustness.Suite:
     )
 
 
-def test_a_suite_measures_every_condition_on_every_example_once():
+def test_suite_measures_every_condition_on_every_example_once():
     suite, network = conditions().against(linear(-W, 1.0)), linear(bias=-0.9)
     hits, labels, found = suite.hits(network), suite.labels(), suite(network)
     attacked = [f"{kind}/{name}" for kind in ("transfer", "white-box") for name in ATTACKS]
@@ -279,14 +279,14 @@ def test_a_suite_measures_every_condition_on_every_example_once():
     assert found["white-box"] == pytest.approx(np.mean([found[f"white-box/{name}"] for name in ATTACKS]))
 
 
-def test_on_the_network_itself_a_transferred_attack_is_a_white_box_attack():
+def test_suite_transferred_attack_on_the_network_itself_is_a_white_box_attack():
     suite = conditions().against(linear())
     hits = suite.hits(linear())
     for name in ATTACKS:
         np.testing.assert_array_equal(hits[f"transfer/{name}"], hits[f"white-box/{name}"])
 
 
-def test_a_suite_compiles_two_programs_for_all_conditions_and_networks():
+def test_suite_compiles_two_programs_for_all_conditions_and_networks():
     traces = []
 
     def apply(params, state, images):
@@ -310,12 +310,12 @@ def test_a_suite_compiles_two_programs_for_all_conditions_and_networks():
         ({"transferred": {"fgsm": []}}, r"transfer/fgsm: expected at least one batch"),
     ],
 )
-def test_a_set_that_cannot_be_read_is_named(change, message):
+def test_suite_names_a_set_that_cannot_be_read(change, message):
     with pytest.raises(ValueError, match=message):
         robustness.Suite(**{"loss": jp.losses.cross_entropy, "clean": [batch_of()], **change})
 
 
-def test_a_set_of_padding_alone_has_no_accuracy():
+def test_suite_has_no_accuracy_of_a_set_of_padding_alone():
     suite = robustness.Suite(jp.losses.cross_entropy, [{**batch_of(), "weight": np.zeros(6)}])
     with pytest.raises(ValueError, match=r"hits: expected at least one example, but got none"):
         suite(linear())
@@ -324,7 +324,7 @@ def test_a_set_of_padding_alone_has_no_accuracy():
 # ----------------------------------------------------------------------------------------------------- comparison
 
 
-def test_a_difference_is_the_mean_paired_change_in_points_overall_and_by_class():
+def test_difference_is_the_mean_paired_change_in_points_overall_and_by_class():
     rng = np.random.default_rng(0)
     dense, pruned, labels = rng.random(400) < 0.8, rng.random(400) < 0.7, rng.integers(3, size=400)
     labels[labels == 1] = 5
@@ -347,7 +347,7 @@ def test_a_difference_is_the_mean_paired_change_in_points_overall_and_by_class()
     assert found.overall.points.low < narrow.low < narrow.high < found.overall.points.high
 
 
-def test_pairing_cancels_what_both_get_wrong():
+def test_difference_cancels_by_pairing_what_both_get_wrong():
     dense = np.arange(200) % 2 == 0
     pruned = dense.copy()
     pruned[:4:2] = False
@@ -357,7 +357,7 @@ def test_pairing_cancels_what_both_get_wrong():
     assert 5 * (paired.high - paired.low) < unpaired.high - unpaired.low
 
 
-def test_training_seeds_are_resampled_as_well():
+def test_difference_resamples_training_seeds_as_well():
     # Each seed changes all its examples or none: with seeds as a level the interval spans both.
     dense = [np.ones(50, bool), np.ones(30, bool)]
     pruned, labels = [np.zeros(50, bool), np.ones(30, bool)], [np.zeros(50, int), np.full(30, 7)]
@@ -402,7 +402,7 @@ def test_training_seeds_are_resampled_as_well():
         ({"steps": 0}, ValueError, r"steps: expected a whole number of 1 or more, but got 0"),
     ],
 )
-def test_bad_input_of_an_attack_is_named_with_its_remedy(change, error, message):
+def test_attacks_name_bad_input_with_its_remedy(change, error, message):
     arguments = {"batch": batch_of(), "epsilon": 0.1, "step_size": 0.1, "steps": 2, **change}
     batch = arguments.pop("batch")
     with pytest.raises(error, match=message):
@@ -435,6 +435,6 @@ HITS, LABELS = np.array([True, False]), np.array([0, 1])
         (HITS, HITS, LABELS * 1.0, TypeError, r"labels: expected integer class labels, but got float64"),
     ],
 )
-def test_hits_that_do_not_fit_each_other_are_an_error(pruned, dense, labels, error, message):
+def test_difference_refuses_hits_that_do_not_fit_each_other(pruned, dense, labels, error, message):
     with pytest.raises(error, match=message):
         robustness.difference(pruned, dense, labels, seed=0)

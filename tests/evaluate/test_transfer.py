@@ -102,7 +102,7 @@ def test_nearest_neighbours_vote_as_sklearns(k):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_head_has_the_type_of_its_features_and_forgets_their_order(make):
+def test_heads_have_the_type_of_their_features_and_forget_their_order(make):
     x, y = problem(dtype=np.float32)
     head, order = make(x, y, 4), RNG.permutation(len(x))
     assert {leaf.dtype for leaf in jax.tree.leaves(head.params)} == {np.dtype(np.float32)}
@@ -118,7 +118,7 @@ def test_with_head_is_the_head_of_the_features(make):
     np.testing.assert_allclose(transfer.with_head(net, head)(data["image"]), head(features), rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_is_frozen_and_gradients_go_through_it():
+def test_with_head_freezes_the_head_and_lets_gradients_through():
     net, data = network(), pictures()
     headed = transfer.with_head(net, heads.ridge()(transfer.features(net, [data]), data["label"], 3))
     assert headed.params is net.params
@@ -132,7 +132,7 @@ def test_a_head_is_frozen_and_gradients_go_through_it():
     assert np.any(np.asarray(tuned.params["first"] != net.params["first"]))
 
 
-def test_networks_with_heads_compare_equal_and_compile_once():
+def test_with_head_makes_networks_that_compare_equal_and_compile_once():
     data, traces = pictures(), []
 
     @jax.jit
@@ -175,7 +175,7 @@ def test_accuracy_counts_every_example_of_positive_weight_once(size):
     assert some.tolist() == [True, True, True, True, False, False]
 
 
-def test_the_first_of_equal_outputs_wins():
+def test_correct_takes_the_first_of_equal_outputs():
     net = jp.Network(lambda params, state, images: images, {})
     batch = {"image": np.zeros((2, 3), np.float32), "label": np.array([0, 2])}
     assert transfer.correct(net, [batch]).tolist() == [True, False]
@@ -194,7 +194,7 @@ def test_mean_loss_is_the_same_for_every_batch_size():
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_features_that_are_not_a_table_are_an_error(make):
+def test_heads_refuse_features_that_are_not_a_table(make):
     with pytest.raises(
         ValueError, match=r"features: expected \[n, d\] for 4 labels, but got \(4, 2, 2\). Average over"
     ):
@@ -204,7 +204,7 @@ def test_features_that_are_not_a_table_are_an_error(make):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_an_empty_class_is_an_error(make):
+def test_heads_refuse_an_empty_class(make):
     with pytest.raises(ValueError, match=r"labels: class 1 has no example \(1 of 3 classes are empty\)"):
         make(np.ones((4, 2)), np.array([0, 2, 0, 2]), 3)
     with pytest.raises(ValueError, match=r"labels: expected labels in \[0, 2\), but found 2"):
@@ -212,7 +212,7 @@ def test_an_empty_class_is_an_error(make):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_features_that_are_not_finite_are_an_error(make):
+def test_heads_refuse_features_that_are_not_finite(make):
     x, y = problem()
     x[3, 2] = np.nan
     with pytest.raises(
@@ -223,19 +223,19 @@ def test_features_that_are_not_finite_are_an_error(make):
 
 @pytest.mark.parametrize("maker", [heads.ridge, heads.logistic])
 @pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_penalty_that_is_not_positive_is_an_error(maker, penalty):
+def test_heads_refuse_a_penalty_that_is_not_positive(maker, penalty):
     with pytest.raises(ValueError, match="penalty: expected a finite number above 0, but got"):
         maker(penalty)
 
 
-def test_a_number_of_neighbours_out_of_range_is_an_error():
+def test_nearest_neighbours_refuses_a_number_out_of_range():
     with pytest.raises(ValueError, match="k: expected a whole number of 1 or more, but got 0"):
         heads.nearest_neighbours(0)
     with pytest.raises(ValueError, match=r"k: expected at most the 3 examples .*, but got 4"):
         heads.nearest_neighbours(4)(np.ones((3, 2)), np.array([0, 1, 1]), 2)
 
 
-def test_a_site_that_does_not_serve_is_an_error():
+def test_features_refuse_a_site_that_does_not_serve():
     net, data = network(), pictures()
     with pytest.raises(ValueError, match=r"sites: unknown value 'feature'. Did you mean 'features'"):
         transfer.features(net, [data], "feature")

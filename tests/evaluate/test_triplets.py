@@ -14,7 +14,7 @@ def drawn(seed: int, n: int = 9, m: int = 60) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_the_odd_one_is_what_remains_beside_the_most_similar_pair(similarity, monkeypatch):
+def test_odd_one_out_is_what_remains_beside_the_most_similar_pair(similarity, monkeypatch):
     features, rows = drawn(0)
     scaled = features / np.linalg.norm(features, axis=1, keepdims=True) if similarity == "cosine" else features
     gram = scaled @ scaled.T
@@ -27,7 +27,7 @@ def test_the_odd_one_is_what_remains_beside_the_most_similar_pair(similarity, mo
     assert triplets.odd_one_out(features, rows, similarity=similarity).tolist() == expected
 
 
-def test_the_order_within_a_triplet_does_not_matter():
+def test_odd_one_out_does_not_depend_on_the_order_within_a_triplet():
     features, rows = drawn(1)
     items = rows[np.arange(len(rows)), triplets.odd_one_out(features, rows)]
     for order in ([1, 2, 0], [2, 1, 0]):
@@ -35,7 +35,7 @@ def test_the_order_within_a_triplet_does_not_matter():
         np.testing.assert_array_equal(turned[np.arange(len(rows)), triplets.odd_one_out(features, turned)], items)
 
 
-def test_cosine_ignores_length_and_dot_does_not():
+def test_odd_one_out_by_cosine_ignores_length_and_by_dot_does_not():
     features = np.array([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0], [0.0, 30.0]])
     rows = np.array([[0, 1, 3]])
     assert triplets.odd_one_out(features, rows).tolist() == [2]
@@ -44,14 +44,14 @@ def test_cosine_ignores_length_and_dot_does_not():
 
 @pytest.mark.parametrize("value", [0.0, 2.0])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_features_that_are_all_the_same_score_chance(similarity, value):
+def test_choice_shares_of_features_all_the_same_are_chance(similarity, value):
     _, rows = drawn(2)
     shares = triplets.choice_shares(np.full((9, 4), value), rows, similarity=similarity)
     np.testing.assert_array_equal(shares, 1 / 3)
     assert triplets.agreement(shares, RNG(0).integers(3, size=len(rows))) == pytest.approx(triplets.CHANCE, abs=1e-15)
 
 
-def test_two_that_are_tied_share():
+def test_choice_shares_are_equal_of_two_that_are_tied():
     features = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     np.testing.assert_array_equal(triplets.choice_shares(features, [[0, 1, 2]], similarity="dot"), [[0.5, 0.5, 0]])
 
@@ -65,7 +65,7 @@ def test_agreement_is_the_share_on_the_human_choice():
     assert triplets.agreement(shares, human) == pytest.approx((0.5 + 1 + 1 / 3) / 4, abs=1e-15)
 
 
-def test_the_noise_ceiling_compares_every_answer_with_the_others():
+def test_noise_ceiling_compares_every_answer_with_the_others():
     answers = RNG(3).integers(3, size=(40, 5))
     expected = []
     for row in answers:
@@ -79,7 +79,7 @@ def test_the_noise_ceiling_compares_every_answer_with_the_others():
     assert triplets.noise_ceiling([[1, 1, 0]]) == 0.0
 
 
-def test_two_answers_by_chance_have_the_ceiling_of_chance():
+def test_noise_ceiling_of_two_answers_by_chance_is_that_of_chance():
     pairs = [np.bincount([a, b], minlength=3) for a in range(3) for b in range(3)]
     assert triplets.noise_ceiling(np.stack(pairs)) == pytest.approx(1 / 3, abs=1e-15)
 
@@ -105,6 +105,6 @@ FEATURES = np.eye(4)
         (lambda: triplets.noise_ceiling([[2, 0, 0], [1, 0, 0]]), r"counts: expected two or more answers.*row 1"),
     ],
 )
-def test_bad_input_is_named_with_its_remedy(call, message):
+def test_triplets_name_bad_input_with_its_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()

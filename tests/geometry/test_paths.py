@@ -37,7 +37,7 @@ def mean_loss(network, loss, batch):
 
 
 @pytest.mark.parametrize("matrix", ["hessian", "ggn"])
-def test_the_second_order_is_exact_where_the_loss_is_quadratic(matrix):
+def test_pruning_path_of_second_order_is_exact_where_the_loss_is_quadratic(matrix):
     mask = {"w": jnp.array([[True, False], [False, True], [True, False]])}
     got = jp.geometry.pruning_path(linear(), SQUARED, [data(4), data(2, seed=2)], mask, points=7, matrix=matrix)
     np.testing.assert_allclose(got.second, got.true, atol=1e-12)
@@ -47,7 +47,7 @@ def test_the_second_order_is_exact_where_the_loss_is_quadratic(matrix):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_the_pruning_path_is_what_the_dense_matrices_say(name):
+def test_pruning_path_is_what_the_dense_matrices_say(name):
     case, loss = cases.build(name), jp.losses.cross_entropy
     rng = np.random.default_rng(0)
     mask = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.5), case.network.params)
@@ -67,7 +67,7 @@ def test_the_pruning_path_is_what_the_dense_matrices_say(name):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", cases.NAMES)
-def test_a_direction_is_as_long_as_every_filter_and_moves_nothing_else(name, masked):
+def test_filter_normalised_is_as_long_as_every_filter_and_moves_nothing_else(name, masked):
     params = cases.build(name).network.params
     rng = np.random.default_rng(0)
     kept = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.7), params)
@@ -87,13 +87,13 @@ def test_a_direction_is_as_long_as_every_filter_and_moves_nothing_else(name, mas
     assert not np.array_equal(cases.flat(other), cases.flat(got))
 
 
-def test_a_filter_of_zeros_stays_where_it_is():
+def test_filter_normalised_leaves_a_filter_of_zeros_where_it_is():
     got = jp.geometry.filter_normalised({"w": jnp.array([[0.0, 3.0], [0.0, 4.0]])}, jax.random.key(0))
     np.testing.assert_array_equal(got["w"][:, 0], 0)
     np.testing.assert_allclose(np.linalg.norm(got["w"][:, 1]), 5)
 
 
-def test_slices_hold_the_loss_at_every_point():
+def test_line_and_plane_hold_the_loss_at_every_point():
     network, batches = linear(), [data(4), data(2, seed=2)]
     first, second = (jp.geometry.filter_normalised(network.params, jax.random.key(seed)) for seed in (0, 1))
     everything = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
@@ -116,7 +116,7 @@ def barrier(network, other, **options):
     return jp.geometry.barrier(network, SQUARED, [data()], other, key=jax.random.key(0), **options)
 
 
-def test_there_is_no_barrier_to_itself_and_none_where_the_loss_is_convex():
+def test_barrier_is_none_to_itself_and_none_where_the_loss_is_convex():
     assert barrier(linear(), linear()).height == 0
     got = barrier(linear(0), linear(1), points=5)
     assert got.height == 0
@@ -127,7 +127,7 @@ def _wells(params, state, images):
     return images * (params["w"] ** 2 - 1)
 
 
-def test_the_barrier_between_two_wells_is_the_hill_between_them():
+def test_barrier_between_two_wells_is_the_hill_between_them():
     batch = {"image": np.ones((2, 1)), "label": np.zeros((2, 1))}
     # At w = -1 and w = 2 the loss (w^2 - 1)^2 is 0 and 9; at a = 1 / 3 the path has its hill, at w = 0.
     left, right = (jp.Network(_wells, {"w": jnp.full((1, 1), w)}) for w in (-1.0, 2.0))
@@ -169,7 +169,7 @@ def exact(params, batch):
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.3])
-def test_every_point_of_the_path_has_the_exact_statistics_of_its_own_activations(momentum):
+def test_barrier_has_at_every_point_the_exact_statistics_of_its_activations(momentum):
     left, right = normalised(0, momentum), normalised(1, momentum)
     batch = data(20)
     between = [
@@ -189,7 +189,7 @@ def test_every_point_of_the_path_has_the_exact_statistics_of_its_own_activations
     np.testing.assert_allclose(elsewhere.losses[-1], mean_loss(recalibrated, SQUARED, data(7, seed=5)), rtol=1e-9)
 
 
-def test_without_a_training_mode_the_statistics_are_interpolated():
+def test_barrier_without_a_training_mode_interpolates_the_statistics():
     left, right = normalised(0, train=False), normalised(1, train=False)
     got = barrier(left, right, points=3)
     middle = jax.tree.map(lambda a, b: (a + b) / 2, left, right)
@@ -201,7 +201,7 @@ def test_without_a_training_mode_the_statistics_are_interpolated():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_bad_input_is_named_with_its_remedy():
+def test_paths_name_bad_input_with_its_remedy():
     network, batch = linear(), data()
     mask, direction = {"w": np.ones((3, 2), bool)}, {"w": np.ones((3, 2))}
     path, line = jp.geometry.pruning_path, jp.geometry.line

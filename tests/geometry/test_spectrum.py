@@ -56,7 +56,7 @@ def dense(operator):
 @pytest.mark.usefixtures("same_rank")
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 @every_matrix
-def test_an_operator_is_the_dense_matrix_of_what_was_chosen(name, matrix):
+def test_operator_is_the_dense_matrix_of_what_was_chosen(name, matrix):
     case, whole = cases.build(name), cases.matrix(name, matrix)
     rng = np.random.default_rng(0)
     for options, chosen in choices(case):
@@ -70,7 +70,7 @@ def test_an_operator_is_the_dense_matrix_of_what_was_chosen(name, matrix):
         np.testing.assert_array_equal(got.flat(tree), vector)
 
 
-def test_batches_count_as_one_large_batch_padded_or_not():
+def test_operator_counts_batches_as_one_large_batch_padded_or_not():
     case = cases.build("cnn")
     parts = [cases.take(case.batch, 0, 2), cases.pad(cases.take(case.batch, 2, 5), 2)]
     vector = jnp.asarray(np.random.default_rng(0).normal(size=jp.tree.size(case.network.params)))
@@ -98,7 +98,7 @@ def test_eigenpairs_are_those_of_the_dense_matrix(name, matrix):
     close(np.abs(largest.values), np.sort(np.abs(values))[::-1][:2])
 
 
-def test_residuals_are_what_is_missing_to_an_eigenpair():
+def test_eigenpairs_have_residuals_of_what_is_missing():
     case = cases.build("resnet")
     operator = jp.geometry.operator(case.network, LOSS, [case.batch])
     for steps in (6, 20):
@@ -110,7 +110,7 @@ def test_residuals_are_what_is_missing_to_an_eigenpair():
     close(got.values[:1], np.linalg.eigvalsh(cases.matrix("resnet", "hessian"))[-1:], 1e-8)
 
 
-def test_lanczos_is_that_of_matfree():
+def test_eigenpairs_by_lanczos_are_those_of_matfree():
     case = cases.build("mlp")
     operator = jp.geometry.operator(case.network, LOSS, [case.batch])
     start = jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (operator.size,))
@@ -120,7 +120,7 @@ def test_lanczos_is_that_of_matfree():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_repeated_and_vanishing_eigenvalues_are_all_found(dtype):
+def test_eigenpairs_repeated_and_vanishing_are_all_found(dtype):
     squares = np.array([0, 5, 1, 0, 5, 5, 0, 2, 0], dtype)
     got = jp.geometry.eigenpairs(diagonal(squares, dtype), key=jax.random.key(0), count=9)
     tolerance = {"atol": 100 * np.finfo(dtype).eps}
@@ -132,13 +132,13 @@ def test_repeated_and_vanishing_eigenvalues_are_all_found(dtype):
     np.testing.assert_allclose(nothing.vectors @ nothing.vectors.T, np.eye(4), atol=1e-12)
 
 
-def test_the_trace_of_a_diagonal_matrix_is_exact():
+def test_trace_of_a_diagonal_matrix_is_exact():
     got = jp.geometry.trace(diagonal(np.arange(1.0, 8.0)), key=jax.random.key(0), probes=2)
     np.testing.assert_allclose(got, (28, 0), atol=1e-12)
 
 
 @small_cases
-def test_a_trace_lies_within_its_error(name):
+def test_trace_lies_within_its_error(name):
     case = cases.build(name)
     for options, chosen in choices(case):
         operator = jp.geometry.operator(case.network, LOSS, [case.batch], **options)
@@ -148,7 +148,7 @@ def test_a_trace_lies_within_its_error(name):
         assert got.standard_error < np.linalg.norm(cases.matrix(name, "hessian"))
 
 
-def test_the_standard_error_is_the_spread_of_the_estimates():
+def test_trace_standard_error_is_the_spread_of_the_estimates():
     case = cases.build("mlp")
     operator = jp.geometry.operator(case.network, LOSS, [case.batch])
     found = [jp.geometry.trace(operator, key=jax.random.key(seed), probes=8) for seed in range(60)]
@@ -158,7 +158,7 @@ def test_the_standard_error_is_the_spread_of_the_estimates():
 
 
 @every_matrix
-def test_xtrace_is_exact_with_half_as_many_probes_as_weights_and_beats_hutchinson_before(matrix):
+def test_trace_by_xtrace_is_exact_with_half_the_probes_and_beats_hutchinson_before(matrix):
     case, whole = cases.build("mlp"), cases.matrix("mlp", matrix)
     operator = jp.geometry.operator(case.network, LOSS, [case.batch], matrix=matrix)
     exact = jp.geometry.trace(operator, key=jax.random.key(0), probes=operator.size // 2 + 1, estimator="xtrace")
@@ -170,7 +170,7 @@ def test_xtrace_is_exact_with_half_as_many_probes_as_weights_and_beats_hutchinso
 
 @pytest.mark.usefixtures("same_rank")
 @every_matrix
-def test_the_density_has_the_moments_of_the_eigenvalues_and_integral_one(matrix):
+def test_density_has_the_moments_of_the_eigenvalues_and_integral_one(matrix):
     case = cases.build("mlp")
     operator = jp.geometry.operator(case.network, LOSS, [case.batch], matrix=matrix)
     values = np.linalg.eigvalsh(cases.matrix("mlp", matrix))
@@ -185,7 +185,7 @@ def test_the_density_has_the_moments_of_the_eigenvalues_and_integral_one(matrix)
     assert mean == pytest.approx(np.mean(np.sum(got.weights * got.nodes, axis=1)), rel=1e-4)
 
 
-def test_the_density_of_many_probes_is_the_smoothed_spectrum():
+def test_density_of_many_probes_is_the_smoothed_spectrum():
     squares = np.repeat([0.0, 1.0, 4.0], [10, 6, 4])
     got = jp.geometry.density(diagonal(squares), key=jax.random.key(0), probes=300, steps=3, width=0.05)
     deviation = 0.05 * 4
@@ -196,13 +196,13 @@ def test_the_density_of_many_probes_is_the_smoothed_spectrum():
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
-def test_the_density_of_one_eigenvalue_is_a_peak_there(value):
+def test_density_of_one_eigenvalue_is_a_peak_there(value):
     got = jp.geometry.density(diagonal(np.full(5, value)), key=jax.random.key(0), probes=2)
     assert got.grid[np.argmax(got.values)] == pytest.approx(value, abs=1e-3)
     assert np.trapezoid(got.values, got.grid) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_same_key_gives_the_same_numbers_and_another_gives_others():
+def test_spectrum_of_one_key_is_the_same_and_of_another_another():
     case = cases.build("mlp")
     operator = jp.geometry.operator(case.network, LOSS, [case.batch])
     for function in (
@@ -216,7 +216,7 @@ def test_the_same_key_gives_the_same_numbers_and_another_gives_others():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_bad_input_is_named_with_its_remedy():
+def test_spectrum_names_bad_input_with_its_remedy():
     case = cases.build("mlp")
     make, key = jp.geometry.operator, jax.random.key(0)
     everything = jp.masks.ones(case.network.params)
@@ -265,7 +265,7 @@ def test_bad_input_is_named_with_its_remedy():
         jp.geometry.density(operator, key=key, width=0.0)
 
 
-def test_a_damaged_network_is_an_error_and_not_a_spectrum():
+def test_spectrum_of_a_damaged_network_is_an_error():
     case = cases.build("mlp")
     damaged = case.network.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, case.network.params))
     operator = jp.geometry.operator(damaged, LOSS, [case.batch])

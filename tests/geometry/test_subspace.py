@@ -8,7 +8,7 @@ import jaxprune as jp
 from tests import cases
 
 
-def test_a_subspace_agrees_with_itself_in_any_basis_and_not_with_what_is_orthogonal_to_it():
+def test_alignment_is_whole_in_any_basis_and_none_with_what_is_orthogonal():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(20, 8)))[0].T
     mixed = rng.normal(size=(4, 4)) @ basis[:4]
@@ -18,7 +18,7 @@ def test_a_subspace_agrees_with_itself_in_any_basis_and_not_with_what_is_orthogo
     np.testing.assert_allclose(jp.geometry.alignment(basis[:4], basis[4:]).angles, np.pi / 2, atol=1e-12)
 
 
-def test_angles_are_those_that_were_turned_by_in_ascending_order():
+def test_alignment_has_the_angles_turned_by_in_ascending_order():
     turned = np.array([0.3, 1.2])
     left = np.eye(4)[:2]
     right = np.cos(turned)[:, None] * left + np.sin(turned)[:, None] * np.eye(4)[2:]
@@ -28,7 +28,7 @@ def test_angles_are_those_that_were_turned_by_in_ascending_order():
 
 
 @pytest.mark.parametrize(("k", "m"), [(5, 5), (2, 6)])
-def test_random_subspaces_agree_by_chance(k, m):
+def test_alignment_of_random_subspaces_is_that_of_chance(k, m):
     rng = np.random.default_rng(0)
     found = [jp.geometry.alignment(rng.normal(size=(k, 40)), rng.normal(size=(m, 40))) for _ in range(300)]
     overlaps = [one.overlap for one in found]
@@ -36,7 +36,7 @@ def test_random_subspaces_agree_by_chance(k, m):
     assert abs(np.mean(overlaps) - found[0].chance) < 4 * np.std(overlaps) / np.sqrt(300)
 
 
-def test_the_top_curvature_of_one_task_agrees_with_itself_from_another_start():
+def test_alignment_of_the_top_curvature_is_whole_from_another_start():
     case = cases.build("resnet")
     operator = jp.geometry.operator(case.network, jp.losses.cross_entropy, [case.batch])
     one, other = (jp.geometry.eigenpairs(operator, key=jax.random.key(seed), count=3).vectors for seed in (0, 1))
@@ -55,6 +55,6 @@ def test_the_top_curvature_of_one_task_agrees_with_itself_from_another_start():
         (np.eye(3)[:0], np.eye(3), r"left: expected k vectors"),
     ],
 )
-def test_bad_input_is_named_with_its_remedy(left, right, message):
+def test_alignment_names_bad_input_with_its_remedy(left, right, message):
     with pytest.raises(ValueError, match=message):
         jp.geometry.alignment(left, right)

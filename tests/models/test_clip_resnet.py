@@ -31,7 +31,7 @@ def images(count=3):
     return np.random.default_rng(1).normal(size=(count, *IMAGE))
 
 
-def test_a_published_network_has_the_published_number_of_parameters():
+def test_clip_resnet_has_the_published_number_of_parameters():
     # The whole of RN50 has 102,007,137, its text tower 63,690,241.
     module = clip_resnet()
     variables = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32))
@@ -40,7 +40,7 @@ def test_a_published_network_has_the_published_number_of_parameters():
     assert variables["params"]["head"]["kernel"].shape == (2048, 1024)
 
 
-def test_the_pool_equals_its_definition():
+def test_attention_pool_equals_its_definition():
     module, x = AttentionPool(3), np.random.default_rng(0).normal(size=(2, 2, 3, 6))
     template = jax.eval_shape(module.init, jax.random.key(0), x)
     params = networks.random_weights(template, seed=1)["params"]
@@ -56,7 +56,7 @@ def test_the_pool_equals_its_definition():
             np.testing.assert_allclose(mixed[head], weights / weights.sum() @ value[:, head], rtol=1e-10)
 
 
-def test_strides_are_means():
+def test_bottleneck_strides_are_means():
     # With 1x1 kernels at the middle of the 3x3 one, and norms that do nothing, a block is these two lines.
     block, x = (
         Bottleneck(4, (2, 2), 2, "block", Layers(False, False)),
@@ -84,7 +84,7 @@ def test_strides_are_means():
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_tags():
+def test_clip_resnet_tags_every_value_by_its_place():
     network = TINY.network(*randomised())
     sites = jp.sites.tags(network, images(2))
     values = jax.eval_shape(lambda network, batch: jp.sites.read(network, batch, sites), network, images(2))
@@ -99,7 +99,7 @@ def test_tags():
     assert len(found) == 4 * 6 + 3
 
 
-def test_a_shape_survives_json_whatever_was_removed():
+def test_described_reads_what_describe_wrote_whatever_was_removed():
     assert isinstance(TINY, jp.structured.Specification)
     for seed in range(4):
         left = TINY.without(networks.random_gates(TINY.groups(), seed))
@@ -111,7 +111,7 @@ def test_a_shape_survives_json_whatever_was_removed():
     assert list(TINY.describe()) == ["family", "classes", "width", "image", "blocks"]
 
 
-def test_members_are_leaves_of_the_network():
+def test_groups_have_leaves_of_the_network_as_members():
     variables = shapes()
     params = variables.pop("params")
     leaves = tree.by_name(params) | tree.by_name(variables)
@@ -123,7 +123,7 @@ def test_members_are_leaves_of_the_network():
                 assert leaves[member.leaf].shape[member.axis] == group.size
 
 
-def test_what_is_removed_computes_what_is_gated():
+def test_clip_resnet_computes_when_smaller_what_it_computed_gated():
     params, state = randomised()
     gates = networks.random_gates(TINY.groups(), seed=3)
     off = jp.structured.gated(TINY.network(params, state), TINY.groups(), gates)
@@ -134,7 +134,7 @@ def test_what_is_removed_computes_what_is_gated():
     np.testing.assert_allclose(networks.evaluate(left.network(fewer, rest), images()), expected, rtol=1e-9)
 
 
-def test_a_compacted_network_survives_the_disk(tmp_path):
+def test_clip_resnet_survives_the_disk_when_compacted(tmp_path):
     left, params, state = jp.structured.remove(TINY, *randomised(), networks.random_gates(TINY.groups(), 5))
     jp.structured.save(tmp_path, left, params, state, IMAGE)
     found, network = jp.structured.load(tmp_path, ClipResNet.described)
@@ -142,7 +142,7 @@ def test_a_compacted_network_survives_the_disk(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, (network.params, network.state), (params, state))
 
 
-def test_training_changes_every_statistic():
+def test_clip_resnet_changes_every_statistic_in_training():
     params, state = randomised()
     _, updated = jax.jit(lambda v, x: TINY.apply(v, x, train=True, mutable=["batch_stats"]))(
         {"params": params, **state}, images()
@@ -151,7 +151,7 @@ def test_training_changes_every_statistic():
         assert np.all(before != after)
 
 
-def test_without_a_projection_the_outputs_are_the_features():
+def test_clip_resnet_without_a_projection_answers_its_features():
     params, state = randomised()
     (features,) = jp.sites.read_jit(TINY.network(params, state), images(), sites=("features",))
     headless = TINY.clone(classes=0)
@@ -161,7 +161,7 @@ def test_without_a_projection_the_outputs_are_the_features():
 
 
 @pytest.mark.parametrize("image", [32, 64, 160])
-def test_positions_are_resampled_as_those_of_a_transformer(image):
+def test_resized_resamples_positions_as_those_of_a_transformer(image):
     # The same grid of two by two in both, with one token before it; the transformer's is compared with PyTorch's.
     params, _ = randomised()
     larger, changed = resized(TINY, params, image)
@@ -173,12 +173,12 @@ def test_positions_are_resampled_as_those_of_a_transformer(image):
     assert jax.eval_shape(larger.network(changed, randomised()[1]), batch).shape == (2, 5)
 
 
-def test_a_size_that_no_pool_halves_is_refused():
+def test_resized_refuses_a_size_that_no_pool_halves():
     with pytest.raises(ValueError, match=r"image: expected a multiple of 32 pixels, but got 100. Take 128"):
         resized(TINY, randomised()[0], 100)
 
 
-def test_a_mean_over_squares_leaves_out_what_is_left_over():
+def test_shrunk_leaves_out_what_is_left_over():
     x = jnp.arange(15.0).reshape(1, 3, 5, 1)
     np.testing.assert_array_equal(shrunk(x, 2)[0, :, :, 0], [[3.0, 5.0]])
     assert shrunk(x, 1) is x
@@ -196,12 +196,12 @@ def test_a_mean_over_squares_leaves_out_what_is_left_over():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_bad_arguments_are_refused_with_a_remedy(options, message):
+def test_clip_resnet_refuses_bad_arguments_with_a_remedy(options, message):
     with pytest.raises(ValueError, match=message):
         clip_resnet(**options)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 32, 32, 3), (1, 64, 96, 3)])
-def test_bad_images_are_refused_with_a_remedy(shape):
+def test_clip_resnet_refuses_bad_images_with_a_remedy(shape):
     with pytest.raises(ValueError, match=r"images: expected \[b, 64, 64, c\], but got the shape"):
         TINY.init(jax.random.key(0), jnp.ones(shape))

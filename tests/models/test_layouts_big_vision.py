@@ -120,7 +120,7 @@ def answers(network, images):
 
 
 @pytest.mark.parametrize(("kind", "pool"), KINDS)
-def test_answers_are_those_of_flaxs_own_attention(kind, pool):
+def test_layouts_big_vision_answers_are_those_of_flaxs_own_attention(kind, pool):
     module, tensors, images = ours(pool), tensors_of(kind, pool), weights.images(IMAGE).astype(np.float64)
     layout = LAYOUTS[kind](module)
     assert {name: value.shape for name, value in tensors.items()} == mapping.shapes(layout, like(module))
@@ -131,7 +131,7 @@ def test_answers_are_those_of_flaxs_own_attention(kind, pool):
 
 
 @pytest.mark.parametrize(("kind", "pool"), KINDS)
-def test_what_was_read_is_written_bit_for_bit(kind, pool):
+def test_layouts_big_vision_writes_what_was_read_bit_for_bit(kind, pool):
     module, tensors = ours(pool), tensors_of(kind, pool)
     tensors |= {"cls": np.copysign(tensors["cls"] * (np.arange(WIDTH) > 3), -1.0)} if pool == "token" else {}
     layout = LAYOUTS[kind](module)
@@ -141,7 +141,7 @@ def test_what_was_read_is_written_bit_for_bit(kind, pool):
     }
 
 
-def test_a_position_of_the_class_token_is_added_to_it_when_it_is_written():
+def test_write_adds_the_position_of_the_class_token_to_it():
     module, images = ours("token"), weights.images(IMAGE).astype(np.float64)
     params = mapping.read(LAYOUTS["old"](module), tensors_of("old", "token"), like(module))["params"]
     assert np.all(params["position"][0] != 0)
@@ -151,7 +151,7 @@ def test_a_position_of_the_class_token_is_added_to_it_when_it_is_written():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)  # the sum is rounded to float32
 
 
-def test_files_of_a_time_between_are_brought_to_todays_names():
+def test_prepare_brings_files_of_a_time_between_to_todays_names():
     modern = tensors_of("modern", "token")
     token = weights.fill("position of the token", (1, 1, WIDTH))
     between = modern | {"cls": modern["cls"] - token}
@@ -165,7 +165,7 @@ def test_files_of_a_time_between_are_brought_to_todays_names():
     assert layouts_big_vision.prepare(mean)["pos_embedding"].shape == (1, 17, 2)
 
 
-def test_positions_of_sines_are_made_where_a_file_has_none():
+def test_prepare_sines_makes_positions_where_a_file_has_none():
     tensors = tensors_of("modern", "mean")
     table = sines(4, WIDTH).astype(np.float32)[None]
     without = {name: value for name, value in tensors.items() if name != "pos_embedding"}
@@ -201,7 +201,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("which", MISTAKES)
-def test_every_mistake_is_seen(which):
+def test_layouts_big_vision_every_mistake_is_seen(which):
     changed, damage = MISTAKES[which]
     tensors, images = tensors_of("modern", "mean"), weights.images(IMAGE).astype(np.float64)
     module = ours("mean", **changed)
@@ -218,6 +218,6 @@ def test_every_mistake_is_seen(which):
         ("MAPHead_0/probe", "pools by attention"),
     ],
 )
-def test_other_networks_are_refused(name, what):
+def test_prepare_refuses_other_networks(name, what):
     with pytest.raises(ValueError, match=rf"weights: expected a plain vision transformer, but got .*{what}.*{name}"):
         layouts_big_vision.prepare({name: np.zeros(3)})

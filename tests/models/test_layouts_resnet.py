@@ -91,7 +91,7 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize(("name", "side"), REDUCED)
-def test_names_and_shapes_are_those_of_the_source(name, side):
+def test_layouts_resnet_names_and_shapes_are_those_of_the_source(name, side):
     module, layout = build(name, side)
     theirs = file_shapes(name, side)
     counters = [key for key in theirs if key.endswith("num_batches_tracked")]
@@ -101,12 +101,12 @@ def test_names_and_shapes_are_those_of_the_source(name, side):
 
 
 @pytest.mark.parametrize(("name", "side"), REDUCED)
-def test_answers_are_those_of_the_source(name, side):
+def test_layouts_resnet_answers_are_those_of_the_source(name, side):
     assert max(apart(name, side, read(name, side))) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["basic", "bottleneck", "clip"])
-def test_what_is_written_is_what_was_read_bit_for_bit(name):
+def test_layouts_resnet_writes_what_was_read_bit_for_bit(name):
     module, layout = build(name, 64)
     written = mapping.write(layout, read(name, 64))
     wanted = mapping.shapes(layout, like(module, 64))
@@ -116,7 +116,7 @@ def test_what_is_written_is_what_was_read_bit_for_bit(name):
     jax.tree.map(np.testing.assert_array_equal, mapping.read(layout, written, like(module, 64)), read(name, 64))
 
 
-def test_a_network_without_a_head_has_no_fc():
+def test_torchvision_resnet_without_a_head_has_no_fc():
     module, layout = build("bottleneck", 64)
     headless = module.clone(classes=0)
     found = mapping.shapes(layouts_resnet.torchvision_resnet(headless), like(headless, 64))
@@ -127,7 +127,7 @@ def test_a_network_without_a_head_has_no_fc():
     np.testing.assert_allclose(outputs, answers()["bottleneck/64/features"], rtol=1e-5, atol=1e-4)
 
 
-def test_what_a_file_of_moco_leaves_out_is_listed():
+def test_moco_resnet_lists_what_it_leaves_out_of_a_file():
     module = build("bottleneck", 64)[0].clone(classes=0)
     layout = layouts_resnet.moco_resnet(module)
     backbone = dict(mapping.write(layout, jax.tree.map(lambda leaf: np.zeros(leaf.shape), like(module, 64))))
@@ -139,13 +139,13 @@ def test_what_a_file_of_moco_leaves_out_is_listed():
     assert not mapping.dropped(layout, ["fc.weight", "fc.1.weight", "layer1.0.conv1.weight", "encoder_q.conv1.weight"])
 
 
-def test_what_a_file_of_dino_leaves_out_is_listed():
+def test_dino_resnet_lists_what_it_leaves_out_of_a_file():
     layout = layouts_resnet.dino_resnet(build("bottleneck", 64)[0].clone(classes=0))
     others = ["head.mlp.0.weight", "head.last_layer.weight_g", "module.head.mlp.2.bias", "bn1.num_batches_tracked"]
     assert list(mapping.dropped(layout, [*others, "conv1.weight", "layer4.0.bn1.bias"])) == others
 
 
-def test_what_a_file_of_clip_leaves_out_is_listed():
+def test_clip_resnet_lists_what_it_leaves_out_of_a_file():
     module, layout = build("clip", 64)
     text = ["transformer.resblocks.0.ln_1.weight", "token_embedding.weight", "positional_embedding", "ln_final.bias"]
     others = [*text, "text_projection", "logit_scale", "input_resolution", "context_length", "vocab_size"]
@@ -230,7 +230,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("mistake", "name"), [(mistake, n) for mistake, (_, names) in MISTAKES.items() for n in names])
-def test_a_mistake_in_a_network_shows(mistake, name, monkeypatch):
+def test_layouts_resnet_mistake_in_a_network_shows(mistake, name, monkeypatch):
     variables = read(name, 64)
     MISTAKES[mistake][0](monkeypatch)
     # The features are read in a trace that may be from before the mistake; the logits are not.
@@ -285,7 +285,7 @@ MISPLACED = {
 @pytest.mark.parametrize(
     ("mistake", "name"), [(mistake, n) for mistake, (_, names) in MISPLACED.items() for n in names]
 )
-def test_a_tensor_in_the_wrong_place_shows(mistake, name):
+def test_layouts_resnet_tensor_in_the_wrong_place_shows(mistake, name):
     outputs = compiled(name)(MISPLACED[mistake][0](read(name, 64)), golden_weights.images(64))
     assert relative(outputs, answers()[f"{name}/64/logits"]) > 10 * TOLERANCE
 
@@ -295,7 +295,7 @@ def compiled(name):
     return jax.jit(build(name, 64)[0].apply)
 
 
-def test_a_square_fc_in_the_wrong_order_shows():
+def test_torchvision_resnet_square_fc_in_the_wrong_order_shows():
     # 64 features and 64 classes: the file's own product, [out, in], is the oracle.
     module = ResNet(full_blocks((1,), 64), 64, 64, large_images=True)
     layout, template = layouts_resnet.torchvision_resnet(module), like(module, 64)
@@ -308,7 +308,7 @@ def test_a_square_fc_in_the_wrong_order_shows():
     assert np.max(np.abs(outputs - wrong)) > 0.1 * np.max(np.abs(right))
 
 
-def test_a_compacted_network_is_laid_out_by_its_own_shape():
+def test_torchvision_resnet_lays_out_a_compacted_network_by_its_own_shape():
     module = ResNet(full_blocks((3, 1), 8, True), 3, 8, True, large_images=True)
     template = like(module, 64)
     state = tree.map_named(lambda name, leaf: golden_weights.fill(name, leaf.shape), template)

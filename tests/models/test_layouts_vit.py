@@ -96,7 +96,7 @@ def errors(name, size, module, params, resize=resized):
 
 
 @cases
-def test_names_and_shapes_are_those_of_the_source(name):
+def test_layouts_vit_names_and_shapes_are_those_of_the_source(name):
     module, _, _ = CASES[name]
     layout = layout_of(name)
     expected = {key: tuple(shape) for key, shape in KEYS[name].items()}
@@ -108,7 +108,7 @@ FULL = json.loads((GOLDEN / "vit_full.json").read_text())
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_names_and_shapes_at_full_depth_are_those_of_the_source(name):
+def test_architectures_names_and_shapes_at_full_depth_are_those_of_the_source(name):
     source = jp.models.ARCHITECTURES[name]
     module = source.module(source.classes, source.image)
     layout = source.layout(module)
@@ -118,7 +118,7 @@ def test_names_and_shapes_at_full_depth_are_those_of_the_source(name):
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
-def test_answers_are_those_of_the_source(name, size):
+def test_layouts_vit_answers_are_those_of_the_source(name, size):
     module = CASES[name][0]
     variables = mapping.read(layout_of(name), tensors_of(name), variables_of(module))
     for key, error in errors(name, size, module, variables["params"]).items():
@@ -126,7 +126,7 @@ def test_answers_are_those_of_the_source(name, size):
 
 
 @cases
-def test_what_was_read_is_written_bit_for_bit(name):
+def test_layouts_vit_writes_what_was_read_bit_for_bit(name):
     tensors, layout, like = tensors_of(name), layout_of(name), variables_of(CASES[name][0])
     written = mapping.write(layout, mapping.read(layout, tensors, like))
     assert set(written) == set(tensors)
@@ -138,7 +138,7 @@ def test_what_was_read_is_written_bit_for_bit(name):
     assert tree.names(mapping.read(layout, written, like)) == tree.names(like)
 
 
-def test_the_tables_that_torchvision_stores_of_a_window_are_made_anew():
+def test_torchvision_swin_makes_the_stored_tables_of_a_window_anew():
     added = layout_of("torchvision_swin").added
     assert {added[key].dtype for key in added} == {np.dtype(np.float32), np.dtype(np.int64)}
     assert set(mapping.dropped(layout_of("torchvision_swin"), KEYS["torchvision_swin"])) == set(added)
@@ -154,7 +154,7 @@ def assert_same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def test_the_text_tower_of_clip_is_dropped_and_listed():
+def test_clip_vit_drops_and_lists_the_text_tower():
     tensors, one = tensors_of("clip_vit"), np.ones((2, 2), np.float32)
     text = (
         "positional_embedding",
@@ -174,7 +174,7 @@ def test_the_text_tower_of_clip_is_dropped_and_listed():
     assert_same(variables, read("clip_vit", tensors)[0])
 
 
-def test_what_else_a_checkpoint_of_dino_holds_is_dropped_and_listed():
+def test_dino_vit_drops_and_lists_what_else_a_checkpoint_holds():
     tensors, one = tensors_of("dino_vit"), np.ones((2, 2), np.float32)
     more = (
         "teacher.head.mlp.0.weight",
@@ -187,7 +187,7 @@ def test_what_else_a_checkpoint_of_dino_holds_is_dropped_and_listed():
     assert_same(variables, read("dino_vit", tensors)[0])
 
 
-def test_torchvisions_first_names_are_todays():
+def test_prepare_torchvision_brings_first_names_to_todays():
     tensors = tensors_of("torchvision_vit")
     first = {
         name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): value
@@ -213,18 +213,18 @@ def test_torchvisions_first_names_are_todays():
         ("attn_pool.latent", "pools by attention"),
     ],
 )
-def test_networks_that_are_no_plain_transformers_are_refused_by_name(name, what):
+def test_prepare_timm_refuses_what_is_no_plain_transformer_by_name(name, what):
     with pytest.raises(ValueError, match=rf"weights: expected a plain vision transformer, but got .*{what}.*{name}"):
         layouts_vit.prepare_timm(tensors_of("timm_vit") | {name: np.zeros(3, np.float32)})
 
 
-def test_plain_transformers_are_not_refused():
+def test_refuse_lets_plain_transformers_pass():
     for name in ("timm_vit", "dino_vit", "clip_vit", "torchvision_vit"):
         layouts_vit.refuse(KEYS[name])
 
 
 @cases
-def test_names_too_few_or_too_many_are_errors(name):
+def test_layouts_vit_names_too_few_or_too_many_are_errors(name):
     tensors = tensors_of(name)
     first = next(key for key in tensors if key not in layout_of(name).added)
     with pytest.raises(mapping.NamesError, match=rf"1 missing \({first}\)"):
@@ -236,7 +236,7 @@ def test_names_too_few_or_too_many_are_errors(name):
 
 
 @cases
-def test_a_smaller_network_has_the_names_that_are_left(name):
+def test_layouts_vit_smaller_network_has_the_names_that_are_left(name):
     module, make, _ = CASES[name]
     groups = {group.name: group for group in module.groups()}
     block = "stage1_block0" if name == "torchvision_swin" else "block0"
@@ -370,11 +370,11 @@ def mistaken(mistake):
     return errors(mistake.name, mistake.size, mistake.module(module), mistake.params(params), mistake.resize)
 
 
-def test_without_a_mistake_all_is_well():
+def test_layouts_vit_all_is_well_without_a_mistake():
     for name, size in (("timm_vit", "64"), ("clip_vit", "64"), ("torchvision_swin", "52x76")):
         assert max(mistaken(Mistake(name=name, size=size)).values()) <= BOUND
 
 
 @pytest.mark.parametrize("which", MISTAKES)
-def test_every_mistake_is_seen(which):
+def test_layouts_vit_every_mistake_is_seen(which):
     assert mistaken(MISTAKES[which])["outputs"] > 2 * BOUND

@@ -78,23 +78,23 @@ PROJECTIONS = 576 + 2176
         (vit("b"), (224, 224, 3), 86_567_656),
     ],
 )
-def test_number_of_parameters_is_the_published_one(module, image, count):
+def test_models_have_the_published_number_of_parameters(module, image, count):
     assert tree.size(shapes(module, image)["params"]) == count
 
 
-def test_resnet_20_has_22_kernels_and_65_leaves():
+def test_resnet_cifar_20_has_22_kernels_and_65_leaves():
     names = tree.names(shapes(resnet_cifar(20), (32, 32, 3))["params"])
     assert len(names) == 65
     assert sum(name.endswith("/kernel") for name in names) == 22
 
 
 @pytest.mark.parametrize("depth", [8, 20, 44])
-def test_depth_counts_the_layers_without_the_shortcuts(depth):
+def test_resnet_cifar_depth_counts_the_layers_without_the_shortcuts(depth):
     names = tree.names(shapes(resnet_cifar(depth), (8, 8, 1))["params"])
     assert sum(name.endswith("/kernel") and "projection" not in name for name in names) == depth
 
 
-def test_parameters_have_readable_names():
+def test_models_give_parameters_readable_names():
     cifar = tree.names(shapes(*TINY["cifar"])["params"])
     assert {"stem/conv/kernel", "stem/norm/scale", "stage1_block0/conv1/kernel", "stage1_block0/norm2/bias"} <= set(
         cifar
@@ -111,7 +111,7 @@ def test_parameters_have_readable_names():
     assert block == [f"block0/{layer}/{leaf}" for layer in dense for leaf in ("bias", "kernel")]
 
 
-def test_every_vit_kernel_but_the_embedding_has_two_axes():
+def test_vit_kernels_but_the_embedding_have_two_axes():
     params = shapes(*TINY["vit"])["params"]
     kernels = {
         name: leaf.ndim
@@ -122,7 +122,7 @@ def test_every_vit_kernel_but_the_embedding_has_two_axes():
     assert set(kernels.values()) == {2}
 
 
-def test_tags_of_basic_blocks():
+def test_resnet_cifar_tags_the_values_of_basic_blocks():
     found = tags(*TINY["cifar"])
     assert found == {
         "stage1/block0/units1": (2, 8, 8, 2),
@@ -138,7 +138,7 @@ def test_tags_of_basic_blocks():
     }
 
 
-def test_tags_of_bottlenecks():
+def test_resnet_tags_the_values_of_bottlenecks():
     found = tags(*TINY["bottleneck"])
     assert len(found) == 4 * 16 + 1
     # The stride sits in the 3x3 convolution: the first units still have the full resolution.
@@ -148,7 +148,7 @@ def test_tags_of_bottlenecks():
     assert found["features"] == (2, 64)
 
 
-def test_tags_of_vit():
+def test_vit_tags_every_value_by_its_place():
     found = tags(*TINY["vit"])
     block = {"": (2, 5, 8), "/keys": (2, 5, 2, 4), "/attention": (2, 2, 5, 5), "/units": (2, 5, 32)}
     block |= {"/heads": (2, 5, 2, 4), "/branch1": (2, 5, 8), "/branch2": (2, 5, 8)}
@@ -157,7 +157,7 @@ def test_tags_of_vit():
 
 
 @tiny
-def test_outputs_of_a_batch_are_those_of_its_images_one_by_one(kind):
+def test_models_answer_a_batch_as_its_images_one_by_one(kind):
     module, image = TINY[kind]
     with jax.enable_x64(True):
         variables, batch = randomised(module, image), images(3, image)
@@ -174,7 +174,7 @@ ANY_SIZE = [("cifar", (5, 7, 1)), ("cifar", (32, 32, 3)), ("basic", (40, 24, 4))
 
 
 @pytest.mark.parametrize(("kind", "size"), ANY_SIZE)
-def test_all_but_vit_take_any_image(kind, size):
+def test_models_all_but_vit_take_any_image(kind, size):
     module, _ = TINY[kind]
     outputs = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], jnp.ones((2, *size)))
     assert outputs.shape == (2, 3)
@@ -190,14 +190,14 @@ def test_all_but_vit_take_any_image(kind, size):
         (lambda **change: resnet_cifar(**{"depth": 20, **change}), {"stem_stride": 2}),
     ],
 )
-def test_equal_arguments_make_equal_modules(make, changed):
+def test_models_are_equal_for_equal_arguments(make, changed):
     assert make() == make()
     assert hash(make()) == hash(make())
     assert make() != make(**changed)
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_training_changes_every_statistic(large):
+def test_resnet_changes_every_statistic_in_training(large):
     module = ResNet(full_blocks((1, 1), 2, large), classes=3, width=2, bottleneck=large, large_images=large)
     variables, batch = randomised(module, (16, 16, 3)), images(4, (16, 16, 3))
     training = jax.jit(lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))
@@ -208,7 +208,7 @@ def test_training_changes_every_statistic(large):
     assert not np.allclose(outputs, jax.jit(module.apply)(variables, batch))
 
 
-def test_statistics_keep_nine_tenths_of_their_old_value():
+def test_stem_statistics_keep_nine_tenths_of_their_old_value():
     with jax.enable_x64(True):
         stem, training = (Stem(2, False, Layers(train, keras=False)) for train in (False, True))
         batch = images(4, (6, 6, 3))
@@ -221,7 +221,7 @@ def test_statistics_keep_nine_tenths_of_their_old_value():
 
 
 @pytest.mark.parametrize("kind", ["vit", "swin"])
-def test_training_changes_nothing_in_transformers(kind):
+def test_models_training_changes_nothing_in_transformers(kind):
     module, image = TINY[kind]
     variables, batch = randomised(module, image), images(2, image)
     assert list(variables) == ["params"]
@@ -241,7 +241,7 @@ STRIDED = {
 
 @pytest.mark.parametrize("layer", STRIDED)
 @pytest.mark.parametrize("place", [(0, 0), (1, 0), (7, 7), (6, 7), (4, 1)])
-def test_strided_convolutions_pad_the_same_on_every_side(layer, place):
+def test_resnet_blocks_strided_convolutions_pad_the_same_on_every_side(layer, place):
     # out[i] = sum_k kernel[k] x[2 i + k - padding], so a single one at p shows kernel[p + padding - 2 i].
     block, name, size, padding = STRIDED[layer]
     impulse = np.zeros((1, 8, 8, 1))
@@ -259,7 +259,7 @@ def test_strided_convolutions_pad_the_same_on_every_side(layer, place):
 
 
 @pytest.mark.parametrize(("stride", "side"), [(1, 8), (2, 4), (3, 3)])
-def test_the_stride_of_the_stem_divides_every_map(stride, side):
+def test_resnet_cifar_stem_stride_divides_every_map(stride, side):
     module = resnet_cifar(8, classes=3, width=2, stem_stride=stride)
     found = tags(module, (8, 8, 3))
     assert found["stage1/block0"] == (2, side, side, 2)
@@ -268,7 +268,7 @@ def test_the_stride_of_the_stem_divides_every_map(stride, side):
     assert jax.tree.map(np.shape, shapes(module, (8, 8, 3))) == jax.tree.map(np.shape, shapes(*TINY["cifar"]))
 
 
-def test_max_pool_pads_the_same_on_every_side():
+def test_stem_max_pool_pads_the_same_on_every_side():
     # 16 pixels, 8 after the convolution, 4 after the pool, which takes the places 2 i - 1, 2 i and 2 i + 1.
     stem = Stem(1, True, EVALUATION)
     batch = images(1, (16, 16, 1))
@@ -280,7 +280,7 @@ def test_max_pool_pads_the_same_on_every_side():
     np.testing.assert_array_equal(out[0, :, :, 0], expected)
 
 
-def test_blocks_without_a_change_of_shape_are_the_identity_plus_something():
+def test_basic_without_a_change_of_shape_is_the_identity_plus_something():
     # With the last scale at zero what is left of a block is relu(x).
     with jax.enable_x64(True):
         block, x = Basic(3, (3,), 1, "block", EVALUATION), images(2, (4, 4, 3))
@@ -350,7 +350,7 @@ def test_vit_equals_its_definition():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_bad_arguments_are_refused_with_a_remedy(make, message):
+def test_models_refuse_bad_arguments_with_a_remedy(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -363,13 +363,13 @@ def test_bad_arguments_are_refused_with_a_remedy(make, message):
         ("vit", (1, 12, 12, 3), r"images: expected \[b, 8, 8, c\], but got the shape \(1, 12, 12, 3\).*Resize"),
     ],
 )
-def test_bad_images_are_refused_with_a_remedy(kind, shape, message):
+def test_models_refuse_bad_images_with_a_remedy(kind, shape, message):
     module, _ = TINY[kind]
     with pytest.raises(ValueError, match=message):
         module.init(jax.random.key(0), jnp.ones(shape))
 
 
-def test_a_vit_at_another_size_is_the_same_function_of_equal_positions():
+def test_resized_vit_is_the_same_function_of_equal_positions():
     module = vit(patch=8, image=32, classes=3, width=16, heads=2, depth=2)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     params = module.init(jax.random.key(1), images)["params"]
@@ -385,7 +385,7 @@ def test_a_vit_at_another_size_is_the_same_function_of_equal_positions():
     assert larger.apply({"params": resampled}, jnp.ones((2, 64, 64, 3))).shape == (2, 3)
 
 
-def test_positions_are_resampled_row_by_row():
+def test_resized_resamples_positions_row_by_row():
     module = vit(patch=8, image=32, classes=3, width=4, heads=1, depth=1)
     rows = jnp.repeat(jnp.arange(4.0), 4)[:, None] * jnp.ones(4)
     params = {"position": jnp.concatenate([jnp.zeros((1, 4)), rows])}
@@ -399,7 +399,7 @@ def test_positions_are_resampled_row_by_row():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_only_vision_transformers_have_positions_to_resize():
+def test_resized_takes_only_vision_transformers():
     for module in (resnet_cifar(8), swin_v2()):
         with pytest.raises(
             TypeError, match=f"module: expected a vision transformer, .* but got a {type(module).__name__}"

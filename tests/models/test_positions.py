@@ -31,7 +31,7 @@ def apart(found, expected):
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_grids_are_those_of_pytorch(name):
+def test_positions_grids_are_those_of_pytorch(name):
     way, old, new = name.split("/")
     old, new = int(old), int(new)
     grid = bits(f"grid/{old}", (old, old, 2))
@@ -41,7 +41,7 @@ def test_grids_are_those_of_pytorch(name):
 
 
 @pytest.mark.parametrize("way", METHODS)
-def test_the_kernel_of_jax_is_timms_and_no_other(way):
+def test_cubic_antialiased_kernel_alone_is_that_of_jax(way):
     grid, matrix = bits("grid/14", (14, 14, 2)).astype(np.float64), METHODS[way](14, 20)
     error = apart(np.einsum("ir,js,rsd->ijd", matrix, matrix, grid), jax.image.resize(grid, (20, 20, 2), "cubic"))
     assert error < 1e-5 if way == "timm" else error > 1e-2
@@ -67,7 +67,7 @@ MATRICES = {
 
 @pytest.mark.parametrize("which", MATRICES)
 @given(old=st.integers(1, 40), new=st.integers(1, 40))
-def test_weights_sum_to_one_and_are_symmetric(which, old, new):
+def test_positions_weights_sum_to_one_and_are_symmetric(which, old, new):
     matrix = MATRICES[which](old, new)
     assert matrix.shape == (new, old)
     np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
@@ -99,7 +99,7 @@ def tiny(pool="token"):
 
 @pytest.mark.parametrize("method", [*METHODS, "sines"])
 @pytest.mark.parametrize("pool", ["token", "mean"])
-def test_only_positions_of_patches_change(method, pool):
+def test_resized_changes_only_positions_of_patches(method, pool):
     module, params = tiny(pool)
     larger, changed = resized(module, params, 24, method)
     assert larger == module.clone(image=24)
@@ -114,7 +114,7 @@ def test_only_positions_of_patches_change(method, pool):
     assert outputs.shape == (2, 3)
 
 
-def test_methods_differ():
+def test_resized_methods_differ():
     module, params = tiny()
     made = [resized(module, params, 24, method)[1]["position"] for method in METHODS]
     for left, right in zip(made, made[1:] + made[:1], strict=True):
@@ -122,7 +122,7 @@ def test_methods_differ():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_bad_arguments_are_refused_with_a_remedy():
+def test_resized_refuses_bad_arguments_with_a_remedy():
     module, params = tiny()
     with pytest.raises(ValueError, match=r"method: unknown value 'dinno'. Did you mean 'dino'\?"):
         resized(module, params, 24, "dinno")

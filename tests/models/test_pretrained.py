@@ -79,7 +79,7 @@ def assert_equal(one: jp.Network, other: jp.Network) -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_what_is_exported_is_loaded_bit_for_bit(tmp_path, name):
+def test_export_is_loaded_bit_for_bit(tmp_path, name):
     known = small(name)
     tensors = file_of(name)
     found = pretrained.read(written(tmp_path / "first.npz", tensors), known)
@@ -90,7 +90,6 @@ def test_what_is_exported_is_loaded_bit_for_bit(tmp_path, name):
         assert_equal(found.network, pretrained.read(path, known).network)
     again = tensor_files.read(tmp_path / "again.safetensors").tensors
     # The names, shapes and numbers are the source's, but for the key biases that torchvision's Swin sets to zero.
-    again = tensor_files.read(tmp_path / "again.safetensors").tensors
     added = known.layout(found.module).added
     assert set(again) - set(tensors) == set(added)
     for key, value in tensors.items():
@@ -99,7 +98,7 @@ def test_what_is_exported_is_loaded_bit_for_bit(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if ARCHITECTURES[name].head])
-def test_without_a_head_the_outputs_are_the_features_and_the_file_need_not_have_it(tmp_path, name):
+def test_read_without_a_head_takes_a_file_that_has_none(tmp_path, name):
     known, tensors = small(name), file_of(name)
     path = written(tmp_path / "whole.npz", tensors)
     found = pretrained.read(path, known, head=False)
@@ -116,7 +115,7 @@ def without(folder: Path, tensors: dict[str, np.ndarray], names: Any) -> Path:
     return written(folder / "less.npz", {name: value for name, value in tensors.items() if name not in names})
 
 
-def test_of_a_moco_file_exactly_queue_key_encoder_and_projection_head_are_left_out(tmp_path):
+def test_read_leaves_out_of_moco_exactly_queue_key_encoder_and_projection_head(tmp_path):
     inside, one = file_of("moco_v2/resnet50"), np.ones((4, 4), np.float32)
     encoders = {f"module.encoder_{which}.{name}": value for which in "qk" for name, value in inside.items()}
     encoders |= {
@@ -140,7 +139,7 @@ def test_of_a_moco_file_exactly_queue_key_encoder_and_projection_head_are_left_o
 @pytest.mark.parametrize(
     "prefix", ["teacher.backbone.", "teacher.module.backbone.", "model._orig_mod.", "state_dict.module.", "module.", ""]
 )
-def test_wrappers_are_taken_off_and_what_a_training_keeps_is_left_out(tmp_path, prefix):
+def test_read_takes_wrappers_off_and_leaves_out_what_a_training_keeps(tmp_path, prefix):
     inside, one = file_of("dino/vit_s16"), np.ones((2, 2), np.float32)
     more = {"optimizer.state.0.exp_avg": one, "dino_loss.center": one, "best_acc1": one, "model_ema.module.norm": one}
     if prefix.startswith("teacher"):
@@ -152,7 +151,7 @@ def test_wrappers_are_taken_off_and_what_a_training_keeps_is_left_out(tmp_path, 
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64])
-def test_other_precisions_become_float32(tmp_path, kind):
+def test_read_makes_other_precisions_float32(tmp_path, kind):
     tensors = {name: value.astype(kind) for name, value in file_of("timm/vit_small_patch16").items()}
     found = pretrained.read(written(tmp_path / "net.pth", tensors), small("timm/vit_small_patch16"))
     expected = {name: value.astype(np.float32) for name, value in tensors.items()}
@@ -164,7 +163,7 @@ def test_other_precisions_become_float32(tmp_path, kind):
 @pytest.mark.parametrize(
     "name", ["torchvision/vit_b16", "dino/vit_s16", "clip/vit_b32", "clip/resnet50", "augreg/vit_s16"]
 )
-def test_another_image_size_moves_positions_and_preprocessing(tmp_path, name):
+def test_read_at_another_image_size_moves_positions_and_preprocessing(tmp_path, name):
     path = written(tmp_path / "net.npz", file_of(name, image=64))
     native, other = (pretrained.read(path, small(name), image=image) for image in (None, 128))
     assert (native.module.image, native.preprocess.crop) == (64, 64)
@@ -177,7 +176,7 @@ def test_another_image_size_moves_positions_and_preprocessing(tmp_path, name):
     assert shapes[0] == shapes[1]
 
 
-def test_the_name_of_an_architecture_serves_too_and_load_is_a_part_of_read(tmp_path):
+def test_load_takes_the_name_of_an_architecture_and_is_a_part_of_read(tmp_path):
     known = ARCHITECTURES["torchvision/resnet18"]
     module = known.module(5, 224)
     like = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
@@ -222,24 +221,24 @@ PREPROCESSED = {
 
 
 @pytest.mark.parametrize("name", PREPROCESSED)
-def test_preprocessing_is_that_of_the_published_weights(name):
+def test_architectures_preprocess_as_the_published_weights_did(name):
     known = ARCHITECTURES[name]
     made = known.preprocess(known.image)
     assert (made.resize, made.crop, made.interpolation, made.mean[0]) == PREPROCESSED[name]
 
 
 @pytest.mark.parametrize(("name", "side"), [("torchvision/vit_b16_swag", 384), ("torchvision/vit_l16_swag", 512)])
-def test_swag_cuts_nothing_off_at_any_size(name, side):
+def test_architectures_of_swag_cut_nothing_off_at_any_size(name, side):
     made = ARCHITECTURES[name].preprocess(side)
     assert (made.resize, made.crop, made.interpolation) == (side, side, "bicubic")
 
 
-def test_timm_cuts_nothing_off_at_384_pixels():
+def test_architectures_of_timm_cut_nothing_off_at_384_pixels():
     made = ARCHITECTURES["timm/vit_base_patch16"].preprocess(384)
     assert (made.resize, made.crop) == (384, 384)
 
 
-def test_a_normalised_network_sees_what_preprocessing_makes_of_bytes():
+def test_normalised_network_sees_what_preprocessing_makes_of_bytes():
     preprocess = ARCHITECTURES["clip/resnet50"].preprocess(64)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     seen = jp.models.normalised(jp.Network(lambda params, state, images: images, {}), preprocess)
@@ -277,13 +276,13 @@ def broken(change: str) -> dict[str, np.ndarray]:
         ("infinite", r"fc.weight: expected finite float32 numbers, but \d+ are NaN, infinite or too large"),
     ],
 )
-def test_files_that_do_not_fit_are_refused_with_the_tensor(tmp_path, change, message):
+def test_read_refuses_files_that_do_not_fit_and_names_the_tensor(tmp_path, change, message):
     path = written(tmp_path / "net.pth", broken(change))
     with pytest.raises(ValueError, match=message):
         pretrained.read(path, small("torchvision/resnet50"))
 
 
-def test_a_file_of_another_network_says_what_it_looks_like(tmp_path):
+def test_load_of_another_network_says_what_the_file_looks_like(tmp_path):
     known = ARCHITECTURES["timm/deit_tiny_patch16"]
     module = known.module(3, 32)
     like = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
@@ -297,7 +296,7 @@ def test_a_file_of_another_network_says_what_it_looks_like(tmp_path):
         jp.models.load(path, "dino/vit_s16")
 
 
-def test_a_network_that_was_cut_smaller_is_not_written_under_names_that_it_has_not(tmp_path):
+def test_export_refuses_a_network_that_was_cut_smaller(tmp_path):
     network = pretrained.read(
         written(tmp_path / "net.npz", file_of("torchvision/resnet50")), small("torchvision/resnet50")
     ).network
@@ -313,7 +312,7 @@ def test_a_network_that_was_cut_smaller_is_not_written_under_names_that_it_has_n
 
 
 @pytest.mark.parametrize("name", ["nothing.pth", "text.pth", "short.pth"])
-def test_what_is_no_file_of_tensors_is_refused_by_its_path(tmp_path, name):
+def test_load_refuses_what_is_no_file_of_tensors_by_its_path(tmp_path, name):
     (tmp_path / "text.pth").write_text("not a network")
     whole = written(tmp_path / "whole.pth", file_of("torchvision/resnet50"))
     (tmp_path / "short.pth").write_bytes(whole.read_bytes()[:-100])
@@ -321,7 +320,7 @@ def test_what_is_no_file_of_tensors_is_refused_by_its_path(tmp_path, name):
         jp.models.load(tmp_path / name, "torchvision/resnet50")
 
 
-def test_unknown_architectures_and_sizes_are_named(tmp_path):
+def test_load_names_unknown_architectures_and_sizes(tmp_path):
     with pytest.raises(ValueError, match=r"architecture: unknown value 'resnet50'\. Did you mean"):
         jp.models.load(tmp_path / "none.pth", "resnet50")
     path = written(tmp_path / "net.npz", file_of("torchvision/vit_b16"))

@@ -29,7 +29,7 @@ def through_json(module):
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_a_shape_survives_json_whatever_was_removed(name):
+def test_specification_reads_what_describe_wrote_whatever_was_removed(name):
     module = FULL[name]
     assert isinstance(module, Specification)
     assert through_json(module) == module
@@ -42,7 +42,7 @@ def test_a_shape_survives_json_whatever_was_removed(name):
         assert hash(through_json(left)) == hash(left)
 
 
-def test_the_shape_of_a_residual_network_is_a_line_for_every_block():
+def test_describe_has_a_line_for_every_block_of_a_residual_network():
     module = ResNet(full_blocks((3, 1), 4), 3, 4, keras=True)
     gates = {"stage1_block1": np.array([False]), "stage2_block0/units1": np.arange(8) < 5}
     assert module.without(gates).describe() == {
@@ -57,7 +57,7 @@ def test_the_shape_of_a_residual_network_is_a_line_for_every_block():
     assert module.blocks[-1] == BlockShape(2, 0, (8,))
 
 
-def test_the_shape_of_a_transformer_is_its_heads_and_hidden_units():
+def test_describe_has_heads_and_hidden_units_of_a_transformer():
     module = jp.models.vit(patch=2, image=4, classes=3, width=4, heads=2, depth=3)
     gates = {
         "block0/attention": np.array([False]),
@@ -79,14 +79,14 @@ def test_the_shape_of_a_transformer_is_its_heads_and_hidden_units():
     ]
 
 
-def test_the_stride_of_a_stem_is_written_where_it_is_not_one():
+def test_describe_writes_the_stride_of_a_stem_where_it_is_not_one():
     plain, strided = jp.models.resnet_cifar(8, width=4), jp.models.resnet_cifar(8, width=4, stem_stride=2)
     assert strided.describe() == plain.describe() | {"stem_stride": 2}
     assert "stem_stride" not in plain.describe()
     assert jp.models.specification(plain.describe()).stem_stride == 1
 
 
-def test_the_shape_of_a_windowed_transformer_names_its_stages():
+def test_describe_names_the_stages_of_a_windowed_transformer():
     module = jp.models.swin_v2(depths=(1, 2), classes=3, width=4, heads=(1, 4), window=2)
     gates = {
         "stage2_block0/attention": np.array([False]),
@@ -109,7 +109,7 @@ def test_the_shape_of_a_windowed_transformer_names_its_stages():
     assert (heads.size, heads.axis, heads.sites) == (4, 3, ("stage2/block1/heads",))
 
 
-def test_what_can_be_removed_of_a_residual_network():
+def test_groups_of_a_residual_network_are_units_and_inner_blocks():
     groups = {group.name: group for group in jp.models.resnet_cifar(20, keras=True).groups()}
     layers = [name for name, group in groups.items() if group.is_layer]
     assert layers == [f"stage{stage}_block{number}" for stage in (1, 2, 3) for number in (1, 2)]
@@ -121,7 +121,7 @@ def test_what_can_be_removed_of_a_residual_network():
     assert bottleneck == ["stage4_block1/units1", "stage4_block1/units2", "stage4_block1"]
 
 
-def test_what_can_be_removed_of_a_transformer():
+def test_groups_of_a_transformer_are_heads_units_and_layers():
     branches = {group.stage for group in FULL["vit"].groups() if group.is_layer}
     blocks = [group for group in FULL["blocks"].groups() if group.is_layer]
     assert branches == {"attention", "mlp"}
@@ -133,7 +133,7 @@ def test_what_can_be_removed_of_a_transformer():
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_members_are_leaves_of_the_network(name):
+def test_groups_have_leaves_of_the_network_as_members(name):
     module = FULL[name]
     size = 32 if name in ("cifar", "keras", "strided") else 224
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
@@ -148,7 +148,7 @@ def test_members_are_leaves_of_the_network(name):
                 assert leaves[member.leaf].shape[member.axis] == group.size * member.each
 
 
-def test_a_network_by_hand_is_described_too():
+def test_declared_network_by_hand_is_described_too():
     values = json.loads(json.dumps(networks.MLP.describe()))
     assert values["family"] == "declared"
     assert Declared.described(values, networks.mlp_apply) == networks.MLP
@@ -194,7 +194,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_describe_did_not_write_is_named(name):
+def test_specification_names_what_describe_did_not_write(name):
     values, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         jp.models.specification(values)

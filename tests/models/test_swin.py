@@ -141,7 +141,7 @@ def test_attention_equals_its_definition(name):
     ("size", "changed"),
     [((16, 16), {}), ((11, 19), {"window": 3, "patch": 1, "depths": (1, 2, 1), "heads": (1, 2, 2)})],
 )
-def test_swin_equals_its_definition(size, changed):
+def test_swin_v2_equals_its_definition(size, changed):
     options = TINY | changed
     module, batch = swin_v2(**options), images(2, *size, 3)
     params = randomised(module, batch.shape[1:])["params"]
@@ -187,7 +187,7 @@ def from_torchvision(weights):
 
 
 @pytest.mark.parametrize("case", ["16x16", "20x28", "8x24", "23x19"])
-def test_outputs_are_those_of_torchvision(case):
+def test_swin_v2_outputs_are_those_of_torchvision(case):
     with np.load(GOLDEN) as file:
         stored = dict(file)
     weights = {
@@ -210,7 +210,7 @@ def test_outputs_are_those_of_torchvision(case):
 
 
 @pytest.mark.parametrize(("size", "count"), [("t", 28_351_570), ("s", 49_737_442), ("b", 87_930_848)])
-def test_number_of_parameters_is_torchvisions_without_its_biases_of_keys(size, count):
+def test_swin_v2_has_the_parameters_of_torchvision_without_its_biases_of_keys(size, count):
     module = swin_v2(size)
     keys = sum(depth * module.width * 2**stage for stage, depth in enumerate(module.depths))
     params = shapes(module, (256, 256, 3))["params"]
@@ -222,7 +222,7 @@ def test_number_of_parameters_is_torchvisions_without_its_biases_of_keys(size, c
     assert kernels.count(4) == 1
 
 
-def test_without_classes_the_outputs_are_the_features():
+def test_swin_v2_without_classes_answers_its_features():
     module, batch = swin_v2(**TINY | {"classes": 0}), images(2, 16, 16, 3)
     params = randomised(module, batch.shape[1:])["params"]
     assert "head" not in params
@@ -232,7 +232,7 @@ def test_without_classes_the_outputs_are_the_features():
     assert jp.models.specification(module.describe()) == module
 
 
-def test_tags_of_swin():
+def test_swin_v2_tags_every_value_by_its_place():
     module, batch = swin_v2(**TINY), jax.ShapeDtypeStruct((2, 20, 28, 3), np.float32)
     network = module.network(shapes(module, (20, 28, 3))["params"], {})
     sites = jp.sites.tags(network, batch)
@@ -247,7 +247,7 @@ def test_tags_of_swin():
     assert dict(zip(sites, (value.shape for value in values), strict=True)) == expected
 
 
-def test_the_probabilities_of_every_query_sum_to_one():
+def test_attention_probabilities_of_every_query_sum_to_one():
     module, batch = swin_v2(**TINY), images(2, 20, 28, 3)
     network = module.network(randomised(module, batch.shape[1:])["params"], {})
     sites = tuple(f"stage{stage}/block{number}/attention" for stage in (1, 2) for number in (0, 1))
@@ -255,7 +255,7 @@ def test_the_probabilities_of_every_query_sum_to_one():
         np.testing.assert_allclose(attended.sum(-1), 1.0, rtol=1e-12)
 
 
-def test_windows_are_moved_only_where_there_are_several():
+def test_attention_moves_windows_only_where_there_are_several():
     still, moved = (Attention(2, 3, 4, shift, "block") for shift in (0, 2))
     for size, same in (((3, 4), True), ((3, 5), False), ((8, 4), False)):
         x = images(1, *size, 5)
@@ -264,7 +264,7 @@ def test_windows_are_moved_only_where_there_are_several():
         assert np.array_equal(left, right) == same
 
 
-def test_windows_that_are_not_moved_know_nothing_of_each_other():
+def test_attention_in_still_windows_knows_nothing_of_other_windows():
     module, x = Attention(2, 3, 2, 0, "block"), images(1, 4, 6, 5)
     variables = randomised(module, x.shape[1:])
     apply = jax.jit(module.apply)
@@ -277,7 +277,7 @@ def test_windows_that_are_not_moved_know_nothing_of_each_other():
     assert np.argwhere(moved).tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
 
 
-def test_moved_windows_do_not_reach_around_the_edge():
+def test_attention_in_moved_windows_does_not_reach_around_the_edge():
     # Rows 1 and 2 are a window, rows 3 and 0 would be one around the edge.
     module, x = Attention(1, 4, 2, 1, "block"), images(1, 4, 4, 4)
     variables = randomised(module, x.shape[1:])
@@ -288,7 +288,7 @@ def test_moved_windows_do_not_reach_around_the_edge():
 
 
 @pytest.mark.parametrize("name", ["query", "key"])
-def test_only_the_direction_of_queries_and_keys_matters(name):
+def test_attention_sees_only_the_direction_of_queries_and_keys(name):
     module, x = Attention(2, 3, 2, 1, "block"), images(1, 4, 4, 5)
     params = randomised(module, x.shape[1:])["params"]
     longer = params | {name: jax.tree.map(lambda leaf: 3 * leaf, params[name])}
@@ -298,7 +298,7 @@ def test_only_the_direction_of_queries_and_keys_matters(name):
     assert np.max(np.abs(apply({"params": shorter}, x) - apply({"params": params}, x))) > 1e-2
 
 
-def test_a_scale_above_100_counts_as_100():
+def test_attention_takes_a_scale_above_100_as_100():
     module, x = Attention(2, 3, 2, 1, "block"), images(1, 4, 4, 5)
     params = randomised(module, x.shape[1:])["params"]
     apply = jax.jit(module.apply)
@@ -307,18 +307,18 @@ def test_a_scale_above_100_counts_as_100():
     assert np.max(np.abs(outputs[0] - outputs[2])) > 1e-6
 
 
-def test_a_fresh_attention_scales_by_ten_and_offsets_reach_from_end_to_end():
+def test_attention_starts_with_a_scale_of_ten_and_offsets_from_end_to_end():
     variables = Attention(2, 3, 4, 0, "block").init(jax.random.key(0), images(1, 4, 4, 5))
     np.testing.assert_allclose(np.exp(variables["params"]["logit_scale"]), 10.0, rtol=1e-6)
     np.testing.assert_allclose(offsets(8)[[0, 112, -1]], np.log2([[1 / 9] * 2, [1, 1], [9] * 2]) / 3, rtol=1e-15)
 
 
-def test_what_has_no_direction_has_no_gradient():
+def test_unit_vectors_of_zero_have_no_gradient():
     np.testing.assert_array_equal(jax.jacobian(unit_vectors)(jnp.zeros(2)), np.zeros((2, 2)))
     np.testing.assert_allclose(jax.jacobian(unit_vectors)(jnp.array([0.0, 2.0])), [[0.5, 0], [0, 0]], atol=1e-15)
 
 
-def test_gradients_of_a_padded_map_are_finite_in_single_precision():
+def test_attention_gradients_of_a_padded_map_are_finite_in_single_precision():
     with jax.enable_x64(False):
         module, x = Attention(2, 3, 4, 2, "block"), images(2, 5, 7, 5).astype(np.float32)
         params = jax.tree.map(np.float32, randomised(module, x.shape[1:])["params"])
@@ -327,18 +327,18 @@ def test_gradients_of_a_padded_map_are_finite_in_single_precision():
             assert 0 < np.max(np.abs(leaf)) < 1e4
 
 
-def test_a_network_in_single_precision_stays_in_it():
+def test_swin_v2_in_single_precision_stays_in_it():
     module = swin_v2(**TINY)
     batch = jax.ShapeDtypeStruct((2, 20, 28, 3), np.float32)
     assert jax.eval_shape(module.apply, shapes(module, (20, 28, 3)), batch).dtype == np.float32
 
 
-def test_merging_halves_a_map_and_rounds_up():
+def test_merge_halves_a_map_and_rounds_up():
     x = jax.ShapeDtypeStruct((2, 5, 6, 4), np.float32)
     assert jax.eval_shape(lambda x: Merge().init_with_output(jax.random.key(0), x)[0], x).shape == (2, 3, 3, 8)
 
 
-def test_blocks_keep_their_windows_where_others_before_them_are_gone():
+def test_swin_v2_blocks_keep_their_windows_where_others_before_are_gone():
     module, batch = swin_v2(**TINY | {"depths": (2,), "heads": (2,)}), images(2, 16, 16, 3)
     params = randomised(module, batch.shape[1:])["params"]
     off = params | {"stage1_block0": jax.tree.map(np.zeros_like, params["stage1_block0"])}
@@ -369,12 +369,12 @@ def test_blocks_keep_their_windows_where_others_before_them_are_gone():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_bad_arguments_are_refused_with_a_remedy(options, message):
+def test_swin_v2_refuses_bad_arguments_with_a_remedy(options, message):
     with pytest.raises(ValueError, match=message):
         swin_v2(**options)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (1, 8, 1, 3)])
-def test_bad_images_are_refused_with_a_remedy(shape):
+def test_swin_v2_refuses_bad_images_with_a_remedy(shape):
     with pytest.raises(ValueError, match=r"images: expected \[b, h, w, c\] with h and w of 2 .* but got the shape"):
         swin_v2(**TINY).init(jax.random.key(0), jnp.ones(shape))

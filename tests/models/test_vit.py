@@ -34,12 +34,12 @@ def drawn(module):
     return tree.map_named(lambda name, leaf: rng.normal(size=leaf.shape), variables_of(module)[1])
 
 
-def test_the_large_size_has_as_many_parameters_as_torchvisions():
+def test_vit_of_the_large_size_has_as_many_parameters_as_torchvisions():
     assert tree.size(variables_of(vit("l"))[1]["params"]) == 304_326_632
     assert vit("l").depth == 24
 
 
-def test_options_are_written_where_they_are_not_the_usual_ones():
+def test_describe_writes_options_where_they_are_not_the_usual_ones():
     plain = vit(**TINY).describe()
     assert not set(plain) & set(CHANGED)
     assert vit(**TINY, **CHANGED).describe() == plain | CHANGED
@@ -62,7 +62,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_an_option_changes_these_leaves(name):
+def test_vit_option_changes_these_leaves(name):
     usual, changed = (
         set(tree.names(variables_of(vit(**TINY, **one))[1]["params"])) for one in ({}, {name: CHANGED[name]})
     )
@@ -70,7 +70,7 @@ def test_an_option_changes_these_leaves(name):
     assert changed - usual == ({"pre_norm/bias", "pre_norm/scale"} if name == "pre_norm" else set())
 
 
-def test_the_mean_over_patches_has_no_class_token():
+def test_vit_of_the_mean_over_patches_has_no_class_token():
     module, images = vit(**TINY, pool="mean"), np.random.default_rng(1).normal(size=(2, 8, 8, 3))
     variables = drawn(module)
     network = module.network(variables["params"], {})
@@ -82,7 +82,7 @@ def test_the_mean_over_patches_has_no_class_token():
     np.testing.assert_allclose(features, (normed * norm["scale"] + norm["bias"]).mean(1), rtol=1e-9)
 
 
-def test_without_classes_the_outputs_are_the_features():
+def test_vit_without_classes_answers_its_features():
     module, images = vit(**TINY | {"classes": 0}), np.random.default_rng(1).normal(size=(2, 8, 8, 3))
     outputs, variables = variables_of(module)
     assert outputs.shape == (2, 8)
@@ -93,7 +93,7 @@ def test_without_classes_the_outputs_are_the_features():
     assert jp.models.specification(module.describe()) == module
 
 
-def test_activations_are_their_definitions():
+def test_transformer_blocks_activations_are_their_definitions():
     x = np.linspace(-6, 6, 101)
     expected = {
         "gelu": x * (1 + erf(x / np.sqrt(2))) / 2,
@@ -104,7 +104,7 @@ def test_activations_are_their_definitions():
         np.testing.assert_allclose(activation(x), expected[name], rtol=1e-10, atol=1e-12)
 
 
-def test_units_are_removed_with_all_options():
+def test_without_removes_units_with_all_options():
     module = vit(**TINY, **CHANGED)
     network = module.network(drawn(module)["params"], {})
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3))
@@ -147,6 +147,6 @@ def zeroed_units(module, params, gates):
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_bad_options_are_refused_with_a_remedy(options, message):
+def test_vit_refuses_bad_options_with_a_remedy(options, message):
     with pytest.raises(ValueError, match=message):
         vit(**TINY | options)

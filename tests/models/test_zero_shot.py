@@ -15,7 +15,7 @@ def tower():
     return jp.Network.from_linen(nn.Dense(6, use_bias=False), {"params": {"kernel": kernel}}, train={})
 
 
-def test_outputs_are_scaled_cosines():
+def test_zero_shot_outputs_are_scaled_cosines():
     network, images = tower(), IMAGES
     text = np.random.default_rng(1).normal(size=(4, 6)) * 7
     found = jax.jit(lambda network, images: network(images))(zero_shot(network, text, 50.0), images)
@@ -24,7 +24,7 @@ def test_outputs_are_scaled_cosines():
         np.testing.assert_allclose(row, 50 * np.array(cosines), rtol=1e-5)
 
 
-def test_text_is_state_and_training_goes_through_it():
+def test_zero_shot_keeps_text_as_state_and_is_trained_through():
     network, images = tower(), IMAGES
     made = zero_shot(network, np.eye(6)[:5])
     assert jp.tree.names(made.params) == jp.tree.names(network.params)
@@ -50,18 +50,18 @@ def test_text_is_state_and_training_goes_through_it():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_bad_arguments_are_refused_with_a_remedy(text, scale, message):
+def test_zero_shot_refuses_bad_arguments_with_a_remedy(text, scale, message):
     with pytest.raises(ValueError, match=message):
         zero_shot(jp.Network(lambda params, state, images: images, {}), text, scale)
 
 
-def test_text_of_another_width_is_refused():
+def test_zero_shot_refuses_text_of_another_width():
     network, images = tower(), IMAGES
     with pytest.raises(ValueError, match=r"text_features: expected \[classes, 6\], as this network embeds, but got"):
         jax.eval_shape(zero_shot(network, np.eye(5)), images)
 
 
-def test_text_features_may_lie_in_a_file(tmp_path):
+def test_zero_shot_takes_text_features_in_a_file(tmp_path):
     features, embeddings = np.array([[2.0, 0.0], [3.0, 4.0]], np.float32), np.array([[0.3, 0.4]], np.float32)
     tower = jp.Network(lambda params, state, images: images, {})
     jp.tensor_files.write(tmp_path / "text.npz", {"features": features})

@@ -45,7 +45,7 @@ def test_first_order_scores_are_their_formulas(name):
     close(run(jp.scores.fisher(LOSS), case), w**2 * (share @ of_example**2) / 2)
 
 
-def test_removing_a_weight_with_a_high_grasp_score_lowers_the_squared_gradient_norm():
+def test_grasp_is_what_removing_a_weight_lowers_the_squared_gradient_norm_by():
     case = cases.build("mlp")
     scores = run(jp.scores.grasp(LOSS), case)
     w, unravel = jax.flatten_util.ravel_pytree(case.network.params)
@@ -76,7 +76,7 @@ def test_second_order_scores_are_their_formulas_and_zero_out_of_scope(name, matr
             close(got, shape(w * of_block / 2) * inside)
 
 
-def test_the_shares_of_a_block_sum_to_what_deleting_it_costs():
+def test_block_hessian_shares_of_a_block_sum_to_what_deleting_it_costs():
     case, dense = cases.build("mlp"), cases.matrix("mlp", "hessian")
     shares = jp.scores.block_hessian(LOSS, form="quadratic", blocks="layer", ranking="signed")(
         case.network, [case.batch]
@@ -93,7 +93,7 @@ def chain(params, state, images):
     return x
 
 
-def test_the_synaptic_flow_of_every_layer_of_a_chain_is_the_same():
+def test_synflow_of_every_layer_of_a_chain_is_the_same():
     params = [cases.vector(np.zeros(shape), seed) for seed, shape in enumerate([(4, 5), (5, 3), (3, 2)])]
     batch = {"image": np.zeros((2, 4)), "label": np.zeros(2, int)}
     scores = jp.scores.synflow()(jp.Network(chain, params), [batch])
@@ -102,7 +102,7 @@ def test_the_synaptic_flow_of_every_layer_of_a_chain_is_the_same():
         close(jnp.sum(layer), flow)
 
 
-def test_synaptic_flow_into_and_out_of_a_hidden_unit_is_the_same():
+def test_synflow_into_and_out_of_a_hidden_unit_is_the_same():
     params = [cases.vector(np.zeros(shape), seed) for seed, shape in enumerate([(4, 5), (5, 3), (3, 2)])]
     batch = {"image": np.zeros((2, 4)), "label": np.zeros(2, int)}
     first, second, third = jp.scores.synflow()(jp.Network(chain, params), [batch])
@@ -156,11 +156,11 @@ def test_fisher_squares_single_examples_also_across_its_parts():
         ),
     ],
 )
-def test_bad_options_are_named_before_anything_runs(make, message):
+def test_scores_name_bad_options_before_anything_runs(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_block_hessian_has_no_default_form():
+def test_block_hessian_has_no_default_form():
     with pytest.raises(TypeError, match="form"):
         jp.scores.block_hessian(LOSS)

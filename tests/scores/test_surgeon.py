@@ -76,7 +76,7 @@ def in_turn(matrix, weights):
 
 @every_leaf
 @every_partition
-def test_the_price_of_a_weight_alone_is_read_off_the_damped_inverse_of_its_block(name, path, blocks):
+def test_block_hessian_obs_price_is_read_off_the_damped_inverse_of_its_block(name, path, blocks):
     case, w = cases.build(name), leaf_weights(name, path)
     got, expected = scored("obs", case, path, blocks, matrix="ggn", damping=0.1), np.full(w.size, np.nan)
     for inside, matrix, dead in damped_blocks(name, path, blocks, 0.1):
@@ -88,7 +88,7 @@ def test_the_price_of_a_weight_alone_is_read_off_the_damped_inverse_of_its_block
 
 @every_leaf
 @every_partition
-def test_the_greedy_surgeon_is_one_that_inverts_anew_at_every_step(name, path, blocks):
+def test_block_hessian_greedy_is_a_surgeon_that_inverts_anew_at_every_step(name, path, blocks):
     case, w = cases.build(name), leaf_weights(name, path)
     got = scored("greedy", case, path, blocks, matrix="ggn", damping=0.1)
     for inside, matrix, dead in damped_blocks(name, path, blocks, 0.1):
@@ -126,7 +126,7 @@ def refit(problem, solution, unit, columns, shift):
 
 @pytest.mark.parametrize("damping", [1e-12, 0.1])
 @pytest.mark.parametrize("blocks", ["unit", "layer"])
-def test_the_price_of_a_weight_is_what_deleting_it_and_solving_again_costs(blocks, damping):
+def test_block_hessian_obs_price_is_what_deleting_and_solving_again_costs(blocks, damping):
     network, batch, problem = linear()
     solution = np.asarray(network.params["kernel"])
     shift = damping * 2 * np.mean(np.sum(problem[0] ** 2, axis=0))
@@ -139,7 +139,7 @@ def test_the_price_of_a_weight_is_what_deleting_it_and_solving_again_costs(block
 
 @pytest.mark.parametrize("damping", [1e-12, 0.1])
 @pytest.mark.parametrize("blocks", ["unit", "layer"])
-def test_updated_weights_are_those_of_deleting_and_solving_again(blocks, damping):
+def test_surgeon_update_gives_the_weights_of_deleting_and_solving_again(blocks, damping):
     network, batch, problem = linear()
     solution = np.asarray(network.params["kernel"])
     shift = damping * 2 * np.mean(np.sum(problem[0] ** 2, axis=0))
@@ -150,7 +150,7 @@ def test_updated_weights_are_those_of_deleting_and_solving_again(blocks, damping
         close(got[:, unit], refit(problem, solution, unit, np.flatnonzero(mask[:, unit]), shift)[0])
 
 
-def test_the_prices_of_the_greedy_surgeon_add_up_to_what_the_refits_cost():
+def test_block_hessian_greedy_prices_add_up_to_what_the_refits_cost():
     network, batch, problem = linear(units=1)
     solution = np.asarray(network.params["kernel"])
     shift = 0.1 * 2 * np.mean(np.sum(problem[0] ** 2, axis=0))
@@ -160,7 +160,7 @@ def test_the_prices_of_the_greedy_surgeon_add_up_to_what_the_refits_cost():
     close(got[order], np.maximum.accumulate(np.diff(totals, prepend=0)))
 
 
-def test_updating_for_a_greedy_mask_is_deleting_in_turn():
+def test_surgeon_update_for_a_greedy_mask_is_deleting_in_turn():
     network, batch, problem = linear()
     score = jp.scores.block_hessian(SQUARED, form="greedy", damping=0.1)
     update = jp.scores.surgeon_update(SQUARED, damping=0.1)
@@ -174,7 +174,7 @@ def test_updating_for_a_greedy_mask_is_deleting_in_turn():
         close(updated, np.stack([after[count - 1] for _, _, after in histories], axis=1))
 
 
-def test_one_threshold_over_greedy_scores_deletes_as_the_queue_of_the_paper_does():
+def test_block_hessian_greedy_by_one_threshold_deletes_as_the_queue_of_the_paper():
     """The queue holds the next step of every block, and each time takes the cheapest."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(30, 12)) @ rng.normal(size=(12, 12))
@@ -198,7 +198,7 @@ def test_one_threshold_over_greedy_scores_deletes_as_the_queue_of_the_paper_does
 
 @every_leaf
 @every_partition
-def test_the_update_solves_the_kept_part_of_every_block(name, path, blocks):
+def test_surgeon_update_solves_the_kept_part_of_every_block(name, path, blocks):
     case, w = cases.build(name), leaf_weights(name, path)
     kept = np.random.default_rng(2).random(w.size) < 0.5
     kept[0], kept[-1] = False, True
@@ -220,7 +220,7 @@ def test_the_update_solves_the_kept_part_of_every_block(name, path, blocks):
     assert not jp.tree.leaf(got, path).ravel()[~kept].any()
 
 
-def test_the_blocks_of_an_update_do_not_disturb_each_other():
+def test_surgeon_update_keeps_blocks_from_disturbing_each_other():
     network, batch, _ = linear()
     mask = jnp.ones((6, 2), bool).at[3, 1].set(False)
     got = jp.scores.surgeon_update(SQUARED)(network, [batch], {"kernel": mask})["kernel"]
@@ -237,7 +237,7 @@ LINEAR = jp.Network(lambda p, s, x: x @ p, np.array([[0.5, -1.0], [2.0, 0.1], [-
 
 
 @given(IMAGES)
-def test_a_price_lies_between_those_of_the_damping_alone_and_of_the_damped_diagonal(images):
+def test_block_hessian_price_lies_between_the_damping_and_the_damped_diagonal(images):
     images = np.where(np.abs(images) < 1e-150, 0.0, images)  # whose squares are 0, while the inputs are not
     batch = {"image": images, "label": np.zeros((5, 2))}
     alone = np.asarray(jp.scores.block_hessian(SQUARED, form="obs", damping=0.1)(LINEAR, [batch]))
@@ -256,7 +256,7 @@ def test_a_price_lies_between_those_of_the_damping_alone_and_of_the_damped_diago
 
 @pytest.mark.parametrize("form", ["obs", "greedy", "quadratic"])
 @pytest.mark.parametrize("blocks", ["unit", "layer", 2])
-def test_a_leaf_that_the_loss_does_not_depend_on_is_free_to_delete(form, blocks):
+def test_block_hessian_of_a_leaf_that_the_loss_does_not_depend_on_is_zero(form, blocks):
     params = {"dead": jnp.ones((2, 2)), "w": jnp.array([[1.0, 2.0], [3.0, 5.0]])}
     network = jp.Network(lambda p, s, x: x @ p["w"] + 0 * jnp.sum(p["dead"]), params)
     batch = {"image": np.eye(2), "label": np.array([0, 1])}
@@ -272,7 +272,7 @@ def dead_input():
     return case, {**case.batch, "image": image}, scope
 
 
-def test_weights_of_an_input_that_is_always_zero_are_free_to_delete():
+def test_scores_of_weights_of_an_input_that_is_always_zero_are_zero():
     case, batch, scope = dead_input()
     surgeons = [
         jp.scores.block_hessian(LOSS, form=form, matrix="ggn", blocks=blocks, scope=scope)
@@ -286,7 +286,7 @@ def test_weights_of_an_input_that_is_always_zero_are_free_to_delete():
         assert scores[1:].any()
 
 
-def test_an_update_neither_moves_dead_weights_nor_makes_up_for_them():
+def test_surgeon_update_neither_moves_dead_weights_nor_makes_up_for_them():
     case, batch, _ = dead_input()
     kept = jnp.ones((4, 5), bool).at[0, :2].set(False)
     mask = jp.tree.replace(jp.masks.ones(case.network.params), "0/w", kept)
@@ -297,7 +297,7 @@ def test_an_update_neither_moves_dead_weights_nor_makes_up_for_them():
 @given(
     hnp.arrays(np.float64, (2, 3, 7), elements=st.floats(-3, 3, allow_subnormal=False)), st.sampled_from([0.1, 1.0, 4])
 )
-def test_the_diagonal_of_an_inverse_from_factors_is_that_of_the_dense_inverse(factors, shift):
+def test_inverse_diagonal_from_factors_is_that_of_the_dense_inverse(factors, shift):
     dense = shift * np.eye(7)[None] + factors.mT @ factors
     expected = np.diagonal(np.linalg.inv(dense), axis1=1, axis2=2)
     np.testing.assert_allclose(surgeon.inverse_diagonal(jnp.asarray(factors), shift), expected, rtol=2e-12, atol=2e-12)
@@ -331,7 +331,7 @@ def surgeons(**options):
 
 
 @pytest.mark.parametrize("what", ["obs", "greedy", "update"])
-def test_an_indefinite_block_is_refused_and_the_damping_that_is_named_suffices(what):
+def test_surgeon_refuses_an_indefinite_block_and_the_damping_it_names_suffices(what):
     with pytest.raises(
         ValueError, match=r"damping: a Hessian block of 0/w is not positive definite.*suffices"
     ) as error:
@@ -343,7 +343,7 @@ def test_an_indefinite_block_is_refused_and_the_damping_that_is_named_suffices(w
 
 
 @pytest.mark.parametrize("what", ["obs", "greedy", "update"])
-def test_the_gauss_newton_matrix_serves_where_the_hessian_is_indefinite(what):
+def test_surgeon_takes_the_gauss_newton_matrix_where_the_hessian_is_indefinite(what):
     case, _ = indefinite()
     got = surgeons(matrix="ggn")[what](1e-2)[0]["w"]
     kept = half_mask(case, "0/w")[0]["w"] if what == "update" else case.network.params[0]["w"] != 0
@@ -351,7 +351,7 @@ def test_the_gauss_newton_matrix_serves_where_the_hessian_is_indefinite(what):
 
 
 @every_form
-def test_a_negative_mean_diagonal_is_refused_with_the_remedy(form):
+def test_block_hessian_refuses_a_negative_mean_diagonal_with_the_remedy(form):
     network = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.ones((2, 1))})
 
     def concave(outputs, batch):
@@ -363,7 +363,7 @@ def test_a_negative_mean_diagonal_is_refused_with_the_remedy(form):
 
 
 @every_form
-def test_damping_that_rounding_swallows_is_refused_and_what_is_named_suffices(form):
+def test_block_hessian_refuses_damping_that_rounding_swallows_and_names_enough(form):
     network = jp.Network(lambda p, s, x: x @ p, jnp.ones((4, 1)))
     batch = {"image": np.ones((1, 4)), "label": np.zeros((1, 1))}
     with pytest.raises(ValueError, match=r"damping: a Hessian block of  is not positive definite.*suffices") as error:
@@ -374,7 +374,7 @@ def test_damping_that_rounding_swallows_is_refused_and_what_is_named_suffices(fo
 
 
 @every_form
-def test_images_that_are_not_finite_are_named(form):
+def test_block_hessian_names_images_that_are_not_finite(form):
     network, batch, _ = linear()
     batch = {**batch, "image": np.where(np.arange(6)[None] == 2, np.nan, batch["image"])}
     with pytest.raises(ValueError, match=r"batch: expected finite numbers.*Look at the preprocessing"):
@@ -410,12 +410,12 @@ def test_images_that_are_not_finite_are_named(form):
         ),
     ],
 )
-def test_bad_arguments_are_named(unchecked, make, error, message):
+def test_surgeon_update_names_bad_arguments(unchecked, make, error, message):
     with pytest.raises(error, match=message):
         make()
 
 
-def test_leaves_of_one_shape_share_one_program_and_so_do_all_masks():
+def test_surgeon_update_shares_one_program_for_leaves_of_one_shape_and_all_masks():
     params = [cases.vector(jnp.zeros((5, 5)), seed) for seed in range(3)]
     network = jp.Network(lambda p, s, x: x @ p[0] @ p[1] @ p[2], params)
     batch = {"image": cases.vector(jnp.zeros((9, 5))), "label": np.zeros((9, 5))}
@@ -433,7 +433,7 @@ def test_leaves_of_one_shape_share_one_program_and_so_do_all_masks():
 
 
 @every_form
-def test_blocks_that_are_solved_side_by_side_are_those_solved_alone(form, monkeypatch):
+def test_block_hessian_solves_blocks_side_by_side_as_alone(form, monkeypatch):
     case = cases.build("mlp")
     options = {"blocks": 2, "matrix": "ggn", "damping": 0.1}
     alone = scored(form, case, "0/w", **options)

@@ -46,7 +46,7 @@ def gaussian(x: np.ndarray, bandwidth: float) -> np.ndarray:
 
 @pytest.mark.parametrize(("n", "p", "q"), [(40, 5, 7), (12, 30, 8)])
 @pytest.mark.parametrize("debiased", [True, False])
-def test_three_forms_agree(n, p, q, debiased):
+def test_linear_cka_agrees_in_three_forms(n, p, q, debiased):
     x, y = related(0, n, p, q)
     expected = alignment(song if debiased else plain, x @ x.T, y @ y.T)
     for route in ("features", "gram", None):
@@ -54,14 +54,14 @@ def test_three_forms_agree(n, p, q, debiased):
     assert similarity.gram_cka(x @ x.T, y @ y.T, debiased=debiased) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_biased_form_is_that_of_centred_features():
+def test_linear_cka_that_is_biased_is_that_of_centred_features():
     x, y = related(0, 40, 5, 7)
     x, y = x - x.mean(0), y - y.mean(0)
     expected = np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
     assert similarity.linear_cka(x, y, debiased=False) == pytest.approx(expected, abs=1e-13)
 
 
-def test_gram_matrices_may_have_any_size_offset_and_diagonal():
+def test_gram_cka_takes_matrices_of_any_size_offset_and_diagonal():
     x, y = related(0, 40, 5, 7)
     k, l = x @ x.T, y @ y.T  # noqa: E741
     expected = similarity.gram_cka(k, l)
@@ -70,7 +70,7 @@ def test_gram_matrices_may_have_any_size_offset_and_diagonal():
     assert similarity.gram_cka(k + 1e30 * np.eye(40), l) == pytest.approx(expected, abs=1e-12)
 
 
-def test_wide_features_in_float32_take_the_gram_route_and_keep_their_digits():
+def test_linear_cka_of_wide_features_in_float32_takes_grams_and_keeps_digits():
     common = normal(0, 24, 3)
     x, y = (0.1 * common @ normal(seed, 3, 5000) + normal(seed + 9, 24, 5000) for seed in (1, 2))
     expected = similarity.linear_cka(x, y)
@@ -84,7 +84,7 @@ def test_wide_features_in_float32_take_the_gram_route_and_keep_their_digits():
 
 @pytest.mark.parametrize("n", [9, 10])  # 36 and 45 pairs: an even and an odd number of them
 @pytest.mark.parametrize("bandwidth", [0.3, 1.0, 2.5])
-def test_gaussian_kernels_agree_with_numpy(n, bandwidth):
+def test_rbf_cka_agrees_with_numpy(n, bandwidth):
     x, y = related(3, n, 4, 6)
     k, l = gaussian(x, bandwidth), gaussian(y, bandwidth)  # noqa: E741
     for debiased, hsic in ((True, song), (False, plain)):
@@ -92,14 +92,14 @@ def test_gaussian_kernels_agree_with_numpy(n, bandwidth):
         assert got == pytest.approx(alignment(hsic, k, l), abs=1e-11)
 
 
-def test_repeated_examples_are_at_distance_zero():
+def test_rbf_cka_takes_repeated_examples_at_distance_zero():
     x, y = (np.concatenate([side, side[:5]]) for side in related(3, 35, 5, 7))
     expected = alignment(song, gaussian(x, 1), gaussian(y, 1))
     assert similarity.rbf_cka(x, y) == pytest.approx(expected, abs=1e-11)
 
 
 @pytest.mark.parametrize("debiased", [True, False])
-def test_gaussian_alignment_tends_to_the_linear_one(debiased):
+def test_rbf_cka_tends_to_linear_cka(debiased):
     x, y = related(5, 40, 5, 7)
     limit = similarity.linear_cka(x, y, debiased=debiased)
     errors = [abs(similarity.rbf_cka(x, y, bandwidth=t, debiased=debiased) - limit) for t in (10, 100, 1e3, 1e4)]
@@ -110,7 +110,7 @@ def test_gaussian_alignment_tends_to_the_linear_one(debiased):
 
 @settings(max_examples=25)
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3), st.floats(-50, 50))
-def test_rotation_scale_and_translation_do_not_matter(seed, scale, shift):
+def test_cka_does_not_depend_on_rotation_scale_and_translation(seed, scale, shift):
     n, p = 40, 7  # one shape: every other would compile
     x, y = normal(seed, n, p), normal(seed + 1, n, p)
     turn = np.linalg.qr(normal(seed + 2, p, p))[0]
@@ -124,7 +124,7 @@ def test_rotation_scale_and_translation_do_not_matter(seed, scale, shift):
 
 @pytest.mark.parametrize("debiased", [True, False])
 @pytest.mark.parametrize("sizes", [[40], [20, 20], [1, 20, 19]])
-def test_streaming_is_that_of_all_examples(debiased, sizes):
+def test_streaming_cka_is_that_of_all_examples(debiased, sizes):
     x, y = related(7, 40, 5, 7)
     x += np.repeat(np.arange(4), 10)[:, None]  # batches differ in their means
     ends = np.cumsum(sizes)[:-1]
@@ -134,7 +134,7 @@ def test_streaming_is_that_of_all_examples(debiased, sizes):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_streaming_takes_batches_of_very_different_size_and_offset(order):
+def test_streaming_cka_takes_batches_of_very_different_size_and_offset(order):
     x, y = related(7, 60, 5, 7)
     x, y = x.astype(np.float32), y.astype(np.float32)
     x[:20] *= 1e18
@@ -147,12 +147,12 @@ def test_streaming_takes_batches_of_very_different_size_and_offset(order):
 
 
 @pytest.mark.parametrize(("n", "p"), [(40, 5), (12, 30)])
-def test_one_minibatch_is_the_debiased_alignment(n, p):
+def test_minibatch_cka_of_one_batch_is_the_debiased_alignment(n, p):
     x, y = related(9, n, p, 7 if p == 5 else 8)
     assert similarity.minibatch_cka([(x, y)]) == pytest.approx(similarity.linear_cka(x, y), abs=1e-13)
 
 
-def test_minibatches_average_hsic_and_not_alignments():
+def test_minibatch_cka_averages_hsic_and_not_alignments():
     x, y = related(9, 40, 5, 7)
     x[:20] *= 100  # batches are scaled before their products, each by its own size
     pairs = list(zip(np.split(x, [20]), np.split(y, [20]), strict=True))
@@ -169,7 +169,7 @@ def test_minibatches_average_hsic_and_not_alignments():
     ("n", "p", "listed", "spread"),
     [(100, 64, 0.386, 0.010), (1000, 64, 0.061, 0.0016), (256, 2048, 0.889, 0.0009), (64, 2048, 0.970, 0.0004)],
 )
-def test_independent_features_look_alike_only_to_the_biased_form(n, p, listed, spread):
+def test_linear_cka_finds_independent_features_alike_only_when_biased(n, p, listed, spread):
     # spread: the standard deviation over seeds of the biased value; the listed ones are rounded to 0.0005.
     x, y = normal(0, 2, n, p)
     biased = similarity.linear_cka(x, y, debiased=False)
@@ -179,13 +179,13 @@ def test_independent_features_look_alike_only_to_the_biased_form(n, p, listed, s
     assert abs(similarity.linear_cka(x, y)) < 4 * np.sqrt(2) / n
 
 
-def test_many_examples_are_safe_without_debiasing():
+def test_linear_cka_of_many_examples_is_safe_without_debiasing():
     x, y = normal(0, 2, 10_000, 64)
     assert similarity.linear_cka(x, y, debiased=False) == pytest.approx(0.0064, abs=6e-4)  # spread 0.00014
     assert similarity.linear_cka(x, y) == pytest.approx(0, abs=6e-4)
 
 
-def test_minibatches_are_near_the_whole_and_the_mean_of_alignments_is_not():
+def test_minibatch_cka_is_near_the_whole_and_the_mean_of_alignments_is_not():
     x = normal(0, 4096, 64)
     y = 0.5 * x + normal(1, 4096, 64)  # alignment 0.25 / 1.25 = 0.2 of the population
     # Spreads over seeds: 0.001 of the whole, 0.005, 0.0015 and 0.001 of the minibatches, 0.001 of the mean alignments.
@@ -203,7 +203,7 @@ def test_minibatches_are_near_the_whole_and_the_mean_of_alignments_is_not():
         assert mean > whole + 0.08
 
 
-def test_one_outlier_or_a_shifted_tenth_changes_alignment():
+def test_linear_cka_changes_by_one_outlier_or_a_shifted_tenth():
     x = normal(0, 5000, 64)
     # Spreads over seeds 0.0001, 0.0015, 0.0005; for the debiased 0.002; for the shift 0.002.
     for size, listed, tolerance in ((20, 0.9987, 0.0006), (100, 0.944, 0.008), (1000, 0.041, 0.003)):
@@ -216,7 +216,7 @@ def test_one_outlier_or_a_shifted_tenth_changes_alignment():
     assert similarity.linear_cka(x, y, debiased=False) == pytest.approx(0.625, abs=0.012)
 
 
-def test_directions_of_low_variance_are_not_seen():
+def test_linear_cka_does_not_see_directions_of_low_variance():
     x = normal(0, 2000, 64) * np.logspace(0, -2, 64)
     x -= x.mean(0)
     directions = np.linalg.svd(x, full_matrices=False)[2]
@@ -241,21 +241,21 @@ EVERY = {
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_extreme_sizes_in_float32(name):
+def test_similarity_takes_extreme_sizes_in_float32(name):
     x, y = (side.astype(np.float32) for side in related(0, 40, 5, 7))
     expected = EVERY[name](x, y)
     for size in (1e20, 1e-20, 1e37, 1e-30):
         assert EVERY[name](np.float32(size) * x, y) == pytest.approx(expected, abs=3e-6)
 
 
-def test_a_large_common_offset_costs_no_digits_that_the_features_have():
+def test_linear_cka_loses_no_digits_to_a_large_common_offset():
     x, y = related(0, 40, 5, 7)
     x = (x + 1e4).astype(np.float32)  # what is lost is lost here
     expected = similarity.linear_cka(x.astype(np.float64), y.astype(np.float32).astype(np.float64))
     assert similarity.linear_cka(x, y.astype(np.float32)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_features_of_images_and_integers_are_flattened_and_converted():
+def test_linear_cka_flattens_images_and_converts_integers():
     x, y = related(0, 40, 5, 7)
     assert similarity.linear_cka(x.reshape(40, 1, 5, 1), y) == similarity.linear_cka(x, y)
     counts = np.random.default_rng(0).integers(0, 9, (40, 5))

@@ -37,7 +37,7 @@ KERNELS = [
 
 
 @every_measure
-def test_sharded_examples_give_the_same_number(name):
+def test_similarity_of_sharded_examples_is_the_same(name):
     x, y = normal(0, 40, 5), normal(1, 40, 7)
     y[:, :5] += x
     mesh = jp.mesh.make()
@@ -47,13 +47,13 @@ def test_sharded_examples_give_the_same_number(name):
     assert MEASURES[name](*sharded) == pytest.approx(expected, abs=1e-12)
 
 
-def test_features_may_be_of_one_device_and_of_eight():
+def test_linear_cka_takes_features_of_one_device_and_of_eight():
     x, y = normal(0, 40, 5), normal(1, 40, 7)
     (sharded,) = jp.mesh.shard_batch(jp.mesh.make(), (x,))
     assert similarity.linear_cka(sharded, y) == pytest.approx(similarity.linear_cka(x, y), abs=1e-12)
 
 
-def test_sharded_gram_matrices_give_the_same_number():
+def test_gram_cka_of_sharded_matrices_is_the_same():
     x, y = normal(0, 40, 5), normal(1, 40, 7)
     grams = x @ x.T, y @ y.T
     sharded = jp.mesh.shard_batch(jp.mesh.make(), grams)
@@ -61,7 +61,7 @@ def test_sharded_gram_matrices_give_the_same_number():
 
 
 @every_measure
-def test_calling_again_compiles_nothing_and_returns_a_float(name):
+def test_similarity_compiles_nothing_when_called_again_and_is_a_float(name):
     assert len(KERNELS) >= 10
     assert isinstance(MEASURES[name](normal(0, 40, 5), normal(1, 40, 7)), float)
     before = [kernel._cache_size() for kernel in KERNELS]
@@ -69,7 +69,7 @@ def test_calling_again_compiles_nothing_and_returns_a_float(name):
     assert [kernel._cache_size() for kernel in KERNELS] == before
 
 
-def test_options_that_are_numbers_compile_nothing():
+def test_similarity_compiles_nothing_for_options_that_are_numbers():
     x, y = normal(0, 40, 5), normal(1, 40, 7)
     calls = [
         (similarity.rbf_cka, "bandwidth", 0.5, 2.0),
@@ -82,7 +82,7 @@ def test_options_that_are_numbers_compile_nothing():
         assert [kernel._cache_size() for kernel in KERNELS] == before
 
 
-def test_products_are_of_the_highest_precision():
+def test_similarity_takes_products_of_the_highest_precision():
     x = np.ones((8, 3), np.float32)
     moments = streaming._moments(x, x)
     traced = [
@@ -119,13 +119,13 @@ SINGLE = {name: value for name, value in MEASURES.items() if name not in ("minib
         (X, X[:, :0], r"y: expected features \[n, \.\.\.\].*got the shape \(8, 0\)"),
     ],
 )
-def test_bad_features_are_named_with_their_remedy(name, x, y, message):
+def test_similarity_names_bad_features_with_their_remedy(name, x, y, message):
     with pytest.raises(ValueError, match=message):
         SINGLE[name](x, y)
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if name not in ("rsa", "neighbours")])
-def test_features_without_variation_are_an_error(name):
+def test_similarity_refuses_features_without_variation(name):
     for x, y, which in ((SAME, X, "x"), (X, 1e-30 * SAME, "y")):
         with pytest.raises(ValueError, match=rf"{which}: expected features that differ between examples"):
             MEASURES[name](x, y) if name != "streaming" else similarity.streaming_cka([(x, y), (x, y)])
@@ -179,7 +179,7 @@ def pairs(*lengths: int):
         ),
     ],
 )
-def test_bad_input_is_named_with_its_remedy(call, message):
+def test_similarity_names_bad_input_with_its_remedy(call, message):
     if message is None:  # the counterpart of an error: just enough
         assert np.isfinite(call())
         return
@@ -187,19 +187,19 @@ def test_bad_input_is_named_with_its_remedy(call, message):
         call()
 
 
-def test_complex_features_are_an_error():
+def test_linear_cka_refuses_complex_features():
     with pytest.raises(TypeError, match=r"y: expected real features, but got complex128"):
         similarity.linear_cka(X, X + 1j)
 
 
-def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
+def test_similarity_says_what_does_not_fit_before_it_is_tried(monkeypatch):
     monkeypatch.setattr("jaxprune.memory.available", lambda memory: 1000)
     for call in MEASURES.values():
         with pytest.raises(MemoryError, match=r"x: matrices of \d+ x \d+ need .* GB, but 1e-06 GB may be taken"):
             call(normal(0, 40, 5), normal(1, 40, 7))
 
 
-def test_the_least_that_will_do_gives_numbers():
+def test_similarity_gives_numbers_for_the_least_that_will_do():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for measure in (similarity.procrustes, similarity.angular):
@@ -212,7 +212,7 @@ def test_the_least_that_will_do_gives_numbers():
 
 @pytest.mark.parametrize("name", ["linear", "rbf", "minibatch", "procrustes", "rsa", "neighbours"])
 @pytest.mark.parametrize("where", [(7, 3), (150, 49), (3, slice(None))])
-def test_one_nan_among_many_numbers_is_found(name, where):
+def test_similarity_finds_one_nan_among_many_numbers(name, where):
     # On CPU the maximum of many float32 numbers comes out as if no NaN were among them.
     x, y = (normal(seed, 200, 50).astype(np.float32) for seed in (0, 1))
     y[where] = np.nan

@@ -25,7 +25,7 @@ def test_procrustes_is_that_of_scipy_but_for_its_scale(n, p):
 
 
 @pytest.mark.parametrize(("n", "p", "q"), [(20, 3, 8), (6, 30, 3), (6, 9, 30)])
-def test_narrower_features_are_padded_with_zeros(n, p, q):
+def test_procrustes_pads_narrower_features_with_zeros(n, p, q):
     x, y = normal(0, n, p), normal(1, n, q)
     padded = [np.pad(side, ((0, 0), (0, max(p, q) - side.shape[1]))) for side in (x, y)]
     assert similarity.procrustes(x, y) == pytest.approx(similarity.procrustes(*padded), abs=1e-12)
@@ -38,7 +38,7 @@ def test_narrower_features_are_padded_with_zeros(n, p, q):
 
 @settings(max_examples=25)
 @given(st.integers(0, 10**6))
-def test_both_are_metrics(seed):
+def test_procrustes_and_angular_are_metrics(seed):
     n, widths = 8, (3, 5, 5)  # every other shape would compile
     sides = [normal(seed + number, n, width) for number, width in enumerate(widths)]
     # A third shape near the first two makes the inequality tight.
@@ -53,7 +53,7 @@ def test_both_are_metrics(seed):
     assert similarity.procrustes(sides[0], 4 * sides[0] @ turn - 1) == pytest.approx(0, abs=1e-12)
 
 
-def test_small_distances_keep_their_digits():
+def test_procrustes_keeps_the_digits_of_small_distances():
     x, change = normal(0, 30, 5), normal(1, 30, 5)
     small, tiny = (similarity.procrustes(x, x + size * change) for size in (1e-6, 1e-9))
     assert small / tiny == pytest.approx(1000, rel=1e-5)  # 2 - 2 |X'Y|_* would have none left
@@ -92,7 +92,7 @@ def correlations(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("n", "p", "q"), [(3, 5, 4), (25, 4, 3)])
-def test_rank_correlation_of_similarities_is_that_of_scipy(n, p, q):
+def test_rsa_is_the_rank_correlation_of_scipy(n, p, q):
     x, y = normal(0, n, p), normal(1, n, q)
     y[:, :3] += x[:, :3]
     expected = spearmanr(correlations(x), correlations(y)).statistic
@@ -101,7 +101,7 @@ def test_rank_correlation_of_similarities_is_that_of_scipy(n, p, q):
     assert similarity.rsa(rows * x + rows, y) == pytest.approx(expected, abs=1e-12)
 
 
-def test_ties_of_similarities_get_their_mean_rank():
+def test_rsa_gives_ties_their_mean_rank():
     rng = np.random.default_rng(0)
     x, y = np.eye(4)[rng.integers(0, 4, 25)], np.eye(3)[rng.integers(0, 3, 25)]
     y[x[:, 0] == 1] = np.eye(3)[0]
@@ -126,7 +126,7 @@ def neighbours_by_loop(x: np.ndarray, count: int) -> list[set[int]]:
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_neighbours_are_those_of_a_loop(count):
+def test_mutual_neighbours_are_those_of_a_loop(count):
     x, tied = normal(0, 20, 4), np.random.default_rng(1).integers(1, 3, (20, 4)).astype(float)
     near = x + 0.5 * normal(2, 20, 4) + 0.3
     for y in (near, tied):
@@ -138,6 +138,6 @@ def test_neighbours_are_those_of_a_loop(count):
         assert got == pytest.approx(jaccard, abs=1e-12)
 
 
-def test_neighbours_of_independent_features_agree_by_chance():
+def test_mutual_neighbours_of_independent_features_agree_by_chance():
     found = [similarity.mutual_neighbours(normal(seed, 60, 8), normal(seed + 99, 60, 8)) for seed in range(20)]
     assert abs(np.mean(found) - 10 / 59) < 4 * np.std(found) / np.sqrt(20)

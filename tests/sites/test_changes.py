@@ -40,7 +40,7 @@ def test_gradients_at_tags_and_leaves_are_those_of_what_follows():
         np.testing.assert_allclose(got, expected, atol=1e-14)
 
 
-def test_earlier_tags_are_listed_the_nearest_first():
+def test_before_lists_earlier_tags_the_nearest_first():
     def apply(params, state, images):
         x = checkpoint_name(images, "one")
         x = jax.checkpoint(lambda x: checkpoint_name(jnp.sin(x), "two"))(x)
@@ -52,7 +52,7 @@ def test_earlier_tags_are_listed_the_nearest_first():
     assert sites.before(net, x, "one") == {}
 
 
-def test_a_place_that_does_not_exist_is_named_with_those_that_do():
+def test_gradients_at_and_before_name_a_place_that_does_not_exist():
     message = (
         r"site: the network has no place 'hiden'\. Did you mean 'hidden'\? It tags: hidden\. Its kernels: "
         r"first/kernel, second/kernel\."
@@ -85,7 +85,7 @@ def hidden_layer(rectifier):
 
 
 @pytest.mark.parametrize("name", RELUS)
-def test_every_form_of_a_relu_is_guided(name):
+def test_guided_changes_every_form_of_a_relu(name):
     net, x = hidden_layer(RELUS[name]), draw(3, 4, seed=2)
     x[0] = 0  # every unit exactly at the kink, where the gradient is to be 0
     guided = sites.guided(net)
@@ -97,7 +97,7 @@ def test_every_form_of_a_relu_is_guided(name):
     assert np.max(np.abs(got - jax.grad(lambda x: net(x).sum())(x))) > 0.1
 
 
-def test_relus_in_a_row_and_beside_a_shortcut_are_guided_each():
+def test_guided_changes_each_relu_in_a_row_and_beside_a_shortcut():
     def apply(params, state, images):
         x = jax.nn.relu(images @ params[0])
         return jax.nn.relu(x + x @ params[1]) @ params[2]
@@ -130,7 +130,7 @@ class Normalised(nn.Module):
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(), nn.GroupNorm(2), jax.nn.standardize])
-def test_the_guard_of_a_variance_is_no_relu(norm):
+def test_guided_takes_the_guard_of_a_variance_for_no_relu(norm):
     x = draw(3, 4)
     if isinstance(norm, nn.Module):
         net = jp.Network.from_linen(module := Normalised(norm), module.init(jax.random.key(0), x))
@@ -156,7 +156,7 @@ OTHERS = {
 }
 
 
-def test_a_relu_that_is_read_beside_a_limit_or_compared_with_another_is_guided():
+def test_guided_changes_a_relu_beside_a_limit_or_compared_with_another():
     x = np.array([[0.5, -1.0, 2.0]])
 
     def gradient(function):
@@ -169,12 +169,12 @@ def test_a_relu_that_is_read_beside_a_limit_or_compared_with_another_is_guided()
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_networks_without_a_relu_are_refused(name):
+def test_guided_refuses_networks_without_a_relu(name):
     with pytest.raises(ValueError, match=r"network: guided methods .* has none\. .* attribution\.gradient\(\)"):
         sites.guided(hidden_layer(OTHERS[name]))(draw(3, 4))
 
 
-def test_a_relu_of_the_weights_keeps_its_gradient_beside_one_of_the_images():
+def test_guided_keeps_the_gradient_of_a_relu_of_the_weights():
     def apply(params, state, images):
         return jax.nn.relu(images @ params["in"]) @ jax.nn.relu(params["out"])
 
@@ -194,6 +194,6 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_relu_in_a_loop_is_refused_and_not_forgotten(name):
+def test_guided_refuses_a_relu_in_a_loop(name):
     with pytest.raises(ValueError, match=f"network: it has a ReLU inside a {name}"):
         sites.guided(hidden_layer(lambda x: jax.nn.relu(LOOPS[name](x))))(draw(3, 4))

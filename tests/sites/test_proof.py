@@ -14,7 +14,7 @@ from tests.sites import oracle, tails
 
 
 @pytest.mark.parametrize("name", tails.TAILS)
-def test_what_is_proven_of_a_tail_is_so_and_what_is_not_proven_is_not(name):
+def test_prove_of_a_tail_what_is_so_and_nothing_else(name):
     tail = tails.TAILS[name]
 
     def network(params, images, tap):
@@ -158,7 +158,7 @@ def _check(network, params, images, proofs, sites, program_avals, truth=True):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_site_of_a_network_is_judged_by_itself(name):
+def test_prove_judges_every_site_of_a_network_by_itself(name):
     network, shape, expected = NETWORKS[name]
     params, images = _params(expected), oracle.normal(2, *shape)
     found = jp.sites.survey(oracle.plain(network).replace(params=params), images)
@@ -168,7 +168,7 @@ def test_every_site_of_a_network_is_judged_by_itself(name):
     _check(network, params, images, found.proofs, sites, found.program.avals)
 
 
-def test_our_networks_are_judged_as_they_are_built():
+def test_prove_judges_our_networks_as_they_are_built():
     for name in cases.PIECEWISE_LINEAR:
         case = cases.build(name)
         found = jp.sites.survey(case.network, case.batch["image"])
@@ -183,7 +183,7 @@ def test_our_networks_are_judged_as_they_are_built():
     assert {proof.examples for proof in found.proofs.values()} == {0}
 
 
-def test_a_site_that_no_derivative_reaches_is_said_so():
+def test_prove_says_of_a_site_that_no_derivative_reaches_it():
     def network(params, state, images):
         z = images @ params["w"]
         number = images.mean() * params["number"]
@@ -198,7 +198,7 @@ def test_a_site_that_no_derivative_reaches_is_said_so():
     }
 
 
-def test_a_derivative_rule_whose_transpose_is_given_apart_is_not_trusted():
+def test_prove_does_not_trust_a_rule_whose_transpose_is_given_apart():
     @jax.custom_jvp
     def double(x):
         return 2 * x
@@ -316,7 +316,7 @@ def _random(steps):
     return network, params
 
 
-def test_nothing_false_is_ever_proven_of_a_random_program():
+def test_prove_claims_nothing_false_of_a_random_program():
     seen = {"sites": 0, "linear": 0, "independent": 0, "both": 0}
 
     # A failure is short enough as it is, and shrinking it compiles hundreds of programs.

@@ -187,7 +187,7 @@ ONE = {
 
 
 @pytest.mark.parametrize("name", ONE)
-def test_a_leaf_is_found_and_its_units_are_where_they_are_said_to_be(name):
+def test_survey_finds_a_leaf_and_its_units_where_they_are_said_to_be(name):
     apply, images, shape, kind, units, outputs = ONE[name]
     images, leaf, delta = whole(images, 1), whole(shape, 2), whole(shape, 3)
     network = jp.Network(apply, {"w": leaf})
@@ -251,7 +251,7 @@ def everything():
 KINDS = {"kernel": ("dense", "convolution"), "bias": ("add",), "scale": ("multiply",), "places": ("add",)}
 
 
-def test_every_leaf_of_a_network_of_flax_is_found():
+def test_survey_finds_every_leaf_of_a_network_of_flax():
     network, images = everything()
     found = jp.sites.survey(network, images)
     assert (set(found.sites), found.unserved) == (set(jp.tree.names(network.params)), {})
@@ -265,7 +265,7 @@ def test_every_leaf_of_a_network_of_flax_is_found():
 
 
 @pytest.mark.parametrize("name", ["everything", *cases.NAMES])
-def test_adding_to_z_is_adding_to_the_leaf(name):
+def test_add_to_a_site_is_adding_to_its_leaf(name):
     network, images = (
         everything() if name == "everything" else (cases.build(name).network, cases.build(name).batch["image"])
     )
@@ -311,7 +311,7 @@ def test_adding_to_z_is_adding_to_the_leaf(name):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_adding_zeros_changes_no_bit(name):
+def test_add_to_changes_no_bit_by_zeros(name):
     # Operation by operation: a compiler may merge them, and round otherwise.
     network, images = cases.build(name).network, cases.build(name).batch["image"]
     found = jp.sites.survey(network, images)
@@ -398,7 +398,7 @@ UNSERVED = {
 
 
 @pytest.mark.parametrize("name", UNSERVED)
-def test_a_leaf_that_does_not_enter_by_one_linear_operation_is_named_with_the_reason(name):
+def test_survey_names_a_leaf_that_does_not_enter_by_one_linear_operation(name):
     apply, shape, reason = UNSERVED[name]
     params = {"w": whole(shape), "v": whole(SQUARE), "served": whole((4,))}
     network = jp.Network(lambda p, state, x: apply(p, x * p["served"]), params)
@@ -412,7 +412,7 @@ def test_a_leaf_that_does_not_enter_by_one_linear_operation_is_named_with_the_re
     assert found.unit_axes("w", 0) == ()
 
 
-def test_kernels_in_a_loop_that_has_no_gradient_are_named():
+def test_survey_names_kernels_in_a_loop_that_has_no_gradient():
     def apply(params, state, images):
         return jax.lax.while_loop(lambda v: v[0] < 2, lambda v: (v[0] + 1, v[1] @ params["w"]), (0, images))[1]
 
@@ -429,7 +429,7 @@ def test_kernels_in_a_loop_that_has_no_gradient_are_named():
         ({"w": np.ones((4, 3)), "n": np.array(True)}, TypeError, r"\['n'\] is bool"),
     ],
 )
-def test_leaves_that_are_not_real_numbers_are_refused(params, error, message):
+def test_survey_refuses_leaves_that_are_not_real_numbers(params, error, message):
     with pytest.raises(error, match=message):
         jp.sites.survey(jp.Network(lambda p, s, x: jnp.real(x @ p["w"]), params), whole(VECTOR))
 
@@ -447,12 +447,12 @@ def test_leaves_that_are_not_real_numbers_are_refused(params, error, message):
         (lambda z: z + 0j, TypeError, "real floating-point outputs, but got complex"),
     ],
 )
-def test_outputs_of_another_shape_or_type_are_refused(last, error, message):
+def test_survey_refuses_outputs_of_another_shape_or_type(last, error, message):
     with pytest.raises(error, match=message):
         jp.sites.survey(jp.Network(lambda p, s, x: last(x @ p["w"]), {"w": whole((4, 6))}), whole(VECTOR))
 
 
-def test_a_survey_is_made_once_for_every_shape_and_type():
+def test_survey_is_made_once_for_every_shape_and_type():
     network = jp.Network(lambda p, s, x: x @ p["w"] * s["scale"], {"w": whole((4, 6))}, {"scale": whole((6,))})
     first = jp.sites.survey(network, whole(VECTOR))
     again = network.replace(params={"w": whole((4, 6), 7)}, state={"scale": whole((6,), 8)})
@@ -470,7 +470,7 @@ def test_a_survey_is_made_once_for_every_shape_and_type():
     assert jp.sites.survey(network, whole(VECTOR)) is first
 
 
-def test_equal_networks_of_flax_share_a_survey():
+def test_survey_is_shared_by_equal_networks_of_flax():
     def made():
         shapes = jax.eval_shape(nn.Dense(2).init, jax.random.key(0), whole(VECTOR))
         return jp.Network.from_linen(nn.Dense(2), shapes)
@@ -478,7 +478,7 @@ def test_equal_networks_of_flax_share_a_survey():
     assert jp.sites.survey(made(), whole(VECTOR)) is jp.sites.survey(made(), whole(VECTOR))
 
 
-def test_a_survey_holds_the_precision_that_it_was_made_with():
+def test_survey_holds_the_precision_that_it_was_made_with():
     """On accelerators a product without a precision of its own is rounded to fewer bits."""
     network = jp.Network(lambda p, s, x: x @ p["w"], {"w": whole((4, 6))})
 
@@ -492,14 +492,14 @@ def test_a_survey_holds_the_precision_that_it_was_made_with():
     assert precision() is None
 
 
-def test_the_types_are_those_of_the_setting():
+def test_survey_has_the_types_of_the_setting():
     network = jp.Network(lambda p, s, x: x @ p["w"], {"w": np.ones((4, 6))})
     assert jp.sites.survey(network, whole(VECTOR)).outputs.dtype == np.float64
     jax.config.update("jax_enable_x64", False)
     assert jp.sites.survey(network, whole(VECTOR)).outputs.dtype == np.float32
 
 
-def test_values_are_changed_and_kept_where_they_are_made():
+def test_program_changes_and_keeps_values_where_they_are_made():
     network = jp.Network(lambda p, s, x: jnp.tanh(x @ p["w"]), {"w": normal(0, 4, 6)})
     images = normal(1, *VECTOR)
     found = jp.sites.survey(network, images)

@@ -21,7 +21,7 @@ def filters(params):
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_counts_under_gates_are_those_of_the_smaller_network(name):
+def test_account_under_gates_has_the_counts_of_the_smaller_network(name):
     module, params, state = networks.build(name)
     image = networks.MODULES[name][1]
     book = account(module, params, state, image)
@@ -34,7 +34,7 @@ def test_counts_under_gates_are_those_of_the_smaller_network(name):
         assert book.filters(gates) == filters(small)
 
 
-def test_a_unit_less_is_what_its_rows_take():
+def test_account_of_a_unit_less_is_less_by_its_rows():
     """A filter inside a block of 6 x 6 images: 3 x 3 x 4 weights that make it and as many that read it."""
     module, params, state = networks.build("basic")
     book, gates = account(module, params, state, (6, 6, 3)), ones(module.groups())
@@ -50,7 +50,7 @@ def test_a_unit_less_is_what_its_rows_take():
     assert book.parameters(gates) - book.parameters(fewer) == 4 * 8 * 2 + 3 * 2
 
 
-def test_shapes_are_enough():
+def test_account_needs_shapes_alone():
     module, params, state = networks.build("vit")
     structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state))
     gates = networks.random_gates(module.groups(), seed=1)
@@ -58,7 +58,7 @@ def test_shapes_are_enough():
     assert got == want
 
 
-def test_a_network_by_hand_is_counted_too():
+def test_account_takes_a_network_by_hand():
     params = networks.mlp_params()
     book = account(networks.MLP, params, {}, (2, 2, 1))
     gates = {"units": np.array([True, False, True, False, True]), "extra": np.array([False])}
@@ -79,7 +79,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("depth", PUBLISHED)
-def test_the_counts_of_the_paper(depth):
+def test_account_has_the_counts_of_the_paper(depth):
     macs, filters, numbers, block, limit = PUBLISHED[depth]
     module = jp.models.resnet_cifar(depth, keras=True)
     params, state = shapes(module, (32, 32, 3))
@@ -100,13 +100,13 @@ def test_the_counts_of_the_paper(depth):
     assert round(100 * (1 - book.macs(left) / macs), 2) == limit
 
 
-def test_the_variant_of_the_original_paper_takes_the_same_operations():
+def test_account_of_the_original_papers_variant_has_the_same_operations():
     module = jp.models.resnet_cifar(56)
     book = account(module, *shapes(module, (32, 32, 3)), (32, 32, 3))
     assert book.macs(ones(module.groups())) == 125_747_840
 
 
-def test_a_block_less_of_resnet_110():
+def test_account_of_resnet_110_less_a_block_has_the_published_counts():
     """The outputs of the notebook of TinyTitans (Jordao et al. 2025), statistics among the parameters."""
     module = jp.models.resnet_cifar(110, keras=True)
     params, state = shapes(module, (32, 32, 3))
@@ -121,7 +121,7 @@ def test_a_block_less_of_resnet_110():
     assert (book.macs(gates), book.filters(gates)) == (248_431_232, 4112)
 
 
-def test_layers_of_any_order_count_alike():
+def test_account_counts_a_network_without_layers_that_can_go():
     """Two stages of one block: no layer can go, and none is listed."""
     module = ResNet(full_blocks((1, 1), 2), 3, 2)
     assert not [group for group in module.groups() if group.is_layer]

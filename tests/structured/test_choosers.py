@@ -41,7 +41,7 @@ COMPARING = {
 
 
 @pytest.mark.parametrize("name", COMPARING)
-def test_the_nearer_candidate_scores_higher(name):
+def test_choosers_score_the_nearer_candidate_higher(name):
     chooser = COMPARING[name]()
     parent = network()
     candidates = {"far": network(seed=3), "near": network(noise=0.4), "same": network()}
@@ -53,13 +53,13 @@ def test_the_nearer_candidate_scores_higher(name):
     assert chooser.kinds == ("layer", "neurons")
 
 
-def test_every_chooser_has_its_own_name():
+def test_choosers_have_their_own_names():
     names = [COMPARING[name]().name for name in COMPARING]
     names += [choosers.random(0).name, choosers.always("layer").name, choosers.always("neurons").name]
     assert len(set(names)) == len(names)
 
 
-def test_scores_are_those_of_the_similarity_of_all_examples():
+def test_choosers_score_by_the_similarity_of_all_examples():
     parent, other = network(), network(noise=0.4)
     images = np.concatenate([batch["image"] for batch in batches()])[:20]
     pair = images @ parent.params["body"], images @ other.params["body"]
@@ -74,14 +74,14 @@ def test_scores_are_those_of_the_similarity_of_all_examples():
     assert biased == pytest.approx(np.linalg.norm(left.T @ right) ** 2 / norms, rel=1e-10)
 
 
-def test_another_site_can_be_compared():
+def test_cka_compares_another_site():
     scores = choosers.cka(batches(), site="logits").compare(network(), {"layer": network(noise=0.4)})
     images = np.concatenate([batch["image"] for batch in batches()])[:20]
     pair = [np.asarray(one(images)) for one in (network(), network(noise=0.4))]
     assert scores["layer"] == pytest.approx(jp.similarity.linear_cka(*pair))
 
 
-def test_a_measure_of_ones_own_may_be_compared():
+def test_representation_takes_a_measure_of_ones_own():
     def overlap(pairs):
         return -sum(float(np.abs(left - right).sum()) for left, right in pairs)
 
@@ -97,7 +97,7 @@ def test_accuracy_is_the_weighted_share_of_hits():
     assert choosers.accuracy([wrong]).compare(network(), {"layer": network()})["layer"] == pytest.approx(11 / 14)
 
 
-def test_chance_is_a_function_of_seed_and_step_and_fair():
+def test_random_is_a_function_of_seed_and_step_and_fair():
     kinds = ("layer", "neurons")
     tossed = [[choosers.random(seed).before(step, kinds) for step in range(100)] for seed in (0, 0, 1)]
     assert tossed[0] == tossed[1] != tossed[2]
@@ -117,7 +117,7 @@ def test_always_takes_one_kind(kind):
     assert {chooser.before(step, (kind,)) for step in range(5)} == {kind}
 
 
-def test_unknown_names_are_refused():
+def test_choosers_refuse_unknown_names():
     with pytest.raises(ValueError, match=r"kind: unknown value 'layers'\. Did you mean 'layer'"):
         choosers.always("layers")
     with pytest.raises(ValueError, match=r"kind: unknown value 'unbiased'.*Known: biased, debiased, minibatch, rbf"):
@@ -126,7 +126,7 @@ def test_unknown_names_are_refused():
         choosers.cka(batches(), site="pen").compare(network(), {"layer": network()})
 
 
-def test_networks_of_one_program_compile_once():
+def test_accuracy_compiles_networks_of_one_program_once():
     traced = []
 
     def counting(params, state, images):

@@ -54,7 +54,7 @@ PAIRS = [(name, criterion) for name in GATES for criterion in ALL if (name, crit
 
 
 @pytest.mark.parametrize(("name", "criterion"), PAIRS)
-def test_ratings_under_gates_are_those_of_the_smaller_network(name, criterion):
+def test_criteria_under_gates_rate_as_on_the_smaller_network(name, criterion):
     alive, under, smaller = rated(name, criterion)
     assert set(under) == set(alive)
     assert all(np.shape(under[group]) == alive[group].shape for group in alive)
@@ -65,7 +65,7 @@ def test_ratings_under_gates_are_those_of_the_smaller_network(name, criterion):
         np.testing.assert_allclose(under[group][alive[group]], values, rtol=1e-9, atol=1e-11 * scale, err_msg=group)
 
 
-def test_norms_by_definition():
+def test_l1_and_l2_are_norms_by_definition():
     module, params, state = networks.build("bottleneck")
     network, groups = module.network(params, state), module.groups()
     for order, criterion in ((1, criteria.l1()), (2, criteria.l2())):
@@ -83,7 +83,7 @@ def test_norms_by_definition():
             np.testing.assert_allclose(got[group.name], want, rtol=1e-12)
 
 
-def test_norms_of_heads_are_over_their_three_kernels():
+def test_l1_of_heads_is_over_their_three_kernels():
     module, params, state = networks.build("vit")
     got = criteria.l1()(module.network(params, state), module.groups(), ones(module.groups()), [])
     attention = params["block1"]["attention"]
@@ -95,7 +95,7 @@ def test_norms_of_heads_are_over_their_three_kernels():
     np.testing.assert_allclose(got["block1/mlp"], [want], rtol=1e-12)
 
 
-def test_scales_of_batchnorm_by_definition():
+def test_batchnorm_scale_by_definition():
     module, params, state = networks.build("bottleneck")
     groups = module.groups()
     got = criteria.batchnorm_scale()(module.network(params, state), groups, ones(groups), [])
@@ -109,13 +109,13 @@ def test_scales_of_batchnorm_by_definition():
         np.testing.assert_allclose(got[group.name], want, rtol=1e-12)
 
 
-def test_networks_without_batchnorm_are_told_what_else_there_is():
+def test_batchnorm_scale_says_what_else_there_is_without_batchnorm():
     module, params, state = networks.build("vit")
     with pytest.raises(ValueError, match=r"groups: 'block0/heads' has no BatchNorm scale\. For networks without Batch"):
         criteria.batchnorm_scale()(module.network(params, state), module.groups(), ones(module.groups()), [])
 
 
-def test_activations_by_definition():
+def test_activation_by_definition():
     params = networks.mlp_params()
     groups = networks.MLP.groups()
     batch = {"image": np.random.default_rng(0).normal(size=(4, 2, 2, 1)), "label": np.zeros(4, int)}
@@ -131,7 +131,7 @@ def test_activations_by_definition():
     np.testing.assert_allclose(got["extra"], [want], rtol=1e-12)
 
 
-def test_activations_are_means_over_positions_of_the_tagged_value():
+def test_activation_is_the_mean_over_positions_of_the_tagged_value():
     module, params, state = networks.build("resnet")
     images = networks.images("resnet", 3)
     got = criteria.activation()(
@@ -144,7 +144,7 @@ def test_activations_are_means_over_positions_of_the_tagged_value():
     np.testing.assert_allclose(got["stage1_block1"], [np.abs(block["norm2"]["__call__"][0]).mean()], rtol=1e-12)
 
 
-def test_chance_is_a_function_of_its_key():
+def test_random_is_a_function_of_its_key():
     module, params, state = networks.build("vit")
     network, groups = module.network(params, state), module.groups()
     one, same, other = (criteria.random(jax.random.key(seed))(network, groups, ones(groups), []) for seed in (0, 0, 1))
@@ -159,7 +159,7 @@ def test_chance_is_a_function_of_its_key():
 
 
 @pytest.mark.parametrize("name", WITH_DATA)
-def test_padding_changes_nothing(name):
+def test_criteria_do_not_change_by_padding(name):
     network = networks.MLP.network(networks.mlp_params(), {})
     groups, rng = networks.MLP.groups(), np.random.default_rng(0)
     batch = {
@@ -180,7 +180,7 @@ def test_criteria_that_look_at_data_want_some(name):
         ALL[name](network, groups, ones(groups), [])
 
 
-def test_norms_want_kernels():
+def test_l1_wants_kernels():
     params = {"in": np.ones((4, 5)), "bias": np.ones(5)}
     network = jp.Network(lambda p, s, x: x @ p["in"] + p["bias"], params)
     groups = (Group("units", 5, (Member("bias", 0), Member("in", 1, reads=True)), ("units",)),)
@@ -188,7 +188,7 @@ def test_norms_want_kernels():
         criteria.l1()(network, groups, ones(groups), [])
 
 
-def test_the_example_of_five_lines_runs():
+def test_criterion_of_five_lines_runs():
     def largest_weight(network, groups, gates, batches):
         leaves = jp.tree.by_name(network.params)
         return {
@@ -207,7 +207,7 @@ def test_the_example_of_five_lines_runs():
     np.testing.assert_array_equal(got, np.max(parts, 0))
 
 
-def test_the_criterion_of_the_documentation_runs_in_a_search():
+def test_criterion_of_the_documentation_runs_in_a_search():
     text = criteria.__doc__
     code = textwrap.dedent(text[text.index("    def largest_weight") : text.index("(``below``")])
     scope = {"jp": jp, "np": np, "unit_slices": criteria.unit_slices, "below": below}

@@ -90,7 +90,7 @@ def test_cka_is_that_of_networks_that_are_really_smaller():
     assert np.ptp(got["stage1_block2/units1"]) > 1e-6
 
 
-def test_what_leaves_nothing_of_the_features_is_rated_highest():
+def test_cka_rates_highest_what_leaves_nothing_of_the_features():
     """The class token of a ViT without attention is the same for every image."""
     module, params, state = networks.build("one_block")
     batch = networks.batch("one_block", 10)
@@ -142,7 +142,7 @@ def test_second_order_is_the_change_of_the_loss_where_that_is_quadratic():
         assert got[unit] == pytest.approx(mean(smaller.network(*arrays)) - mean(network), rel=1e-10)
 
 
-def test_kernel_blocks_are_those_of_the_dense_hessian():
+def test_kernel_block_is_that_of_the_dense_hessian():
     module, params, state = networks.build("resnet")
     batch, groups = networks.batch("resnet"), module.groups()
     gates = ones(groups) | {"stage1_block1/units1": np.array([True, False, True])}
@@ -168,7 +168,7 @@ def test_kernel_blocks_are_those_of_the_dense_hessian():
     assert np.min(np.abs(made)[[0, 2]]) > 1e-6
 
 
-def test_batches_are_averaged_by_their_weights():
+def test_effects_average_batches_by_their_weights():
     module, params, state = networks.build("mlp")
     batch, groups = networks.batch("mlp", 6), module.groups()
     parts = [{key: value[part] for key, value in batch.items()} for part in (slice(0, 3), slice(3, 6))]

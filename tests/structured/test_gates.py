@@ -13,7 +13,7 @@ from tests.structured import networks
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_a_unit_that_is_gated_off_is_one_that_nobody_reads(name):
+def test_gated_off_a_unit_is_one_that_nobody_reads(name):
     module, _, state = networks.build(name)
     images = networks.images(name)
     gates = networks.random_gates(module.groups(), seed=1)
@@ -28,7 +28,7 @@ def test_a_unit_that_is_gated_off_is_one_that_nobody_reads(name):
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_factors_scale_what_lives(name):
+def test_factored_scales_what_lives(name):
     module, _, state = networks.build(name)
     rng = np.random.default_rng(2)
     gates = networks.random_gates(module.groups(), seed=3)
@@ -43,7 +43,7 @@ def test_factors_scale_what_lives(name):
     assert networks.distance(got, want) < 1e-12
 
 
-def test_a_masked_kernel_is_not_a_unit_removed():
+def test_gated_units_are_not_those_of_a_masked_kernel():
     module, params, state = networks.build("basic")
     norm, statistics = params["stage1_block1"]["norm1"], state["batch_stats"]["stage1_block1"]["norm1"]
     # relu((0 - mean) / sd * scale + bias) still flows.
@@ -58,7 +58,7 @@ def test_a_masked_kernel_is_not_a_unit_removed():
     assert networks.distance(networks.evaluate(masked, images), networks.evaluate(removed, images)) > 1e-3
 
 
-def test_nothing_of_a_unit_that_is_not_finite_comes_through():
+def test_gated_lets_nothing_through_of_a_unit_that_is_not_finite():
     module, params, state = networks.build("basic")
     kernel = params["stage1_block1"]["conv1"]["kernel"].copy()
     kernel[..., 0] = np.nan
@@ -70,7 +70,7 @@ def test_nothing_of_a_unit_that_is_not_finite_comes_through():
     np.testing.assert_array_equal(got, want)
 
 
-def test_networks_of_equal_groups_share_one_program():
+def test_gated_networks_of_equal_groups_share_one_program():
     traced = []
 
     def apply(params, state, images):
@@ -88,7 +88,7 @@ def test_networks_of_equal_groups_share_one_program():
     assert len(traced) == 1
 
 
-def test_training_keeps_the_gates_and_cuts_the_gradient():
+def test_gated_training_keeps_the_gates_and_cuts_the_gradient():
     module = networks.build("resnet")[0]
     gates = networks.random_gates(module.groups(), seed=0)
     network = gated(networks.network("resnet"), module.groups(), gates)
@@ -114,7 +114,7 @@ def test_training_keeps_the_gates_and_cuts_the_gradient():
     assert any(np.any(leaf != 0) for leaf in found.values())
 
 
-def test_units_of_two_groups_at_one_site_are_both_switched():
+def test_gated_switches_units_of_two_groups_at_one_site():
     network = jp.Network(lambda p, s, x: checkpoint_name(x, "here") @ p, np.eye(2))
     pair = (Group("units", 2, (Member("", 0),), ("here",)), Group("layer", 1, (Member("x"),), ("here",)))
     images = np.array([[3.0, 5.0]])
@@ -138,12 +138,12 @@ def test_ones_let_every_unit_live():
         ({"units": np.ones(5)}, r"gates: expected bool \[5\] for 'units'.*but got float64 \[5\]"),
     ],
 )
-def test_gates_that_do_not_fit_are_named(gates, message):
+def test_gated_names_gates_that_do_not_fit(gates, message):
     with pytest.raises(ValueError, match=message):
         gated(networks.MLP.network(networks.mlp_params(), {}), networks.MLP.groups(), gates)
 
 
-def test_a_site_that_is_not_tagged_is_named():
+def test_gated_names_a_site_that_is_not_tagged():
     groups = (Group("units", 5, networks.MLP_UNITS.members, ("hidden",)),)
     network = gated(networks.MLP.network(networks.mlp_params(), {}), groups, {})
     with pytest.raises(ValueError, match=r"'units' is gated at 'hidden', which the network does not tag.*It tags: uni"):

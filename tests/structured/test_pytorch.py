@@ -137,13 +137,13 @@ def written(name, seed, folder):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", MODULES)
-def test_the_builder_asks_for_exactly_what_the_file_has(name, seed, tmp_path, monkeypatch):
+def test_export_pytorch_writes_a_builder_of_exactly_what_the_file_has(name, seed, tmp_path, monkeypatch):
     network = build(written(name, seed, tmp_path), monkeypatch)
     assert len(network.shapes()) > 10
 
 
 @pytest.mark.parametrize("change", ["one more", "one less", "another shape"])
-def test_a_file_with_other_arrays_is_refused(change, tmp_path, monkeypatch):
+def test_export_pytorch_writes_a_builder_that_refuses_other_arrays(change, tmp_path, monkeypatch):
     root = written("basic", 1, tmp_path)
     arrays = safetensors.numpy.load_file(root / WEIGHTS)
     bias = arrays.pop("params/head/bias")
@@ -156,7 +156,7 @@ def test_a_file_with_other_arrays_is_refused(change, tmp_path, monkeypatch):
         build(root, monkeypatch)
 
 
-def test_a_network_for_pytorch_is_a_saved_network_and_a_file(tmp_path):
+def test_export_pytorch_writes_a_saved_network_and_a_builder(tmp_path):
     root = written("basic", 1, tmp_path / "new")
     saved = save(tmp_path / "saved", *compacted("basic", 1), MODULES["basic"][1])
     assert sorted(path.name for path in root.iterdir()) == ["network.py", "specification.json", WEIGHTS]
@@ -168,7 +168,7 @@ def test_a_network_for_pytorch_is_a_saved_network_and_a_file(tmp_path):
     assert networks.evaluate(network, networks.images("basic")).shape == (5, 3)
 
 
-def test_the_builder_needs_pytorch_and_safetensors_alone(tmp_path):
+def test_export_pytorch_writes_a_builder_of_pytorch_and_safetensors_alone(tmp_path):
     text = (written("basic", 1, tmp_path) / "network.py").read_text()
     nodes = list(ast.walk(ast.parse(text)))
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -180,7 +180,7 @@ def test_the_builder_needs_pytorch_and_safetensors_alone(tmp_path):
     assert not [n.name for n in classes if n.name not in ("__init__", "forward") and not ast.get_docstring(n)]
 
 
-def test_a_family_that_the_builder_does_not_know_is_refused(tmp_path):
+def test_export_pytorch_refuses_a_family_that_the_builder_does_not_know(tmp_path):
     with pytest.raises(
         ValueError, match=r"specification: family: unknown value 'declared'.*Known: clip_resnet, resnet"
     ):

@@ -38,21 +38,21 @@ KINDS += [(name, what, 6) for name in ("basic", "branches") for what in ("units"
 
 
 @pytest.mark.parametrize(("name", "what", "seed"), KINDS)
-def test_removing_is_gating(name, what, seed):
+def test_remove_is_gating(name, what, seed):
     module = networks.build(name)[0]
     smaller = check(name, networks.random_gates(module.groups(), seed, what))
     assert jp.cost.parameters(smaller) < jp.cost.parameters(networks.network(name))
 
 
 @pytest.mark.parametrize("name", ["basic", "branches"])
-def test_removing_is_gating_in_single_precision(name):
+def test_remove_is_gating_in_single_precision(name):
     module = networks.build(name)[0]
     with jax.enable_x64(False):
         check(name, networks.random_gates(module.groups(), seed=5), 1e-6, np.float32)
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_the_shape_counts_what_lives(name):
+def test_remove_leaves_a_shape_that_counts_what_lives(name):
     module, params, state = networks.build(name)
     for seed in range(5):
         gates = networks.random_gates(module.groups(), seed)
@@ -67,7 +67,7 @@ def test_the_shape_counts_what_lives(name):
         assert jax.tree.map(np.shape, {"params": small, **statistics}) == jax.tree.map(np.shape, fresh)
 
 
-def test_a_branch_that_is_gone_takes_its_biases_and_normalisation_along():
+def test_remove_takes_biases_and_normalisation_of_a_branch_along():
     module, params, state = networks.build("branches")
     gates = {"block1/attention": np.array([False]), "block2/mlp": np.array([False])}
     _, small, _ = remove(module, params, state, gates)
@@ -85,7 +85,7 @@ def test_a_branch_that_is_gone_takes_its_biases_and_normalisation_along():
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_what_was_removed_can_be_put_back_and_gates_to_the_same_function(name):
+def test_restore_puts_back_what_gates_to_the_same_function(name):
     module, params, state = networks.build(name)
     gates = networks.random_gates(module.groups(), seed=4)
     _, *small = remove(module, params, state, gates)
@@ -101,7 +101,7 @@ def test_what_was_removed_can_be_put_back_and_gates_to_the_same_function(name):
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_removing_twice_is_removing_once(name):
+def test_remove_twice_is_remove_once(name):
     module, params, state = networks.build(name)
     first = networks.random_gates(module.groups(), seed=6, what="units")
     once, *arrays = remove(module, params, state, first)
@@ -117,7 +117,7 @@ def test_removing_twice_is_removing_once(name):
     assert jax.tree.structure(arrays) == jax.tree.structure(expected)
 
 
-def test_shapes_alone_can_be_cut():
+def test_remove_cuts_shapes_alone():
     module, params, state = networks.build("bottleneck")
     gates = networks.random_gates(module.groups(), seed=2)
     structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state))
@@ -130,7 +130,7 @@ def test_shapes_alone_can_be_cut():
 
 
 @pytest.mark.parametrize("extra", [True, False])
-def test_a_network_by_hand_loses_its_units_and_its_branch(extra):
+def test_remove_takes_units_and_a_branch_of_a_network_by_hand(extra):
     params, gate = networks.mlp_params(), np.array([True, False, True, True, False])
     specification, small, state = remove(networks.MLP, params, {}, {"units": gate, "extra": np.array([extra])})
     images = np.random.default_rng(0).normal(size=(3, 2, 2, 1))
@@ -144,7 +144,7 @@ def test_a_network_by_hand_loses_its_units_and_its_branch(extra):
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(small))
 
 
-def test_a_group_in_a_layer_goes_with_it():
+def test_inside_a_layer_a_group_goes_with_it():
     kernel = Group("block/units", 2, (Member("block/kernel", 1),), ("units",))
     other = Group("blocks/units", 2, (Member("blocks/kernel", 1),), ("others",))
     layer = Group("block", 1, (Member("block"),), ("block",), floor=0)
@@ -188,12 +188,12 @@ def declared(**changes):
         (Declared(networks.mlp_apply, (networks.MLP_UNITS,) * 2), r"groups: 'units' is there 2 times"),
     ],
 )
-def test_members_that_do_not_fit_are_named(shape, message):
+def test_remove_names_members_that_do_not_fit(shape, message):
     with pytest.raises(ValueError, match=message):
         remove(shape, networks.mlp_params(), {}, {})
 
 
-def test_floors_are_kept():
+def test_remove_keeps_floors():
     with pytest.raises(ValueError, match=r"'units' keeps 0 of 5 units, below its floor of 1\. Keep more"):
         remove(networks.MLP, networks.mlp_params(), {}, {"units": np.zeros(5, bool)})
     module, params, state = networks.build("basic")
@@ -204,7 +204,7 @@ def test_floors_are_kept():
         remove(module, params, state, {"stage9": np.array([False])})
 
 
-def test_a_layer_in_a_list_cannot_be_removed():
+def test_remove_refuses_a_layer_in_a_list():
     def apply(params, state, images):
         return jax.ad_checkpoint.checkpoint_name(images @ params["layers"][0], "layer")
 
@@ -219,7 +219,7 @@ def test_a_layer_in_a_list_cannot_be_removed():
     assert [leaf.shape for leaf in small["layers"]] == [(2, 1), (1, 2)]
 
 
-def test_blocks_keep_their_names():
+def test_without_keeps_the_names_of_blocks():
     module = networks.build("basic")[0]
     left = module.without({"stage1_block1": np.array([False])})
     assert isinstance(left, ResNet)

@@ -71,7 +71,7 @@ def one_layer():
     return 2 * 16 * 9 * 4 * 4
 
 
-def test_what_is_recorded_is_what_the_smaller_networks_cost():
+def test_search_records_what_the_smaller_networks_cost():
     found = steps()
     assert [step.number for step in found] == list(range(len(found)))
     assert found[0].kind == "dense"
@@ -92,7 +92,7 @@ def test_what_is_recorded_is_what_the_smaller_networks_cost():
         assert remove(MODULE, dense().params, dense().state, step.gates)[0] == step.specification
 
 
-def test_steps_remove_a_layers_worth_and_the_last_ends_at_the_target():
+def test_search_removes_a_layers_worth_a_step_and_ends_at_the_target():
     # A filter takes 9 x 4 weights to make it and as many to read it, on 16 pixels or on 4; two kernels of the second
     # stage are twice as wide.
     unit = 16 * 2 * 9 * 4
@@ -106,7 +106,7 @@ def test_steps_remove_a_layers_worth_and_the_last_ends_at_the_target():
         assert goal - found[-1].macs < (one_layer() if found[-1].kind == "layer" else unit)
 
 
-def test_without_a_target_it_ends_when_two_blocks_a_stage_are_left():
+def test_search_without_a_target_ends_when_two_blocks_a_stage_are_left():
     found = steps(chooser=choosers.always("layer"), target=None)
     assert [step.kind for step in found] == ["dense", *["layer"] * 3]
     assert found[-1].specification.depths == (2, 2)
@@ -116,7 +116,7 @@ def test_without_a_target_it_ends_when_two_blocks_a_stage_are_left():
     assert "neurons" in {step.kind for step in found}
 
 
-def test_it_ends_when_nothing_can_be_removed_any_more():
+def test_search_ends_when_nothing_can_be_removed_any_more():
     found = steps(chooser=choosers.always("neurons"), target=0.99)
     widths = [width for shape in found[-1].specification.blocks for width in shape.inner]
     assert found[-1].macs > 0.01 * whole()
@@ -126,7 +126,7 @@ def test_it_ends_when_nothing_can_be_removed_any_more():
     assert steps(steps=2, target=None)[-1].number == 2
 
 
-def test_a_budget_that_nothing_can_meet_is_told_before_anything_is_tuned():
+def test_search_tells_before_any_tuning_that_nothing_meets_the_budget():
     def never(network, parent, step, stage):
         raise AssertionError
 
@@ -153,7 +153,7 @@ def identical(one, two):
     ],
     ids=["gates", "compaction", "paper"],
 )
-def test_an_interrupted_search_goes_on_bit_for_bit(options):
+def test_search_that_was_interrupted_goes_on_bit_for_bit(options):
     options = {"tune": drift, "target": 0.5, "budget": budgets.macs(0.08)} | options
     everything = steps(**options)
     assert len(everything) > 4
@@ -178,7 +178,7 @@ def test_compaction_changes_nothing_but_the_arrays_that_are_computed_with():
 
 
 @pytest.mark.parametrize("compaction", [None, Compaction(0, 1)])
-def test_a_step_that_is_reopened_computes_what_its_network_does(compaction):
+def test_reopen_computes_what_the_network_of_the_step_does(compaction):
     step = steps(compaction=compaction, steps=2)[-1]
     again = reopen(MODULE, dense(), step)
     got, want = (np.asarray(networks.evaluate(one, images())) for one in (again, step.network))
@@ -188,14 +188,14 @@ def test_a_step_that_is_reopened_computes_what_its_network_does(compaction):
     assert (jp.cost.parameters(step.network) < jp.cost.parameters(again)) == (compaction is None)
 
 
-def test_changed_widths_are_multiples():
+def test_search_makes_changed_widths_multiples():
     found = steps(chooser=choosers.always("neurons"), multiple=2, target=0.4)
     widths = [width for shape in found[-1].specification.blocks for width in shape.inner]
     assert set(widths) <= {2, 4, 6, 8}
     assert len(set(widths)) > 1
 
 
-def test_every_candidate_is_adjusted_before_it_is_tuned():
+def test_search_adjusts_every_candidate_before_it_is_tuned():
     seen = []
 
     def adjust(network):
@@ -222,7 +222,7 @@ def counted(calls, name):
     return rate
 
 
-def test_a_criterion_that_serves_both_kinds_is_asked_once_a_step():
+def test_search_asks_a_criterion_of_both_kinds_once_a_step():
     calls = []
     both = counted(calls, "both")
     steps(criteria={"layer": both, "neurons": both}, steps=2)
@@ -237,7 +237,7 @@ def test_a_criterion_that_serves_both_kinds_is_asked_once_a_step():
 
 
 @pytest.mark.parametrize(("scores", "kind"), [((0.5, 0.5), "layer"), ((0.1, 0.2), "neurons"), ((-1, -2), "layer")])
-def test_the_larger_score_is_kept_and_of_equal_ones_the_layer(scores, kind):
+def test_search_keeps_the_larger_score_and_of_equal_ones_the_layer(scores, kind):
     chooser = Chooser("fixed", compare=lambda parent, candidates: dict(zip(("layer", "neurons"), scores, strict=True)))
     step = steps(chooser=chooser, steps=1)[-1]
     assert step.kind == kind
@@ -246,7 +246,7 @@ def test_the_larger_score_is_kept_and_of_equal_ones_the_layer(scores, kind):
     assert step.removed["layer"]["macs"] == one_layer() <= step.removed["neurons"]["macs"]
 
 
-def test_candidates_are_gated_and_compared_with_their_parent():
+def test_search_gates_candidates_and_compares_them_with_their_parent():
     def compare(parent, candidates):
         assert list(candidates) == ["layer", "neurons"]
         whole = parent.state["gates"]
@@ -264,7 +264,7 @@ def test_candidates_are_gated_and_compared_with_their_parent():
     assert steps(chooser=Chooser("watching", compare=compare), steps=2)[-1].kind == "neurons"
 
 
-def test_where_one_candidate_is_left_it_is_kept_without_a_contest():
+def test_search_keeps_the_one_candidate_left_without_a_contest():
     def compare(parent, candidates):
         assert len(candidates) == 2
         return {"layer": 1.0, "neurons": 0.0}
@@ -278,20 +278,20 @@ def test_where_one_candidate_is_left_it_is_kept_without_a_contest():
 
 
 @pytest.mark.parametrize("allocation", ["paper", "global"])
-def test_the_budget_of_the_paper_takes_as_many_filters_as_the_layer(allocation):
+def test_budgets_of_the_paper_take_as_many_filters_as_the_layer(allocation):
     chooser = Chooser("tie", compare=lambda parent, candidates: dict.fromkeys(candidates, 0.0))
     for step in steps(budget=budgets.filters(), allocation=allocation, chooser=chooser, target=None)[1:]:
         assert step.removed["layer"]["filters"] == step.removed["neurons"]["filters"] in (8, 16)
         assert step.removed["layer"]["macs"] == one_layer()
 
 
-def test_parameters_are_a_currency_too():
+def test_budgets_in_parameters_are_met():
     step = steps(budget=budgets.parameters(0.1), chooser=choosers.always("neurons"), steps=1)[-1]
     gone, unit = step.removed["neurons"]["parameters"], 2 * 9 * 8 + 2
     assert 0.1 * jp.cost.parameters(dense()) <= gone < 0.1 * jp.cost.parameters(dense()) + unit
 
 
-def test_latency_is_measured_on_networks_that_are_really_smaller(monkeypatch):
+def test_budgets_in_latency_are_measured_on_really_smaller_networks(monkeypatch):
     timed = []
 
     def clock(network, images, *, repeats):
@@ -311,12 +311,12 @@ def test_latency_is_measured_on_networks_that_are_really_smaller(monkeypatch):
 
 @pytest.mark.parametrize("make", [budgets.macs, budgets.parameters, lambda share: budgets.latency(images(), share)])
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.0, 1.5, float("nan")])
-def test_shares_out_of_range_are_named(make, share):
+def test_budgets_name_shares_out_of_range(make, share):
     with pytest.raises(ValueError, match=r"share: expected a f"):
         make(share)
 
 
-def test_a_network_without_layers_wants_a_share():
+def test_search_wants_a_share_for_a_network_without_layers():
     groups = (networks.MLP_UNITS,)
     shape = jp.structured.Declared(networks.mlp_apply, groups)
     params = {name: leaf for name, leaf in networks.mlp_params().items() if name != "extra"}
@@ -338,12 +338,12 @@ def test_a_network_without_layers_wants_a_share():
         ({"multiple": 0}, r"multiple: expected a whole number of 1 or more"),
     ],
 )
-def test_bad_configurations_are_named(changes, message):
+def test_search_names_bad_configurations(changes, message):
     with pytest.raises(ValueError, match=message):
         steps(**changes)
 
 
-def test_ratings_that_are_not_finite_are_named():
+def test_search_names_ratings_that_are_not_finite():
     def broken(network, groups, gates, batches):
         return {group.name: np.full(group.size, np.nan) for group in groups}
 
@@ -353,7 +353,7 @@ def test_ratings_that_are_not_finite_are_named():
         steps(criteria={"layer": broken, "neurons": broken})
 
 
-def test_a_second_step_compiles_nothing():
+def test_search_compiles_nothing_in_a_second_step():
     compiled = []
 
     def listen(event, seconds, **_):
@@ -388,7 +388,7 @@ def test_a_second_step_compiles_nothing():
     assert np.max(np.abs(second.params["head"]["kernel"] - network.params["head"]["kernel"])) > 0
 
 
-def test_statistics_can_be_recalibrated_after_a_removal():
+def test_search_can_recalibrate_statistics_after_a_removal():
     def adjust(network):
         return jp.train.recalibrate(network, [data()], jax.random.key(0))
 
@@ -399,7 +399,7 @@ def test_statistics_can_be_recalibrated_after_a_removal():
         np.testing.assert_allclose(jp.tree.leaf(found.state, name), leaf, rtol=1e-10, atol=1e-12)
 
 
-def test_a_chooser_that_gives_no_number_is_named():
+def test_search_names_a_chooser_that_gives_no_number():
     lost = Chooser("lost", lambda parent, candidates: dict.fromkeys(candidates, float("nan")))
     with pytest.raises(ValueError, match="chooser: expected numbers for layer, neurons, but 'lost' gave"):
         steps(chooser=lost)
@@ -426,14 +426,14 @@ def test_a_chooser_that_gives_no_number_is_named():
         ({"tune": lambda net, *_: net.replace(state={**net.state, "gates": ones(MODULE.groups())})}, r"tune: expected"),
     ],
 )
-def test_what_the_user_s_functions_return_is_checked(changes, message):
+def test_search_checks_what_the_users_functions_return(changes, message):
     with pytest.raises(ValueError, match=message):
         steps(**changes)
 
 
 @pytest.mark.parametrize("budget", [budgets.parameters(), budgets.parameters(0.3), budgets.macs()])
 @pytest.mark.parametrize("kind", ["neurons", "layer"])
-def test_in_any_currency_a_search_ends_at_the_target(budget, kind):
+def test_search_ends_at_the_target_in_any_currency(budget, kind):
     # A chooser that prefers one kind, and takes the other where there is nothing else.
     chooser = Chooser("first", before=lambda step, kinds: kind if kind in kinds else kinds[0])
     found = steps(chooser=chooser, budget=budget, target=0.45)
@@ -443,7 +443,7 @@ def test_in_any_currency_a_search_ends_at_the_target(budget, kind):
     assert 0.45 <= removed <= 0.45 + 0.2 * last + 0.05
 
 
-def test_a_candidate_whose_features_collapsed_loses():
+def test_search_lets_a_candidate_lose_whose_features_collapsed():
     def collapse(network, parent, step, stage):
         gates = jax.tree.leaves(network.state["gates"])
         layer = not all(bool(np.asarray(gate).all()) for gate in gates if np.size(gate) == 1)

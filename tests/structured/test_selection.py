@@ -56,7 +56,7 @@ def comparable(allocation, found):
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("amount", [0.5, 7, 20, 33])
-def test_the_lowest_go_and_no_more_than_it_takes(allocation, amount):
+def test_drop_units_takes_the_lowest_and_no_more_than_it_takes(allocation, amount):
     found = ratings()
     left = drop_units(GROUPS, ones(GROUPS), found, cost, amount, allocation=allocation)
     numbers, whole = comparable(allocation, found), cost(ones(GROUPS))
@@ -74,7 +74,7 @@ def test_the_lowest_go_and_no_more_than_it_takes(allocation, amount):
 
 
 @given(seed=st.integers(0, 10_000), amount=st.floats(0.1, 50), multiple=st.sampled_from([1, 2, 3, 4]))
-def test_amounts_floors_and_multiples_hold_for_any_ratings(seed, amount, multiple):
+def test_drop_units_keeps_amounts_floors_and_multiples_for_any_ratings(seed, amount, multiple):
     rng = np.random.default_rng(seed)
     gates = {name: rng.random(size) < 0.8 for name, size in SIZES.items()}
     for values in gates.values():
@@ -105,7 +105,7 @@ def test_amounts_floors_and_multiples_hold_for_any_ratings(seed, amount, multipl
             assert np.max(found[group.name][before & ~after]) <= np.min(found[group.name][after])
 
 
-def test_ties_go_by_position():
+def test_drop_units_and_layers_break_ties_by_position():
     same = {name: np.ones(size) for name, size in SIZES.items()}
     left = drop_units(GROUPS, ones(GROUPS), same, cost, 11, allocation="global")
     assert gone(left) == {("a", 0), ("a", 1), ("a", 2)}
@@ -114,7 +114,7 @@ def test_ties_go_by_position():
     assert gone(drop_layers(layers, ones(layers), zero, lambda gates: 0.0, None)) == {("x", 0)}
 
 
-def test_widths_that_change_become_multiples_of_eight():
+def test_drop_units_makes_widths_that_change_multiples_of_eight():
     groups = (units("a", 20), units("b", 64), units("c", 7), units("d", 8))
     rng = np.random.default_rng(0)
     found = {group.name: rng.uniform(1, 2, group.size) for group in groups}
@@ -133,7 +133,7 @@ def test_widths_that_change_become_multiples_of_eight():
     assert 99 - total(gates) <= 3 * (17 + 7)
 
 
-def test_runs_go_by_their_mean():
+def test_drop_units_takes_runs_by_their_mean():
     groups = (units("a", 4), units("b", 4))
     found = {"a": np.array([0.0, 5, 9, 9]), "b": np.array([2.0, 2, 9, 9])}
     for multiple, want in ((1, {("a", 0)}), (2, {("b", 0), ("b", 1)})):
@@ -142,14 +142,14 @@ def test_runs_go_by_their_mean():
         assert gone(left) == want
 
 
-def test_nothing_suffices_and_none_comes():
+def test_drop_units_gives_none_where_nothing_suffices():
     assert drop_units(GROUPS, ones(GROUPS), ratings(), cost, cost(ones(GROUPS)) - sum(COSTS.values()) + 0.01) is None
     most = drop_units(GROUPS, ones(GROUPS), ratings(), cost, cost(ones(GROUPS)) - sum(COSTS.values()))
     assert {name: int(values.sum()) for name, values in most.items()} == {"a": 1, "b": 1, "c": 1}
     assert drop_units((), {}, {}, lambda gates: 0.0, 1) is None
 
 
-def test_units_of_layers_that_are_gone_are_left_alone():
+def test_drop_units_leaves_units_of_layers_alone_that_are_gone():
     groups = (units("block/units", 3), units("other", 3), Group("block", 1, (Member("block"),), (), floor=0))
     found = {"block/units": np.zeros(3), "other": np.ones(3), "block": np.zeros(1)}
     gates = ones(groups) | {"block": np.array([False])}
@@ -164,7 +164,7 @@ def test_units_of_layers_that_are_gone_are_left_alone():
         ({"multiple": 0}, r"multiple: expected a whole number of 1 or more"),
     ],
 )
-def test_bad_options_are_named(options, message):
+def test_drop_units_names_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         drop_units(GROUPS, ones(GROUPS), ratings(), cost, 1, **options)
 
@@ -181,7 +181,7 @@ def layer_cost(gates):
     return sum(LAYER_COST[name] for name in LAYER_COST if gates[name][0])
 
 
-def test_layers_go_one_by_one_down_to_the_floor_of_their_stage():
+def test_drop_layers_takes_one_by_one_down_to_the_floor_of_a_stage():
     rng = np.random.default_rng(0)
     found = {layer.name: rng.random(1) for layer in LAYERS}
     order = sorted(found, key=lambda name: found[name][0])
@@ -203,7 +203,7 @@ def test_layers_go_one_by_one_down_to_the_floor_of_their_stage():
 
 
 @pytest.mark.parametrize("amount", [1.0, 8.0, 15.0, 25.0, 40.0])
-def test_layers_go_until_the_amount_is_gone(amount):
+def test_drop_layers_goes_on_until_the_amount_is_gone(amount):
     rng = np.random.default_rng(3)
     found = {layer.name: rng.random(1) for layer in LAYERS}
     left = drop_layers(LAYERS, ones(LAYERS), found, layer_cost, amount)
@@ -216,7 +216,7 @@ def test_layers_go_until_the_amount_is_gone(amount):
     assert not enough or gone(left) == gone(enough[0])
 
 
-def test_an_amount_that_is_met_exactly_is_met():
+def test_drop_layers_and_units_meet_an_amount_exactly():
     found = {layer.name: np.array([float(number)]) for number, layer in enumerate(LAYERS)}
     assert gone(drop_layers(LAYERS, ones(LAYERS), found, layer_cost, LAYER_COST["p0"])) == {("p0", 0)}
     two = LAYER_COST["p0"] + LAYER_COST["p1"]
@@ -228,7 +228,7 @@ def test_an_amount_that_is_met_exactly_is_met():
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("count", [1, 5, 12, 17])
-def test_exactly_so_many_filters_go_and_the_lowest_of_each_group(seed, count):
+def test_drop_filters_takes_exactly_so_many_and_the_lowest_of_each_group(seed, count):
     found = ratings()
     left = drop_filters(GROUPS, ones(GROUPS), found, count, 40, seed=seed)
     assert len(gone(left)) == count
@@ -242,12 +242,12 @@ def test_exactly_so_many_filters_go_and_the_lowest_of_each_group(seed, count):
     assert gone(again) == gone(left)
 
 
-def test_the_draw_is_that_of_the_seed():
+def test_drop_filters_draws_by_the_seed():
     drawn = [gone(drop_filters(GROUPS, ones(GROUPS), ratings(), 8, 40, seed=(seed, 1))) for seed in range(8)]
     assert any(one != two for one, two in itertools.pairwise(drawn))
 
 
-def test_too_few_filters_are_none():
+def test_drop_filters_gives_none_of_too_few():
     assert drop_filters(GROUPS, ones(GROUPS), ratings(), 18, 40, seed=0) is None
     assert drop_filters((units("a", 4, floor=3),), {"a": np.ones(4, bool)}, {"a": np.zeros(4)}, 2, 4, seed=0) is None
     # Rounding alone would remove two of the three, one more than asked for: it goes back.
@@ -256,7 +256,7 @@ def test_too_few_filters_are_none():
     assert len(gone(left)) == 1
 
 
-def test_the_first_steps_of_the_paper():
+def test_drop_filters_takes_the_first_steps_of_the_paper():
     """ResNet-56: a block of any stage takes 3.75 %, and 32, 64 or 128 filters of 2128 with it."""
     module = jp.models.resnet_cifar(56, keras=True)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)

@@ -28,7 +28,7 @@ def saved(folder, name="resnet"):
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_what_is_loaded_is_what_was_saved(name, tmp_path):
+def test_load_gives_what_was_saved(name, tmp_path):
     specification, params, state = smaller(name)
     # Float32, as networks are trained, but for one leaf.
     params, state = jax.tree.map(np.float32, (params, state))
@@ -46,7 +46,7 @@ def test_what_is_loaded_is_what_was_saved(name, tmp_path):
     assert all((again / part).read_bytes() == (folder / part).read_bytes() for part in (SHAPE, WEIGHTS))
 
 
-def test_the_shape_is_readable_by_anybody(tmp_path):
+def test_save_writes_what_anybody_can_read(tmp_path):
     values = json.loads((saved(tmp_path) / SHAPE).read_text())
     assert values["image_shape"] == [4, 4, 2]
     assert values["specification"] == smaller("resnet")[0].describe()
@@ -57,7 +57,7 @@ def test_the_shape_is_readable_by_anybody(tmp_path):
     }
 
 
-def test_a_network_by_hand_is_loaded_with_its_function(tmp_path):
+def test_load_takes_a_network_by_hand_with_its_function(tmp_path):
     gates = {"units": np.arange(5) < 3}
     specification, params, state = remove(networks.MLP, networks.mlp_params(), {}, gates)
     save(tmp_path, specification, params, state, (2, 2, 1))
@@ -129,14 +129,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_folder_that_is_wrong_is_named(name, tmp_path):
+def test_load_names_what_is_wrong_with_a_folder(name, tmp_path):
     change, message = WRONG[name]
     change(saved(tmp_path))
     with pytest.raises(ValueError, match=message):
         load(tmp_path, jp.models.specification)
 
 
-def test_an_empty_folder_is_no_network(tmp_path):
+def test_load_refuses_an_empty_folder(tmp_path):
     with pytest.raises(ValueError, match=r"folder: expected a saved network with specification\.json and weights"):
         load(tmp_path, jp.models.specification)
 
@@ -148,7 +148,7 @@ class Bomb:
         return (pytest.fail, ("unpickled",))
 
 
-def test_nothing_is_unpickled(tmp_path):
+def test_load_unpickles_nothing(tmp_path):
     saved(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ValueError, match="SHA-256"):
@@ -162,13 +162,13 @@ def test_nothing_is_unpickled(tmp_path):
         ({"a/b": np.ones(2)}, r"params: expected names without a slash, but got 'a/b'"),
     ],
 )
-def test_trees_that_names_cannot_tell_are_refused_before_anything_is_written(params, message, tmp_path):
+def test_save_refuses_trees_that_names_cannot_tell_before_it_writes(params, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         save(tmp_path, networks.MLP, params, {}, (2, 2, 1))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_save_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"folder: cannot write in"):
         saved(tmp_path / "file")
@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_an_exported_network_takes_any_number_of_images(name, tmp_path):
+def test_export_makes_a_network_that_takes_any_number_of_images(name, tmp_path):
     specification, params, state = smaller(name)
     network = jax.tree.map(np.float32, specification.network(params, state))
     path = export(network, networks.MODULES[name][1], tmp_path / "network.bin")
@@ -192,7 +192,7 @@ def test_an_exported_network_takes_any_number_of_images(name, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint16", "bool"])
-def test_every_leaf_comes_back_with_its_shape_and_type(dtype, tmp_path):
+def test_save_keeps_shape_and_type_of_every_leaf(dtype, tmp_path):
     def function(params, state, images):
         return images.reshape(len(images), -1)[:, :3] * params["scale"]
 
@@ -204,13 +204,13 @@ def test_every_leaf_comes_back_with_its_shape_and_type(dtype, tmp_path):
         assert network.params[name].dtype == leaf.dtype
 
 
-def test_a_type_that_could_not_be_read_again_is_refused(tmp_path):
+def test_save_refuses_a_type_that_could_not_be_read_again(tmp_path):
     params = {"kernel": jnp.ones(2, jnp.bfloat16)}
     with pytest.raises(ValueError, match=r"params/kernel: expected numbers that NumPy has, but got bfloat16. Cast it"):
         save(tmp_path, Declared(lambda p, s, x: x, ()), params, {}, (2, 2, 1))
 
 
-def test_images_that_the_network_does_not_take_are_named_before_anything_is_written(tmp_path):
+def test_save_names_images_that_the_network_does_not_take_before_it_writes(tmp_path):
     specification, params, state = smaller("resnet")
     with pytest.raises(ValueError, match=r"image_shape, params: .* images of \(4, 4, 7\) disagree"):
         save(tmp_path / "new", specification, params, state, (4, 4, 7))

@@ -14,12 +14,12 @@ from tests.structured import networks
 
 
 @pytest.mark.parametrize("name", networks.FAMILIES)
-def test_our_networks_are_declared_right(name):
+def test_verify_finds_our_networks_declared_right(name):
     with jax.enable_x64(False):
         verify(jax.tree.map(np.float32, networks.network(name)), networks.build(name)[0].groups())
 
 
-def test_groups_of_our_networks_that_lack_a_member_are_found():
+def test_verify_finds_groups_of_our_networks_that_lack_a_member():
     network, groups = networks.network("resnet"), networks.build("resnet")[0].groups()
     units = next(group for group in groups if group.name == "stage1_block1/units1")
     for number, member in enumerate(units.members):
@@ -67,25 +67,25 @@ LAYER = Group("layer", 1, OWNED, ("layer",), floor=0)
 IMAGES = np.random.default_rng(0).normal(size=(16, 4, 4, 3))
 
 
-def test_a_network_by_hand_is_declared_right_and_finds_its_own_images():
+def test_verify_takes_a_network_by_hand_and_finds_images_of_its_own():
     verify(hand_written(), (UNITS, LAYER))
 
 
 @pytest.mark.parametrize("leaf", [member.leaf for member in MEMBERS])
-def test_every_forgotten_member_of_a_unit_is_found(leaf):
+def test_verify_finds_every_forgotten_member_of_a_unit(leaf):
     members = tuple(member for member in MEMBERS if member.leaf != leaf)
     with pytest.raises(ValueError, match=rf"groups: 'units': forgot '{leaf}': it acts through unit 0 alone, at \[0"):
         verify(hand_written(), (dataclasses.replace(UNITS, members=members),), IMAGES)
 
 
 @pytest.mark.parametrize("leaf", ["conv", "norm", "read", "mean"])
-def test_every_forgotten_part_of_a_layer_is_found(leaf):
+def test_verify_finds_every_forgotten_part_of_a_layer(leaf):
     members = tuple(member for member in OWNED if member.leaf != leaf)
     with pytest.raises(ValueError, match=rf"'layer': forgot '{leaf}.*it acts through this layer alone"):
         verify(hand_written(), (dataclasses.replace(LAYER, members=members),), IMAGES)
 
 
-def test_a_unit_that_is_also_read_before_its_site_leaks():
+def test_verify_finds_the_leak_of_a_unit_read_before_its_site():
     def leaking(params, state, images):
         x = convolution(images, params["stem"])
         y = convolution(x, params["conv"]["kernel"])
@@ -95,14 +95,14 @@ def test_a_unit_that_is_also_read_before_its_site_leaks():
         verify(hand_written(leaking), (UNITS,), IMAGES)
 
 
-def test_a_layer_that_owns_what_others_use_leaks():
+def test_verify_finds_the_leak_of_a_layer_that_owns_what_others_use():
     layer = dataclasses.replace(LAYER, members=(*OWNED, Member("stem")))
     with pytest.raises(ValueError, match=r"'layer': 'stem' leaks: this layer owns it") as raised:
         verify(hand_written(), (layer,), IMAGES)
     assert "forgot" not in str(raised.value)
 
 
-def test_units_of_another_axis_leak():
+def test_verify_finds_the_leak_of_units_of_another_axis():
     # stem's outputs, as many as there would be units: the gate is on the wrong value.
     shifted = Group("units", 2, (Member("conv/kernel", 2),), ("layer",))
     with pytest.raises(ValueError, match=r"'conv/kernel' leaks"):
@@ -119,23 +119,23 @@ def test_units_of_another_axis_leak():
         (dataclasses.replace(UNITS, sites=("relu",)), r"'units' is gated at 'relu', which the network does not tag"),
     ],
 )
-def test_members_and_sites_that_do_not_exist_are_named(group, message):
+def test_verify_names_members_and_sites_that_do_not_exist(group, message):
     with pytest.raises(ValueError, match=message):
         verify(hand_written(), (group,), IMAGES)
 
 
-def test_a_name_given_twice_is_named():
+def test_verify_names_a_name_given_twice():
     with pytest.raises(ValueError, match=r"groups: 'units' is there 2 times"):
         verify(hand_written(), (UNITS, UNITS), IMAGES)
 
 
-def test_a_network_that_takes_no_square_images_asks_for_some():
+def test_verify_asks_for_images_of_a_network_that_takes_no_square_ones():
     network = jp.Network(lambda params, state, images: images @ params, np.ones((7, 2)))
     with pytest.raises(ValueError, match=r"images: expected a network that takes \[b, n, n, 1 or 3\].*Pass images"):
         verify(network, ())
 
 
-def test_units_in_the_middle_that_are_read_in_another_order_are_found():
+def test_verify_finds_units_in_the_middle_that_are_read_in_another_order():
     def mixed(params, state, images):
         del state
         units = checkpoint_name(jax.nn.relu(images.reshape(len(images), -1) @ params["in"]), "units")
@@ -147,7 +147,7 @@ def test_units_in_the_middle_that_are_read_in_another_order_are_found():
         verify(network, (units,), IMAGES)
 
 
-def test_a_tag_that_is_given_twice_is_named():
+def test_verify_names_a_tag_that_is_given_twice():
     def twice(params, state, images):
         del state
         units = checkpoint_name(images.reshape(len(images), -1) @ params["in"], "units")
@@ -159,7 +159,7 @@ def test_a_tag_that_is_given_twice_is_named():
         verify(network, (units,), IMAGES)
 
 
-def test_members_that_read_must_be_marked():
+def test_verify_wants_members_that_read_to_be_marked():
     members = tuple(dataclasses.replace(member, reads=False) for member in MEMBERS)
     with pytest.raises(ValueError, match=r"groups: no member of 'units' reads its units"):
         verify(hand_written(), (dataclasses.replace(UNITS, members=members),), IMAGES)

@@ -63,25 +63,25 @@ DATA = b"net/data/0"
         (lambda data: data.replace(craft.text("w"), craft.text("v")), "the checksum of its member 'net/data.pkl'"),
     ],
 )
-def test_a_damaged_archive_is_named(damage, match, tmp_path):
+def test_read_names_a_damaged_archive(damage, match, tmp_path):
     data = craft.pth(NET)
     assert opened(tmp_path, data).tensors["w"].shape == (2, 3)
     with pytest.raises(ValueError, match=rf"net: expected an intact file of tensors, but .*({match}).*\. \w"):
         opened(tmp_path, damage(data))
 
 
-def test_what_is_not_needed_may_be_damaged(tmp_path):
+def test_read_takes_damage_in_what_is_not_needed(tmp_path):
     data = named(craft.pth(NET), b"net/version", CHECKSUM, "<I", 1)
     assert opened(tmp_path, data).tensors["w"].shape == (2, 3)
 
 
-def test_two_members_of_one_name_are_refused(tmp_path):
+def test_read_refuses_two_members_of_one_name(tmp_path):
     data = craft.pth(NET, **{"net/data/1": b"other"})
     with pytest.raises(ValueError, match="it holds 'net/data/0' twice"):
         opened(tmp_path, data.replace(b"net/data/1", b"net/data/0"))
 
 
-def test_members_that_overlap_are_refused(tmp_path):
+def test_read_refuses_members_that_overlap(tmp_path):
     # A storage that reaches over the one behind it.
     data = craft.pth(NET, **{"net/data/1": bytes(24)})
     first, second = (data.index(name) - 30 for name in (b"net/data/0", b"net/data/1"))
@@ -90,19 +90,19 @@ def test_members_that_overlap_are_refused(tmp_path):
         opened(tmp_path, named(named(data, DATA, PACKED, "<I", longer), DATA, SIZE, "<I", longer))
 
 
-def test_compressed_members_are_refused_where_they_are_needed(tmp_path):
+def test_read_refuses_compressed_members_where_they_are_needed(tmp_path):
     members = {"net/data.pkl": craft.program(NET), "net/data/0": bytes(range(24)), "net/version": b"3\n"}
     with pytest.raises(ValueError, match=r"'net/data\.pkl' is compressed, which PyTorch never does\. Unpack"):
         opened(tmp_path, craft.archive(members, zipfile.ZIP_DEFLATED))
 
 
 @pytest.mark.parametrize("order", [b"big", b"middle"])
-def test_big_endian_files_are_refused(order, tmp_path):
+def test_read_refuses_big_endian_files(order, tmp_path):
     with pytest.raises(ValueError, match=r"big-endian.* Load and save it with PyTorch on a little-endian machine"):
         opened(tmp_path, craft.pth(NET, **{"net/byteorder": order}))
 
 
-def test_the_order_of_bytes_of_legacy_files(tmp_path):
+def test_read_legacy_refuses_another_order_of_bytes(tmp_path):
     data = craft.legacy(NET)
     assert opened(tmp_path, data).format == "pytorch-legacy"
     with pytest.raises(ValueError, match="big-endian"):
@@ -123,7 +123,7 @@ def test_the_order_of_bytes_of_legacy_files(tmp_path):
         (craft.legacy(NET).replace(b"M\xe9\x03", b"M\xe8\x03"), "does not begin as"),
     ],
 )
-def test_a_damaged_legacy_file_is_named(data, match, tmp_path):
+def test_read_legacy_names_a_damaged_file(data, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         opened(tmp_path, data)
 
@@ -169,12 +169,12 @@ def entry(dtype="F32", shape=(2, 3), place=(0, 24)):
         (safetensors(b"{" + b" " * 4_000_000 + b"}"), "header is 4000002 bytes long"),
     ],
 )
-def test_a_damaged_file_of_safetensors_is_named(data, match, tmp_path):
+def test_read_names_a_damaged_file_of_safetensors(data, match, tmp_path):
     with pytest.raises(ValueError, match=rf"net: expected an intact file of tensors, but .*{match}"):
         opened(tmp_path, data)
 
 
-def test_many_axes_without_elements_are_read(tmp_path):
+def test_read_takes_many_axes_without_elements(tmp_path):
     empty = entry(shape=(0, 2**30, 2**30), place=(0, 0))
     assert opened(tmp_path, safetensors({"w": empty}, b"")).format == "safetensors"
 
@@ -202,14 +202,14 @@ HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n"
         (npy(HEADER.replace(b"False", b"None")), "damaged"),
     ],
 )
-def test_a_damaged_npz_is_named(member, match, tmp_path):
+def test_read_names_a_damaged_npz(member, match, tmp_path):
     data = craft.archive({"v.npy": npy(HEADER), "w.npy": npy(HEADER)})
     assert set(opened(tmp_path, data).tensors) == {"v", "w"}
     with pytest.raises(ValueError, match=match):
         opened(tmp_path, craft.archive({"v.npy": npy(HEADER), "w.npy": member}))
 
 
-def test_archives_that_unpack_to_too_much_are_refused(tmp_path):
+def test_read_refuses_archives_that_unpack_to_too_much(tmp_path):
     header = HEADER.replace(b"(2, 3)", b"(30000000,)")
     data = craft.archive({"w.npy": npy(header, bytes(120_000_000))}, zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="more memory"):
@@ -221,12 +221,12 @@ def test_archives_that_unpack_to_too_much_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_other_compression_is_refused(method, tmp_path):
+def test_read_refuses_other_compression(method, tmp_path):
     with pytest.raises(ValueError, match="compressed in a way other than deflate"):
         opened(tmp_path, craft.archive({"w.npy": npy(HEADER)}, method))
 
 
-def test_deflated_members_have_checksums(tmp_path):
+def test_read_checks_deflated_members_by_their_checksums(tmp_path):
     data = craft.archive({"w.npy": npy(HEADER)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match=r"the checksum of its member 'w\.npy'"):
         opened(tmp_path, named(data, b"w.npy", CHECKSUM, "<I", 0))
@@ -254,24 +254,24 @@ def tar():
         (craft.archive({"a.npy": npy(HEADER), "b.txt": b""}), "a zip archive of something else"),
     ],
 )
-def test_other_files_are_named(data, match, tmp_path):
+def test_read_names_other_files(data, match, tmp_path):
     with pytest.raises(ValueError, match=rf"net: expected an intact file of tensors, but .*{match}"):
         opened(tmp_path, data)
 
 
-def test_files_that_are_not_there_are_named(tmp_path):
+def test_read_names_files_that_are_not_there(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ValueError, match="path: expected a file, but"):
             read(path)
 
 
-def test_a_file_without_tensors_is_read(tmp_path):
+def test_read_takes_a_file_without_tensors(tmp_path):
     for name in ("a.npz", "a.pth", "a.safetensors"):
         write(tmp_path / name, {})
         assert not dict(read(tmp_path / name).tensors)
 
 
-def test_numbers_of_a_format_without_checksums_change_the_fingerprint(tmp_path):
+def test_read_without_checksums_has_a_fingerprint_of_the_numbers(tmp_path):
     write(tmp_path / "net.safetensors", {"w": np.arange(6.0)})
     data = (tmp_path / "net.safetensors").read_bytes()
     first, second = opened(tmp_path, data), opened(tmp_path, data[:-1] + b"\x00")
@@ -281,7 +281,7 @@ def test_numbers_of_a_format_without_checksums_change_the_fingerprint(tmp_path):
     assert opened(tmp_path, legacy).fingerprint != opened(tmp_path, legacy[:-1] + b"\x00").fingerprint
 
 
-def test_a_header_of_safetensors_can_be_as_long_as_an_archive_begins(tmp_path):
+def test_read_knows_safetensors_whose_length_begins_like_an_archive(tmp_path):
     header = json.dumps({"w": entry()}).encode().ljust(int.from_bytes(b"PK", "little"))
     data = safetensors(header)
     assert data.startswith(b"PK")

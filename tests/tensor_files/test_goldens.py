@@ -107,7 +107,7 @@ def opened(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_tensor_is_what_pytorch_saved(name):
+def test_read_gives_every_tensor_as_pytorch_saved_it(name):
     kind, expected = FILES[name]
     file = opened(name)
     assert file.format == kind
@@ -121,14 +121,14 @@ def test_every_tensor_is_what_pytorch_saved(name):
         assert not array.flags.writeable, key
 
 
-def test_views_share_the_bytes_of_the_file():
+def test_read_gives_views_that_share_the_bytes_of_the_file():
     tensors = opened("kinds.pth").tensors
     assert all(np.shares_memory(tensors["base"], tensors[name]) for name in ("rows", "column", "transposed"))
     assert tensors["expanded"].strides == (0, 4)
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "checkpoint_protocol_4.pth", "checkpoint_legacy.pth"])
-def test_what_lies_beside_the_tensors_is_there(name):
+def test_read_gives_what_lies_beside_the_tensors(name):
     other = opened(name).other
     assert (other["epoch"], other["arch"], other["best_acc1"], other["history"]) == (3, "resnet50", 0.625, (0.5, 0.25))
     assert other["optimizer.param_groups.0.lr"] == 0.5
@@ -138,7 +138,7 @@ def test_what_lies_beside_the_tensors_is_there(name):
     assert other["args.patch_size"] == 16
 
 
-def test_modules_keep_their_numbers_and_classes():
+def test_read_keeps_numbers_and_classes_of_modules():
     assert opened("scripted.pt").other["width"] == 3
     assert opened("scripted.pt").other["visual"].name == "__torch__.Block"
     assert opened("module.pth").other["layers"].name == "torch.nn.modules.container.ModuleList"
@@ -154,7 +154,7 @@ def test_modules_keep_their_numbers_and_classes():
         ("conjugated", "conjugated"),
     ],
 )
-def test_a_tensor_that_cannot_be_had_is_an_error_when_asked_for(name, key, why):
+def test_read_refuses_a_tensor_that_cannot_be_had_when_asked_for(name, key, why):
     file = opened(name)
     assert key in file.tensors
     assert why in file.other[key].reason
@@ -162,7 +162,7 @@ def test_a_tensor_that_cannot_be_had_is_an_error_when_asked_for(name, key, why):
         file.tensors[key]
 
 
-def test_an_object_is_no_tensor_and_an_unknown_name_is_none():
+def test_read_says_that_an_object_or_an_unknown_name_is_no_tensor():
     file = opened("checkpoint.pth")
     assert "args" not in file.tensors
     with pytest.raises(ValueError, match=r"'args', but it is no tensor, but an object made by argparse\.Namespace"):
@@ -171,7 +171,7 @@ def test_an_object_is_no_tensor_and_an_unknown_name_is_none():
         file.tensors["state_dict.fc.weight"]
 
 
-def test_what_is_written_is_what_pytorch_read(tmp_path):
+def test_write_makes_the_bytes_that_pytorch_read(tmp_path):
     write(tmp_path / "new.pth", {name: kinds()[name] for name in WRITTEN})
     with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(GOLDEN / "written.pth") as checked:
         assert new.namelist() == checked.namelist()

@@ -109,7 +109,7 @@ def counted(path, files, ways, count, seed):
     return {each: outcomes.count(each) for each in ("read", "refused")}
 
 
-def test_500_damaged_files_of_safetensors(tmp_path, traced):
+def test_read_loads_or_refuses_500_damaged_files_of_safetensors(tmp_path, traced):
     rng = np.random.default_rng(0)
     tensors = {
         f"layer.{i}.{kind}": rng.normal(size=(i, 3)).astype(kind) for i in range(4) for kind in ("f2", "f4", "f8")
@@ -134,14 +134,14 @@ LEGACY = ("checkpoint_legacy.pth", "kinds_legacy.pth")
     ],
     ids=["zip", "legacy"],
 )
-def test_200_damaged_files_of_pytorch(names, ways, count, tmp_path, traced):
+def test_read_loads_or_refuses_200_damaged_files_of_pytorch(names, ways, count, tmp_path, traced):
     files = [(GOLDEN / name).read_bytes() for name in names]
     found = counted(tmp_path / "damaged", files, ways, count, 2)
     assert found["read"] > 0
     assert found["refused"] > count / 4
 
 
-def test_damaged_npz(tmp_path, traced):
+def test_read_loads_or_refuses_damaged_npz(tmp_path, traced):
     arrays = {"a": np.arange(6.0), "b/c": np.ones((2, 3), "f2"), "v": np.ones(4, "V2")}
     files = []
     for save in (np.savez, np.savez_compressed):

@@ -41,7 +41,7 @@ def plain(*leaves):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_are_those_of_the_standard_library(protocol):
+def test_opcodes_give_plain_values_as_the_standard_library_does(protocol):
     large = st.integers(-(2**1000), 2**1000)
     leaves = (large, st.binary(max_size=300)) if protocol >= 3 else (large,)
 
@@ -58,16 +58,16 @@ def test_plain_values_are_those_of_the_standard_library(protocol):
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_sets_are_lists_of_their_values(protocol):
+def test_opcodes_make_sets_lists_of_their_values(protocol):
     found, _ = run(pickle.dumps([{1, 2}, frozenset("a")], protocol))
     assert [sorted(found[0]), found[1]] == [[1, 2], ("a",)]
 
 
-def test_arrays_of_bytes_are_bytes():
+def test_opcodes_make_arrays_of_bytes_bytes():
     assert run(pickle.dumps(bytearray(b"abc"), 5))[0] == b"abc"
 
 
-def test_text_of_python_2_is_text():
+def test_opcodes_read_text_of_python_2_as_text():
     assert run(b"\x80\x02U\x02abT\x02\0\0\0cdS'ef'\n\x87.")[0] == ("ab", "cd", "ef")
     assert run(b"U\x01\xff.")[0] == b"\xff"
 
@@ -91,7 +91,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 @pytest.mark.parametrize("name", BOMBS)
-def test_nothing_is_ever_run(name, form, tmp_path, monkeypatch):
+def test_read_never_runs_anything(name, form, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in ("touch sentinel", "open('sentinel', 'w')"):
         bomb = craft.dictionary(weight=craft.tensor(), bomb=BOMBS[name](craft.text(command)))
@@ -106,13 +106,13 @@ def test_nothing_is_ever_run(name, form, tmp_path, monkeypatch):
     assert not (tmp_path / "sentinel").exists()
 
 
-def test_the_bombs_are_real(tmp_path, monkeypatch):
+def test_read_is_tested_with_bombs_that_are_real(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickle.loads(craft.program(BOMBS["reduce"](craft.text("touch sentinel"))))
     assert (tmp_path / "sentinel").exists()
 
 
-def test_a_tensor_that_depends_on_a_bomb_is_an_error_when_asked_for(tmp_path):
+def test_read_refuses_a_tensor_that_depends_on_a_bomb_when_asked_for(tmp_path):
     bomb = craft.called("os.system", craft.text("true"))
     parts = bomb, b"K\0", craft.numbers(2), craft.numbers(1), b"\x89N"
     rebuilt = {
@@ -129,7 +129,7 @@ def test_a_tensor_that_depends_on_a_bomb_is_an_error_when_asked_for(tmp_path):
             file.tensors[name]
 
 
-def test_whatever_a_module_refers_to_is_kept_apart(tmp_path):
+def test_read_keeps_apart_whatever_a_module_refers_to(tmp_path):
     parameters = craft.dictionary(weight=craft.tensor())
     empty = b"ccollections\nOrderedDict\n)R"
     # The child's state refers to the child: a value on the way to itself.
@@ -145,7 +145,7 @@ def test_whatever_a_module_refers_to_is_kept_apart(tmp_path):
     }
 
 
-def test_dictionaries_and_lists_of_unknown_classes_are_looked_into(tmp_path):
+def test_read_looks_into_dictionaries_and_lists_of_unknown_classes(tmp_path):
     made = b"caddict\nDict\n)\x81(" + craft.text("w") + craft.tensor() + b"u"
     listed = b"cmylib\nList\n)\x81(" + craft.tensor() + b"e"
     pairs = craft.called("collections.OrderedDict", b"](](" + craft.text("w") + craft.tensor() + b"ee")
@@ -153,7 +153,7 @@ def test_dictionaries_and_lists_of_unknown_classes_are_looked_into(tmp_path):
     assert list(file.tensors) == ["a.w", "b.0", "c.w"]
 
 
-def test_tensors_of_very_old_files(tmp_path):
+def test_read_takes_tensors_of_very_old_files(tmp_path):
     bare = craft.storage() + b"K\1" + craft.numbers(2) + craft.numbers(2)
     file = opened(
         tmp_path,
@@ -172,7 +172,7 @@ def test_tensors_of_very_old_files(tmp_path):
         file.tensors["unfilled"]
 
 
-def test_views_of_storages_and_modules_of_the_legacy_format(tmp_path):
+def test_read_legacy_takes_views_of_storages_and_modules(tmp_path):
     view = craft.storage()[:-2] + b"(" + craft.text("view") + b"K\1K\4ttQ"
     assert craft.storage().endswith(b"tQ")
     part = craft.called("torch._utils._rebuild_tensor", view, b"K\0", craft.numbers(4), craft.numbers(1))
@@ -203,18 +203,18 @@ def test_views_of_storages_and_modules_of_the_legacy_format(tmp_path):
         ((2**30, 2**30, 2**30), (0, 0, 0), 0),
     ],
 )
-def test_a_tensor_outside_of_its_storage_is_refused(shape, strides, offset, tmp_path):
+def test_read_refuses_a_tensor_outside_of_its_storage(shape, strides, offset, tmp_path):
     with pytest.raises(ValueError, match=r"net\.pth: expected an intact file of tensors, but a tensor"):
         opened(tmp_path, craft.tensor(shape, strides, offset))
 
 
-def test_a_tensor_of_more_axes_than_any_array_cannot_be_had(tmp_path):
+def test_read_refuses_a_tensor_of_more_axes_than_any_array(tmp_path):
     file = opened(tmp_path, craft.dictionary(w=craft.tensor((1,) * 65, (1,) * 65)))
     with pytest.raises(ValueError, match="something else than a storage, sizes and strides"):
         file.tensors["w"]
 
 
-def test_views_inside_of_their_storage_are_read(tmp_path):
+def test_read_takes_views_inside_of_their_storage(tmp_path):
     views = {
         "last": craft.tensor((1,), (2**30,), 5),
         "repeated": craft.tensor((2**20, 2**20, 6), (0, 0, 1)),
@@ -228,7 +228,7 @@ def test_views_inside_of_their_storage_are_read(tmp_path):
     assert tensors["empty"].shape == (0, 2**30, 2**30)
 
 
-def test_bfloat16_that_repeats_itself_would_take_memory(tmp_path):
+def test_read_refuses_bfloat16_that_repeats_itself(tmp_path):
     brain = {"count": 12, "kind": "torch.BFloat16Storage"}
     file = opened(tmp_path, craft.dictionary(w=craft.tensor((100, 12), (0, 1), **brain), v=craft.tensor(**brain)))
     assert file.tensors["v"].dtype == np.float32
@@ -236,7 +236,7 @@ def test_bfloat16_that_repeats_itself_would_take_memory(tmp_path):
         file.tensors["w"]
 
 
-def test_storages_must_agree_with_the_file(tmp_path):
+def test_read_refuses_storages_that_disagree_with_the_file(tmp_path):
     for wrong, match in (
         ({"count": 5}, "has 24 bytes, and not 20"),
         ({"count": 2**31 - 1}, "has 24 bytes, and not"),
@@ -288,22 +288,22 @@ def repeated(levels):
         "repeated": (repeated(60), "more memory than any network's"),
     }.values(),
 )
-def test_what_is_wrong_is_named(opcodes, match, tmp_path):
+def test_read_names_what_is_wrong_in_a_pickle(opcodes, match, tmp_path):
     with pytest.raises(ValueError, match=rf"net.pth: expected an intact file of tensors, but .*{match}.*\. \w"):
         opened(tmp_path, opcodes)
 
 
-def test_positions_of_memory_take_no_memory():
+def test_opcodes_spend_nothing_on_positions_of_memory():
     assert run(b"Nr\xff\xff\xff\xffp4294967295\n.", size=1000)[0] is None
 
 
-def test_values_that_hold_themselves_come_to_an_end(tmp_path):
+def test_read_comes_to_an_end_of_values_that_hold_themselves(tmp_path):
     file = opened(tmp_path, b"}q\0" + craft.text("self") + b"h\0s" + craft.text("w") + craft.tensor() + b"s")
     assert list(file.tensors) == ["w"]
     assert not file.other
 
 
-def test_values_of_one_name_cannot_be_told_apart(tmp_path):
+def test_read_cannot_tell_values_of_one_name_apart(tmp_path):
     inner = craft.dictionary(b=craft.tensor(), c=b"N", d=craft.tensor())
     twice = {"a.b": craft.tensor(), "a.c": b"N", "a.d": b"N", "a.e": b"N"}
     file = opened(tmp_path, craft.dictionary(a=inner, **twice))
@@ -314,14 +314,14 @@ def test_values_of_one_name_cannot_be_told_apart(tmp_path):
             file.tensors[name]
 
 
-def test_keys_can_be_classes(tmp_path):
+def test_read_takes_classes_as_keys(tmp_path):
     file = opened(tmp_path, b"}cmylib\nCallback\n" + craft.dictionary(w=craft.tensor(), n=b"K\1") + b"s")
     assert list(file.tensors) == ["mylib.Callback.w"]
     assert file.other["mylib.Callback.n"] == 1
 
 
 @pytest.mark.parametrize("attack", ["much", "names", "keys", "pairs", "sizes", "keywords"])
-def test_few_bytes_cannot_ask_for_much(attack):
+def test_opcodes_spend_little_memory_on_few_bytes(attack):
     long = b"(" + b"N" * 300 + b"tq\0"
     pairs = b"](" + b"]K\1aK\2a" * 1000 + b"e\x85q\0"
     name = craft.text("a" * 10_000) + b"q\0"
@@ -341,6 +341,6 @@ def test_few_bytes_cannot_ask_for_much(attack):
     assert peak < 400_000
 
 
-def test_what_is_built_is_paid_for():
+def test_opcodes_pay_for_what_is_built():
     with pytest.raises(Refusal, match="more memory than any network's"):
         run(b"]0" * 10_000 + b"N.", size=300_000)

@@ -35,7 +35,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-def test_every_array_comes_back(suffix, tmp_path):
+def test_write_is_read_back_bit_for_bit(suffix, tmp_path):
     @given(tensors(KINDS[suffix]))
     @settings(max_examples=60)
     def comes_back(expected):
@@ -48,7 +48,7 @@ def test_every_array_comes_back(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-def test_order_and_layout_do_not_matter(suffix, tmp_path):
+def test_write_does_not_depend_on_order_and_layout(suffix, tmp_path):
     expected = {
         "transposed": np.arange(6.0).reshape(2, 3).T,
         "reversed": np.arange(4)[::-1],
@@ -64,7 +64,7 @@ def test_order_and_layout_do_not_matter(suffix, tmp_path):
     assert read(path).fingerprint == hashlib.sha256(first).hexdigest()[:16]
 
 
-def test_numbers_of_jax_are_written(tmp_path):
+def test_write_takes_numbers_of_jax(tmp_path):
     write(tmp_path / "net.npz", {"a": jnp.float32([1, 2])})
     assert read(tmp_path / "net.npz").tensors["a"].tolist() == [1, 2]
 
@@ -72,7 +72,7 @@ def test_numbers_of_jax_are_written(tmp_path):
 EXPECTED = {"a/b.c": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.uint8([7]), "e": np.zeros((0, 2), np.int64)}
 
 
-def test_the_library_of_safetensors_agrees(tmp_path):
+def test_write_and_read_agree_with_the_library_of_safetensors(tmp_path):
     write(tmp_path / "net.safetensors", EXPECTED)
     found = safetensors.numpy.load_file(tmp_path / "net.safetensors")
     assert_same({name: found[name] for name in EXPECTED}, EXPECTED)
@@ -83,14 +83,14 @@ def test_the_library_of_safetensors_agrees(tmp_path):
     assert file.format == "safetensors"
 
 
-def test_numpy_agrees(tmp_path):
+def test_write_agrees_with_numpy(tmp_path):
     write(tmp_path / "net.npz", EXPECTED)
     with np.load(tmp_path / "net.npz") as found:
         assert_same(found, EXPECTED)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_what_numpy_saved_is_read(save, tmp_path):
+def test_read_takes_what_numpy_saved(save, tmp_path):
     expected = {**EXPECTED, "fortran": np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)), "scalar": np.float16(1.5)}
     # In memory: the name of the file would be changed.
     save(stream := io.BytesIO(), **expected)
@@ -101,7 +101,7 @@ def test_what_numpy_saved_is_read(save, tmp_path):
     assert not any(array.flags.writeable for array in file.tensors.values())
 
 
-def test_bfloat16_becomes_float32_exactly(tmp_path):
+def test_read_makes_bfloat16_float32_exactly(tmp_path):
     halves = np.arange(0, 2**16, 7, dtype=np.uint16)
     expected = (halves.astype(np.uint32) << 16).view(np.float32)
     # As big_vision's archives have it: two bytes of nothing.
@@ -114,7 +114,7 @@ def test_bfloat16_becomes_float32_exactly(tmp_path):
         assert not array.flags.writeable
 
 
-def test_what_no_array_of_numbers_is_cannot_be_had(tmp_path):
+def test_read_refuses_what_is_no_array_of_numbers(tmp_path):
     np.savez(tmp_path / "a.npz", w=np.ones(2), o=np.array([{}, None]), t=np.array("text"), b=np.ones(2, ">f4"))
     file = read(tmp_path / "a.npz")
     assert file.tensors["w"].tolist() == [1, 1]
@@ -124,7 +124,7 @@ def test_what_no_array_of_numbers_is_cannot_be_had(tmp_path):
             file.tensors[key]
 
 
-def test_types_of_safetensors_that_numpy_has_not(tmp_path):
+def test_read_names_types_of_safetensors_that_numpy_has_not(tmp_path):
     header = json.dumps({"f": {"dtype": "F8_E4M3", "shape": [3], "data_offsets": [0, 3]}}).encode()
     (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
     with pytest.raises(ValueError, match="F8_E4M3"):
@@ -143,7 +143,7 @@ def test_types_of_safetensors_that_numpy_has_not(tmp_path):
         ("a.safetensors", {"__metadata__": np.ones(2)}, "reserves"),
     ],
 )
-def test_what_cannot_be_written_is_named_and_nothing_is_left(name, tensors, match, tmp_path):
+def test_write_names_what_cannot_be_written_and_leaves_nothing(name, tensors, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         write(tmp_path / name, tensors)
     assert not list(tmp_path.iterdir())
