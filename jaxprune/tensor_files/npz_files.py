@@ -81,7 +81,7 @@ def content(tensors: Mapping[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
-def _array(name: str, data: bytes, start: int, stop: int) -> np.ndarray | kinds.Brain | Unreadable:
+def _array(name: str, data: bytes, start: int, stop: int) -> np.ndarray | kinds.BFloat16 | Unreadable:
     """Sees one member as an array."""
     version = data[start + 6 : start + 8]
     width = 2 if version == b"\1\0" else 4

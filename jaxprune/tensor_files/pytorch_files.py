@@ -120,13 +120,13 @@ def read_legacy(data: bytes) -> Parts:
 def _resolved(data: bytes, value: Any, place: _Places) -> Parts:
     """Sees every tensor of a value in the file."""
     tensors, others = flatten(value, Allowance(_FOR_NAMES))
-    seen: dict[str, np.ndarray | kinds.Brain | Unreadable] = {}
+    seen: dict[str, np.ndarray | kinds.BFloat16 | Unreadable] = {}
     for name, tensor in tensors.items():
         seen[name] = tensor if isinstance(tensor, Unreadable) else _seen(data, name, tensor, place)
     return seen, others
 
 
-def _seen(data: bytes, name: str, tensor: Tensor, place: _Places) -> np.ndarray | kinds.Brain | Unreadable:
+def _seen(data: bytes, name: str, tensor: Tensor, place: _Places) -> np.ndarray | kinds.BFloat16 | Unreadable:
     storage = tensor.storage
     start, size = place(storage)
     if size != storage.count * storage.size:

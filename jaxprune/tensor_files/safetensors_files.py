@@ -136,7 +136,7 @@ def _claim(name: str, value: Any) -> tuple[str, tuple[int, ...], int, int]:
     return kind, tuple(shape), place[0], place[1]
 
 
-def _view(data: bytes, start: int, kind: str, shape: tuple[int, ...]) -> np.ndarray | kinds.Brain | Unreadable:
+def _view(data: bytes, start: int, kind: str, shape: tuple[int, ...]) -> np.ndarray | kinds.BFloat16 | Unreadable:
     if kind not in _KINDS:
         return Unreadable(f"of numbers that NumPy has not ({kind})")
     return kinds.view(data, start, math.prod(shape), _KINDS[kind], shape, strides=kinds.contiguous(shape))
