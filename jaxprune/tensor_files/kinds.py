@@ -21,8 +21,8 @@ AXES = 64
 _LARGEST = 2**63 - 1
 
 
-class Brain(NamedTuple):
-    """Numbers in bfloat16, as the upper halves of float32 numbers.
+class BFloat16(NamedTuple):
+    """Numbers in bfloat16, which are the upper halves of float32 numbers.
 
     They are widened when asked for, so that a file of them takes no more memory than it has bytes.
     """
@@ -56,7 +56,7 @@ def is_count(value: object) -> bool:
 
 def view(
     data: bytes, start: int, count: int, kind: str, shape: Sequence[int], *, offset: int = 0, strides: Sequence[int]
-) -> np.ndarray | Brain | Unreadable:
+) -> np.ndarray | BFloat16 | Unreadable:
     """Sees numbers of a file as an array, without a copy.
 
     Args:
@@ -97,7 +97,7 @@ def view(
         array.flags.writeable = False
     else:
         array = np.ndarray(shape, stored, data, start + offset * size, [step * size for step in steps])
-    return Brain(array) if kind == "bfloat16" else array
+    return BFloat16(array) if kind == "bfloat16" else array
 
 
 def _short(value: object) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.tensor_files.kinds import Brain
+from jaxprune.tensor_files.kinds import BFloat16
 from jaxprune.tensor_files.values import Placeholder, Unreadable
 
 # What the reader of one format finds: (tensors, others).
-Parts = tuple[dict[str, np.ndarray | Brain | Unreadable], dict[str, Any]]
+Parts = tuple[dict[str, np.ndarray | BFloat16 | Unreadable], dict[str, Any]]
 
 
 class Tensors(Mapping[str, Any]):
@@ -26,7 +26,7 @@ class Tensors(Mapping[str, Any]):
     """
 
     def __init__(
-        self, path: str, parts: Mapping[str, np.ndarray | Brain | Unreadable], others: Mapping[str, Any]
+        self, path: str, parts: Mapping[str, np.ndarray | BFloat16 | Unreadable], others: Mapping[str, Any]
     ) -> None:
         self._path, self._parts, self._others = path, parts, others
 
@@ -46,7 +46,7 @@ class Tensors(Mapping[str, Any]):
                 f"{self._path}: expected a tensor {name!r}, but it is {part.reason}. Save it as plain numbers "
                 "from the program that wrote it, such as .detach().to_dense().float()."
             )
-        if isinstance(part, Brain):
+        if isinstance(part, BFloat16):
             part = part.widened()
             part.flags.writeable = False
         return part

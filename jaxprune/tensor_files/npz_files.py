@@ -1,11 +1,11 @@
-"""NumPy's archives: a zip of arrays, each with a header that is read here and not evaluated.
+"""NumPy's archives: a zip of arrays, each behind a header.
 
-Source: NumPy enhancement proposal 1 (Kern, 2007) for the header.
+``numpy.lib.format`` reads the headers.  The arrays are not left to ``numpy.load``: it takes the memory that a header
+claims before it looks at what is there, and copies what could be a view.
 """
 
 import io
 import math
-import re
 import zipfile
 from collections.abc import Mapping
 
@@ -16,24 +16,25 @@ from jaxprune.tensor_files.named import Parts
 from jaxprune.tensor_files.refusal import Allowance, Refusal
 from jaxprune.tensor_files.values import Unreadable
 
-_HEADER = re.compile(
-    rb"""\{ *'descr' *: *(?P<kind>'[^']*'|\[.*\]) *, *'fortran_order' *: *(?P<fortran>True|False) *, *"""
-    rb"""'shape' *: *\( *(?P<shape>(?:\d{1,19} *, *)*(?:\d{1,19})?) *\) *,? *\}\s*"""
-)
-_LONGEST_HEADER = 100_000
+# The third version differs from the second in how names are encoded, which arrays of numbers don't have.
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
+# NumPy refuses headers that are longer than 10,000 characters.
+_LONGEST_HEADER = 2**14
 # A bfloat16 array that NumPy wrote without knowing it: two bytes of nothing.
-_KINDS = {np.dtype(kind).str: kind for kind in kinds.KINDS if kind != "bfloat16"}
-_KINDS |= {f"{order}V2": "bfloat16" for order in "|<="}
+_KINDS = {np.dtype("V2" if kind == "bfloat16" else kind): kind for kind in kinds.KINDS}
 # How much larger than their file the arrays may be once unpacked: that much and as many times.
 _FREE, _TIMES = 90_000_000, 16
 
 
-def read(data: bytes, members: Mapping[str, archive.Member]) -> Parts:
+def read(source: archive.Archive) -> Parts:
     """Reads what ``numpy.savez`` or ``numpy.savez_compressed`` wrote.
 
     Args:
-      data: the file.
-      members: its directory.
+      source: the file.
 
     Returns:
       (tensors, nothing).  What is no array of numbers, such as text and objects, cannot be had.
@@ -42,17 +43,17 @@ def read(data: bytes, members: Mapping[str, archive.Member]) -> Parts:
       Refusal: a member is damaged, encrypted, or no array; unpacked they would be 16 times as large as the file, and
         90 MB more.
     """
-    allowance = Allowance(_FREE + _TIMES * len(data))
-    allowance.spend(sum(member.size for member in members.values() if member.method))
+    allowance = Allowance(_FREE + _TIMES * len(source.data))
+    allowance.spend(sum(entry.file_size for entry in source.members.values() if entry.compress_type))
     tensors = {}
-    for name, member in members.items():
+    for name, entry in source.members.items():
         if not name.endswith(".npy"):
             raise Refusal(f"its member {name!r} is no array", "Leave in the archive only what numpy.savez wrote.")
-        if member.method:
-            raw = archive.unpacked(data, member)
+        if entry.compress_type:
+            raw = source.unpacked(name)
             part = _array(name, raw, 0, len(raw))
         else:
-            part = _array(name, data, *archive.content(data, member))
+            part = _array(name, source.data, *source.content(name))
         tensors[name.removesuffix(".npy")] = part
     return tensors, {}
 
@@ -81,27 +82,25 @@ def content(tensors: Mapping[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
-def _array(name: str, data: bytes, start: int, stop: int) -> np.ndarray | kinds.Brain | Unreadable:
+def _array(name: str, data: bytes, start: int, stop: int) -> np.ndarray | kinds.BFloat16 | Unreadable:
     """Sees one member as an array."""
-    version = data[start + 6 : start + 8]
-    width = 2 if version == b"\1\0" else 4
-    if data[start : start + 6] != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0", b"\3\0") or start + 12 > stop:
-        raise Refusal(f"its member {name!r} is no array")
-    length = int.from_bytes(data[start + 8 : start + 8 + width], "little")
-    begin = start + 8 + width + length
-    found = None
-    if begin <= stop and length <= _LONGEST_HEADER:
-        found = _HEADER.fullmatch(data[begin - length : begin])
-    if found is None:
-        raise Refusal(f"the header of its member {name!r} is damaged")
-    text = found["kind"].strip(b"'").decode("latin-1")
-    if text not in _KINDS:
-        return Unreadable(f"no array of little-endian numbers ({text[:80]!r})")
-    kind = _KINDS[text]
-    shape = tuple(int(length) for length in found["shape"].split(b",") if length.strip())
-    size = kinds.size_of(kind)
-    if len(shape) > kinds.AXES or math.prod(shape) * size != stop - begin:
-        raise Refusal(f"the numbers of its member {name!r} are not as many as its header says")
-    fortran = found["fortran"] == b"True"
+    stream = io.BytesIO(data[start : min(stop, start + _LONGEST_HEADER)])
+    try:
+        version = np.lib.format.read_magic(stream)
+    except ValueError as error:
+        raise Refusal(f"its member {name!r} is no array ({error})") from error
+    if version not in _READERS:
+        raise Refusal(f"its member {name!r} is no array of a known version")
+    try:
+        shape, fortran, stored = _READERS[version](stream)
+    except Exception as error:  # of text that is no header, NumPy raises what Python's parser does
+        raise Refusal(f"the header of its member {name!r} is damaged ({error})") from error
+    kind = _KINDS.get(stored)
+    if kind is None:
+        return Unreadable(f"no array of little-endian numbers ({stored.str!r})")
+    begin = start + stream.tell()
+    known = len(shape) <= kinds.AXES and all(map(kinds.is_count, shape))
+    if not known or math.prod(shape) * kinds.size_of(kind) != stop - begin:
+        raise Refusal(f"the header of its member {name!r} is damaged: its numbers are not as many as it says")
     strides = kinds.contiguous(shape[::-1])[::-1] if fortran else kinds.contiguous(shape)
     return kinds.view(data, begin, math.prod(shape), kind, shape, strides=strides)

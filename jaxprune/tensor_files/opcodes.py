@@ -1,8 +1,8 @@
 """A pickle read as data: the opcodes of protocols 0 to 5, and nothing that they could run.
 
 A pickle is a program for a machine with a stack, a memory and two dangerous instructions: import a name, and call what
-was imported.  Here a name becomes a ``Placeholder``, and what a call means is asked of a ``Meaning``, which knows a few
-names and imports none.  Nothing nests: however deep the values, the machine is a loop.
+was imported.  Here a name becomes a ``Placeholder``, and what a call means is asked of a ``Meaning``.  Nothing nests:
+however deep the values, the machine is a loop.  What that is to withstand is in the package's own text.
 
 Source: the disassembler of Python's standard library documents the opcodes; PEP 307, PEP 3154, PEP 574.
 """

@@ -4,7 +4,7 @@ All three hold a pickle that refers to storages outside of it.  The pickle is re
 each tensor exists when its storage is looked up.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxprune.tensor_files.refusal import Allowance, Refusal
 from jaxprune.tensor_files.torch_names import TorchNames
 from jaxprune.tensor_files.values import Storage, Tensor, Unreadable
 
-# With that of names and of the reader's own, less than 100 MB.
+# With the directory of an archive, less than the package's text says.
 _FOR_VALUES, _FOR_NAMES = 48_000_000, 32_000_000
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _MAGIC_BYTES = _MAGIC.to_bytes(10, "little")
@@ -30,15 +30,14 @@ def is_legacy(data: bytes) -> bool:
     return _MAGIC_BYTES in data[:32] or data.startswith(b"L%d" % _MAGIC)
 
 
-def read_zip(data: bytes, members: Mapping[str, archive.Member]) -> Parts:
+def read_zip(source: archive.Archive) -> Parts:
     """Reads what ``torch.save`` wrote since 1.6, or ``torch.jit.save``.
 
     Of TorchScript neither the code nor its constants are looked at; submodules are placeholders, whose tensors have
     dotted names.
 
     Args:
-      data: the file.
-      members: its directory.
+      source: the file.
 
     Returns:
       (tensors, others).
@@ -47,14 +46,14 @@ def read_zip(data: bytes, members: Mapping[str, archive.Member]) -> Parts:
       Refusal: a member that is needed is missing, damaged, compressed or encrypted; the numbers are big-endian; the
         pickle is damaged; a tensor lies outside of its storage.
     """
-    root = next(iter(members)).partition("/")[0]
+    data, root = source.data, next(iter(source.members)).partition("/")[0]
 
     def wanted(name: str) -> tuple[int, int]:
-        if f"{root}/{name}" not in members:
+        if f"{root}/{name}" not in source.members:
             raise Refusal(f"its member {root + '/' + name!r} is missing")
-        return archive.content(data, members[f"{root}/{name}"])
+        return source.content(f"{root}/{name}")
 
-    if f"{root}/byteorder" in members:
+    if f"{root}/byteorder" in source.members:
         _demand_little(data[slice(*wanted("byteorder"))] == b"little")
     start, stop = wanted("data.pkl")
     allowance = Allowance(_FOR_VALUES)
@@ -120,13 +119,13 @@ def read_legacy(data: bytes) -> Parts:
 def _resolved(data: bytes, value: Any, place: _Places) -> Parts:
     """Sees every tensor of a value in the file."""
     tensors, others = flatten(value, Allowance(_FOR_NAMES))
-    seen: dict[str, np.ndarray | kinds.Brain | Unreadable] = {}
+    seen: dict[str, np.ndarray | kinds.BFloat16 | Unreadable] = {}
     for name, tensor in tensors.items():
         seen[name] = tensor if isinstance(tensor, Unreadable) else _seen(data, name, tensor, place)
     return seen, others
 
 
-def _seen(data: bytes, name: str, tensor: Tensor, place: _Places) -> np.ndarray | kinds.Brain | Unreadable:
+def _seen(data: bytes, name: str, tensor: Tensor, place: _Places) -> np.ndarray | kinds.BFloat16 | Unreadable:
     storage = tensor.storage
     start, size = place(storage)
     if size != storage.count * storage.size:

@@ -26,13 +26,11 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
     """Reads named tensors from a file, running nothing of what it holds.
 
     The format is recognised by content: safetensors; NumPy's npz; what ``torch.save`` writes, and wrote before PyTorch
-    1.6; what ``torch.jit.save`` writes, of which the tensors are read and the code is not.  Pickles are read as data:
-    names in them are not imported, calls in them not made.  Dictionaries and lists become dotted names, as in
-    "state_dict.fc.weight"; that of a tensor saved alone is "".
+    1.6; what ``torch.jit.save`` writes, of which the tensors are read and the code is not.  Dictionaries and lists
+    become dotted names, as in "state_dict.fc.weight"; that of a tensor saved alone is "".
 
-    The file is read once and then viewed, so it takes the memory of its size (npz that is compressed: up to 16 times
-    that and 90 MB, more is refused).  Checksums, where the format has them, are checked for every member that is used.
-    Numbers are as stored, bfloat16 as float32.
+    Numbers are as stored, bfloat16 as float32.  The package's own text says what a file from an unknown source can do,
+    and how much memory it takes.
 
     Args:
       path: the file.
@@ -55,13 +53,15 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
     ('pytorch', [[1.0, 0.0], [0.0, 1.0]])
     """
     try:
+        if not Path(path).is_file():
+            raise OSError("it is not there, or no file")
         data = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(
             f"path: expected a file, but {str(path)!r} cannot be read ({error.strerror or error}). Pass where it lies."
         ) from error
     try:
-        kind, (parts, others) = _recognised(data)
+        kind, (parts, others) = _recognised(data, path)
     except Refusal as refusal:
         raise refusal.about(path) from refusal
     unreadable = {name: part for name, part in parts.items() if isinstance(part, Unreadable)}
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
     return TensorFile(Tensors(str(path), parts, others), {**others, **unreadable}, kind, digest)
 
 
-def _recognised(data: bytes) -> tuple[str, Parts]:
+def _recognised(data: bytes, path: str | os.PathLike[str]) -> tuple[str, Parts]:
     """Reads a file by the reader of its format."""
     # Two letters would not do: they can be the length of a header of safetensors.
     if data.startswith((b"PK\3\4", b"PK\5\6")):
@@ -77,7 +77,7 @@ def _recognised(data: bytes) -> tuple[str, Parts]:
     if pytorch_files.is_legacy(data):
         return "pytorch-legacy", pytorch_files.read_legacy(data)
     if safetensors_files.is_safetensors(data):
-        return "safetensors", safetensors_files.read(data)
+        return "safetensors", safetensors_files.read(data, path)
     if not data:
         raise Refusal("it is empty")
     for place, mark, what, remedy in _OTHERS:
@@ -87,13 +87,13 @@ def _recognised(data: bytes) -> tuple[str, Parts]:
 
 
 def _archive(data: bytes) -> tuple[str, Parts]:
-    members = archive.members(data)
-    if all(name.endswith(".npy") for name in members):
-        return "npz", npz_files.read(data, members)
-    inner = {name.partition("/")[2] for name in members}
+    source = archive.Archive(data)
+    if all(name.endswith(".npy") for name in source.members):
+        return "npz", npz_files.read(source)
+    inner = {name.partition("/")[2] for name in source.members}
     if "model.json" in inner:
         raise Refusal("it is an archive of TorchScript before 1.4", "Load and save it with PyTorch again.")
     if "data.pkl" not in inner:
         raise Refusal("it is a zip archive of something else than tensors", f"{_KNOWN}. Unpack it first?")
     kind = "torchscript" if "constants.pkl" in inner else "pytorch"
-    return kind, pytorch_files.read_zip(data, members)
+    return kind, pytorch_files.read_zip(source)
