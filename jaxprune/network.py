@@ -1,5 +1,6 @@
 """A network as a pure function of a pytree, whatever library wrote it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,6 +85,103 @@ class Network:
         state = {name: collection for name, collection in variables.items() if name != "params"}
         train_apply = None if train is None else _LinenTrainApply(module, tuple(sorted(train.items())))
         return Network(_LinenApply(module), variables["params"], state, train_apply)
+
+    @staticmethod
+    def from_nnx(model: Any, train: Mapping[str, Any] | None = None) -> "Network":
+        """Wraps a module of Flax NNX; the module itself is never changed.
+
+        ``apply`` is the module after ``model.eval()``, ``train_apply`` after ``model.train()``: BatchNorm and Dropout
+        need no argument.  Names are those of linen, such as ``"conv/kernel"``.  Random streams (``nnx.Rngs``) are no
+        part of the state: in training they start anew at every step, from ``rngs["dropout"]``.
+
+        Args:
+          model: the module.  It is called as ``model(images)``, or ``model(images, rngs=...)`` where it takes ``rngs``;
+            without further arguments it must mean evaluation mode.  It may be abstract (``nnx.eval_shape``).
+          train: further keyword arguments of the call that mean training mode, such as ``{"train": True}``; ``{}`` for
+            a module with a switch that is none of those.
+
+        Returns:
+          A network with every ``nnx.Param`` of floats as parameters and all other variables as state, both plain
+          dictionaries; ``to_model`` leads back.
+
+        Raises:
+          ValueError: the model is no NNX module; it demands other arguments, or has a switch and ``train`` is None; a
+            static attribute cannot be hashed.  When the network is first called: it draws random numbers in evaluation.
+
+        >>> from flax import nnx
+        >>> net = Network.from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+        >>> net(jax.numpy.ones((1, 3))).shape, net.params["kernel"].shape
+        ((1, 2), (3, 2))
+        """
+        from jaxprune.libraries import nnx  # here, so that importing jaxprune stays cheap
+
+        return Network(*nnx.parts(model, train))
+
+    @staticmethod
+    def from_equinox(
+        model: Any, state: Any = None, *, channels_first: bool = False, train: Mapping[str, Any] | None = None
+    ) -> "Network":
+        """Wraps a module of Equinox, which takes one example: the network maps it over the batch.
+
+        ``apply`` is the model after ``eqx.nn.inference_mode(model)``, ``train_apply`` after
+        ``eqx.nn.inference_mode(model, False)``, with one key for each example, split from ``rngs["dropout"]``.  The
+        batch axis has the name that the model's BatchNorm layers ask for, else ``"batch"``.  Of BatchNorm layers with
+        ``mode="batch"`` the state holds ``momentum ** counter`` as ``"warmup"`` instead of the counter.
+
+        Args:
+          model: the module.  It is called as ``model(image)``, with ``state=`` and ``key=`` where it takes arguments of
+            these names; with a state it returns ``(output, state)``.  Without further arguments it must mean evaluation
+            mode.
+          state: what ``eqx.nn.make_with_state`` returned beside the model.  None: of a model without layers that have a
+            state, or one that was made without ``make_with_state``.
+          channels_first: True: images [b, h, w, c] are given to the model as [c, h, w], as Equinox's convolutions want
+            them.  False: an example is given as it is.
+          train: as in ``from_nnx``.
+
+        Returns:
+          A network with every array of floats as parameters, and the state and all other arrays as state, both plain
+          dictionaries named by attributes, such as ``"layers/0/weight"``; ``to_model`` leads back.  Kernels are
+          [out, in, ...], so the input axis of ``jp.masks.n_of_m`` is 1.
+
+        Raises:
+          ModuleNotFoundError: Equinox is not installed.
+          ValueError: the model is no Equinox module; it demands other arguments, or has a switch and ``train`` is None;
+            its state is missing, or never passed through; BatchNorm layers want several axes; a static attribute cannot
+            be hashed.  When the network is first called: it draws random numbers in evaluation.
+
+        >>> import equinox as eqx
+        >>> net = Network.from_equinox(eqx.nn.Linear(3, 2, key=jax.random.key(0)))
+        >>> net(jax.numpy.ones((1, 3))).shape, net.params["weight"].shape
+        ((1, 2), (2, 3))
+        """
+        from jaxprune.libraries import equinox  # here, because it is no dependency
+
+        return Network(*equinox.parts(model, state, channels_first, train))
+
+    def to_model(self) -> Any:
+        """Returns what ``from_nnx`` or ``from_equinox`` took, with this network's parameters and state.
+
+        It is a new model in evaluation mode, to be saved by its library's own means or trained by its own loops; random
+        streams of an NNX module start from ``jax.random.key(0)``.
+
+        Returns:
+          An NNX module; or an Equinox module, together with its state where it takes one: ``(model, state)``.
+
+        Raises:
+          ValueError: the network was made in another way, or has been changed since (a head, gates).
+
+        >>> from flax import nnx
+        >>> net = Network.from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+        >>> type(net.replace(params=jax.tree.map(jax.numpy.zeros_like, net.params)).to_model()).__name__
+        'Linear'
+        """
+        if not hasattr(self.apply, "model"):
+            raise ValueError(
+                f"network: expected one that Network.from_nnx or from_equinox made, but its apply is a "
+                f"{type(self.apply).__name__}. Pass the network as it was before a head, gates or a normalisation were "
+                "put on it; of one from linen, module, params and state are all there is."
+            )
+        return self.apply.model(self.params, self.state)  # type: ignore[attr-defined]
 
 
 # Frozen dataclasses rather than closures, so that equal networks compare equal and never compile twice.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune import check, checkpoint, files, losses
+from jaxprune import check, checkpoint, files, losses, tree
 from jaxprune.data.batches import is_streamed, training_batch
 from jaxprune.data.prefetching import in_background
 from jaxprune.data.progress import bar
@@ -62,8 +62,8 @@ def step(
     return network.replace(params=params, state=state), optimizer, metrics
 
 
-def _all_finite(tree: Any) -> Any:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+def _all_finite(values: Any) -> Any:
+    leaves = [leaf for leaf in jax.tree.leaves(values) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
@@ -164,7 +164,8 @@ def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> N
       key: for dropout, where the network has any.
 
     Raises:
-      ValueError: the network has no ``train_apply``, or there is no batch, or one that is padded.
+      ValueError: the network has no ``train_apply``, or there is no batch, or one that is padded; or a statistic is
+        updated in another way.
     """
     if network.train_apply is None:
         raise ValueError("network: expected a train_apply, whose statistics are averaged, but it has none.")
@@ -174,7 +175,9 @@ def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> N
             raise ValueError(
                 "batches: expected no padding, which would enter the statistics. Choose a size that divides."
             )
-        found.append(_statistics(network, batch["image"], key))
+        statistics, averaged = _statistics(network, batch["image"], key)
+        _demand_averages(averaged)
+        found.append(statistics)
     if not found:
         raise ValueError("batches: expected at least one batch, but got none.")
     return network.replace(state=jax.tree.map(_average, *found))
@@ -193,9 +196,22 @@ def _average(*values: Any) -> Any:
     return sum(values) / len(values) if jnp.issubdtype(jnp.result_type(values[0]), jnp.floating) else values[0]
 
 
+def _demand_averages(averaged: Any) -> None:
+    wrong = [name for name, flag in tree.by_name(averaged).items() if not flag]
+    if wrong:
+        raise ValueError(
+            f"network: expected statistics s that train_apply updates as m s + (1 - m) b, with one m and a b that does "
+            f"not depend on s, but got another rule for {', '.join(wrong)}. In its mode 'ema' Equinox's BatchNorm "
+            "normalises by s in training: make it with mode='batch'."
+        )
+
+
 @jax.jit
-def _statistics(network: Network, images: Any, key: jax.Array) -> Any:
-    """The statistics of one batch: updating zeros gives (1 - m) b, and updating v gives m v more."""
+def _statistics(network: Network, images: Any, key: jax.Array) -> tuple[Any, Any]:
+    """The statistics of one batch, and whether each is an average.
+
+    Updating zeros gives (1 - m) b, and updating v gives m v more.
+    """
     leaves, structure = jax.tree.flatten(network.state)
     # What is no float (the gates of units) is no statistic, and must be what it is while the others are measured.
     moving = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
@@ -212,14 +228,18 @@ def _statistics(network: Network, images: Any, key: jax.Array) -> Any:
         for moves, leaf in zip(moving, share, strict=True)
     ]
 
-    def solve(moves: bool, old: Any, part: Any, filled: Any, both: Any) -> Any:
+    def solve(moves: bool, old: Any, part: Any, filled: Any, both: Any) -> tuple[Any, Any]:
         if not moves:
-            return old
-        kept = jnp.mean((both - part) / filled)
-        return jnp.where(kept < 1, part / jnp.where(kept < 1, 1 - kept, 1), old)
+            return old, True
+        each = (both - part) / filled
+        kept = jnp.mean(each)
+        # Were b another one at v, it would hardly differ by the same in every channel.
+        averaged = jnp.max(jnp.abs(each - kept)) <= 1e-4 + 32 * jnp.finfo(each.dtype).eps
+        return jnp.where(kept < 1, part / jnp.where(kept < 1, 1 - kept, 1), old), averaged
 
     solved = [solve(*entry) for entry in zip(moving, leaves, share, probe, updated(probe), strict=True)]
-    return jax.tree.unflatten(structure, solved)
+    values, averaged = zip(*solved, strict=True) if solved else ((), ())
+    return jax.tree.unflatten(structure, values), jax.tree.unflatten(structure, averaged)
 
 
 def _check_resume(root: Path, start: int, steps: int, identity: np.ndarray, written: np.ndarray) -> None:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-KERNELS = r"(^|/)(kernel|weight|[wW]\d*)$"
+# The leaves of an nnx.State that was made by hand have "/value" at their end.
+KERNELS = r"(^|/)(kernel|weight|[wW]\d*)(/value)?$"
 
 
 def name(path: tuple[Any, ...]) -> str:

@@ -21,6 +21,7 @@ MANY_MAPS = 25_000
 QUICKLY = {
     "curvature",
     "geometry",
+    "libraries",
     "scores",
     "structured",
     "test_architecture.py",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
     {"types", "check", "files"},
-    {"tree", "mesh", "memory", "stats", "records", "tensor_files"},
+    {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
     {"network", "losses"},
     {"sites", "groups"},
     {"data", "models", "curvature", "masks", "schedules", "checkpoint", "similarity", "cost"},

@@ -181,6 +181,20 @@ def test_recalibrate_needs_statistics_and_batches_without_padding():
         jp.train.recalibrate(net, [], jax.random.key(0))
 
 
+def test_recalibrate_refuses_what_is_no_average():
+    """A statistic that the training step normalises by, as some libraries' BatchNorm does, would come out wrong."""
+
+    def train_apply(params, state, images, rngs):
+        hidden = images.reshape(len(images), -1) / (1 + state["norm"])
+        sources = {"average": hidden, "norm": jnp.abs(images.reshape(len(images), -1))}
+        rules = {name: 0.9 * state[name] + 0.1 * jnp.mean(source, axis=0) for name, source in sources.items()}
+        return apply(params, {}, images), {**rules, "halves": state["halves"]}
+
+    state = {"average": jnp.ones(4), "norm": jnp.ones(4), "halves": jnp.arange(2)}
+    with pytest.raises(ValueError, match=r"network: expected statistics s that .* another rule for average\. In its"):
+        jp.train.recalibrate(network().replace(train_apply=train_apply, state=state), [data()], jax.random.key(0))
+
+
 def test_step_is_traced_once_for_all_steps_masks_seeds_and_networks():
     traces = []
 
