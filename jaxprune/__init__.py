@@ -4,33 +4,39 @@ Scores of every weight are turned into boolean mask pytrees by pure functions, a
 transformations.  Start with ``jaxprune.types``.
 """
 
-from jaxprune import (
-    checkpoint,
-    cost,
-    curvature,
-    data,
-    evaluate,
-    geometry,
-    groups,
-    losses,
-    masks,
-    mesh,
-    models,
-    optim,
-    pruning,
-    records,
-    schedules,
-    scores,
-    similarity,
-    sites,
-    stats,
-    structured,
-    tensor_files,
-    train,
-    tree,
-    types,
-)
-from jaxprune.network import Network
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxprune import (
+        checkpoint,
+        cost,
+        curvature,
+        data,
+        evaluate,
+        geometry,
+        groups,
+        losses,
+        masks,
+        mesh,
+        models,
+        optim,
+        pruning,
+        records,
+        schedules,
+        scores,
+        similarity,
+        sites,
+        stats,
+        structured,
+        tensor_files,
+        train,
+        tree,
+        types,
+    )
+    from jaxprune.network import Network
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Network",
@@ -59,3 +65,19 @@ __all__ = [
     "tree",
     "types",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a module when it is first asked for: nobody waits for SciPy, orbax and optax who does not need them."""
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxprune' has no attribute {name!r}")
+    if name == "Network":
+        from jaxprune.network import Network
+
+        globals()[name] = Network
+        return Network
+    return importlib.import_module(f"jaxprune.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

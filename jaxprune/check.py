@@ -140,7 +140,7 @@ def finite(name: str, tree: Any, remedy: str) -> None:
     counts = _count_not_finite([leaf for _, leaf in leaves])
     if isinstance(counts, Tracer):  # arrays that a traced function closes over
         return
-    for (path, _), bad in zip(leaves, counts.tolist(), strict=True):
+    for (path, _), bad in zip(leaves, np.asarray(counts).tolist(), strict=True):
         if bad:
             where = jax.tree_util.keystr(path) or "the array"
             raise ValueError(
@@ -148,9 +148,24 @@ def finite(name: str, tree: Any, remedy: str) -> None:
             )
 
 
+def _count_not_finite(leaves: list[Any]) -> Any:
+    if not all(map(_lies_here, leaves)):
+        return _count_not_finite_there(leaves)
+    # In the type that the library will compute in, where a large number may be none.
+    arrays = [np.asarray(leaf, jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))) for leaf in leaves]
+    return [array.size - np.count_nonzero(np.isfinite(array)) for array in arrays]
+
+
 @jax.jit
-def _count_not_finite(leaves: list[Any]) -> jax.Array:
+def _count_not_finite_there(leaves: list[Any]) -> jax.Array:
     return jnp.stack([jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves])
+
+
+def _lies_here(leaf: Any) -> bool:
+    """Whether NumPy can read it where it lies: compiling a program to look at it would take longer than looking."""
+    if not isinstance(leaf, jax.Array):
+        return True
+    return not isinstance(leaf, Tracer) and [device.platform for device in leaf.devices()] == ["cpu"]
 
 
 def label_range(name: str, values: Any, classes: int) -> np.ndarray:
@@ -219,9 +234,15 @@ def finite_batch(batch: Mapping[str, Any], name: str = "batch") -> None:
     finite(name, counting, "Look at the preprocessing, or give the example the weight 0.")
 
 
-@jax.jit
-def _that_counts(value: Any, weight: Any) -> jax.Array:
+def _that_counts(value: Any, weight: Any) -> Any:
     """The entries of the examples of weight above 0; zero for the others."""
+    if _lies_here(value) and _lies_here(weight):
+        return np.asarray(value)[np.asarray(weight) > 0]
+    return _that_counts_there(value, weight)
+
+
+@jax.jit
+def _that_counts_there(value: Any, weight: Any) -> jax.Array:
     return jnp.where((weight > 0).reshape(-1, *[1] * (value.ndim - 1)), value, jnp.zeros((), value.dtype))
 
 

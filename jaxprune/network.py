@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-from flax import linen as nn
+
+if TYPE_CHECKING:
+    from flax import linen as nn
 
 from jaxprune.types import Apply, State, TrainApply
 
@@ -47,12 +49,13 @@ class Network:
         return replace(self, **changes)
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> "nn.Module":
         """The Flax linen module that ``from_linen`` wrapped.
 
         Raises:
           ValueError: the network was made in another way, or has been changed since (a head, gates).
 
+        >>> from flax import linen as nn
         >>> Network.from_linen(nn.Dense(2), {"params": {}}).module.features
         2
         """
@@ -64,7 +67,7 @@ class Network:
         return self.apply.module
 
     @staticmethod
-    def from_linen(module: nn.Module, variables: Any, train: dict[str, Any] | None = None) -> "Network":
+    def from_linen(module: "nn.Module", variables: Any, train: dict[str, Any] | None = None) -> "Network":
         """Wraps a Flax linen module: ``apply`` is ``module.apply(variables, images)`` and nothing else.
 
         Args:
@@ -76,6 +79,7 @@ class Network:
         Returns:
           A network with ``variables["params"]`` as parameters and every other collection as state.
 
+        >>> from flax import linen as nn
         >>> module = nn.Dense(2)
         >>> images = jax.numpy.ones((1, 3))
         >>> net = Network.from_linen(module, module.init(jax.random.key(0), images))
@@ -187,7 +191,7 @@ class Network:
 # Frozen dataclasses rather than closures, so that equal networks compare equal and never compile twice.
 @dataclass(frozen=True)
 class _LinenApply:
-    module: nn.Module
+    module: "nn.Module"
 
     def __call__(self, params: Any, state: State, images: Any) -> Any:
         return self.module.apply({"params": params, **state}, images)
@@ -195,7 +199,7 @@ class _LinenApply:
 
 @dataclass(frozen=True)
 class _LinenTrainApply:
-    module: nn.Module
+    module: "nn.Module"
     arguments: tuple[tuple[str, Any], ...]
 
     def __call__(self, params: Any, state: State, images: Any, rngs: Any) -> tuple[Any, State]:

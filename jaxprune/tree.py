@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,6 +34,21 @@ def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     {'a': '', 'b': 'b'}
     """
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(name(path), *leaves), tree, *rest)
+
+
+@partial(jax.jit, static_argnums=0)
+def map_compiled(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """Maps a function over trees of one structure, as one program: ``jax.tree.map`` compiles one for every shape.
+
+    Args:
+      function: of a leaf of each tree.  One of a module: a function that is made anew is compiled anew.
+      tree: of arrays.
+      rest: more trees.
+
+    >>> map_compiled(jnp.multiply, {"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)})
+    {'a': Array([3., 3.], dtype=float32)}
+    """
+    return jax.tree.map(function, tree, *rest)
 
 
 def prunable(params: Any, include: str = KERNELS, exclude: str | None = None) -> Any:

@@ -252,8 +252,7 @@ def _collect(asked: Request, tasks: list[Task], memory: int | None) -> Params:
             members = partition.members(leaf.shape, "unit", asked.units(path))
             result = jnp.zeros(leaf.size, result.dtype).at[members.ravel()].set(result.ravel())
         found[path] = result.reshape(leaf.shape)
+    others = {name: leaf for name, leaf in tree.by_name(asked.network.params).items() if name not in found}
+    found |= tree.map_compiled(jnp.zeros_like, others)
     # A network may compute in a wider type than its leaves have.
-    return tree.map_named(
-        lambda name, leaf: found[name].astype(leaf.dtype) if name in found else jnp.zeros_like(leaf),
-        asked.network.params,
-    )
+    return tree.map_named(lambda name, leaf: found[name].astype(leaf.dtype), asked.network.params)

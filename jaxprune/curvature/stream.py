@@ -25,7 +25,7 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     """
     total, result = 0.0, None
     for batch in batches:
-        weight = jnp.sum(losses.weights(batch))
+        weight = _weight({key: batch[key] for key in ("label", "weight") if key in batch})
         total, result = total + weight, _add(result, weight, function(batch))
     if result is None:
         raise ValueError(
@@ -33,6 +33,11 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
         )
     check.positive("batches: the sum of the weights", float(total))
     return _add(None, 1.0 / total, result)
+
+
+@jax.jit
+def _weight(batch: Batch) -> jax.Array:
+    return jnp.sum(losses.weights(batch))
 
 
 # One program for the whole tree, instead of two for each leaf.

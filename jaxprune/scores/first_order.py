@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import check, curvature, losses
+from jaxprune import check, curvature, losses, tree
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params, Score, Scores
 
@@ -30,7 +30,7 @@ def snip(loss: Loss) -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
-        return jax.tree.map(lambda w, g: jnp.abs(w * g), network.params, gradient)
+        return tree.map_compiled(_sensitivity, network.params, gradient)
 
     return score
 
@@ -53,7 +53,7 @@ def grasp(loss: Loss) -> Score:
         batches = list(batches)  # read twice
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         product = curvature.average(lambda batch: curvature.hvp(network, loss, batch, gradient), batches)
-        return jax.tree.map(jnp.multiply, network.params, product)
+        return tree.map_compiled(jnp.multiply, network.params, product)
 
     return score
 
@@ -74,9 +74,17 @@ def fisher(loss: Loss) -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         diagonal = curvature.average(lambda batch: _mean_square(network, batch, loss), batches)
-        return jax.tree.map(lambda w, f: w**2 * f / 2, network.params, diagonal)
+        return tree.map_compiled(_half_square, network.params, diagonal)
 
     return score
+
+
+def _sensitivity(w: Any, gradient: Any) -> Any:
+    return jnp.abs(w * gradient)
+
+
+def _half_square(w: Any, fisher: Any) -> Any:
+    return w**2 * fisher / 2
 
 
 def _mean_square(network: Network, batch: Batch, loss: Loss) -> Params:
@@ -89,7 +97,7 @@ def _mean_square(network: Network, batch: Batch, loss: Loss) -> Params:
     # A part of weight 0 is all padding: there is nothing to average.
     parts = [part for part in parts if float(jnp.sum(part["weight"])) > 0]
     if not parts:
-        return jax.tree.map(jnp.zeros_like, network.params)
+        return tree.map_compiled(jnp.zeros_like, network.params)
     return curvature.average(lambda part: _squares(network, part, loss=loss), parts)
 
 

@@ -1,11 +1,11 @@
 """Scores from the exact Hessian: its diagonal, and its blocks in three forms that answer different questions."""
 
 from collections.abc import Iterable
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxprune import check
+from jaxprune import check, tree
 from jaxprune.curvature import average, block_product, diagonal
 from jaxprune.curvature.products import MATRICES
 from jaxprune.network import Network
@@ -39,7 +39,7 @@ def diagonal_hessian(loss: Loss, *, matrix: str = "hessian", scope: Scope = None
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         curvature = average(lambda batch: diagonal(network, loss, batch, matrix, scope), batches)
-        return jax.tree.map(lambda w, h: w**2 * h / 2, network.params, curvature)
+        return tree.map_compiled(_half_square, network.params, curvature)
 
     return score
 
@@ -105,9 +105,20 @@ def block_hessian(
         product = average(
             lambda batch: block_product(network, loss, batch, network.params, blocks, matrix, scope), batches
         )
-        shares = jax.tree.map(lambda w, hw: w * hw / 2, network.params, product)
-        return shares if ranking == "signed" else jax.tree.map(jnp.abs, shares)
+        return tree.map_compiled(_share if ranking == "signed" else _size_of_share, network.params, product)
 
     if form == "quadratic":
         return quadratic
     return deletion_costs(loss, form=form, blocks=blocks, matrix=matrix, damping=damping, scope=scope)
+
+
+def _half_square(w: Any, curvature: Any) -> Any:
+    return w**2 * curvature / 2
+
+
+def _share(w: Any, product: Any) -> Any:
+    return w * product / 2
+
+
+def _size_of_share(w: Any, product: Any) -> Any:
+    return jnp.abs(_share(w, product))
