@@ -190,7 +190,7 @@ def _integrated(o: AttributionOptions) -> Any:
     method = jp.evaluate.attribution.integrated_gradients(steps=o.steps)
     if not o.legacy:
         return method
-    return jp.evaluate.attribution.noise_tunnel(method, samples=2, deviation=1.0, key=o.key)
+    return jp.evaluate.attribution.noise_tunnel(method, samples=2, std=1.0, key=o.key)
 
 
 ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
@@ -199,7 +199,7 @@ ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
     "guided-backpropagation": lambda o: jp.evaluate.attribution.guided_backpropagation(),
     "integrated-gradients": _integrated,
     "input-times-gradient": lambda o: jp.evaluate.attribution.input_times_gradient(),
-    "smooth-grad": lambda o: jp.evaluate.attribution.smooth_grad(samples=16, deviation=0.5, key=o.key),
+    "smooth-grad": lambda o: jp.evaluate.attribution.smooth_grad(samples=16, std=0.5, key=o.key),
     "attention": lambda o: jp.evaluate.attribution.last_attention(),
     "rollout": lambda o: jp.evaluate.attribution.attention_rollout(),
 }

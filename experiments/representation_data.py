@@ -13,8 +13,8 @@ from experiments.representation_settings import Settings
 from jaxprune import check, records
 from jaxprune.evaluate import alignment, discovery, observers, relevance
 
-MEAN, DEVIATION = 0.5, 0.25
-"""Networks see ``(image - MEAN) / DEVIATION``, so that 0, the baseline of attributions, is a mean grey."""
+MEAN, STD = 0.5, 0.25
+"""Networks see ``(image - MEAN) / STD``, so that 0, the baseline of attributions, is a mean grey."""
 
 SHOWN = 4
 """Images whose attributions and boxes are kept for the page."""
@@ -40,7 +40,7 @@ class World:
 
 def normalised(images: Any) -> np.ndarray:
     """Makes of images in [0, 1] what networks see."""
-    return ((np.asarray(images) - MEAN) / DEVIATION).astype(np.float32)
+    return ((np.asarray(images) - MEAN) / STD).astype(np.float32)
 
 
 def prepare(settings: Settings, seed: int) -> World:

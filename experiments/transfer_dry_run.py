@@ -143,7 +143,7 @@ def _say_weights(weights: transfer_data.Weights, say: Callable[[str], None]) -> 
 def _preprocess(made: Any) -> str:
     crop = "" if made.crop is None else f", the central {made.crop} pixels"
     sizes = f"resized to {made.resize} ({made.interpolation}){crop}"
-    return f"Pictures: {sizes}, mean {made.mean}, deviation {made.deviation}."
+    return f"Pictures: {sizes}, mean {made.mean}, std {made.std}."
 
 
 def _sizes(study: Study, opened: Opened, seed: int) -> dict[str, int]:
