@@ -6,7 +6,7 @@ from typing import Any
 from experiments.joint_figures import BUDGETS, label
 from experiments.joint_results import CONTROLS, SLACK, Results, dense
 from experiments.joint_settings import CONTROL, FRACTIONS, quirks
-from experiments.joint_tables import BATCHES, IMAGES, contests
+from experiments.joint_tables import BATCHES, EXAMPLES, contests
 from experiments.transfer_results import Table
 from experiments.wording import joined, percent
 
@@ -71,13 +71,13 @@ def compared_in(results: Results, budget: str) -> list[str]:
     return [name for name in results.present(budget) if name not in CONTROLS]
 
 
-def paid_after(images: float) -> str:
+def paid_after(examples: float) -> str:
     """Writes a number of images, to two digits: it rests on estimates.
 
     >>> paid_after(1125614), paid_after(float("nan"))
     ('1,100,000 images', 'never')
     """
-    return f"{float(f'{images:.2g}'):,.0f} images" if images > 0 else "never"
+    return f"{float(f'{examples:.2g}'):,.0f} images" if examples > 0 else "never"
 
 
 def _claimed(tested: Table, chooser: str, claim: str) -> Iterator[Any]:
@@ -182,14 +182,14 @@ def _paid(study: Any, costs: Table, compared: list[str]) -> Iterator[str]:
             for size in BATCHES
         )
         fewer = 1 - row.parameters / row.parameters_dense
-        pays = paid_after(row.break_even_images)
+        pays = paid_after(row.break_even_examples)
         after = f"after about {pays}" if pays != "never" else pays
         yield (
             f"{_capital(taken(row.chooser))} ends with {percent(fewer)} fewer parameters and {percent(row.removed)} "
             f"fewer operations, and takes, of the dense network's time, {large} and {small}. A search took "
             f"{row.search:.0f} s, compilation included for the first run of a study. Estimated from measured time × "
             f"{study.watts:g} W × {study.grams_per_kwh:g} g/kWh, as "
-            f"stated: the search emitted {row.search_grams:.2g} g of CO2 equivalents, {IMAGES:,} images at batch "
+            f"stated: the search emitted {row.search_grams:.2g} g of CO2 equivalents, {EXAMPLES:,} images at batch "
             f"{BATCHES[-1]} emit {row.million_grams_saved:.2g} g less, and the search has paid for itself {after}."
         )
 

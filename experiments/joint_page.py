@@ -90,8 +90,8 @@ def compose(study: Any, records: Sequence[dict[str, Any]], results: Results, tab
 
 
 def _count(results: Results) -> str:
-    images = {course.seed: len(course.labels) for course in results.courses}
-    return f"{counted(len(images), 'seed')}, n = {sum(images.values())} test images in all."
+    examples = {course.seed: len(course.labels) for course in results.courses}
+    return f"{counted(len(examples), 'seed')}, n = {sum(examples.values())} test images in all."
 
 
 # ------------------------------------------------------------------------------------------------------------ figures

@@ -62,7 +62,7 @@ def cost_tables(page: report.Page, study: Any, results: Results, costs: Table) -
         energy.append([name, f"{row.million_seconds_dense:.1f}", f"{row.million_seconds:.1f}"])
         energy[-1] += [f"{row.million_grams_saved:.2g}"]
         if row.search > 0:
-            energy[-1] += [f"{row.search_grams:.2g}", paid_after(row.break_even_images)]
+            energy[-1] += [f"{row.search_grams:.2g}", paid_after(row.break_even_examples)]
             parts = [getattr(row, f"later_{part}") for part in joint_tables.PARTS]
             deciding = percent(row.deciding) if row.search_later > 0 else "–"
             searches.append([name, *(f"{value:.1f}" for value in (row.search, row.search_first, *parts)), deciding])
@@ -81,8 +81,8 @@ def cost_tables(page: report.Page, study: Any, results: Results, costs: Table) -
         )
     page.table(
         f"Estimated: measured time × {study.watts:g} W × {study.grams_per_kwh:g} g/kWh, both as stated and neither "
-        f"measured. For {joint_tables.IMAGES:,} images at batch 64: seconds of the dense network and of the last ones, "
-        "and grams of CO2 equivalents saved; grams of the search; the images after which it has paid for itself.",
+        f"measured. For {joint_tables.EXAMPLES:,} images at batch 64: seconds of the dense network and of the last "
+        "ones, and grams of CO2 equivalents saved; grams of the search; the images after which it has paid for itself.",
         ["", "dense (s)", "last (s)", "saved (g)", "search (g)", "pays after"],
         energy,
     )

@@ -22,7 +22,7 @@ class Settings:
     """digits, shapes, or tfds:<name> for a prepared TensorFlow data set."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
-    image_size: int = 32
+    image: int = 32
     """Side of the images in pixels; the digits have 8 whatever it says."""
     depth: int = 20
     """Depth of the CIFAR ResNet, 6 n + 2."""
@@ -177,11 +177,11 @@ def grid(study: Study) -> list[Run]:
     ]
 
 
-_POSITIVE = ("width", "pretrain_steps", "pretrain_rate", "batch_size", "image_size", "multiple", "brief_steps")
+_POSITIVE = ("width", "pretrain_steps", "pretrain_rate", "batch_size", "image", "multiple", "brief_steps")
 _POSITIVE += ("long_steps", "tune_rate", "margin", "watts", "grams_per_kwh")
 _NOT_NEGATIVE = ("share", "distil", "compile_macs", "checkpoints")
 
-_WHOLE = ("width", "pretrain_steps", "batch_size", "image_size", "multiple", "brief_steps", "long_steps", "checkpoints")
+_WHOLE = ("width", "pretrain_steps", "batch_size", "image", "multiple", "brief_steps", "long_steps", "checkpoints")
 
 
 def _check_numbers(study: Study) -> None:
@@ -240,7 +240,7 @@ def validate(study: Study) -> Any:
         raise ValueError("checkpoints: expected 0 (all), or 2 or more, as the dense network is one, but got 1.")
     jp.models.resnet_cifar(study.depth, 2, study.width)
     check.writable("out", study.out)
-    images = options.load(study.data, study.data_folder, study.image_size).images
+    images = options.load(study.data, study.data_folder, study.image).images
     for seed in study.seeds:
         jp.data.split(images.labels, images.name, seed, FRACTIONS)
     return images

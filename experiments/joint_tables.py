@@ -16,7 +16,7 @@ PARTS = ("criterion", "brief", "choice", "long")
 """What a step of the search spends its time on."""
 BATCHES = (1, 64)
 """The batch sizes whose latency was measured."""
-IMAGES = 1_000_000
+EXAMPLES = 1_000_000
 """How many images a saving is stated for."""
 COUNTS = ("macs", "parameters", "filters")
 
@@ -128,10 +128,10 @@ def _cost(course: Course, watts: float, grams_per_kwh: float) -> dict[str, Any]:
 
 def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
     estimate = partial(cost.estimate, watts=watts, grams_per_kwh=grams_per_kwh)
-    scale = IMAGES / BATCHES[-1]
+    scale = EXAMPLES / BATCHES[-1]
     before, after = (estimate(row[f"seconds_{BATCHES[-1]}{end}"] * scale) for end in ("_dense", ""))
     spent = estimate(row["search"]) if row["search"] > 0 else None
-    found = cost.saving(before, after, search=spent, images=None if spent is None else IMAGES)
+    found = cost.saving(before, after, search=spent, examples=None if spent is None else EXAMPLES)
     return {
         "search_kwh": None if spent is None else spent.kwh,
         "search_grams": None if spent is None else spent.grams,
@@ -139,7 +139,7 @@ def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str
         "million_seconds": after.seconds,
         "million_kwh_saved": before.kwh - after.kwh,
         "million_grams_saved": before.grams - after.grams,
-        "break_even_images": found.break_even_kwh,
+        "break_even_examples": found.break_even_kwh,
     }
 
 

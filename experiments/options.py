@@ -123,21 +123,21 @@ class Architecture:
     unpruned: str = ""
     patch: int = 0
 
-    def shapes(self, size: int) -> Any:
+    def shapes(self, image: int) -> Any:
         """Returns the shapes of the parameters."""
-        images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
-        return jax.eval_shape(self.module(2, size).init, jax.random.key(0), images)["params"]
+        images = jax.ShapeDtypeStruct((1, image, image, 3), "float32")
+        return jax.eval_shape(self.module(2, image).init, jax.random.key(0), images)["params"]
 
-    def digest(self, size: int) -> str:
+    def digest(self, image: int) -> str:
         """Hashes what the architecture is, but for the number of classes."""
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "module"}
-        return records.digest({**fields, "module": self.module(2, size).describe()})[:16]
+        return records.digest({**fields, "module": self.module(2, image).describe()})[:16]
 
 
 def _small_resnet(title: str, width: int) -> Architecture:
     return Architecture(
         title,
-        lambda classes, size: jp.models.resnet_cifar(8, classes, width, stem_stride=2),
+        lambda classes, image: jp.models.resnet_cifar(8, classes, width, stem_stride=2),
         rate=5e-3,
         cam="stage3/block0",
         tokens="stage2/block0",
@@ -152,7 +152,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet-large": _small_resnet("ResNet, 16 wide", 16),
     "vit": Architecture(
         "ViT",
-        lambda classes, size: jp.models.vit(patch=8, image=size, classes=classes, width=64, heads=4, depth=3),
+        lambda classes, image: jp.models.vit(patch=8, image=image, classes=classes, width=64, heads=4, depth=3),
         rate=1e-3,
         # Behind the last block only the class token matters: Grad-CAM reads the block before.
         cam="block1",
@@ -164,7 +164,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "swin": Architecture(
         "Swin V2",
-        lambda classes, size: jp.models.swin_v2(
+        lambda classes, image: jp.models.swin_v2(
             patch=4, window=4, depths=(2, 2), classes=classes, width=24, heads=(2, 4)
         ),
         rate=2e-3,
@@ -190,7 +190,7 @@ def _integrated(o: AttributionOptions) -> Any:
     method = jp.evaluate.attribution.integrated_gradients(steps=o.steps)
     if not o.legacy:
         return method
-    return jp.evaluate.attribution.noise_tunnel(method, samples=2, deviation=1.0, key=o.key)
+    return jp.evaluate.attribution.noise_tunnel(method, samples=2, std=1.0, key=o.key)
 
 
 ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
@@ -199,7 +199,7 @@ ATTRIBUTIONS: Mapping[str, Callable[[AttributionOptions], Any]] = {
     "guided-backpropagation": lambda o: jp.evaluate.attribution.guided_backpropagation(),
     "integrated-gradients": _integrated,
     "input-times-gradient": lambda o: jp.evaluate.attribution.input_times_gradient(),
-    "smooth-grad": lambda o: jp.evaluate.attribution.smooth_grad(samples=16, deviation=0.5, key=o.key),
+    "smooth-grad": lambda o: jp.evaluate.attribution.smooth_grad(samples=16, std=0.5, key=o.key),
     "attention": lambda o: jp.evaluate.attribution.last_attention(),
     "rollout": lambda o: jp.evaluate.attribution.attention_rollout(),
 }
@@ -221,7 +221,7 @@ class Sources:
 
 
 def load(
-    data: str, folder: str | None, size: int, preprocess: Preprocess | None = None, on_error: OnError = "error"
+    data: str, folder: str | None, image: int, preprocess: Preprocess | None = None, on_error: OnError = "error"
 ) -> Sources:
     """Opens a data set and its tasks.
 
@@ -229,7 +229,7 @@ def load(
       data: "digits", "shapes", "tfds:<name>" for a prepared TensorFlow data set, "folder:<path>" for pictures in a
         folder for each class (or in train/ and val/ of such), or "npz:<path>".
       folder: where prepared data sets lie.
-      size: side of the images in pixels; the digits have 8 whatever it says.
+      image: side of the images in pixels; the digits have 8 whatever it says.
       preprocess: what a pretrained network was made for, in place of squares of this size.
       on_error: what becomes of pictures in folders that can't be read: "error" or "skip".
 
@@ -243,8 +243,8 @@ def load(
     if data == "digits":
         return Sources(jp.data.digits(), None, halves(10, ("0-4", "5-9")))
     if data == "shapes":
-        return Sources(jp.data.shapes(0, image=size), None, jp.data.shape_tasks())
-    images, tests = _OPENERS[kind](name, folder, size, preprocess, on_error)
+        return Sources(jp.data.shapes(0, image=image), None, jp.data.shape_tasks())
+    images, tests = _OPENERS[kind](name, folder, image, preprocess, on_error)
     if tests is not None and tests.classes != images.classes:
         other = sorted(set(images.classes) ^ set(tests.classes))
         raise ValueError(
@@ -257,19 +257,19 @@ def load(
 
 
 def _from_tfds(
-    name: str, folder: str | None, size: int, preprocess: Preprocess | None, on_error: OnError
+    name: str, folder: str | None, image: int, preprocess: Preprocess | None, on_error: OnError
 ) -> tuple[jp.data.Source, jp.data.Source | None]:
-    options: dict[str, Any] = {"folder": folder} | ({"preprocess": preprocess} if preprocess else {"size": size})
+    options: dict[str, Any] = {"folder": folder} | ({"preprocess": preprocess} if preprocess else {"image": image})
     # ImageNet's test split has no labels; its validation split is what everyone reports.
     tests = jp.data.tfds(name, "validation", **options) if preprocess and name.startswith("imagenet2012") else None
     return jp.data.tfds(name, **options), tests
 
 
 def _from_folder(
-    name: str, folder: str | None, size: int, preprocess: Preprocess | None, on_error: OnError
+    name: str, folder: str | None, image: int, preprocess: Preprocess | None, on_error: OnError
 ) -> tuple[jp.data.Source, jp.data.Source | None]:
     del folder
-    made = preprocess or Preprocess(resize=(size, size))
+    made = preprocess or Preprocess(resize=(image, image))
     path = Path(name)
     tests = next((part for part in ("val", "validation", "valid", "test") if (path / part).is_dir()), None)
     training = (path / "train").is_dir()
@@ -286,9 +286,9 @@ def _from_folder(
 
 
 def _from_npz(
-    name: str, folder: str | None, size: int, preprocess: Preprocess | None, on_error: OnError
+    name: str, folder: str | None, image: int, preprocess: Preprocess | None, on_error: OnError
 ) -> tuple[jp.data.Source, jp.data.Source | None]:
-    del folder, size, on_error
+    del folder, image, on_error
     images = jp.data.npz(name)
     if preprocess is None or images.image_shape[:2] == (preprocess.crop, preprocess.crop):
         return images, None  # they have been brought to that size before
@@ -297,7 +297,7 @@ def _from_npz(
             f"data: expected images of {preprocess.crop} x {preprocess.crop} pixels, or bytes that can be resized, but "
             f"{name!r} has {images.pixels.dtype} of the shape {images.image_shape}. Save them as uint8."
         )
-    pixels = np.stack([jp.data.preprocess(image, preprocess) for image in images.pixels])
+    pixels = np.stack([jp.data.preprocess(picture, preprocess) for picture in images.pixels])
     return dataclasses.replace(images, pixels=pixels), None
 
 

@@ -85,7 +85,7 @@ def definitions(study: Study, results: Results) -> list[tuple[str, str]]:
 
 def _places(study: Study, results: Results) -> str:
     """Says how features are read at as many places of every architecture."""
-    side = study.image_size // 4
+    side = study.image // 4
     tokens = [name for name in results.architectures if not options.ARCHITECTURES[name].is_map]
     told = [
         f"All networks see the images in the size that they were trained on, and are read at {side} × {side} places"

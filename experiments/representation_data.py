@@ -13,8 +13,8 @@ from experiments.representation_settings import Settings
 from jaxprune import check, records
 from jaxprune.evaluate import alignment, discovery, observers, relevance
 
-MEAN, DEVIATION = 0.5, 0.25
-"""Networks see ``(image - MEAN) / DEVIATION``, so that 0, the baseline of attributions, is a mean grey."""
+MEAN, STD = 0.5, 0.25
+"""Networks see ``(image - MEAN) / STD``, so that 0, the baseline of attributions, is a mean grey."""
 
 SHOWN = 4
 """Images whose attributions and boxes are kept for the page."""
@@ -40,7 +40,7 @@ class World:
 
 def normalised(images: Any) -> np.ndarray:
     """Makes of images in [0, 1] what networks see."""
-    return ((np.asarray(images) - MEAN) / DEVIATION).astype(np.float32)
+    return ((np.asarray(images) - MEAN) / STD).astype(np.float32)
 
 
 def prepare(settings: Settings, seed: int) -> World:
@@ -81,11 +81,11 @@ def _scenes(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, dict
     count = len(names)
 
     def paint(stream: int, labels: np.ndarray, texture: np.ndarray) -> jp.data.Scenes:
-        options: dict[str, Any] = {"image": settings.image_size, "difficulty": settings.difficulty}
+        options: dict[str, Any] = {"image": settings.image, "difficulty": settings.difficulty}
         return jp.data.scenes(keys[stream], len(labels), shape=labels, texture=texture, **options)
 
-    learned = np.arange(settings.train_images, dtype=np.int32) % count
-    labels = np.arange(settings.test_images, dtype=np.int32) % count
+    learned = np.arange(settings.train_examples, dtype=np.int32) % count
+    labels = np.arange(settings.test_examples, dtype=np.int32) % count
     training = paint(_TRAINING, learned, learned).image.astype(np.float32) / 255
     # Every class in colour and in grey: all distorted images are grey, and should not be new for that reason alone.
     grey = learned_in_grey(len(learned), count)
@@ -101,13 +101,13 @@ def _scenes(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, dict
     )
 
 
-def learned_in_grey(images: int, classes: int) -> np.ndarray:
+def learned_in_grey(examples: int, classes: int) -> np.ndarray:
     """Says which training scenes are shown in grey: those of every second round of the classes.
 
     >>> learned_in_grey(6, 2).tolist()
     [False, False, True, True, False, False]
     """
-    return np.arange(images) // classes % 2 == 1
+    return np.arange(examples) // classes % 2 == 1
 
 
 def _annotated(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, None]:
@@ -123,7 +123,7 @@ def _split(images: jp.data.Annotated, settings: Settings, seed: int) -> tuple[np
     parts = jp.data.split(labels, images.name, seed, _FRACTIONS)
     tested = np.random.Generator(np.random.Philox(key=seed)).permutation(parts["test"])
     turn = np.array([np.sum(labels[tested[:place]] == labels[one]) for place, one in enumerate(tested)])
-    return parts["training"], tested[np.lexsort((labels[tested], turn))][: settings.test_images]
+    return parts["training"], tested[np.lexsort((labels[tested], turn))][: settings.test_examples]
 
 
 def read(settings: Settings) -> jp.data.Annotated:
@@ -133,18 +133,18 @@ def read(settings: Settings) -> jp.data.Annotated:
         check.choice("data", settings.data, ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>"))
         raise ValueError(f"data: expected a folder or a name in place of <...>, but got {settings.data!r}.")
     values = (settings.object_values, settings.void_values)
-    return _read(kind, name, settings.data_folder, settings.image_size, *values)
+    return _read(kind, name, settings.data_folder, settings.image, *values)
 
 
 @cache
 def _read(
-    kind: str, name: str, folder: str | None, size: int, objects: tuple[int, ...], void: tuple[int, ...]
+    kind: str, name: str, folder: str | None, image: int, objects: tuple[int, ...], void: tuple[int, ...]
 ) -> jp.data.Annotated:
     if kind == "voc":
-        return jp.data.voc(name, size=size)
+        return jp.data.voc(name, image=image)
     if kind == "folder":
-        return jp.data.annotated_folder(name, size=size)
-    return jp.data.annotated_tfds(name, size=size, folder=folder, objects=objects or None, void=void)
+        return jp.data.annotated_folder(name, image=image)
+    return jp.data.annotated_tfds(name, image=image, folder=folder, objects=objects or None, void=void)
 
 
 def open_data(settings: Settings) -> None:
@@ -156,13 +156,13 @@ def open_data(settings: Settings) -> None:
     labels, counts = np.unique(np.asarray(images.labels)[tested], return_counts=True)
     if len(labels) < 2 or counts.max() < 2:
         raise ValueError(
-            f"data, test_images: expected test images of two classes or more, two of one of them, but the "
+            f"data, test_examples: expected test images of two classes or more, two of one of them, but the "
             f"{len(tested)} are of {len(labels)} with at most {counts.max()} each. Take more images."
         )
-    if len(tested) < settings.attributed_images:
+    if len(tested) < settings.attributed_examples:
         raise ValueError(
-            f"attributed_images: expected at most the {len(tested)} test images that there are, but got "
-            f"{settings.attributed_images}."
+            f"attributed_examples: expected at most the {len(tested)} test images that there are, but got "
+            f"{settings.attributed_examples}."
         )
 
 
@@ -196,7 +196,7 @@ def watched(world: World, settings: Settings, seed: int) -> dict[str, observers.
 
 def truth(world: World, settings: Settings, seed: int) -> dict[str, Any]:
     """Collects what networks are held against: labels, chance levels, baselines, and the answers of observers."""
-    few = settings.attributed_images
+    few = settings.attributed_examples
     masks = world.test.mask
     size = world.test.images.shape[1:3]
     count = len(world.test.images)
@@ -210,7 +210,7 @@ def truth(world: World, settings: Settings, seed: int) -> dict[str, Any]:
             for name, boxes in baselines.items()
         },
         "observers": {name: one.responses.tolist() for name, one in watched(world, settings, seed).items()},
-        "strip": strip(world, min(SHOWN, settings.attributed_images)),
+        "strip": strip(world, min(SHOWN, settings.attributed_examples)),
         "conflict": None
         if world.conflict is None
         else {name: np.asarray(world.conflict[name]).tolist() for name in ("shape", "texture")},

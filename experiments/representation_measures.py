@@ -56,8 +56,8 @@ def attributions(run: Run, world: World, network: jp.Network) -> dict[str, Any]:
     """Compares attributions of the network's own decisions with the masks of the objects."""
     kind = options.ARCHITECTURES[run.architecture]
     key = jax.random.key(run.seed)
-    images = jnp.asarray(normalised(world.test.images[: run.attributed_images]))
-    masks = world.test.mask[: run.attributed_images]
+    images = jnp.asarray(normalised(world.test.images[: run.attributed_examples]))
+    masks = world.test.mask[: run.attributed_examples]
     found: dict[str, Any] = {}
     for name in kind.methods:
         make = options.ATTRIBUTIONS[name](options.AttributionOptions(kind.cam, run.path_steps, key, run.legacy))
@@ -118,7 +118,7 @@ def objects(run: Run, world: World, network: jp.Network) -> dict[str, Any]:
     for name, one in found.items():
         boxes = np.asarray(one.box)
         hits = discovery.corloc(boxes, world.test.boxes, legacy=run.legacy).hits
-        result[name] = {"hits": hits.tolist(), "strip": boxes[: min(SHOWN, run.attributed_images)].tolist()}
+        result[name] = {"hits": hits.tolist(), "strip": boxes[: min(SHOWN, run.attributed_examples)].tolist()}
     return result
 
 

@@ -36,17 +36,17 @@ def approach(study: Study, results: Results) -> list[Point]:
 
 def _data(study: Study) -> str:
     kind = DATA.get(study.data, study.data)
-    attributed = f"attributions are made of the first {study.attributed_images}"
-    sizes = f"{study.image_size} pixels a side"
+    attributed = f"attributions are made of the first {study.attributed_examples}"
+    sizes = f"{study.image} pixels a side"
     if study.data != "shapes":
         has_void = study.data.startswith("voc:") or study.void_values
         void = " Void pixels, which are neither object nor ground, count as ground." if has_void else ""
         return (
-            f"{kind}, split anew for each seed; {study.test_images} test images at most, {attributed}; {sizes}.{void}"
+            f"{kind}, split anew for each seed; {study.test_examples} test images at most, {attributed}; {sizes}.{void}"
         )
     return (
         f"{kind.capitalize()}, painted anew for each seed: ten classes, a shape with a texture of its own each; masks "
-        f"and boxes are exact. {study.train_images} training and {study.test_images} test images, {attributed}; "
+        f"and boxes are exact. {study.train_examples} training and {study.test_examples} test images, {attributed}; "
         f"{sizes}. Every second training scene of a class is grey, since distorted images are and should not be new "
         "for that alone. For the shape bias, scenes whose texture is that of another class."
     )
@@ -55,8 +55,7 @@ def _data(study: Study) -> str:
 def _networks(study: Study, results: Results) -> str:
     classes = len(results.truths[results.seeds[0]]["classes"])
     kinds = [
-        f"{title(name)}: {_layout(options.ARCHITECTURES[name], study.image_size, classes)}"
-        for name in results.architectures
+        f"{title(name)}: {_layout(options.ARCHITECTURES[name], study.image, classes)}" for name in results.architectures
     ]
     return (
         f"{'; '.join(kinds)}. All are trained with AdamW, weight decay 0.01, warm-up and cosine decay that start anew "
@@ -64,10 +63,10 @@ def _networks(study: Study, results: Results) -> str:
     )
 
 
-def _layout(kind: options.Architecture, size: int, classes: int) -> str:
+def _layout(kind: options.Architecture, image: int, classes: int) -> str:
     """Writes the numbers of an architecture: its layers, its parameters, its learning rate."""
-    module = kind.module(classes, size)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+    module = kind.module(classes, image)
+    images = jax.ShapeDtypeStruct((1, image, image, 3), "float32")
     params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
     told = module.describe()
     return f"{_LAYERS[told['family']](told)}, {tree.size(params):,} parameters, peak rate {kind.rate:g}"

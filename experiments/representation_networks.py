@@ -47,7 +47,7 @@ class Climb:
     def __init__(self, settings: Settings, architecture: str, seed: int, world: World, out: Path) -> None:
         self._settings, self._seed, self._world, self._out = settings, seed, world, out
         self._kind = options.ARCHITECTURES[architecture]
-        self.module = self._kind.module(len(world.classes), settings.image_size)
+        self.module = self._kind.module(len(world.classes), settings.image)
         images = world.training["image"][:1]
         variables = jax.jit(self.module.init)(jax.random.key(seed), images)
         self._start = jp.Network.from_linen(self.module, variables, train={"train": True})

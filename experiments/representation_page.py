@@ -107,7 +107,7 @@ def _count(results: Results, question: str) -> str:
     asked = [one for one in results.quantities if one.question == question]
     several = len({one.line for one in asked}) > 1
     dashed = "; those of dashed lines are in the tables" if several else ""
-    ends = [end for one in asked for end in results.images(one)]
+    ends = [end for one in asked for end in results.examples(one)]
     least, most = min(ends), max(ends)
     images = "triplets" if question == ODD else "image" if most == 1 else "images"
     counts = f"{least if least == most else f'{least} to {most}'} {images}{' each' if len(results.seeds) > 1 else ''}"
@@ -189,7 +189,7 @@ def _sparsities(results: Results, rung: int) -> str:
 
 def _number(row: Any) -> Cell:
     interval = "" if np.isnan(row.low) else f"95 % interval {row.low:.3f} to {row.high:.3f}; "
-    return Cell(f"{row.mean:.3f}", hint=f"{interval}n = {row.images}, seeds: {row.seeds}")
+    return Cell(f"{row.mean:.3f}", hint=f"{interval}n = {row.examples}, seeds: {row.seeds}")
 
 
 def _network_table(page: report.Page, results: Results) -> None:

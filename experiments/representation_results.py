@@ -100,7 +100,7 @@ class Results:
         found = [quantity.levels(self.truths[seed]) for seed in self.seeds]
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
-    def images(self, quantity: Quantity) -> tuple[int, int]:
+    def examples(self, quantity: Quantity) -> tuple[int, int]:
         """Returns the fewest and the most images, or triplets, of a seed that a quantity is of."""
         counts = [
             len(one)
@@ -175,7 +175,7 @@ def curves(results: Results) -> Table:
                             "rung": rung,
                             "sparsity": results.sparsity(architecture, arm, rung),
                             **found._asdict(),
-                            "images": count,
+                            "examples": count,
                             "seeds": len(results.seeds),
                         }
                     )

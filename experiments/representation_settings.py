@@ -25,15 +25,15 @@ class Settings:
     """Values of a TensorFlow data set's masks that mean an object.  None given: every value above 0."""
     void_values: tuple[int, ...] = ()
     """Values that mean neither object nor ground."""
-    image_size: int = 32
+    image: int = 32
     """Side of the images in pixels."""
     difficulty: float = 0.3
     """Of the scenes."""
-    train_images: int = 8000
+    train_examples: int = 8000
     """Scenes that are painted for training."""
-    test_images: int = 200
+    test_examples: int = 200
     """Scenes, or images, that every measure but attribution sees; at most so many of a folder."""
-    attributed_images: int = 32
+    attributed_examples: int = 32
     """Of them, those that attributions are made of."""
     batch_size: int = 32
     first_steps: int = 2000
@@ -154,7 +154,7 @@ def grid(study: Study) -> list[Run]:
         Run(
             **fields,
             architecture=name,
-            network=options.ARCHITECTURES[name].digest(study.image_size),
+            network=options.ARCHITECTURES[name].digest(study.image),
             seed=seed,
             arm=arm,
             rung=rung,
@@ -172,7 +172,7 @@ def truths(study: Study) -> list[Truth]:
     return [Truth(**fields, seed=seed) for seed in study.seeds]
 
 
-_COUNTS = ("train_images", "test_images", "attributed_images", "batch_size", "first_steps", "steps", "rungs")
+_COUNTS = ("train_examples", "test_examples", "attributed_examples", "batch_size", "first_steps", "steps", "rungs")
 
 
 def validate(study: Study) -> None:
@@ -198,19 +198,20 @@ def validate(study: Study) -> None:
 
 
 def _check_images(study: Study) -> None:
-    if study.attributed_images > study.test_images:
+    if study.attributed_examples > study.test_examples:
         raise ValueError(
-            f"attributed_images: expected at most test_images ({study.test_images}), but got {study.attributed_images}."
+            f"attributed_examples: expected at most test_examples ({study.test_examples}), but got "
+            f"{study.attributed_examples}."
         )
-    size = study.image_size
-    if size < 32 or size % 8:
-        raise ValueError(f"image_size: expected a multiple of 8 (the ViT's patch) of 32 or more, but got {size}.")
+    image = study.image
+    if image < 32 or image % 8:
+        raise ValueError(f"image: expected a multiple of 8 (the ViT's patch) of 32 or more, but got {image}.")
     if not 0 <= study.difficulty <= 1:
         raise ValueError(f"difficulty: expected a number in [0, 1], but got {study.difficulty}.")
-    if study.data == "shapes" and min(study.train_images, study.test_images) < 20:
+    if study.data == "shapes" and min(study.train_examples, study.test_examples) < 20:
         raise ValueError(
-            f"train_images, test_images: expected 20 or more, two of each of the ten classes, but got "
-            f"{study.train_images} and {study.test_images}."
+            f"train_examples, test_examples: expected 20 or more, two of each of the ten classes, but got "
+            f"{study.train_examples} and {study.test_examples}."
         )
     if not study.data.startswith("tfds:") and (study.object_values or study.void_values):
         raise ValueError("object_values, void_values: expected none, since only masks of tfds:<name> have such values.")
@@ -240,7 +241,7 @@ def _check_rungs(study: Study) -> None:
         raise ValueError(f"exclude: expected a regular expression, but got {study.exclude!r} ({error}).") from None
     matched = False
     for name in study.architectures:
-        shapes = options.ARCHITECTURES[name].shapes(study.image_size)
+        shapes = options.ARCHITECTURES[name].shapes(study.image)
         # Raises where nothing is left to prune.
         kept = jp.tree.prunable(shapes, exclude=study.exclude or None)
         matched |= kept != jp.tree.prunable(shapes)

@@ -153,7 +153,7 @@ def open_plain(
       chosen: the names of the tasks.  Empty: all.
       on_error: what becomes of pictures in folders that can't be read: "error" or "skip".
     """
-    found = options.load(settings.data, settings.data_folder, settings.image_size or 32, on_error=on_error)
+    found = options.load(settings.data, settings.data_folder, settings.image or 32, on_error=on_error)
     return _checked(Opened(found.images, None, *_tasks(found.tasks, chosen, settings.source)), seeds)
 
 
@@ -162,7 +162,7 @@ def open_pretrained(settings: Any, seeds: Sequence[int]) -> Opened:
 
     Every picture in use is decoded once: one that can't be read is found now, and not in the middle of a study.
     """
-    weights = load_weights(settings.weights, settings.architecture, settings.image_size)
+    weights = load_weights(settings.weights, settings.architecture, settings.image)
     found = options.load(settings.data, settings.data_folder, 0, weights.preprocess, settings.on_error)
     tasks, source = _tasks(found.tasks, settings.tasks, settings.source)
     opened = Opened(found.images, found.tests, tasks, source, weights, settings.protocol, settings.most_per_class)

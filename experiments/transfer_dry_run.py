@@ -37,7 +37,7 @@ _PRODUCT = 4.0  # gradients of a Hessian-vector product, as ``scripts/benchmark 
 class Speeds(NamedTuple):
     """What was measured on one batch, in images per second, and what the programs take, in bytes."""
 
-    images: int
+    examples: int
     fetching: float
     features: float
     gradient: float
@@ -68,7 +68,7 @@ def report(study: Study, opened: Opened, console: Console) -> None:
     sizes = _sizes(study, opened, seed)
     headed, batch, speeds = _measured(study, opened, seed)
     say(
-        f"Measured on {speeds.images} images: reading and preprocessing {speeds.fetching:,.0f} images/s, features "
+        f"Measured on {speeds.examples} images: reading and preprocessing {speeds.fetching:,.0f} images/s, features "
         f"{speeds.features:,.0f} images/s, gradients {speeds.gradient:,.0f} images/s."
     )
     costs = {score: _cost(study, headed, batch, score) for score in ("dense", *study.scores)}
@@ -143,7 +143,7 @@ def _say_weights(weights: transfer_data.Weights, say: Callable[[str], None]) -> 
 def _preprocess(made: Any) -> str:
     crop = "" if made.crop is None else f", the central {made.crop} pixels"
     sizes = f"resized to {made.resize} ({made.interpolation}){crop}"
-    return f"Pictures: {sizes}, mean {made.mean}, deviation {made.deviation}."
+    return f"Pictures: {sizes}, mean {made.mean}, std {made.std}."
 
 
 def _sizes(study: Study, opened: Opened, seed: int) -> dict[str, int]:
@@ -179,7 +179,7 @@ def _measured(study: Study, opened: Opened, seed: int) -> tuple[jp.Network, dict
     gradient = jax.jit(lambda params: jp.curvature.gradient(headed.replace(params=params), loss, batch))
     compiled = gradient.lower(headed.params).compile()
     speeds = Speeds(
-        images=len(chosen),
+        examples=len(chosen),
         fetching=fetching,
         features=_clock(look, len(chosen)),
         gradient=_clock(lambda: jax.block_until_ready(compiled(headed.params)), len(chosen)),
@@ -222,12 +222,12 @@ def _seconds(study: Study, sizes: dict[str, int], speeds: Speeds, costs: dict[st
     return total, sorted(set(unknown))
 
 
-def _clock(call: Callable[[], Any], images: int) -> float:
+def _clock(call: Callable[[], Any], examples: int) -> float:
     """Images per second of the second of two calls: the first compiles, and fills caches."""
     call()
     start = time.perf_counter()
     call()
-    return images / (time.perf_counter() - start)
+    return examples / (time.perf_counter() - start)
 
 
 def _taken(compiled: Any) -> int:

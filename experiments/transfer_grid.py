@@ -24,7 +24,7 @@ class Common:
     folder for each class, or train and val with such.  The images of val test pretrained networks, and no others."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
-    image_size: int | None = None
+    image: int | None = None
     """Side of the images in pixels; the digits have 8 whatever it says.  None: 32, or that of pretrained weights."""
     source: str = ""
     """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
@@ -169,7 +169,7 @@ def check_common(settings: Common, scores: tuple[str, ...], seeds: tuple[int, ..
     check.choice("loss", settings.loss, options.LOSSES)
     for name in (*_COUNTS, *_AMOUNTS):
         check.positive(name, getattr(settings, name))
-    for name in ("image_size", "finetune_rate"):
+    for name in ("image", "finetune_rate"):
         if getattr(settings, name) is not None:
             check.positive(name, getattr(settings, name))
     for penalty in settings.penalties:

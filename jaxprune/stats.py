@@ -122,11 +122,11 @@ def simultaneous(
             totals[chosen] += statistic(drawn @ entry / len(entry))
     means = totals / len(values)
     check.finite("statistic", means, "It must be defined for every resample: give 0 / 0 a value.")
-    deviation = means.std(axis=0)
+    std = means.std(axis=0)
     # Rounding alone makes resamples of equal numbers vary in the last bits.
-    varies = deviation > 1e-12 * (1 + np.abs(centre))
-    scaled = np.abs(means - centre) / np.where(varies, deviation, 1.0)
-    reach = np.quantile(np.max(np.where(varies, scaled, 0.0), axis=1), confidence) * np.where(varies, deviation, 0.0)
+    varies = std > 1e-12 * (1 + np.abs(centre))
+    scaled = np.abs(means - centre) / np.where(varies, std, 1.0)
+    reach = np.quantile(np.max(np.where(varies, scaled, 0.0), axis=1), confidence) * np.where(varies, std, 0.0)
     reach *= np.sqrt(len(values) / max(1, len(values) - 1))
     ends = zip(centre.tolist(), (centre - reach).tolist(), (centre + reach).tolist(), strict=True)
     return [Interval(*entry) for entry in ends]

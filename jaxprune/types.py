@@ -83,7 +83,7 @@ class Evaluator(Protocol):
 class Preprocess:
     """What a network expects of its pictures: a record that travels beside a loaded network.
 
-    A picture is resized, its central square is cut out, and the network sees ``(byte / 255 - mean) / deviation``.  The
+    A picture is resized, its central square is cut out, and the network sees ``(byte / 255 - mean) / std``.  The
     record is JSON: ``Preprocess(**json.loads(json.dumps(dataclasses.asdict(record))))`` equals it.
 
     Attributes:
@@ -91,11 +91,11 @@ class Preprocess:
       crop: the side of the central square in pixels.  None: no crop.
       interpolation: of the resize; both are antialiased, as those of Pillow are.
       mean: of each channel (red, green, blue), of pixels in [0, 1].
-      deviation: of each channel, the same units.
+      std: of each channel, the same units.
 
     Raises:
-      ValueError: a size that is not a whole number of 1 or more, an unknown interpolation, a mean or deviation that is
-        not three finite numbers, a deviation of 0 or less.
+      ValueError: a size that is not a whole number of 1 or more, an unknown interpolation, a mean or std that is
+        not three finite numbers, a std of 0 or less.
 
     >>> Preprocess(resize=256, crop=224).crop
     224
@@ -105,10 +105,10 @@ class Preprocess:
     crop: int | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Sequence[float] = (0.485, 0.456, 0.406)
-    deviation: Sequence[float] = (0.229, 0.224, 0.225)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        for name in ("resize", "mean", "deviation"):
+        for name in ("resize", "mean", "std"):
             if isinstance(getattr(self, name), list):  # JSON has no tuples; equal records are equal all the same
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
@@ -122,7 +122,7 @@ class Preprocess:
             raise ValueError(
                 f"preprocess: expected interpolation 'bilinear' or 'bicubic', but got {self.interpolation!r}."
             )
-        for name in ("mean", "deviation"):
+        for name in ("mean", "std"):
             values = getattr(self, name)
             numbers = isinstance(values, tuple) and all(isinstance(value, (int, float)) for value in values)
             least = -math.inf if name == "mean" else 0.0

@@ -93,8 +93,8 @@ def picture(rng: np.random.Generator) -> Image.Image:
 
 def opened(folder: str) -> Any:
     """Opens the folder with the transform that torchvision's ResNets are evaluated with."""
-    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    transform = jp.types.Preprocess(RESIZE, CROP, interpolation="bilinear", mean=mean, deviation=deviation)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    transform = jp.types.Preprocess(RESIZE, CROP, interpolation="bilinear", mean=mean, std=std)
     return jp.data.folder(folder, preprocess=transform)
 
 

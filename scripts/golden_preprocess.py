@@ -45,9 +45,9 @@ def sizes(name: str) -> transforms.Compose:
 
 def digests(name: str, picture: Image.Image) -> np.ndarray:
     """Applies a transform to a picture, as ``ImageFolder`` loads it."""
-    _, _, _, mean, deviation = pictures.TRANSFORMS[name]
+    _, _, _, mean, std = pictures.TRANSFORMS[name]
     cut = sizes(name)(picture.convert("RGB"))
-    numbers = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, deviation)])(cut)
+    numbers = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])(cut)
     floats = np.ascontiguousarray(numbers.permute(1, 2, 0).numpy())
     found = [hashlib.sha256(data.tobytes()).digest() for data in (np.asarray(cut), floats)]
     return np.frombuffer(b"".join(found), np.uint8)

@@ -265,17 +265,17 @@ def test_costs_take_energy_as_time_and_let_the_search_pay_for_itself():
     assert row.search_grams == pytest.approx(search * 100 / 3.6e6 * 500)
     assert (row.million_seconds_dense, row.million_seconds) == (pytest.approx(125), pytest.approx(31.25))
     assert row.million_grams_saved == pytest.approx((125 - 31.25) * 100 / 3.6e6 * 500)
-    assert row.break_even_images == np.ceil(1e6 * search / (125 - 31.25))
+    assert row.break_even_examples == np.ceil(1e6 * search / (125 - 31.25))
 
 
 def test_mean_costs_are_averaged_before_they_are_divided():
     found = [record(seed=0), record(seed=1)]
     found[1]["provenance"]["latency"]["64"] = {"dense": 0.004, "pruned": 0.004, "ratio": [1.0, 0.9, 1.1]}
     frame = joint_tables.costs(Results(found, seed=0), 65.0, 400.0)
-    assert frame.break_even_images.isna().tolist() == [False, True]  # no faster: the search never pays
+    assert frame.break_even_examples.isna().tolist() == [False, True]  # no faster: the search never pays
     row = joint_tables.mean_costs(frame, 65.0, 400.0).iloc[0]
     assert (row.ratio_64, row.ratio_64_low, row.ratio_64_high) == (0.625, 0.2, 1.1)
-    assert row.break_even_images == np.ceil(1e6 * 50 / ((0.006 - 0.003) * 1e6 / 64))
+    assert row.break_even_examples == np.ceil(1e6 * 50 / ((0.006 - 0.003) * 1e6 / 64))
 
 
 def test_robustness_is_listed_for_every_condition_and_for_classes_at_the_end():

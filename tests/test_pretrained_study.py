@@ -64,7 +64,7 @@ def study(place: Path, out: Path, **options: Any) -> transfer.Study:
         "data": f"folder:{place}",
         "weights": str(place / "resnet18.pth"),
         "architecture": "torchvision/resnet18",
-        "image_size": 32,
+        "image": 32,
         "tasks": TASKS,
         "shifts": (),
         "scores": ("magnitude",),
@@ -196,7 +196,7 @@ def test_completed_tells_other_pictures_of_one_name_apart_also_without_weights(p
             Image.new("RGB", (8, 8), (number, 0, 0)).save(pictures / name / f"{number}.png")
     for colour in (1, 2):
         Image.new("RGB", (8, 8), (0, colour, 0)).save(pictures / "cat" / "0.png")
-        asked = transfer.Study(data=f"folder:{pictures}", image_size=8, out=tmp_path / "out")
+        asked = transfer.Study(data=f"folder:{pictures}", image=8, out=tmp_path / "out")
         changed.append(transfer.completed(asked, transfer.validate(asked)).inputs)
     assert changed[0] != changed[1]
 

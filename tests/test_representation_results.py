@@ -42,8 +42,8 @@ def study(**changes: Any) -> Study:
     small: dict[str, Any] = {
         "architectures": ("swin",),
         "rungs": 3,
-        "test_images": 40,
-        "attributed_images": 12,
+        "test_examples": 40,
+        "attributed_examples": 12,
         "random_rungs": (2,),
         "snip_rungs": (1,),
         "distorted_rungs": (0, 2),
@@ -57,20 +57,20 @@ def truths(made: Study) -> list[Any]:
     found = []
     for one in representation_settings.truths(made):
         rng = np.random.default_rng([1, one.seed])
-        labels = np.arange(made.test_images) % CLASSES
+        labels = np.arange(made.test_examples) % CLASSES
         answers = lambda rng=rng, labels=labels: _decisions(rng, labels, 0.7)  # noqa: E731
         size = 16
-        shown = min(SHOWN, made.attributed_images)
+        shown = min(SHOWN, made.attributed_examples)
         masks = np.zeros((shown, size, size), np.uint8)
         masks[:, 3:9, 5:13] = 1
         pictures = rng.integers(60, 120, (shown, size, size, 3)) + 90 * masks[..., None]
         metrics = {
             "classes": [f"class {number}" for number in range(CLASSES)],
             "labels": labels.tolist(),
-            "chance": rng.uniform(0.05, 0.25, made.attributed_images).tolist(),
+            "chance": rng.uniform(0.05, 0.25, made.attributed_examples).tolist(),
             "baselines": {
-                "centre box": (rng.random(made.test_images) < 0.3).tolist(),
-                "whole image": [False] * made.test_images,
+                "centre box": (rng.random(made.test_examples) < 0.3).tolist(),
+                "whole image": [False] * made.test_examples,
             },
             "observers": {name: [answers().tolist() for _ in range(made.observers)] for name in conditions(made)},
             "conflict": {"shape": labels.tolist(), "texture": ((labels + 3) % CLASSES).tolist()},
@@ -112,9 +112,9 @@ def records(made: Study) -> list[Any]:
 
 def _record(made: Study, run: Any) -> Any:
     rng = np.random.default_rng([run.seed, *run.architecture.encode(), *run.arm.encode(), run.rung])
-    labels = np.arange(made.test_images) % CLASSES
+    labels = np.arange(made.test_examples) % CLASSES
     right = {LADDER: 0.85 - 0.05 * run.rung, CONTROL: 0.86, RANDOM: 0.5, SNIP: 0.6}[run.arm]
-    few, size = made.attributed_images, 16
+    few, size = made.attributed_examples, 16
     shown = min(SHOWN, few)
     boxes = ([[4, 6, 10, 14]] * 3 + [[0, 0, size, size]])[:shown]
     attribution = {}
@@ -131,11 +131,11 @@ def _record(made: Study, run: Any) -> Any:
         "hits": (_decisions(rng, labels, right) == labels).tolist(),
         "attribution": attribution,
         "discovery": {
-            name: {"hits": (rng.random(made.test_images) < 0.6).tolist(), "strip": boxes}
+            name: {"hits": (rng.random(made.test_examples) < 0.6).tolist(), "strip": boxes}
             for name in ("lost", "tokencut")
         },
         "triplets": rng.beta(4, 3, 60).tolist(),
-        "conflict": rng.choice(CLASSES, made.test_images).tolist(),
+        "conflict": rng.choice(CLASSES, made.test_examples).tolist(),
     }
     if run.distorted:
         metrics["distorted"] = {name: _decisions(rng, labels, right - 0.2).tolist() for name in conditions(made)}
@@ -200,7 +200,7 @@ def test_value_compares_decisions_as_the_benchmark_does():
     made = study(seeds=(0,), distortions=("contrast", "rotation", "low-pass"))
     results = results_of(made)
     (run,), truth = metrics_of(results, LADDER, 2), results.truths[0]
-    names = [f"picture{number}.png" for number in range(made.test_images)]
+    names = [f"picture{number}.png" for number in range(made.test_examples)]
     right = [f"class {label}" for label in truth["labels"]]
 
     def trials(subject: str, answers: dict[str, list[int]]) -> list[Any]:
@@ -264,7 +264,7 @@ def test_bias_of_shape_is_that_of_the_library_where_the_cues_differ():
     expected = alignment.shape_bias_of(run["conflict"], cues["shape"], cues["texture"])
     found, count = results.value(quantity(results, "shape bias"), "swin", LADDER, 1)
     assert found.mean == pytest.approx(expected.bias, abs=1e-12)
-    assert count == expected.n == made.test_images - 7
+    assert count == expected.n == made.test_examples - 7
 
 
 @pytest.mark.parametrize(
@@ -513,7 +513,7 @@ def test_representation_page_tables_hold_every_quantity_of_every_network(page):
 @pytest.mark.parametrize(("rungs", "attributed"), [(1, 1), (2, 3)])
 def test_representation_page_is_made_of_a_short_ladder_of_one_seed_without_controls(tmp_path, rungs, attributed):
     few: dict[str, Any] = {"random_rungs": (), "snip_rungs": (), "distorted_rungs": (0,)}
-    made = study(rungs=rungs, seeds=(3,), attributed_images=attributed, **few)
+    made = study(rungs=rungs, seeds=(3,), attributed_examples=attributed, **few)
 
     def without_conflict(record: Any) -> None:
         if "conflict" in record["metrics"]:

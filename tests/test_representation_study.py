@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[1]
 SMOKE: dict[str, Any] = {
     "architectures": ("resnet-small", "vit"),
     "seeds": (0,),
-    "train_images": 60,
-    "test_images": 30,
-    "attributed_images": 4,
+    "train_examples": 60,
+    "test_examples": 30,
+    "attributed_examples": 4,
     "batch_size": 10,
     "first_steps": 4,
     "steps": 3,
@@ -144,14 +144,14 @@ def test_measure_gives_every_measure_image_by_image(made):
         ({"random_rungs": (8,)}, r"random_rungs: expected rungs in \[1, 8\)"),
         ({"snip_rungs": (0,)}, r"snip_rungs: expected rungs in \[1, 8\)"),
         ({"distorted_rungs": (1,)}, "distorted_rungs: expected rung 0"),
-        ({"attributed_images": 300}, "attributed_images: expected at most test_images"),
+        ({"attributed_examples": 300}, "attributed_examples: expected at most test_examples"),
         ({"share": 1.0}, "share: expected"),
         ({"steps": 0}, "steps: expected a finite number above 0"),
-        ({"image_size": 30}, "image_size: expected a multiple of 8"),
+        ({"image": 30}, "image: expected a multiple of 8"),
         ({"margin": -0.1}, "margin: expected 0 or more"),
         ({"shard": "5/4"}, "shard: expected i/n"),
         ({"difficulty": 3.0}, r"difficulty: expected a number in \[0, 1\]"),
-        ({"train_images": 5}, "train_images, test_images: expected 20 or more"),
+        ({"train_examples": 5}, "train_examples, test_examples: expected 20 or more"),
         ({"random_rungs": (2, 2)}, "random_rungs: expected each rung once"),
         ({"share": 0.999}, "share, rungs: the last rung would prune"),
         ({"exclude": ".*"}, "include/exclude: expected patterns that leave something"),
@@ -203,7 +203,7 @@ def test_resolved_takes_over_what_legacy_says(tmp_path):
 
 
 def test_watched_observers_err_more_under_stronger_distortion():
-    study = settings.Study(train_images=20, test_images=100, distortions=("contrast",))
+    study = settings.Study(train_examples=20, test_examples=100, distortions=("contrast",))
     world = looked.prepare(study, 0)
     right = [np.mean(one.correct) for one in looked.watched(world, study, 0).values()]
     assert right[0] > 0.9
@@ -261,7 +261,7 @@ def folder_of_classes(folder: Path, classes: int, each: int) -> Path:
 
 def test_prepare_takes_few_test_images_of_a_folder_of_all_classes(tmp_path):
     data = f"folder:{folder_of_classes(tmp_path, 4, 20)}"
-    study = settings.Study(data=data, test_images=12, attributed_images=8)
+    study = settings.Study(data=data, test_examples=12, attributed_examples=8)
     looked.open_data(study)
     world = looked.prepare(study, 0)
     labels = np.asarray(world.test.labels)
@@ -269,14 +269,14 @@ def test_prepare_takes_few_test_images_of_a_folder_of_all_classes(tmp_path):
     assert sorted(labels[:4]) == sorted(labels[4:8]) == [0, 1, 2, 3]
     assert world.conflict is None
     assert len(world.training["label"]) == 56
-    with pytest.raises(ValueError, match="attributed_images: expected at most the 12"):
-        looked.open_data(settings.Study(data=data, test_images=12))
+    with pytest.raises(ValueError, match="attributed_examples: expected at most the 12"):
+        looked.open_data(settings.Study(data=data, test_examples=12))
     with pytest.raises(ValueError, match="two of one of them"):
-        looked.open_data(settings.Study(data=data, test_images=4, attributed_images=4))
+        looked.open_data(settings.Study(data=data, test_examples=4, attributed_examples=4))
 
 
 def test_demand_same_data_refuses_records_of_other_images(tmp_path):
-    world = looked.prepare(settings.Study(train_images=20, test_images=20, distortions=("contrast",)), 0)
+    world = looked.prepare(settings.Study(train_examples=20, test_examples=20, distortions=("contrast",)), 0)
     mine_, others = ({"provenance": {"data": data}, "config": {"seed": 0}} for data in (world.fingerprint, "0000"))
     demand_same_data(world, [mine_])
     with pytest.raises(ValueError, match="data: 1 records of seed 0 were made with other images"):

@@ -148,8 +148,8 @@ def test_simultaneous_intervals_take_any_statistic_of_means():
     (found,) = simultaneous([values], seed=0, statistic=lambda means: (means[..., 0] / means[..., 1])[..., None])
     ratio = values[:, 0].mean() / values[:, 1].mean()
     # The delta method.
-    deviation = np.std(values[:, 0] - ratio * values[:, 1]) / values[:, 1].mean() / np.sqrt(500)
-    np.testing.assert_allclose([found.mean, found.high - found.low], [ratio, 2 * 1.96 * deviation], rtol=0.05)
+    std = np.std(values[:, 0] - ratio * values[:, 1]) / values[:, 1].mean() / np.sqrt(500)
+    np.testing.assert_allclose([found.mean, found.high - found.low], [ratio, 2 * 1.96 * std], rtol=0.05)
 
 
 def test_simultaneous_intervals_are_widened_by_seeds_that_differ():

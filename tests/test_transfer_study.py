@@ -181,7 +181,7 @@ def test_transfer_is_the_same_whole_killed_in_shards_and_repeated(tmp_path, monk
         ({"scores": ()}, r"scores: expected one or more, each of them once, but got \(\)"),
         ({"seeds": ()}, r"seeds: expected one or more, each of them once, but got \(\)"),
         ({"seeds": (0, 1, 0)}, r"seeds: expected one or more, each of them once, but got \(0, 1, 0\)"),
-        ({"image_size": 0}, "image_size: expected a finite number above 0"),
+        ({"image": 0}, "image: expected a finite number above 0"),
         ({"pretrain_steps": 0}, "pretrain_steps: expected a finite number above 0, but got 0"),
         ({"finetune_rate": float("inf")}, "finetune_rate: expected a finite number above 0, but got inf"),
         ({"batch_size": 0}, "batch_size: expected a finite number above 0"),

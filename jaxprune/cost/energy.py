@@ -59,8 +59,8 @@ class Saving:
       kwh: the share of the energy.
       grams: the share of the carbon.
       search: what pruning took (training, scoring, the search); None: not stated.
-      images: how many images ``before`` and ``after`` are of; None: not stated.
-      search_images: how many images the dense network could have evaluated with the energy of the search.
+      examples: how many images ``before`` and ``after`` are of; None: not stated.
+      search_examples: how many images the dense network could have evaluated with the energy of the search.
       break_even_kwh: after how many images the search has paid for itself in energy; None: see ``why``.
       break_even_grams: after how many images it has in carbon: another number where the search ran on another grid.
       why: why there is no break-even; "" where there is one.
@@ -72,8 +72,8 @@ class Saving:
     kwh: float
     grams: float
     search: Energy | None
-    images: int | None
-    search_images: float | None
+    examples: int | None
+    search_examples: float | None
     break_even_kwh: int | None
     break_even_grams: int | None
     why: str
@@ -87,7 +87,7 @@ class Saving:
         lines.append(f"before: {self.before}")
         lines.append(f"after: {self.after}")
         if self.search is not None:
-            lines.append(f"search: {self.search}, as much energy as {self.search_images:.4g} images before")
+            lines.append(f"search: {self.search}, as much energy as {self.search_examples:.4g} images before")
         pays = f"after {self.break_even_kwh} images in energy, {self.break_even_grams} in carbon"
         lines.append(f"the search pays for itself {pays} ({kind})" if not self.why else f"no break-even: {self.why}")
         return "\n".join(lines)
@@ -142,53 +142,53 @@ def check_overhead(overhead: float) -> None:
         )
 
 
-def saving(before: Energy, after: Energy, *, search: Energy | None = None, images: int | None = None) -> Saving:
+def saving(before: Energy, after: Energy, *, search: Energy | None = None, examples: int | None = None) -> Saving:
     """Compares the pruned network with the dense one, and with what pruning itself took.
 
-    The shares are ``1 - after / before``.  With the energy ``E`` of evaluating ``images`` images, the search has paid
-    for itself after ``ceil(images E_search / (E_before - E_after))`` images.
+    The shares are ``1 - after / before``.  With the energy ``E`` of evaluating ``examples`` images, the search has paid
+    for itself after ``ceil(examples E_search / (E_before - E_after))`` images.
 
     Args:
       before: of the dense network.
       after: of the pruned one, for the same work on the same grid; both estimated or both measured.
       search: what pruning took in all.
-      images: how many images ``before`` and ``after`` evaluate; for ``search``.
+      examples: how many images ``before`` and ``after`` evaluate; for ``search``.
 
     Returns:
       A ``Saving``; ``print`` writes all of it.
 
     Raises:
-      ValueError: an estimate against a measurement, two grids, or ``search`` without ``images``.
+      ValueError: an estimate against a measurement, two grids, or ``search`` without ``examples``.
 
     >>> dense, pruned = (estimate(seconds, watts=100.0, grams_per_kwh=50.0) for seconds in (2.0, 0.5))
-    >>> found = saving(dense, pruned, search=estimate(3600.0, watts=100.0, grams_per_kwh=50.0), images=128)
-    >>> found.grams, found.search_images, found.break_even_kwh
+    >>> found = saving(dense, pruned, search=estimate(3600.0, watts=100.0, grams_per_kwh=50.0), examples=128)
+    >>> found.grams, found.search_examples, found.break_even_kwh
     (0.75, 230400.0, 307200)
     """
-    _check_alike(before, after, search, images)
+    _check_alike(before, after, search, examples)
     shares = {name: 1 - getattr(after, name) / getattr(before, name) for name in ("seconds", "kwh", "grams")}
     worth = energy = carbon = None
     why = "no search was stated"
-    if search is not None and images is not None:
-        worth = images * search.kwh / before.kwh
+    if search is not None and examples is not None:
+        worth = examples * search.kwh / before.kwh
         why = "" if after.kwh < before.kwh else "the pruned network takes no less energy than the dense one"
         if not why:
-            energy = _ceil(images * search.kwh / (before.kwh - after.kwh))
-            carbon = _ceil(images * search.grams / (before.grams - after.grams))
+            energy = _ceil(examples * search.kwh / (before.kwh - after.kwh))
+            carbon = _ceil(examples * search.grams / (before.grams - after.grams))
     return Saving(
         before,
         after,
         **shares,
         search=search,
-        images=images,
-        search_images=worth,
+        examples=examples,
+        search_examples=worth,
         break_even_kwh=energy,
         break_even_grams=carbon,
         why=why,
     )
 
 
-def _check_alike(before: Energy, after: Energy, search: Energy | None, images: int | None) -> None:
+def _check_alike(before: Energy, after: Energy, search: Energy | None, examples: int | None) -> None:
     if before.estimate != after.estimate:
         raise ValueError(
             f"before/after: expected both estimated or both measured, but before is {before.how} and after is "
@@ -199,19 +199,19 @@ def _check_alike(before: Energy, after: Energy, search: Energy | None, images: i
             f"before/after: expected one grid, but got {before.grams_per_kwh:.6g} and {after.grams_per_kwh:.6g} g/kWh. "
             "State the same carbon intensity for both: moving to another country is not what pruning saves."
         )
-    if (search is None) != (images is None):
+    if (search is None) != (examples is None):
         raise ValueError(
-            f"search/images: expected both or neither, but got search={search} and images={images}. The break-even "
-            "needs to know how many images before and after evaluate."
+            f"search/examples: expected both or neither, but got search={search} and examples={examples}. The "
+            "break-even needs to know how many images before and after evaluate."
         )
-    if images is not None:
-        check.positive("images", images)
+    if examples is not None:
+        check.positive("examples", examples)
 
 
 def _power(energy: Energy) -> float:
     return energy.watts * energy.devices * energy.overhead
 
 
-def _ceil(images: float) -> int:
+def _ceil(examples: float) -> int:
     # Rounded first, so that 100 and the last bit of a float are not 101 images.
-    return math.ceil(round(images, 6))
+    return math.ceil(round(examples, 6))

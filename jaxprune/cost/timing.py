@@ -25,7 +25,7 @@ class Latency:
       seconds: the median of the calls.
       low: their lower quartile, in seconds.
       high: their upper quartile, in seconds.
-      images: the batch size.
+      examples: the batch size.
       calls: how many were timed.
       compile_seconds: of tracing (where that is new) and compiling, before the first call.
     """
@@ -33,14 +33,14 @@ class Latency:
     seconds: float
     low: float
     high: float
-    images: int
+    examples: int
     calls: int
     compile_seconds: float
 
     def __str__(self) -> str:
         """Writes the median, the quartiles, and what they are of."""
         return (
-            f"{_milliseconds(self.seconds)} for {self.images} images (quartiles {_milliseconds(self.low)} to "
+            f"{_milliseconds(self.seconds)} for {self.examples} images (quartiles {_milliseconds(self.low)} to "
             f"{_milliseconds(self.high)}, {self.calls} calls; compiled in {self.compile_seconds:.3g} s)"
         )
 
@@ -102,7 +102,7 @@ def latency(network: Network, images: Any, *, repeats: int = 20, warmup: int = 3
 
     >>> net = Network(lambda params, state, images: images @ params["w"], {"w": jnp.ones((3, 2))})
     >>> measured = latency(net, jnp.ones((8, 3)), repeats=5)
-    >>> measured.images, measured.calls, measured.low <= measured.seconds <= measured.high
+    >>> measured.examples, measured.calls, measured.low <= measured.seconds <= measured.high
     (8, 5, True)
     """
     _check_calls("repeats", repeats, warmup)

@@ -35,15 +35,15 @@ def disc(radius: float) -> np.ndarray:
     return kernel(radius * points / 20, np.ones(len(points)))
 
 
-def trail(deviation: float, angle: float) -> np.ndarray:
+def trail(std: float, angle: float) -> np.ndarray:
     """Makes the kernel of a motion: one half of a Gaussian, on a line at ``angle`` from the x axis, in radians.
 
-    ``deviation`` is in pixels; the line ends at three of them.
+    ``std`` is in pixels; the line ends at three of them.
     """
-    count = max(16, math.ceil(12.0 * deviation))
-    length = 3.0 * deviation * (np.arange(count) + 0.5) / count
+    count = max(16, math.ceil(12.0 * std))
+    length = 3.0 * std * (np.arange(count) + 0.5) / count
     points = length[:, None] * np.array([np.sin(angle), np.cos(angle)])
-    return kernel(points, np.exp(-0.5 * (length / deviation) ** 2))
+    return kernel(points, np.exp(-0.5 * (length / std) ** 2))
 
 
 def filtered(images: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -19,10 +19,10 @@ def snow(images: np.ndarray, unit: float, draws: Draws, flakes: tuple[float, flo
     ``flakes``: the mean and deviation of a lattice of normal numbers, of which those above a threshold are flakes; how
     far a flake falls while it is seen (at 32 pixels); the share of the image that is whitened.
     """
-    mean, deviation, threshold, fall, white = flakes
+    mean, std, threshold, fall, white = flakes
     size = images.shape[1:3]
     cell = max(1.0, unit)
-    lattice = mean + deviation * draws.normal(*points(size, cell))
+    lattice = mean + std * draws.normal(*points(size, cell))
     layer = enlarged(np.where(lattice > threshold, np.minimum(lattice, 1.0), 0.0), size, cell)[..., None]
     angles = (0.25 + 0.5 * draws.uniform(1)[:, 0]) * np.pi
     streaks = [

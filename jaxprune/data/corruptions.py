@@ -19,9 +19,9 @@ _CHUNK = 2**19  # numbers at once
 _CELLS = 8  # of the elastic lattice, along the shorter side
 
 
-def _gaussian_noise(images: np.ndarray, unit: float, draws: Draws, deviation: float) -> np.ndarray:
+def _gaussian_noise(images: np.ndarray, unit: float, draws: Draws, std: float) -> np.ndarray:
     del unit
-    return images + deviation * draws.normal(*images.shape[1:])
+    return images + std * draws.normal(*images.shape[1:])
 
 
 def _shot_noise(images: np.ndarray, unit: float, draws: Draws, photons: float) -> np.ndarray:
@@ -50,10 +50,10 @@ def _glass_blur(images: np.ndarray, unit: float, draws: Draws, reach: float) -> 
     return ndimage.gaussian_filter(warped(soft, rows + down, columns + right), sigma, mode="nearest")
 
 
-def _motion_blur(images: np.ndarray, unit: float, draws: Draws, deviation: float) -> np.ndarray:
+def _motion_blur(images: np.ndarray, unit: float, draws: Draws, std: float) -> np.ndarray:
     angles = (draws.uniform(1)[:, 0] - 0.5) * np.pi / 2
     pairs = zip(images, angles.tolist(), strict=True)
-    return np.concatenate([filtered(one[None], trail(deviation * unit, angle)) for one, angle in pairs])
+    return np.concatenate([filtered(one[None], trail(std * unit, angle)) for one, angle in pairs])
 
 
 def _zoom_blur(images: np.ndarray, unit: float, draws: Draws, largest: float) -> np.ndarray:

@@ -216,8 +216,8 @@ def _lowered(grey: np.ndarray, contrast: float) -> np.ndarray:
     return (1 - contrast) / 2 + contrast * grey
 
 
-def _blurred(grey: np.ndarray, deviation: float) -> np.ndarray:
-    return ndimage.gaussian_filter(grey, (0, deviation, deviation), mode="constant", cval=_GREY)
+def _blurred(grey: np.ndarray, std: float) -> np.ndarray:
+    return ndimage.gaussian_filter(grey, (0, std, std), mode="constant", cval=_GREY)
 
 
 def _reversed(values: np.ndarray) -> np.ndarray:

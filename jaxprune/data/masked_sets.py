@@ -17,7 +17,7 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 _FRACTION_ERROR = 1e-3
 
 
-def annotated_folder(folder: str | Path, *, size: int = 224) -> Annotated:
+def annotated_folder(folder: str | Path, *, image: int = 224) -> Annotated:
     """Reads a folder of images and masks, a subfolder for each class.
 
         images/CLASS/NAME.jpg     or .jpeg, .png
@@ -28,7 +28,7 @@ def annotated_folder(folder: str | Path, *, size: int = 224) -> Annotated:
 
     Args:
       folder: the one that holds images and masks.
-      size: the images become size x size pixels.
+      image: height and width of the images, in pixels.
 
     Returns:
       The set, sorted by class and name.
@@ -38,7 +38,7 @@ def annotated_folder(folder: str | Path, *, size: int = 224) -> Annotated:
         differ in their suffix only and would share a mask, a file that can't be read, a mask of another size, with
         colours, or without an object.
     """
-    size, folder = check.whole("size", size), Path(folder)
+    image, folder = check.whole("image", image), Path(folder)
     pairs = _pairs(folder)
     classes = tuple(pairs)
     images, kept, labels = [], [], []
@@ -47,17 +47,17 @@ def annotated_folder(folder: str | Path, *, size: int = 224) -> Annotated:
             objects = numbers(mask) != 0
             pixels = colours(picture)
             same_size(picture, pixels.shape, objects.shape)
-            kept.append((*fitted(mask, objects, ~objects & False, size), objects))
-            images.append(squeezed(pixels, size))
+            kept.append((*fitted(mask, objects, ~objects & False, image), objects))
+            images.append(squeezed(pixels, image))
             labels.append(label)
-    return _joined(f"folder-{folder.name}-{size}", images, kept, None, labels, classes, size)
+    return _joined(f"folder-{folder.name}-{image}", images, kept, None, labels, classes, image)
 
 
 def annotated_tfds(
     name: str,
     split: str = "train",
     *,
-    size: int,
+    image: int,
     folder: str | None = None,
     objects: Sequence[int] | None = None,
     void: Sequence[int] = (),
@@ -70,7 +70,7 @@ def annotated_tfds(
     Args:
       name: the name of the data set, such as "oxford_iiit_pet".
       split: which split.
-      size: the images become size x size pixels.
+      image: height and width of the images, in pixels.
       folder: where prepared sets lie.  None: the default of TensorFlow Datasets.
       objects: the values of the mask that are objects; (1,) for "oxford_iiit_pet".  None: all but 0 and ``void``.
       void: the values that are neither object nor background; (3,) for "oxford_iiit_pet".
@@ -82,8 +82,8 @@ def annotated_tfds(
       ValueError: what ``jp.data.tfds`` raises, a set without masks, masks of another size or without background, an
         empty mask, boxes outside of the image, a class without an image.
     """
-    size = check.whole("size", size)
-    source = tfds(name, split, size=size, folder=folder)
+    image = check.whole("image", image)
+    source = tfds(name, split, image=image, folder=folder)
     images, kept, boxes = [], [], []
     background, seen = False, set()
     for number in range(len(source.labels)):
@@ -100,23 +100,23 @@ def annotated_tfds(
         found = ~neither & (values != 0 if objects is None else np.isin(values, list(objects)))
         background |= bool(np.any(~found & ~neither))
         seen |= set(np.unique(values).tolist())
-        images.append(np.broadcast_to(squeezed(pixels, size), (size, size, 3)))
-        kept.append((*fitted(where, found, neither, size), found))
+        images.append(np.broadcast_to(squeezed(pixels, image), (image, image, 3)))
+        kept.append((*fitted(where, found, neither, image), found))
         if "objects" in example and "bbox" in example["objects"]:
-            boxes.append(_from_fractions(where, np.asarray(example["objects"]["bbox"]), pixels.shape, size))
+            boxes.append(_from_fractions(where, np.asarray(example["objects"]["bbox"]), pixels.shape, image))
     if not background:
         raise ValueError(
             f"data: the masks of {source.name} have no background: their values are {sorted(seen)}, and none is left. "
             "Say which values are objects, and which are void: objects=(1,), void=(3,)."
         )
-    return _joined(source.name, images, kept, tuple(boxes) or None, source.labels, source.classes, size)
+    return _joined(source.name, images, kept, tuple(boxes) or None, source.labels, source.classes, image)
 
 
 def _joined(
-    name: str, images: list[Any], kept: list[Any], boxes: Any, labels: Any, classes: tuple[str, ...], size: int
+    name: str, images: list[Any], kept: list[Any], boxes: Any, labels: Any, classes: tuple[str, ...], image: int
 ) -> Annotated:
     """Makes the set of (mask, void, mask before resizing) of each image; boxes None: around the masks."""
-    around = tuple(outward(tight(whole), whole.shape, size) for _, _, whole in kept) if boxes is None else boxes
+    around = tuple(outward(tight(whole), whole.shape, image) for _, _, whole in kept) if boxes is None else boxes
     masks, voids = (np.stack([each[part] for each in kept]) for part in (0, 1))
     return Annotated(name, np.stack(images), masks, voids, around, np.asarray(labels, np.int32), classes)
 
@@ -154,7 +154,7 @@ def _pairs(folder: Path) -> dict[str, list[tuple[Path, Path]]]:
     return found
 
 
-def _from_fractions(where: str, boxes: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
+def _from_fractions(where: str, boxes: np.ndarray, shape: tuple[int, ...], image: int) -> np.ndarray:
     """Makes pixels of (ymin, xmin, ymax, xmax) in fractions of the sides."""
     sides = np.array([shape[0], shape[1]] * 2)
     pixels = boxes.reshape(-1, 4).astype(np.float64) * sides
@@ -164,4 +164,4 @@ def _from_fractions(where: str, boxes: np.ndarray, shape: tuple[int, ...], size:
             f"data: {where} has a box without area or outside of its image: {boxes.tolist()}. Expected (ymin, xmin, "
             "ymax, xmax) in fractions of the sides."
         )
-    return outward(np.concatenate([first, last], axis=1).astype(np.int64), shape, size)
+    return outward(np.concatenate([first, last], axis=1).astype(np.int64), shape, image)

@@ -21,7 +21,7 @@ def preprocess(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.
 
     Args:
       picture: of Pillow, in any mode, or uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (its last channel dropped).
-      preprocess: sizes and interpolation; its mean and deviation are for ``jp.data.normalise``.
+      preprocess: sizes and interpolation; its mean and std are for ``jp.data.normalise``.
 
     Returns:
       uint8 [h, w, 3].
@@ -47,12 +47,12 @@ def preprocess(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.
 
 
 def normalise(images: Any, preprocess: Preprocess) -> Any:
-    """Makes network inputs ``(pixel - mean) / deviation``, bit for bit as torchvision's ``ToTensor`` and ``Normalize``.
+    """Makes network inputs ``(pixel - mean) / std``, bit for bit as torchvision's ``ToTensor`` and ``Normalize``.
 
     Args:
       images: uint8 [..., 3], or floats in [0, 1]; of NumPy, or of JAX, where they may be traced.  Of JAX, the bits of
         floats are not torchvision's.
-      preprocess: mean and deviation.
+      preprocess: mean and std.
 
     Returns:
       float32 [..., 3], in the order of the axes that came.
@@ -60,7 +60,7 @@ def normalise(images: Any, preprocess: Preprocess) -> Any:
     Raises:
       ValueError: a last axis other than 3, or images that are neither bytes nor floats.
 
-    >>> normalise(np.full((1, 1, 3), 255, np.uint8), Preprocess(mean=(0.5,) * 3, deviation=(0.25,) * 3)).tolist()
+    >>> normalise(np.full((1, 1, 3), 255, np.uint8), Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)).tolist()
     [[[2.0, 2.0, 2.0]]]
     """
     kind = np.dtype(images.dtype)
@@ -69,11 +69,11 @@ def normalise(images: Any, preprocess: Preprocess) -> Any:
             f"images: expected bytes (uint8) or floats in [0, 1] of shape [..., 3], but got {kind} "
             f"{np.shape(images)}. Repeat a grey channel; keep the channels last."
         )
-    mean, deviation = (np.asarray(each, np.float32) for each in (preprocess.mean, preprocess.deviation))
+    mean, std = (np.asarray(each, np.float32) for each in (preprocess.mean, preprocess.std))
     if kind != np.uint8:
-        return (images.astype(np.float32) - mean) / deviation
+        return (images.astype(np.float32) - mean) / std
     # There are 256 answers for each channel, and NumPy divides exactly; XLA multiplies by reciprocals.
-    answers = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / deviation
+    answers = (np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std
     return (jnp.asarray(answers) if isinstance(images, jax.Array) else answers)[images, np.arange(3)]
 
 

@@ -30,7 +30,7 @@ def with_progress(batches: Sequence[Any], name: str) -> Sequence[Any]:
 
 @contextmanager
 def bar(name: str | None, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Shows a bar for as long as the block runs, and gives a function that counts one batch: ``count(images)``.
+    """Shows a bar for as long as the block runs, and gives a function that counts one batch: ``count(examples)``.
 
     Args:
       name: stands before the bar.  None, or no terminal: no bar.
@@ -42,11 +42,11 @@ def bar(name: str | None, total: int, done: int = 0) -> Iterator[Callable[[int],
     """
     # Asked here: without a terminal rich would still print an empty line.
     if name is None or not rich.get_console().is_terminal:
-        yield lambda images: None
+        yield lambda examples: None
         return
     with Progress(*Progress.get_default_columns(), _Speed(), transient=True) as progress:
-        task = progress.add_task(name, total=total, completed=done, images=0)
-        yield lambda images: progress.update(task, advance=1, images=images)
+        task = progress.add_task(name, total=total, completed=done, examples=0)
+        yield lambda examples: progress.update(task, advance=1, examples=examples)
 
 
 class _Speed(ProgressColumn):
@@ -54,7 +54,7 @@ class _Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed * task.fields['images']:,.0f} images/s")
+        return Text("" if speed is None else f"{speed * task.fields['examples']:,.0f} images/s")
 
 
 class _Shown(Sequence[Any]):

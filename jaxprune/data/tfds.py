@@ -69,7 +69,7 @@ def tfds(
     name: str,
     split: str = "train",
     *,
-    size: int | None = None,
+    image: int | None = None,
     preprocess: Preprocess | None = None,
     folder: str | Path | None = None,
 ) -> Any:
@@ -81,8 +81,9 @@ def tfds(
     Args:
       name: the name of the data set, such as "cifar10" or "imagenet2012:5.1.0".
       split: which split, such as "train" or "train[:10%]".
-      size: images are squeezed to size x size pixels, bilinearly with antialiasing; grey ones stay grey.
-      preprocess: instead of ``size``: what is made of each picture; with it all must get one size.
+      image: height and width of the images, in pixels, to which they are squeezed, bilinearly with antialiasing; grey
+        ones stay grey.
+      preprocess: instead of ``image``: what is made of each picture; with it all must get one size.
       folder: where prepared sets lie, or the folder of one version, which holds dataset_info.json.  None: the default
         of TensorFlow Datasets.
 
@@ -94,12 +95,12 @@ def tfds(
         are missing or damaged, another number of examples than the metadata says, an empty split, or examples without
         "image" and "label"; all before any picture is decoded.
     """
-    if (size is None) == (preprocess is None):
+    if (image is None) == (preprocess is None):
         raise ValueError(
-            f"size, preprocess: expected exactly one of them, but got size={size!r} and preprocess={preprocess!r}."
+            f"image, preprocess: expected exactly one of them, but got image={image!r} and preprocess={preprocess!r}."
         )
-    if size is not None:
-        check.whole("size", size)
+    if image is not None:
+        check.whole("image", image)
     rule_shape = None if preprocess is None else output_shape(preprocess)
     found = prepared(name, split, folder)
     features, full = found.features, f"tfds:{name}:{split}"
@@ -109,7 +110,7 @@ def tfds(
         raise ValueError(f"data: split {split!r} of tfds:{name} has no example. Choose another.")
     labels = _labels(found, f"tfds:{name}")
     check.label_range(f"labels of tfds:{name}", labels, len(features["label"].names))
-    shape = rule_shape or (size, size, features["image"].shape[-1])
+    shape = rule_shape or (image, image, features["image"].shape[-1])
     return _Split(full, found, labels, shape, preprocess)
 
 

@@ -26,7 +26,7 @@ class _Files(NamedTuple):
 
 
 def voc(
-    folder: str | Path, split: str = "val", *, size: int = 224, difficult: bool = True, count: int | None = None
+    folder: str | Path, split: str = "val", *, image: int = 224, difficult: bool = True, count: int | None = None
 ) -> Annotated:
     """Reads images with masks and boxes from a folder in the layout of PASCAL VOC.
 
@@ -43,7 +43,7 @@ def voc(
     Args:
       folder: the one that holds JPEGImages.
       split: which list of names, such as "val", "train" or "trainval".
-      size: the images become size x size pixels.
+      image: height and width of the images, in pixels.
       difficult: whether to keep boxes that are marked as difficult; CorLoc of LOST keeps them.
       count: how many images to read, the first ones of the list.  None: all; that is 0.6 MB of memory for each image of
         224 pixels.
@@ -58,7 +58,7 @@ def voc(
 
     Source: Everingham, Van Gool, Williams, Winn and Zisserman (2010), Int. J. Computer Vision 88.
     """
-    size = check.whole("size", size)
+    image = check.whole("image", image)
     if count is not None:
         check.whole("count", count)
     files = _files(Path(folder), split)[:count]
@@ -68,13 +68,13 @@ def voc(
         indices = _indices(each.mask)
         _inside(each.boxes, found, indices.shape)
         objects = (indices > 0) & (indices != _VOID)
-        kept.append((*fitted(each.mask, objects, indices == _VOID, size), outward(found, indices.shape, size)))
+        kept.append((*fitted(each.mask, objects, indices == _VOID, image), outward(found, indices.shape, image)))
         labels.append(int(np.argmax(np.bincount(indices[objects], minlength=len(_NAMES) + 1))))
         same_size(each.image, _shape(each.image), indices.shape)
     present = sorted(set(labels))
     return Annotated(
-        f"voc-{split}-{size}",
-        np.stack([squeezed(colours(each.image), size) for each in files]),
+        f"voc-{split}-{image}",
+        np.stack([squeezed(colours(each.image), image) for each in files]),
         np.stack([mask for mask, _, _ in kept]),
         np.stack([void for _, void, _ in kept]),
         tuple(scaled for _, _, scaled in kept),

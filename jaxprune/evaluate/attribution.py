@@ -186,8 +186,8 @@ def integrated_gradients(*, steps: int = 50, baseline: Any = 0.0) -> Attribution
     return attribute
 
 
-def noise_tunnel(method: Attribution, *, samples: int, deviation: Any, key: jax.Array) -> Attribution:
-    """Makes the mean of an attribution over noisy copies of the images: ``mean_s method(x + deviation noise_s)``.
+def noise_tunnel(method: Attribution, *, samples: int, std: Any, key: jax.Array) -> Attribution:
+    """Makes the mean of an attribution over noisy copies of the images: ``mean_s method(x + std noise_s)``.
 
     The noise is normal.  It is a function of the key, the sample and the position in the batch: the n-th image of every
     batch meets the same noise, whatever the number of images, so that networks are compared under equal noise.  The
@@ -196,32 +196,32 @@ def noise_tunnel(method: Attribution, *, samples: int, deviation: Any, key: jax.
     Args:
       method: any attribution.
       samples: how many copies.
-      deviation: standard deviation of the noise, in units of the images; a number, or one for each channel [c].
+      std: standard deviation of the noise, in units of the images; a number, or one for each channel [c].
       key: of the noise.
 
     Returns:
       ``(network, images [b, h, w, c], targets) -> relevance``, of the shape that the method gives.
 
     Raises:
-      ValueError: no sample, a deviation that is negative or no number; (by what is returned) one that does not fit the
+      ValueError: no sample, a std that is negative or no number; (by what is returned) one that does not fit the
         images.
       TypeError: a key that is none.
 
     Source: Smilkov, Thorat, Kim, Viégas and Wattenberg (2017), arXiv 1706.03825.
 
     >>> net = Network(lambda p, s, x: x.reshape(len(x), -1) @ p, jnp.array([[2.0], [-3.0]]))
-    >>> noisy = noise_tunnel(gradient(), samples=2, deviation=0.5, key=jax.random.key(0))
+    >>> noisy = noise_tunnel(gradient(), samples=2, std=0.5, key=jax.random.key(0))
     >>> noisy(net, jnp.ones((1, 1, 2, 1))).ravel().tolist()
     [2.0, -3.0]
     """
     check.whole("samples", samples)
     check.key("key", key)
-    if not check.are_numbers(deviation) or not np.all(np.asarray(deviation) >= 0):
-        raise ValueError(f"deviation: expected 0 or more, in units of the images, but got {deviation!r}.")
+    if not check.are_numbers(std) or not np.all(np.asarray(std) >= 0):
+        raise ValueError(f"std: expected 0 or more, in units of the images, but got {std!r}.")
 
     def attribute(network: Network, images: Any, targets: Any = None) -> Any:
         images, targets = ready(network, images, targets)
-        spread = colours("deviation", deviation, images)
+        spread = colours("std", std, images)
         targets = settled(network, images, targets)
         summed: Any = 0
         for sample in range(samples):
@@ -231,12 +231,12 @@ def noise_tunnel(method: Attribution, *, samples: int, deviation: Any, key: jax.
     return attribute
 
 
-def smooth_grad(*, samples: int, deviation: Any, key: jax.Array) -> Attribution:
+def smooth_grad(*, samples: int, std: Any, key: jax.Array) -> Attribution:
     """Makes SmoothGrad: the mean gradient over noisy copies of the images, ``noise_tunnel(gradient(), ...)``.
 
     Args:
       samples: how many copies.
-      deviation: standard deviation of the noise, in units of the images; a number, or one for each channel [c].
+      std: standard deviation of the noise, in units of the images; a number, or one for each channel [c].
       key: of the noise.
 
     Returns:
@@ -245,10 +245,10 @@ def smooth_grad(*, samples: int, deviation: Any, key: jax.Array) -> Attribution:
     Source: Smilkov, Thorat, Kim, Viégas and Wattenberg (2017), arXiv 1706.03825.
 
     >>> net = Network(lambda p, s, x: x.reshape(len(x), -1) @ p, jnp.array([[2.0], [-3.0]]))
-    >>> smooth_grad(samples=2, deviation=0.1, key=jax.random.key(0))(net, jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    >>> smooth_grad(samples=2, std=0.1, key=jax.random.key(0))(net, jnp.ones((1, 1, 2, 1))).ravel().tolist()
     [2.0, -3.0]
     """
-    return noise_tunnel(gradient(), samples=samples, deviation=deviation, key=key)
+    return noise_tunnel(gradient(), samples=samples, std=std, key=key)
 
 
 @jax.jit
@@ -262,8 +262,8 @@ def _plus(integral: Any, weight: Any, slope: Any) -> jax.Array:
 
 
 @jax.jit
-def _noisy(images: Any, deviation: Any, key: jax.Array, sample: Any) -> jax.Array:
+def _noisy(images: Any, std: Any, key: jax.Array, sample: Any) -> jax.Array:
     drawn = jax.random.fold_in(key, sample)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(drawn, jnp.arange(len(images)))
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
-    return images + deviation * noise
+    return images + std * noise

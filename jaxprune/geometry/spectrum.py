@@ -185,10 +185,10 @@ def density(
         weights[number] = small[0] ** 2
     span, largest = np.ptp(nodes), np.max(np.abs(nodes)) or 1.0
     # Where all eigenvalues are equal up to rounding, a peak around the one there is.
-    deviation = width * (span if span > _accuracy(operator) * largest else largest)
+    std = width * (span if span > _accuracy(operator) * largest else largest)
     # Five deviations, so that the integral is 1 to the sixth digit.
-    grid = np.linspace(nodes.min() - 5 * deviation, nodes.max() + 5 * deviation, points)
-    bells = np.exp(-(((grid[:, None] - nodes.ravel()) / deviation) ** 2) / 2) / (deviation * np.sqrt(2 * np.pi))
+    grid = np.linspace(nodes.min() - 5 * std, nodes.max() + 5 * std, points)
+    bells = np.exp(-(((grid[:, None] - nodes.ravel()) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
     return Density(grid, bells @ weights.ravel() / probes, nodes, weights)
 
 

@@ -134,7 +134,7 @@ def _timm_vit(name: str, size: str, patch: int, **options: Any) -> Architecture:
     settings: dict[str, Any] = {
         "layout": layouts_vit.timm_vit,
         "prepare": layouts_vit.prepare_timm,
-        "preprocess": partial(_timm, mean=_HALVES, deviation=_HALVES),
+        "preprocess": partial(_timm, mean=_HALVES, std=_HALVES),
         "head": Head("head.weight"),
         **options,
     }
@@ -183,7 +183,7 @@ def _big_vision_vit(name: str, size: str, patch: int, pool: str = "mean", **opti
     settings: dict[str, Any] = {
         "layout": layouts_big_vision.big_vision_vit,
         "prepare": layouts_big_vision.prepare,
-        "preprocess": partial(_scaled, mean=_HALVES, deviation=_HALVES),
+        "preprocess": partial(_scaled, mean=_HALVES, std=_HALVES),
         "prefixes": ("params/", "params."),
         "head": Head("head/kernel", axis=1),
         # Its class token has no position.
@@ -212,7 +212,7 @@ def _augreg_vit(size: str, patch: int) -> Architecture:
 
 _WITHOUT_HEAD: dict[str, Any] = {"head": None, "classes": 0}
 _CLIP_OPTIONS: dict[str, Any] = {
-    "preprocess": partial(_BICUBIC, resize=224, mean=_CLIP[0], deviation=_CLIP[1]),
+    "preprocess": partial(_BICUBIC, resize=224, mean=_CLIP[0], std=_CLIP[1]),
     "first": "visual.conv1.weight",
     "prefixes": WRAPPED,
 }

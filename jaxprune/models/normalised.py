@@ -12,12 +12,12 @@ from jaxprune.types import Apply, Preprocess, TrainApply
 def normalised(network: Network, preprocess: Preprocess) -> Network:
     """Puts the normalisation before a network: it then takes bytes, or pixels in [0, 1].
 
-    ``outputs = network((pixels - mean) / deviation)``, with pixels = bytes / 255 where images are uint8.  So batches
+    ``outputs = network((pixels - mean) / std)``, with pixels = bytes / 255 where images are uint8.  So batches
     travel to the device as bytes, a quarter of the size, and attributions are with respect to the pixels.
 
     Args:
       network: one that takes normalised images [b, h, w, 3].
-      preprocess: mean and deviation of every channel.  Resizing and cropping are done before, by
+      preprocess: mean and std of every channel.  Resizing and cropping are done before, by
         ``jp.data.preprocess``.
 
     Returns:
@@ -27,7 +27,7 @@ def normalised(network: Network, preprocess: Preprocess) -> Network:
       ValueError: the network takes pixels already.
 
     >>> net = Network(lambda params, state, images: images.mean((1, 2)), {})
-    >>> half = Preprocess(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5))
+    >>> half = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     >>> normalised(net, half)(jnp.full((1, 2, 2, 3), 255, jnp.uint8))
     Array([[1., 1., 1.]], dtype=float32)
     """
@@ -60,5 +60,5 @@ def _normalise(images: Any, preprocess: Preprocess) -> Any:
     pixels = jnp.asarray(images)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
-    mean, deviation = (jnp.asarray(values, pixels.dtype) for values in (preprocess.mean, preprocess.deviation))
-    return (pixels - mean) / deviation
+    mean, std = (jnp.asarray(values, pixels.dtype) for values in (preprocess.mean, preprocess.std))
+    return (pixels - mean) / std

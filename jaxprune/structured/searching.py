@@ -43,11 +43,11 @@ class Compaction(NamedTuple):
 
     Attributes:
       macs: the multiply-accumulates that the device does in the time that compiling the smaller network takes.
-      images: training images in a step of the search; each takes three times the operations of one evaluation.
+      examples: training images in a step of the search; each takes three times the operations of one evaluation.
     """
 
     macs: float
-    images: int
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class Search:
         end = 0.0 if self.target is None else (1 - self.target) * whole
         to_come = math.ceil(max(step.macs - end, 0.0) / per_step)
         spared = base.account.macs(ones(base.account.groups)) - step.macs
-        if 3 * to_come * self.compaction.images * spared <= self.compaction.macs:
+        if 3 * to_come * self.compaction.examples * spared <= self.compaction.macs:
             return step
         return dataclasses.replace(step, base=step.specification, gates=ones(step.specification.groups()))
 

@@ -178,9 +178,11 @@ def preprocess_of(folder: str | os.PathLike[str]) -> Preprocess:
         raise ValueError(f"folder: expected a saved network with {_SHAPE}, but {str(folder)!r} has none.")
     values = _json(path)
     if "preprocess" in values:
-        return Preprocess(**values["preprocess"])
+        # std was once called deviation; the SHA-256 of such a folder is of that word, so nobody can just change it.
+        read = {"std" if name == "deviation" else name: value for name, value in values["preprocess"].items()}
+        return Preprocess(**read)
     height, width, _ = values["image_shape"]
-    return Preprocess(resize=(height, width), mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0))
+    return Preprocess(resize=(height, width), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike[str]) -> Path:

@@ -50,19 +50,19 @@ def test_saving_pays_for_the_search_after_as_many_images_as_save_its_energy():
     dense, pruned = cost.estimate(4.0, **BILLED), cost.estimate(1.0, **BILLED)
     # The search ran on a grid three times as dirty.
     search = cost.estimate(601.0, watts=100.0, grams_per_kwh=150.0)
-    got = cost.saving(dense, pruned, search=search, images=32)
+    got = cost.saving(dense, pruned, search=search, examples=32)
     saved = 3.0 / 32  # seconds at 100 W for each image
     assert got.break_even_kwh == 6411  # 601 / saved = 6410.67
     assert (got.break_even_kwh - 1) * saved < 601 <= got.break_even_kwh * saved
     assert (got.break_even_grams - 1) * saved < 3 * 601 <= got.break_even_grams * saved
-    assert got.search_images == pytest.approx(601 / 4 * 32)
+    assert got.search_examples == pytest.approx(601 / 4 * 32)
     assert got.why == ""
     assert "pays for itself after 6411 images" in str(got)
 
 
 def test_saving_breaks_even_on_a_whole_number_exactly():
     got = cost.saving(
-        cost.estimate(0.3, **BILLED), cost.estimate(0.2, **BILLED), search=cost.estimate(0.7, **BILLED), images=10
+        cost.estimate(0.3, **BILLED), cost.estimate(0.2, **BILLED), search=cost.estimate(0.7, **BILLED), examples=10
     )
     assert got.break_even_kwh == got.break_even_grams == 70
 
@@ -70,7 +70,7 @@ def test_saving_breaks_even_on_a_whole_number_exactly():
 @pytest.mark.parametrize("seconds", [4.0, 5.0])
 def test_saving_of_nothing_never_pays_and_gives_the_reason(seconds):
     dense, pruned, search = (cost.estimate(time, **BILLED) for time in (4.0, seconds, 1.0))
-    got = cost.saving(dense, pruned, search=search, images=32)
+    got = cost.saving(dense, pruned, search=search, examples=32)
     assert got.break_even_kwh is None
     assert got.break_even_grams is None
     assert "takes no less energy" in got.why
@@ -80,12 +80,12 @@ def test_saving_of_nothing_never_pays_and_gives_the_reason(seconds):
 
 def test_saving_refuses_what_cannot_be_compared(codecarbon, monkeypatch):
     dense, pruned = cost.estimate(4.0, **BILLED), cost.estimate(1.0, **BILLED)
-    with pytest.raises(ValueError, match="search/images: expected both or neither"):
+    with pytest.raises(ValueError, match="search/examples: expected both or neither"):
         cost.saving(dense, pruned, search=dense)
-    with pytest.raises(ValueError, match="search/images: expected both or neither"):
-        cost.saving(dense, pruned, images=3)
-    with pytest.raises(ValueError, match="images: expected a finite number above 0"):
-        cost.saving(dense, pruned, search=dense, images=0)
+    with pytest.raises(ValueError, match="search/examples: expected both or neither"):
+        cost.saving(dense, pruned, examples=3)
+    with pytest.raises(ValueError, match="examples: expected a finite number above 0"):
+        cost.saving(dense, pruned, search=dense, examples=0)
     with pytest.raises(ValueError, match="before/after: expected one grid, but got 50 and 60 g/kWh"):
         cost.saving(dense, cost.estimate(1.0, watts=100.0, grams_per_kwh=60.0))
     codecarbon([CPU("intel_rapl")])

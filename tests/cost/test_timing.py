@@ -40,7 +40,7 @@ def test_latency_is_positive_and_ordered():
     got = cost.latency(_network(), IMAGES, repeats=4, warmup=1)
     assert 0 < got.low <= got.seconds <= got.high
     assert got.compile_seconds > 0
-    assert (got.images, got.calls) == (4, 4)
+    assert (got.examples, got.calls) == (4, 4)
     assert "for 4 images" in str(got)
 
 

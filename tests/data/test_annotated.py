@@ -121,7 +121,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_annotated_folder_reads_images_and_masks(folder):
-    found = jp.data.annotated_folder(folder, size=4)
+    found = jp.data.annotated_folder(folder, image=4)
     assert (found.classes, found.labels.tolist(), found.images.shape) == (("cat", "dog"), [0, 0, 1], (3, 4, 4, 3))
     np.testing.assert_allclose(found.images[:, 0, 0, 0] * 255, [80, 0, 160], atol=1e-4)
     assert [boxes.tolist() for boxes in found.boxes] == [[[1, 1, 3, 3]]] * 3
@@ -158,7 +158,7 @@ def test_annotated_folder_reads_images_and_masks(folder):
 def test_annotated_folder_names_what_is_wrong(folder, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        jp.data.annotated_folder(folder, size=4)
+        jp.data.annotated_folder(folder, image=4)
 
 
 def test_annotated_folder_without_classes_is_named(tmp_path):
@@ -229,7 +229,7 @@ def prepared(builder, folder: Path, **options):
 
 
 def test_annotated_tfds_reads_masks_and_boxes(tmp_path):
-    found = prepared(JaxpruneMasks, tmp_path, size=10, objects=(1,), void=(3,))
+    found = prepared(JaxpruneMasks, tmp_path, image=10, objects=(1,), void=(3,))
     inside, around = np.zeros((2, 10, 10), bool)
     inside[3:7, 2:6] = True  # columns 5 to 12: the middles 5, 7, 9, 11 of the pixels 2 to 5
     around[2:8, 2:7] = True
@@ -241,11 +241,11 @@ def test_annotated_tfds_reads_masks_and_boxes(tmp_path):
     np.testing.assert_array_equal(found.labels, greys >= 3)
     assert (found.classes, found.name) == (("dark", "bright"), "tfds:jaxprune_masks:train")
     with pytest.raises(ValueError, match=r"have no background: their values are \[1, 2, 3\].*objects=\(1,\)"):
-        jp.data.annotated_tfds("jaxprune_masks", folder=str(tmp_path), size=10)
+        jp.data.annotated_tfds("jaxprune_masks", folder=str(tmp_path), image=10)
 
 
 def test_annotated_tfds_without_boxes_has_those_around_its_masks(tmp_path):
-    found = prepared(JaxpruneMasksAlone, tmp_path, size=10, objects=(1,))
+    found = prepared(JaxpruneMasksAlone, tmp_path, image=10, objects=(1,))
     assert [boxes.tolist() for boxes in found.boxes] == [[[3, 2, 7, 7]]] * 6
 
 
@@ -253,4 +253,4 @@ def test_annotated_tfds_without_masks_is_an_error(tmp_path):
     with pytest.raises(
         ValueError, match=r"expected examples with 'segmentation_mask', but .* has \['image', 'label', 'ob"
     ):
-        prepared(JaxpruneBoxesAlone, tmp_path, size=10)
+        prepared(JaxpruneBoxesAlone, tmp_path, image=10)

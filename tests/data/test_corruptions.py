@@ -139,14 +139,14 @@ def test_poisson_counts_are_scipys_quantiles(mean):
 # ---------------------------------------------------------------------------------------------------------- noise
 
 
-@pytest.mark.parametrize(("severity", "deviation"), list(enumerate([0.04, 0.06, 0.08, 0.09, 0.10], start=1)))
-def test_gaussian_noise_has_the_stated_deviation(severity, deviation):
+@pytest.mark.parametrize(("severity", "std"), list(enumerate([0.04, 0.06, 0.08, 0.09, 0.10], start=1)))
+def test_gaussian_noise_has_the_stated_deviation(severity, std):
     noise = jp.data.corrupt(grey(0.5), "gaussian_noise", severity, 0) - 0.5
-    assert stats.kstest(noise.ravel(), "norm", args=(0.0, deviation)).pvalue > 0.01
+    assert stats.kstest(noise.ravel(), "norm", args=(0.0, std)).pvalue > 0.01
     first = jp.data.corrupt(grey(0.5), "gaussian_noise", 1, 0) - 0.5
     inside = np.abs(noise) < 0.49
     # The same luck at every severity.
-    np.testing.assert_allclose(noise[inside], deviation / 0.04 * first[inside], atol=1e-12)
+    np.testing.assert_allclose(noise[inside], std / 0.04 * first[inside], atol=1e-12)
 
 
 @pytest.mark.parametrize(("severity", "photons"), list(enumerate([500, 250, 100, 75, 50], start=1)))
@@ -185,14 +185,14 @@ def test_disc_is_a_mean_without_a_direction(radius):
 
 
 @pytest.mark.parametrize("angle", [-0.7, 0.0, 0.4, 1.5])
-@pytest.mark.parametrize("deviation", [0.25, 2.0, 9.0])
-def test_trail_is_half_a_gaussian_in_its_direction(deviation, angle):
-    weights = _blurs.trail(deviation, angle)
+@pytest.mark.parametrize("std", [0.25, 2.0, 9.0])
+def test_trail_is_half_a_gaussian_in_its_direction(std, angle):
+    weights = _blurs.trail(std, angle)
     assert weights.min() >= 0
     assert weights.sum() == pytest.approx(1, abs=1e-12)
     place = np.arange(len(weights)) - len(weights) // 2
     centre = np.array([weights.sum(axis=1) @ place, weights.sum(axis=0) @ place])
-    mean = deviation * stats.truncnorm(0, 3).mean()
+    mean = std * stats.truncnorm(0, 3).mean()
     np.testing.assert_allclose(centre, mean * np.array([np.sin(angle), np.cos(angle)]), atol=0.06 * mean)
 
 

@@ -342,7 +342,7 @@ def edit(folder: Path, name: str, change) -> None:
 
 
 def test_tfds_reads_a_prepared_data_set_without_tensorflow(prepared):
-    source = jp.data.tfds("jaxprune_toy", size=4, folder=str(prepared))
+    source = jp.data.tfds("jaxprune_toy", image=4, folder=str(prepared))
     assert (source.name, source.classes) == ("tfds:jaxprune_toy:train", ("dark", "bright"))
     images = source.images(np.arange(20))
     assert (images.shape, images.dtype) == ((20, 4, 4, 3), np.uint8)
@@ -351,7 +351,7 @@ def test_tfds_reads_a_prepared_data_set_without_tensorflow(prepared):
     assert sorted(greys.tolist()) == list(range(20))
     np.testing.assert_array_equal(source.labels, greys >= 8)
     np.testing.assert_array_equal(source.images(np.array([7, 2])), images[[7, 2]])
-    half = jp.data.tfds("jaxprune_toy:1.0.0", "train[:50%]", size=4, folder=str(prepared))
+    half = jp.data.tfds("jaxprune_toy:1.0.0", "train[:50%]", image=4, folder=str(prepared))
     np.testing.assert_array_equal(half.labels, source.labels[:10])
     assert sorted(jp.data.select(source, np.arange(20), (1,))["label"].tolist()) == [0] * 12
 
@@ -365,27 +365,27 @@ def test_tfds_refuses_a_count_that_differs_from_the_metadata(prepared, claimed):
 
     edit(prepared, "dataset_info.json", change)
     with pytest.raises(ValueError, match=rf"data: split 'train' of tfds:jaxprune_toy should have {claimed} .* but 20"):
-        jp.data.tfds("jaxprune_toy", size=4, folder=str(prepared))
+        jp.data.tfds("jaxprune_toy", image=4, folder=str(prepared))
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:-1]])
 def test_tfds_refuses_a_truncated_data_set(prepared, damage):
     edit(prepared, "*.array_record-00000-of-00001", damage)
     with pytest.raises(ValueError, match=r"data: .*tfds:jaxprune_toy.*[Pp]repare it"):
-        jp.data.tfds("jaxprune_toy", size=4, folder=str(prepared))
+        jp.data.tfds("jaxprune_toy", image=4, folder=str(prepared))
 
 
 def test_tfds_refuses_a_missing_shard(prepared):
     (shard,) = prepared.rglob("*.array_record-00000-of-00001")
     shard.unlink()
     with pytest.raises(ValueError, match=r"data: .*tfds:jaxprune_toy.*[Pp]repare it"):
-        jp.data.tfds("jaxprune_toy", size=4, folder=str(prepared))
+        jp.data.tfds("jaxprune_toy", image=4, folder=str(prepared))
 
 
 @pytest.mark.parametrize(("name", "channels"), [("mnist", 1), ("cifar10", 3)])
 def test_tfds_opens_well_known_data_sets_under_mocking(name, channels):
     with tensorflow_datasets.testing.mock_data(num_examples=7):
-        source = jp.data.tfds(name, size=16)
+        source = jp.data.tfds(name, image=16)
         assert (source.labels.shape, len(source.classes)) == ((7,), 10)
         images = source.images(np.array([0, 6]))
     assert (images.shape, images.dtype) == ((2, 16, 16, channels), np.uint8)
@@ -394,12 +394,12 @@ def test_tfds_opens_well_known_data_sets_under_mocking(name, channels):
 
 def test_tfds_names_data_sets_that_cannot_be_opened(tmp_path, prepared):
     with pytest.raises(ValueError, match=r"data: tfds: unknown value 'jaxprune_toi'. Did you mean 'jaxprune_toy'"):
-        jp.data.tfds("jaxprune_toi", size=4)
+        jp.data.tfds("jaxprune_toi", image=4)
     with pytest.raises(ValueError, match=r"cannot open tfds:mnist, split 'train': .* Prepare it once"):
-        jp.data.tfds("mnist", size=4, folder=str(tmp_path))
+        jp.data.tfds("mnist", image=4, folder=str(tmp_path))
     with pytest.raises(ValueError, match=r"cannot open tfds:jaxprune_toy, split 'test': .* Prepare it once"):
-        jp.data.tfds("jaxprune_toy", "test", size=4, folder=str(prepared))
-    with pytest.raises(ValueError, match="size: expected a whole number of 1 or more, but got 0"):
-        jp.data.tfds("jaxprune_toy", size=0, folder=str(prepared))
+        jp.data.tfds("jaxprune_toy", "test", image=4, folder=str(prepared))
+    with pytest.raises(ValueError, match="image: expected a whole number of 1 or more, but got 0"):
+        jp.data.tfds("jaxprune_toy", image=0, folder=str(prepared))
     with pytest.raises(ValueError, match=r"data: .*'train\[:0\]'"):
-        jp.data.tfds("jaxprune_toy", "train[:0]", size=4, folder=str(prepared))
+        jp.data.tfds("jaxprune_toy", "train[:0]", image=4, folder=str(prepared))

@@ -124,12 +124,12 @@ def test_low_pass_is_a_gaussian_of_that_many_pixels_at_224(level):
     images = np.full((1, 224, 224, 1), GREY)
     images[0, 112, 112] = 1.0
     got = distort(images, "low-pass", level, 0)[0, ..., 0] - GREY
-    deviation, place = float(level), np.arange(224) - 112
-    line = np.exp(-0.5 * (place / deviation) ** 2)
+    std, place = float(level), np.arange(224) - 112
+    line = np.exp(-0.5 * (place / std) ** 2)
     # The filter ends at four deviations, and is cut to whole pixels there.
-    line[np.abs(place) > int(4 * deviation + 0.5)] = 0
-    whole = np.arange(-int(4 * deviation + 0.5), int(4 * deviation + 0.5) + 1)
-    line /= np.sum(np.exp(-0.5 * (whole / deviation) ** 2))
+    line[np.abs(place) > int(4 * std + 0.5)] = 0
+    whole = np.arange(-int(4 * std + 0.5), int(4 * std + 0.5) + 1)
+    line /= np.sum(np.exp(-0.5 * (whole / std) ** 2))
     np.testing.assert_allclose(got, (1 - GREY) * np.outer(line, line), atol=1e-12)
 
 

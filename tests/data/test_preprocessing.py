@@ -137,8 +137,8 @@ def test_preprocess_record_survives_json():
             r"mean as three finite numbers, .* but got \(0.5, 0.5\). Divide those for bytes",
         ),
         ({"mean": (0.5, 0.5, float("nan"))}, "expected mean as three finite numbers"),
-        ({"deviation": (0.5, 0.0, 0.5)}, "expected deviation as three finite numbers, above 0"),
-        ({"deviation": "abc"}, "expected deviation as three finite numbers, above 0"),
+        ({"std": (0.5, 0.0, 0.5)}, "expected std as three finite numbers, above 0"),
+        ({"std": "abc"}, "expected std as three finite numbers, above 0"),
     ],
 )
 def test_preprocess_record_that_means_nothing_is_an_error(change, message):

@@ -42,7 +42,7 @@ def of_annotations(place: Path) -> jp.data.Source:
             path = place / part / f"{number % 3}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    return jp.data.annotated_folder(place, size=8).source()
+    return jp.data.annotated_folder(place, image=8).source()
 
 
 SOURCES: dict[str, Callable[[Path], jp.data.Source]] = {

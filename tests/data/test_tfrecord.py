@@ -198,10 +198,10 @@ def folder(sets, tmp_path) -> Path:
 
 
 def opened(folder: Path, split: str = "train", **options):
-    return jp.data.tfds("jaxprune_records", split, folder=folder, **{"size": 6, **options})
+    return jp.data.tfds("jaxprune_records", split, folder=folder, **{"image": 6, **options})
 
 
-@pytest.mark.parametrize("options", [{"size": 6}, {"size": None, "preprocess": RULE}])
+@pytest.mark.parametrize("options", [{"image": 6}, {"image": None, "preprocess": RULE}])
 def test_tfrecord_holds_what_array_record_holds(sets, options):
     want, got = (opened(folder, **options) for folder in sets)
     assert isinstance(got, jp.data.Source)
@@ -215,7 +215,7 @@ def test_tfrecord_holds_what_array_record_holds(sets, options):
 
 
 def test_tfds_preprocesses_pictures_from_their_own_bytes(sets):
-    source = opened(sets[1], size=None, preprocess=RULE)
+    source = opened(sets[1], image=None, preprocess=RULE)
     numbers = [len(example["numbers"]) for example in source.examples]
     assert sorted(numbers) == list(range(20))
     for number, image in zip(numbers, source.images(np.arange(20)), strict=True):
@@ -248,7 +248,7 @@ def test_tfds_takes_the_folder_of_one_version(sets):
     assert source.classes == ("dark", "bright", "other")
     assert source.fingerprint() == opened(sets[1], "test").fingerprint()
     with pytest.raises(ValueError, match=r"data: expected the data set 'mnist' in .* but it is 'jaxprune_records'"):
-        jp.data.tfds("mnist", size=4, folder=sets[1] / "jaxprune_records/2.0.0")
+        jp.data.tfds("mnist", image=4, folder=sets[1] / "jaxprune_records/2.0.0")
 
 
 def test_fingerprint_of_tfds_is_of_the_files_of_the_split(folder):
@@ -267,7 +267,7 @@ def test_fingerprint_of_tfds_is_of_the_files_of_the_split(folder):
 
 
 def test_annotated_tfds_reads_masks_of_tfrecord_too(sets):
-    want, got = (jp.data.annotated_tfds("jaxprune_records", size=8, folder=str(folder)) for folder in sets)
+    want, got = (jp.data.annotated_tfds("jaxprune_records", image=8, folder=str(folder)) for folder in sets)
     np.testing.assert_array_equal(got.mask, want.mask)
     np.testing.assert_array_equal(got.source().images(np.arange(20)), want.images)
 
@@ -338,7 +338,7 @@ def test_tfds_names_a_damaged_picture(folder):
     records = list(Records([shard]))
     records[3] = records[3].replace(b"IHDR", b"IHDX").replace(b"\xff\xd8", b"\xff\xd9")
     shard.write_bytes(b"".join(record(each) for each in records))
-    for options in ({"size": 6}, {"size": None, "preprocess": RULE}):
+    for options in ({"image": 6}, {"image": None, "preprocess": RULE}):
         source = opened(folder, "test", **options)
         source.images(np.array([0, 1, 2, 4]))
         with pytest.raises(ValueError, match="example 3 of tfds:jaxprune_records:test: cannot be read as a picture"):
@@ -346,8 +346,8 @@ def test_tfds_names_a_damaged_picture(folder):
 
 
 def test_tfds_asks_for_exactly_one_size(sets):
-    for options in ({"size": None}, {"size": 6, "preprocess": RULE}):
-        with pytest.raises(ValueError, match="size, preprocess: expected exactly one of them, but got"):
+    for options in ({"image": None}, {"image": 6, "preprocess": RULE}):
+        with pytest.raises(ValueError, match="image, preprocess: expected exactly one of them, but got"):
             opened(sets[1], **options)
     with pytest.raises(ValueError, match="preprocess: expected one size for all pictures"):
-        opened(sets[1], size=None, preprocess=Preprocess(resize=5))
+        opened(sets[1], image=None, preprocess=Preprocess(resize=5))

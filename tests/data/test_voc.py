@@ -72,7 +72,7 @@ def root(tmp_path: Path) -> Path:
 def test_voc_m7_reads_a_palette_mask_with_an_even_class_by_its_indices(root):
     """Thresholding the red channel of the colours would lose cat (64, 0, 0), and keep horse (192, 0, 128)."""
     assert (palette()[3 * CAT], palette()[3 * HORSE], palette()[3 * VOID]) == (64, 192, 224)
-    found = jp.data.voc(root, size=20)
+    found = jp.data.voc(root, image=20)
     expected = np.zeros((20, 20), bool)
     expected[4:12, 4:12] = True
     np.testing.assert_array_equal(found.mask[0], expected)
@@ -82,7 +82,7 @@ def test_voc_m7_reads_a_palette_mask_with_an_even_class_by_its_indices(root):
 
 
 def test_voc_m7_void_is_neither_object_nor_background(root):
-    found = jp.data.voc(root, size=20)
+    found = jp.data.voc(root, image=20)
     border = np.zeros((20, 20), bool)
     border[3:13, 3:12] = True  # columns 7 to 24 of 40: the middles of 3 (7) to 11 (23), and of 12 (25) no more
     np.testing.assert_array_equal(found.void[1], border & ~found.mask[1])
@@ -90,39 +90,39 @@ def test_voc_m7_void_is_neither_object_nor_background(root):
 
 
 def test_voc_boxes_counted_from_one_become_half_open_and_grow_outward(root):
-    found = jp.data.voc(root, size=20)
+    found = jp.data.voc(root, image=20)
     assert [boxes.tolist() for boxes in found.boxes] == [
         [[4, 4, 12, 12]],
         [[4, 4, 12, 12]],
         [[0, 0, 10, 10], [12, 15, 18, 20]],
     ]
-    small = jp.data.voc(root, size=3)
+    small = jp.data.voc(root, image=3)
     # Rows 4 to 12 of 20 are 0.6 to 1.8 of 3; columns 8 to 24 of 40 too.
     assert small.boxes[0].tolist() == [[0, 0, 2, 2]]
-    assert [len(boxes) for boxes in jp.data.voc(root, size=20, difficult=False).boxes] == [1, 1, 1]
-    assert jp.data.voc(root, size=20).boxes[0].dtype == np.int32
+    assert [len(boxes) for boxes in jp.data.voc(root, image=20, difficult=False).boxes] == [1, 1, 1]
+    assert jp.data.voc(root, image=20).boxes[0].dtype == np.int32
 
 
 def test_voc_rounds_corners_between_pixels_outward(root):
     (root / "Annotations/a_cat.xml").write_text(annotation((9.4, 5.9, 23.2, 11.5)))
-    assert jp.data.voc(root, "train", size=20).boxes[0].tolist() == [[4, 4, 12, 12]]
+    assert jp.data.voc(root, "train", image=20).boxes[0].tolist() == [[4, 4, 12, 12]]
 
 
 def test_voc_resizes_images_and_keeps_their_order(root):
-    found = jp.data.voc(root, size=8)
+    found = jp.data.voc(root, image=8)
     assert (found.images.shape, found.images.dtype, found.name) == ((3, 8, 8, 3), np.float32, "voc-val-8")
     np.testing.assert_allclose(found.images[0, ..., 0], 1.0, atol=0.02)
     np.testing.assert_allclose(found.images[1:, ..., 0], 0.0, atol=0.02)
-    first = jp.data.voc(root, size=8, count=1)
+    first = jp.data.voc(root, image=8, count=1)
     assert (len(first.images), first.classes) == (1, ("cat",))
-    assert len(jp.data.voc(root, "train", size=8).images) == 1
+    assert len(jp.data.voc(root, "train", image=8).images) == 1
 
 
 def test_voc_object_between_pixels_keeps_the_one_that_it_fills_most(root):
     indices = np.zeros((20, 40), np.uint8)
     indices[14, 31:34] = CAT  # of 2 x 2 pixels the middles are at rows 5, 15 and columns 10, 30
     save_mask(root / "SegmentationClass/a_cat.png", indices)
-    found = jp.data.voc(root, "train", size=2)
+    found = jp.data.voc(root, "train", image=2)
     assert found.mask[0].tolist() == [[False, False], [False, True]]
 
 
@@ -183,13 +183,13 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotation>&b;</an
 def test_voc_names_what_is_wrong_with_a_folder(root, damage, message):
     damage(root)
     with pytest.raises(ValueError, match=message):
-        jp.data.voc(root, size=8)
+        jp.data.voc(root, image=8)
 
 
 def test_voc_names_bad_arguments(root, tmp_path):
     with pytest.raises(ValueError, match=r"folder: expected the layout of VOC, with ImageSets/Segmentation"):
         jp.data.voc(tmp_path / "JPEGImages")
-    with pytest.raises(ValueError, match="size: expected a whole number of 1 or more, but got 0"):
-        jp.data.voc(root, size=0)
+    with pytest.raises(ValueError, match="image: expected a whole number of 1 or more, but got 0"):
+        jp.data.voc(root, image=0)
     with pytest.raises(ValueError, match="count: expected a whole number of 1 or more"):
         jp.data.voc(root, count=0)

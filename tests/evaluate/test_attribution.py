@@ -67,7 +67,7 @@ def _small(params, state, images):
     return jnp.mean(x, axis=(1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
 
 
-NOISE = {"samples": 4, "deviation": 0.1, "key": KEY}
+NOISE = {"samples": 4, "std": 0.1, "key": KEY}
 FEW = ["input_times_gradient", "integrated_baseline", "guided_grad_cam:relu2"]
 INTEGRATED = partial(attribution.integrated_gradients, steps=7)
 METHODS = {
@@ -105,7 +105,7 @@ def test_attribution_is_tested_on_the_network_of_the_script(golden):
 def test_noise_tunnel_agrees_with_captum_under_its_noise(golden, monkeypatch):
     noisy = golden["noisy"]
     monkeypatch.setattr(attribution, "_noisy", lambda images, spread, key, sample: jnp.asarray(noisy[sample]))
-    tunnel = attribution.noise_tunnel(INTEGRATED(), samples=len(noisy), deviation=1.0, key=KEY)
+    tunnel = attribution.noise_tunnel(INTEGRATED(), samples=len(noisy), std=1.0, key=KEY)
     got = tunnel(small(golden), golden["images"], golden["targets"])
     np.testing.assert_allclose(got, golden["tunnel"], atol=1e-7 * np.max(np.abs(golden["tunnel"])), rtol=0)
 
@@ -169,11 +169,11 @@ def test_integrated_gradients_keep_the_class_that_the_image_itself_has():
 
 
 def test_noise_tunnel_a2_of_a_linear_network_has_the_mean_and_the_spread_of_theory():
-    n, samples, deviation = 4000, 3, 0.5
+    n, samples, std = 4000, 3, 0.5
     w, x = np.array([2.0, -0.7]), np.array([0.3, 0.9])
-    tunnel = attribution.noise_tunnel(INTEGRATED(), samples=samples, deviation=deviation, key=KEY)
+    tunnel = attribution.noise_tunnel(INTEGRATED(), samples=samples, std=std, key=KEY)
     got = np.asarray(tunnel(linear(w[:, None]), np.tile(x, (n, 1, 1, 1)))).reshape(n, 2)
-    sd = np.abs(w) * deviation / np.sqrt(samples)
+    sd = np.abs(w) * std / np.sqrt(samples)
     np.testing.assert_array_less(np.abs(got.mean(axis=0) - w * x), 4 * sd / np.sqrt(n))
     np.testing.assert_array_less(np.abs(got.std(axis=0) / sd - 1), 4 / np.sqrt(2 * n))
     assert abs(np.corrcoef(got.T)[0, 1]) < 4 / np.sqrt(n)
@@ -185,7 +185,7 @@ def test_noise_tunnel_has_noise_by_key_and_position_only():
 
     def noisy(images, key=KEY):
         method = attribution.noise_tunnel(
-            attribution.input_times_gradient(), samples=2, deviation=np.array([0.5, 0.0, 0.1]), key=key
+            attribution.input_times_gradient(), samples=2, std=np.array([0.5, 0.0, 0.1]), key=key
         )
         return np.asarray(method(network, images))
 
@@ -200,7 +200,7 @@ def test_noise_tunnel_has_noise_by_key_and_position_only():
 def test_smooth_grad_explains_one_class_whatever_the_noise():
     weights = np.array([[1.0, -2.0], [0.5, 3.0]])
     x = np.array([[0.6, 0.1], [0.1, 0.6]]).reshape(2, 1, 2, 1)
-    options = {"samples": 5, "deviation": 9.0, "key": KEY}
+    options = {"samples": 5, "std": 9.0, "key": KEY}
     network = linear(weights)
     noisy = attribution.noise_tunnel(lambda network, images, targets: images, **options)(network, x)
     assert np.argmax(network(noisy), axis=1).tolist() != [0, 1]
@@ -210,7 +210,7 @@ def test_smooth_grad_explains_one_class_whatever_the_noise():
 
 def test_smooth_grad_of_a_square_is_the_mean_gradient():
     network = jp.Network(lambda p, s, x: jnp.sum(x**2, axis=(1, 2, 3))[:, None], {})
-    x, options = draw(2, 3, 3, 1), {"samples": 4, "deviation": 0.2, "key": KEY}
+    x, options = draw(2, 3, 3, 1), {"samples": 4, "std": 0.2, "key": KEY}
     noisy = attribution.noise_tunnel(lambda network, images, targets: images, **options)(network, x)
     np.testing.assert_allclose(attribution.smooth_grad(**options)(network, x), 2 * noisy, atol=1e-14)
 
@@ -463,9 +463,9 @@ def test_attribution_names_bad_input():
     with pytest.raises(ValueError, match="steps: expected a whole number"):
         attribution.integrated_gradients(steps=0)
     with pytest.raises(ValueError, match="samples: expected a whole number"):
-        attribution.smooth_grad(samples=0, deviation=1.0, key=KEY)
-    with pytest.raises(ValueError, match="deviation: expected 0 or more"):
-        attribution.smooth_grad(samples=2, deviation=-1.0, key=KEY)
+        attribution.smooth_grad(samples=0, std=1.0, key=KEY)
+    with pytest.raises(ValueError, match="std: expected 0 or more"):
+        attribution.smooth_grad(samples=2, std=-1.0, key=KEY)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -480,10 +480,10 @@ def test_attribution_names_options_of_another_kind():
             method(detecting(4, 4, (0, 0, 2, 2)))
         with pytest.raises(ValueError, match=r"dead: unknown value 'zero'\. Did you mean 'zeros'"):
             method("seen", dead="zero")
-    with pytest.raises(ValueError, match=r"deviation: expected 0 or more, .* but got 'a'"):
-        attribution.noise_tunnel(attribution.gradient(), samples=2, deviation="a", key=KEY)
+    with pytest.raises(ValueError, match=r"std: expected 0 or more, .* but got 'a'"):
+        attribution.noise_tunnel(attribution.gradient(), samples=2, std="a", key=KEY)
     with pytest.raises(TypeError, match=r"key: expected one JAX PRNG key, .* but got 0"):
-        attribution.smooth_grad(samples=2, deviation=0.1, key=0)
+        attribution.smooth_grad(samples=2, std=0.1, key=0)
 
 
 def test_grad_cam_names_sites_that_do_not_serve():

@@ -188,8 +188,8 @@ def test_density_has_the_moments_of_the_eigenvalues_and_integral_one(matrix):
 def test_density_of_many_probes_is_the_smoothed_spectrum():
     squares = np.repeat([0.0, 1.0, 4.0], [10, 6, 4])
     got = jp.geometry.density(diagonal(squares), key=jax.random.key(0), probes=300, steps=3, width=0.05)
-    deviation = 0.05 * 4
-    bells = np.exp(-(((got.grid[:, None] - squares) / deviation) ** 2) / 2) / (deviation * np.sqrt(2 * np.pi))
+    std = 0.05 * 4
+    bells = np.exp(-(((got.grid[:, None] - squares) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
     exact = bells.mean(axis=1)
     np.testing.assert_allclose(got.values, exact, atol=0.05 * exact.max())
     np.testing.assert_allclose(got.nodes, np.tile([0, 1, 4], (300, 1)), atol=1e-9)

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 import jaxprune as jp
-from jaxprune.structured import Declared, export, load, remove, save
+from jaxprune.structured import Declared, export, load, preprocess_of, remove, save
 from tests.structured import networks
 
 SHAPE, WEIGHTS = "specification.json", "weights.safetensors"
@@ -55,6 +55,16 @@ def test_save_writes_what_anybody_can_read(tmp_path):
         *(f"params/{name}" for name in jp.tree.names(smaller("resnet")[1])),
         *(f"state/{name}" for name in jp.tree.names(smaller("resnet")[2])),
     }
+
+
+def test_preprocess_of_reads_what_was_saved_and_the_old_word_for_std(tmp_path):
+    rule = jp.types.Preprocess(resize=4, crop=4, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    folder = save(tmp_path, *smaller("resnet"), networks.MODULES["resnet"][1], rule)
+    assert preprocess_of(folder) == rule
+    text = (folder / SHAPE).read_text()
+    assert text.count('"std"') == 1
+    (folder / SHAPE).write_text(text.replace('"std"', '"deviation"'))
+    assert preprocess_of(folder) == rule
 
 
 def test_load_takes_a_network_by_hand_with_its_function(tmp_path):
