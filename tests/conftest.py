@@ -11,8 +11,9 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
-# Where a float is wanted an int will do, as everywhere in Python (PEP 484's numeric tower).
-jaxtyping.install_import_hook("jaxprune", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+import tests.annotations  # noqa: F401  the hook below looks it up
+
+jaxtyping.install_import_hook("jaxprune", "tests.annotations.check")
 
 # Arrays still live on the first device, unless a test shards them.
 jax.config.update("jax_num_cpu_devices", 8)
