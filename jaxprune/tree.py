@@ -130,16 +130,20 @@ def size(tree: Any) -> int:
     return sum(int(np.prod(np.shape(leaf), dtype=np.int64)) for leaf in jax.tree.leaves(tree))
 
 
+# Each is one program for the whole tree.
+@jax.jit
 def add(left: Any, right: Any) -> Any:
     """Adds two trees, leaf by leaf."""
     return jax.tree.map(jnp.add, left, right)
 
 
+@jax.jit
 def scale(factor: Any, tree: Any) -> Any:
     """Multiplies every leaf by a number."""
     return jax.tree.map(lambda leaf: factor * leaf, tree)
 
 
+@jax.jit
 def dot(left: Any, right: Any) -> jax.Array:
     """Computes the inner product of two trees, the sum over all leaves.
 

@@ -121,8 +121,8 @@ def pad(batch: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     }
 
 
-def flat(tree: Any) -> Any:
-    return ravel_pytree(tree)[0]
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def positions(params: Any, path: str) -> np.ndarray:
@@ -160,10 +160,10 @@ def outputs(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return case.network.apply(unravel(flat_params), case.network.state, case.batch["image"])
 
     # Column by column: one small program compiles twice as fast as jax.hessian.
-    column = jax.jit(lambda direction: jax.jvp(jax.jacrev(function), (start,), (direction,)))
-    columns = [column(direction) for direction in np.eye(start.size)]
-    second = np.stack([of_direction for _, of_direction in columns], axis=-1)
-    return np.asarray(function(start)), np.asarray(columns[0][0]), second
+    column = jax.jit(lambda way: (function(start), *jax.jvp(jax.jacrev(function), (start,), (way,))))
+    columns = [column(way) for way in np.eye(start.size)]
+    second = np.stack([of_way for _, _, of_way in columns], axis=-1)
+    return np.asarray(columns[0][0]), np.asarray(columns[0][1]), second
 
 
 def gradients(name: str, loss: str = "cross_entropy") -> np.ndarray:

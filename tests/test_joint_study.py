@@ -1,19 +1,18 @@
 """The study of joint pruning, at a size that runs in a test: resuming, what lies on disk, bad values."""
 
 import dataclasses
-import io
 import json
 
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 import jaxprune as jp
 from experiments import joint_pruning, joint_search
 from experiments.joint_settings import PAPER, Settings, Study, grid, quirks, resolved, trajectory, validate
 from experiments.joint_trajectory import Trajectory
 from jaxprune import records
+from tests import studies
 
 TINY = {
     "width": 2,
@@ -34,19 +33,20 @@ def tiny(out, **changes):
     return Study(**{**TINY, "choosers": ("cka",), "seeds": (0,), "out": out, **changes})
 
 
-def run(study):
-    console = Console(record=True, width=200, file=io.StringIO())
-    page = joint_pruning.main(study, console)
-    (path,) = (study.out / "records").glob("*.json")
-    return json.loads(path.read_text()), page, console.export_text()
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    # Not the fixture of a function: one run serves all tests of this module.
-    jax.config.update("jax_enable_x64", False)
-    study = tiny(tmp_path_factory.mktemp("study"))
-    return study, *run(study)
+def made(tmp_path_factory):
+    settings = {**TINY, "choosers": ("cka",), "seeds": (0,)}
+    return studies.make("joint_pruning", settings, tmp_path_factory.mktemp("joint"))
+
+
+def test_joint_pruning_keeps_what_every_study_promises(made, monkeypatch):
+    studies.check_promises(made, monkeypatch)
+
+
+@pytest.fixture
+def finished(made):
+    (record,) = made.records()
+    return made.study, record
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +56,8 @@ def float32(float64):
 
 
 def test_joint_pruning_ends_at_the_target_and_every_step_loads(finished):
-    study, record, page, _ = finished
+    study, record = finished
     steps = record["metrics"]["steps"]
-    assert page.exists()
     assert steps[-1]["macs"] <= 0.7 * steps[0]["macs"] < steps[-2]["macs"]
     (trajectory,) = (study.out / "trajectories").iterdir()
     for step in steps:
@@ -69,7 +68,7 @@ def test_joint_pruning_ends_at_the_target_and_every_step_loads(finished):
 
 
 def test_joint_pruning_records_the_hits_of_the_saved_networks(finished):
-    study, record, _, _ = finished
+    study, record = finished
     images = jp.data.digits()
     parts = jp.data.split(images.labels, images.name, 0, joint_pruning.FRACTIONS)
     test = jp.data.select(images, parts["test"])
@@ -83,42 +82,15 @@ def test_joint_pruning_records_the_hits_of_the_saved_networks(finished):
     np.testing.assert_allclose(exported.call(test["image"]), outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_joint_pruning_that_is_killed_ends_with_the_same_record(finished, tmp_path, monkeypatch):
-    _, record, _, _ = finished
-    study, taken = tiny(tmp_path), []
-    tune = joint_search.Tuner.__call__
-
-    def killed(self, network, parent, step, stage):
-        # In the middle of a step, and when half of another is done; each time all starts anew.
-        if (step, stage) in {(2, "brief"), (3, "long")} - set(taken):
-            taken.append((step, stage))
-            raise KeyboardInterrupt
-        return tune(self, network, parent, step, stage)
-
-    monkeypatch.setattr(joint_search.Tuner, "__call__", killed)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            run(study)
-    again, _, _ = run(study)
-    assert len(taken) == 2
-    assert again["digest"] == record["digest"]
-
-
-def test_joint_pruning_that_is_finished_computes_nothing(finished, monkeypatch):
-    study, _, _, _ = finished
-    monkeypatch.setattr(joint_pruning, "prepare", None)
-    assert "0 of them to do" in run(study)[2]
-
-
 def test_trajectory_of_another_run_is_refused(finished):
-    study, _, _, _ = finished
+    study, _ = finished
     (folder,) = (study.out / "trajectories").iterdir()
     with pytest.raises(ValueError, match=r"out: .* holds the trajectory of another run"):
         Trajectory(folder, {"seed": 7})
 
 
 def test_trajectory_names_a_damaged_step(finished, tmp_path):
-    study, _, _, _ = finished
+    study, _ = finished
     (folder,) = (study.out / "trajectories").iterdir()
     identity = json.loads((folder / "run.json").read_text())
     copy = tmp_path / "copy"

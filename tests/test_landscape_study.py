@@ -1,5 +1,3 @@
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import jaxprune as jp
-from experiments import landscape, transfer
+from experiments import landscape
 from jaxprune import records
+from tests import studies
 
 ROOT = Path(__file__).parents[1]
 SMOKE: dict[str, Any] = {
@@ -29,39 +27,21 @@ SMOKE: dict[str, Any] = {
 }
 
 
-# Makes the study, removes a record, and makes it again; the digests of all records are printed each time.
-RUN = f"""
-import json, sys
-from pathlib import Path
-from experiments import landscape
-from rich.console import Console
-
-out = Path(sys.argv[1])
-for number in range(2):
-    landscape.main(landscape.Study(**{SMOKE!r}, out=out), Console(stderr=True))
-    paths = sorted((out / "records").glob("*.json"))
-    print(json.dumps({{path.name: json.loads(path.read_text())["digest"] for path in paths}}))
-    if number == 0:
-        paths[0].unlink()
-"""
-
-
 def study(out: Path, **options: Any) -> landscape.Study:
     return landscape.Study(**{**SMOKE, **options}, out=out)
 
 
-def make(out: Path) -> list[dict[str, str]]:
-    """Makes the study twice, in one process that compiles in haste: compiling takes most of the time."""
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    words = [sys.executable, "-c", RUN, str(out)]
-    done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    # The progress bar of the pretraining leaves a line of its own.
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return studies.make("landscape", SMOKE, tmp_path_factory.mktemp("landscape"))
 
 
-def every_run_leaves_a_record_with_finite_numbers_that_agree(out: Path) -> None:
+def test_landscape_keeps_what_every_study_promises(made, monkeypatch):
+    studies.check_promises(made, monkeypatch)
+
+
+def test_landscape_leaves_a_record_of_every_run_with_finite_numbers_that_agree(made):
+    out = made.whole
     runs = landscape.grid(study(out, source="0-4", transfer="5-9"))
     assert [one.score for one in runs] == ["dense", "random"]
     store = records.Store(out / "records", "landscape")
@@ -84,31 +64,14 @@ def every_run_leaves_a_record_with_finite_numbers_that_agree(out: Path) -> None:
     assert pruned["pruning"]["source"]["path"]["true"][-1] == pytest.approx(change, rel=1e-4)
 
 
-def the_page_says_what_came_out(out: Path) -> None:
+def test_landscape_says_on_its_page_what_came_out(made):
+    out = made.whole
     text = (out / "index.html").read_text()
     assert text.count("<svg") == 8
     assert "Fewer than three seeds say little" in text
     for name in ("verdicts", "spectra", "curves"):
         assert (out / f"{name}.csv").read_text().count("\n") > 4
     assert "nan" not in (out / "verdicts.csv").read_text()
-
-
-def a_finished_study_is_not_computed_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*_: Any, **__: Any) -> None:
-        raise AssertionError("a finished study was computed again")
-
-    monkeypatch.setattr(transfer, "prepare", forbidden)
-    monkeypatch.setattr(landscape.landscape_page, "write", lambda _, found, console: out / str(len(found)))
-    assert landscape.main(study(out), Console(quiet=True)) == out / "2"
-
-
-# One test, so that one worker makes the study.
-def test_landscape_leaves_records_and_a_page_and_resumes(tmp_path, monkeypatch):
-    first, resumed = make(tmp_path)
-    assert first == resumed
-    every_run_leaves_a_record_with_finite_numbers_that_agree(tmp_path)
-    the_page_says_what_came_out(tmp_path)
-    a_finished_study_is_not_computed_again(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,5 @@
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from experiments.representation import demand_same_data, world_and_network
 from experiments.representation_measures import pairs_and_others, places, stands, written
 from experiments.transfer_grid import mine
 from jaxprune.evaluate import alignment
+from tests import studies
 
 ROOT = Path(__file__).parents[1]
 SMOKE: dict[str, Any] = {
@@ -42,81 +39,30 @@ SMOKE: dict[str, Any] = {
 }
 
 
-# Makes the study of one network, killed before every one of its trainings; then the whole study, whose records of that
-# network must be equal.  The digests of all records are printed each time.
-RUN = f"""
-import json, sys
-from pathlib import Path
-import jaxprune as jp
-from experiments import representation
-from experiments.representation_settings import Study
-from rich.console import Console
-
-def digests(out):
-    return {{path.name: json.loads(path.read_text())["digest"] for path in sorted((out / "records").glob("*.json"))}}
-
-fit, out = jp.train.fit, Path(sys.argv[1])
-options = {SMOKE!r}
-killed = 0
-while True:
-    calls = 0
-    def dying(*arguments, **named):
-        global calls
-        calls += 1
-        if calls > killed:
-            raise KeyboardInterrupt
-        return fit(*arguments, **named)
-    jp.train.fit = dying
-    try:
-        one = options | {{"architectures": ("resnet-small",)}}
-        representation.main(Study(**one, out=out / "killed"), Console(stderr=True))
-        break
-    except KeyboardInterrupt:
-        killed += 1
-jp.train.fit = fit
-print(json.dumps({{"killed": killed, "digests": digests(out / "killed")}}))
-page = representation.main(Study(**options, out=out / "whole"), Console(stderr=True))
-print(json.dumps({{"page": str(page), "digests": digests(out / "whole")}}))
-"""
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> dict[str, Any]:
-    """Makes the smoke study in one process that compiles in haste: compiling takes most of the time."""
-    out = tmp_path_factory.mktemp("representation")
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    words = [sys.executable, "-c", RUN, str(out)]
-    done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    killed, whole = map(json.loads, done.stdout.splitlines())
-    return {"out": out, "killed": killed, "whole": whole}
+def made(tmp_path_factory):
+    return studies.make("representation", SMOKE, tmp_path_factory.mktemp("representation"), shards="1/2 2/2")
 
 
-def records_of(made) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((made["out"] / "whole" / "records").glob("*.json"))]
-
-
-def test_representation_killed_before_every_training_ends_with_the_same_records(made):
-    assert made["killed"]["killed"] == 6  # dense, ladder; dense again, control; random; SNIP
-    assert len(made["killed"]["digests"]) == 6  # five networks and what they are held against
-    assert made["killed"]["digests"].items() <= made["whole"]["digests"].items()
+def test_representation_keeps_what_every_study_promises(made, monkeypatch):
+    assert made.kills == [6, 6]  # dense, ladder; dense again, control; random; SNIP
+    studies.check_promises(made, monkeypatch)
 
 
 def test_representation_makes_a_record_of_every_network_and_the_page(made):
     runs = settings.grid(settings.Study(**SMOKE))
-    assert len(made["whole"]["digests"]) == len(runs) + 1 == 11
-    page = Path(made["whole"]["page"]).read_text()
+    assert len(studies.digests(made.whole)) == len(runs) + 1 == 11
+    page = (made.whole / "index.html").read_text()
     assert "<svg" in page
     for name in SMOKE["architectures"]:
         assert options.ARCHITECTURES[name].title in page
     assert "no people were asked" in page.lower()
-    tables = {path.name for path in (made["out"] / "whole").glob("*.csv")}
+    tables = {path.name for path in made.whole.glob("*.csv")}
     assert {"verdicts.csv", "curves.csv"} <= tables
 
 
 def test_measure_gives_every_measure_image_by_image(made):
-    found = [one for one in records_of(made) if "hits" in one["metrics"]]
+    found = [one for one in made.records() if "hits" in one["metrics"]]
     kinds = set()
     for one in found:
         metrics, config = one["metrics"], one["config"]

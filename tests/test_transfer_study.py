@@ -1,10 +1,7 @@
 import dataclasses
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 import jaxprune as jp
 from experiments import transfer
 from jaxprune import records
+from tests import studies
 
 ROOT = Path(__file__).parents[1]
 SMOKE: dict[str, Any] = {
@@ -25,72 +23,28 @@ SMOKE: dict[str, Any] = {
     "sparsities": (0.5, 0.9),
     "seeds": (0,),
     "shifts": ("noise",),
+    "rounds": 2,
 }
-
-# Each run is "folder,shard,rounds"; how many records there are is printed after each.
-RUN = f"""
-import sys
-from pathlib import Path
-from experiments import transfer
-from rich.console import Console
-
-for words in sys.argv[1:]:
-    out, shard, rounds = words.split(",")
-    study = transfer.Study(**{SMOKE!r}, out=Path(out), shard=shard, rounds=int(rounds))
-    transfer.main(study, console=Console(stderr=True))
-    print(len(list((study.out / "records").glob("*.json"))), flush=True)
-"""
-
-
-def launch(cache: Path, *runs: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
-    # Compiling takes most of the time, so it is done in haste; later processes reuse what the first compiled.
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    words = [sys.executable, "-c", RUN, *runs]
-    return subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[str]) -> list[int]:
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return [int(line) for line in output.split()]
-
-
-def kill_after_a_record(process: subprocess.Popen[str], folder: Path) -> dict[str, str]:
-    deadline = time.monotonic() + 300
-    while not list(folder.glob("records/*.json")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return digests(folder)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: json.loads(path.read_text())["digest"] for path in folder.glob("records/*.json")}
-
-
-def make(folder: Path) -> dict[str, Any]:
-    """Makes a whole study, one that is killed and resumed, one in two shards, and one of three rounds."""
-    cache = folder / "cache"
-    counts = finish(launch(cache, f"{folder}/whole,1/1,1"))
-    before = kill_after_a_record(launch(cache, f"{folder}/killed,1/1,1"), folder / "killed")
-    runs = ("killed,1/1,1", "shards,1/2,1", "shards,2/2,1", "rounds,1/1,3")
-    counts += finish(launch(cache, *(f"{folder}/{run}" for run in runs)))
-    return {"counts": counts, "before the kill": before}
 
 
 def study(out: Path, **options: Any) -> transfer.Study:
     return transfer.Study(**{**SMOKE, **options}, out=out)
 
 
-def every_run_leaves_a_record_that_fits_its_digest(studies: Path, notes: dict[str, Any]) -> None:
-    found = digests(studies / "whole")
-    runs = transfer.grid(study(studies / "whole", source="0-4"))
-    assert len(runs) == len(found) == notes["counts"][0] == 5
-    store = records.Store(studies / "whole" / "records", "transfer")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return studies.make("transfer", SMOKE, tmp_path_factory.mktemp("transfer"), shards="1/2 2/2")
+
+
+def test_transfer_keeps_what_every_study_promises(made, monkeypatch):
+    studies.check_promises(made, monkeypatch)
+
+
+def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
+    found = studies.digests(made.whole)
+    runs = transfer.grid(study(made.whole, source="0-4"))
+    assert len(runs) == len(found) == 5
+    store = records.Store(made.whole / "records", "transfer")
     for run in runs:
         record = store.read(run)
         assert record["digest"] == found[store.path(run).name]
@@ -104,60 +58,6 @@ def every_run_leaves_a_record_that_fits_its_digest(studies: Path, notes: dict[st
                     assert one["accuracy"] == pytest.approx(one["hits"].count("1") / one["n"])
         assert record["provenance"]["packages"]["jax"]
     assert store.read(runs[0])["metrics"]["loss_increase"]["true"] == 0.0
-
-
-def a_killed_study_goes_on_where_it_was_and_ends_with_the_same_digests(studies: Path, notes: dict[str, Any]) -> None:
-    whole, before = digests(studies / "whole"), notes["before the kill"]
-    assert 1 <= len(before) < 5
-    assert before.items() <= whole.items()  # two fresh processes agree
-    assert digests(studies / "killed") == whole
-    assert notes["counts"][1] == 5
-
-
-def shards_together_are_the_whole(studies: Path, notes: dict[str, Any]) -> None:
-    assert digests(studies / "shards") == digests(studies / "whole")
-    assert notes["counts"][2:4] == [3, 5]
-
-
-def rounds_reach_the_same_sparsity_under_another_key(studies: Path) -> None:
-    found = digests(studies / "rounds")
-    assert len(found) == 5
-    assert not set(found) & set(digests(studies / "whole"))
-    store = records.Store(studies / "rounds" / "records", "transfer")
-    for run in transfer.grid(study(studies / "rounds", source="0-4", rounds=3)):
-        np.testing.assert_allclose(store.read(run)["metrics"]["sparsity"], run.sparsity, atol=1e-3)
-
-
-def a_finished_study_is_not_computed_again(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*_: Any, **__: Any) -> None:
-        raise AssertionError("a finished study was computed again")
-
-    monkeypatch.setattr(transfer, "prepare", forbidden)
-    kept = ("records", "networks")
-    before = {path: path.stat().st_mtime_ns for name in kept for path in (studies / "whole" / name).rglob("*")}
-    page = transfer.main(study(studies / "whole"))
-    assert before == {path: path.stat().st_mtime_ns for name in kept for path in (studies / "whole" / name).rglob("*")}
-    assert page.exists()
-
-
-def a_damaged_record_is_an_error_with_a_remedy(studies: Path) -> None:
-    path = min((studies / "whole" / "records").iterdir())
-    path.write_text(path.read_text()[:-20])
-    with pytest.raises(
-        ValueError, match=rf"record: '{path}' is damaged \(.+\)\. Delete it; running again makes it anew"
-    ):
-        transfer.main(study(studies / "whole"))
-
-
-# One test, so that one worker makes the studies and none waits for them.
-def test_transfer_is_the_same_whole_killed_in_shards_and_repeated(tmp_path, monkeypatch):
-    notes = make(tmp_path)
-    every_run_leaves_a_record_that_fits_its_digest(tmp_path, notes)
-    a_killed_study_goes_on_where_it_was_and_ends_with_the_same_digests(tmp_path, notes)
-    shards_together_are_the_whole(tmp_path, notes)
-    rounds_reach_the_same_sparsity_under_another_key(tmp_path)
-    a_finished_study_is_not_computed_again(tmp_path, monkeypatch)
-    a_damaged_record_is_an_error_with_a_remedy(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +118,8 @@ def test_grid_holds_every_cell_once_and_every_seeds_dense_network():
     assert len(keys) == len(runs)
     moved = [dataclasses.replace(run, seed=run.seed + 7) for run in runs]
     assert not keys & {records.key("transfer", run) for run in moved}
+    pruned = [run for run in runs if run.score != "dense"]
+    assert not keys & {records.key("transfer", dataclasses.replace(run, rounds=3)) for run in pruned}
 
 
 def test_transfer_explains_itself_and_its_errors_on_the_command_line():

@@ -69,7 +69,7 @@ def pruning_path(
     check.mask("mask", mask, network.params)
     check.choice("matrix", matrix, PRODUCTS)
     held, shares = stream(batches), _shares(points)
-    step = jax.tree.map(lambda keep, w: jnp.where(keep, 0, -jnp.asarray(w)), mask, network.params)
+    step = tree.map_compiled(_deletion, mask, network.params)
     gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), held)
     product = curvature.average(lambda batch: PRODUCTS[matrix](network, loss, batch, step), held)
     slope, bend = float(tree.dot(gradient, step)), float(tree.dot(step, product))
@@ -175,3 +175,7 @@ def _shares(points: int) -> np.ndarray:
 def _unpadded(batch: Batch) -> Batch | None:
     counts = np.asarray(losses.weights(batch)) > 0
     return {name: np.asarray(entry)[counts] for name, entry in batch.items()} if counts.any() else None
+
+
+def _deletion(keep: Any, weight: Any) -> Any:
+    return jnp.where(keep, 0, -weight)

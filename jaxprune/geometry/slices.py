@@ -57,7 +57,7 @@ def filter_normalised(params: Params, key: jax.Array, *, kept: Mask | None = Non
     leaves, structure = jax.tree.flatten(params)
     masks = [True] * len(leaves) if kept is None else jax.tree.leaves(kept)
     keys = jax.random.split(key, len(leaves))
-    drawn = [_scaled(*one) for one in zip(map(jnp.asarray, leaves), keys, masks, strict=True)]
+    drawn = _drawn(leaves, keys, masks)
     return jax.tree.unflatten(structure, drawn)
 
 
@@ -144,6 +144,11 @@ def _sweep(
 @jax.jit
 def _moved(params: Params, first: Params, second: Params, a: Any, b: Any) -> Params:
     return jax.tree.map(lambda w, d, e: (w + a * d + b * e).astype(w.dtype), params, first, second)
+
+
+@jax.jit
+def _drawn(leaves: list[Any], keys: jax.Array, masks: list[Any]) -> list[Any]:
+    return [_scaled(*one) for one in zip(leaves, keys, masks, strict=True)]
 
 
 def _scaled(weights: Any, key: jax.Array, kept: Any) -> Any:

@@ -67,7 +67,7 @@ def surgeon_update(
         batches = list(batches)  # read once for every leaf
 
         def one(path: str, leaf: Any, kept: Any) -> Any:
-            if bool(jnp.all(kept)):
+            if np.asarray(kept).all():
                 return leaf
             dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
             change = _of_leaf(_readjustment, path, leaf, kept, dense, members, damping)
@@ -159,8 +159,7 @@ def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
     inverse = jnp.maximum(alone, 1 / (jnp.sum(factors**2, axis=1) + shift))
     weights = jnp.where(padding, 0, leaf.ravel()[members])
     scores = jnp.where(void, 0, weights**2 / (2 * inverse))
-    flat = jnp.zeros(leaf.size + 1, scores.dtype).at[jnp.where(padding, leaf.size, members)].set(scores)
-    return flat[:-1].reshape(leaf.shape)
+    return _placed(scores, members, leaf)
 
 
 def _dense_blocks(
@@ -178,9 +177,15 @@ def _of_leaf(
     """Solves every block of a leaf; the results stand where their weights do, zero for what takes no part."""
     weights, void, mean_diagonal = _read(leaf, kept, dense, members)
     values, definite = _each_block(dense, weights, void, damping * mean_diagonal, solve=solve)
-    if not bool(jnp.all(definite)):
-        failed = np.flatnonzero(~np.asarray(definite))
+    failed = np.flatnonzero(~np.asarray(definite))
+    if failed.size:
         raise ValueError(_indefinite(path, dense, np.asarray(void), failed, damping, float(mean_diagonal)))
+    return _placed(values, members, leaf)
+
+
+@jax.jit
+def _placed(values: Any, members: Any, leaf: Any) -> jax.Array:
+    """Numbers of every block [blocks, m] where their weights stand in the leaf; padding falls off its end."""
     flat = jnp.zeros(leaf.size + 1, values.dtype).at[jnp.where(members < 0, leaf.size, members)].set(values)
     return flat[:-1].reshape(leaf.shape)
 

@@ -475,10 +475,10 @@ class Dense:
             return network.apply(unravel(flat), network.state, batch["image"])
 
         # Column by column: one small program compiles and runs faster than jax.hessian.
-        column = compiled(lambda direction: jax.jvp(jax.jacrev(function), (start,), (direction,)))
-        columns = [column(direction) for direction in np.eye(start.size)]
-        values, jacobian = np.asarray(function(start)), np.asarray(columns[0][0])
-        second = np.stack([of_direction for _, of_direction in columns], axis=-1)
+        column = compiled(lambda way: (function(start), *jax.jvp(jax.jacrev(function), (start,), (way,))))
+        columns = [column(way) for way in np.eye(start.size)]
+        values, jacobian = map(np.asarray, columns[0][:2])
+        second = np.stack([of_way for _, _, of_way in columns], axis=-1)
 
         def cut(f):
             """An example that does not count has outputs of zero, whatever the loss makes of them."""
@@ -487,8 +487,12 @@ class Dense:
         def of_outputs(f):
             return jnp.dot(self.share, by_hand(cut(f), batch))
 
-        slope, bend = jax.grad(of_outputs)(values), jax.hessian(of_outputs)(values)
-        each = jnp.einsum("nbc,bci->ni", jax.jacrev(lambda f: by_hand(cut(f), batch))(values), jacobian)
+        @compiled
+        def derivatives(f):
+            return jax.grad(of_outputs)(f), jax.hessian(of_outputs)(f), jax.jacrev(lambda f: by_hand(cut(f), batch))(f)
+
+        slope, bend, rows = map(np.asarray, derivatives(values))
+        each = np.einsum("nbc,bci->ni", rows, jacobian)
         ggn = np.einsum("bci,bcde,dej->ij", jacobian, bend, jacobian, optimize=True)
         self.matrices = {
             "hessian": ggn + np.einsum("bc,bcij->ij", slope, second),
@@ -543,7 +547,7 @@ def vector(params, seed=1):
 
 
 def flat(tree):
-    return np.asarray(ravel_pytree(tree)[0])
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def close(got, expected, tolerance=1e-10):

@@ -1,0 +1,115 @@
+"""What every study owes: equal records whether it ran whole, was killed before every training, or ran in shards;
+nothing computed twice; damage named.
+
+A study is made in a process of its own that compiles in haste, because compiling takes most of the time.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import jaxprune as jp
+
+ROOT = Path(__file__).parents[1]
+
+# Makes the study whole; and, shard by shard, killed before every one of its trainings.
+RUN = """
+import importlib, sys
+from pathlib import Path
+from rich.console import Console
+import jaxprune as jp
+
+name, settings, shards, out = sys.argv[1], eval(sys.argv[2]), sys.argv[3].split(), Path(sys.argv[4])
+study, fit, console = importlib.import_module(f"experiments.{name}"), jp.train.fit, Console(stderr=True)
+study.main(study.Study(**settings, out=out / "whole"), console=console)
+for shard in shards:
+    allowed = 0
+    while True:
+        calls = 0
+        def dying(*arguments, **named):
+            global calls
+            calls += 1
+            if calls > allowed:
+                raise KeyboardInterrupt
+            return fit(*arguments, **named)
+        jp.train.fit = dying
+        try:
+            part = {} if shard == "1/1" else {"shard": shard}
+            study.main(study.Study(**settings | part, out=out / "killed"), console=console)
+            break
+        except KeyboardInterrupt:
+            allowed += 1
+    print(allowed, flush=True)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Where a study lies, whole and killed, and how often it was killed in every shard."""
+
+    name: str
+    settings: dict[str, Any]
+    out: Path
+    kills: list[int]
+
+    @property
+    def whole(self) -> Path:
+        return self.out / "whole"
+
+    @property
+    def study(self) -> Any:
+        return importlib.import_module(f"experiments.{self.name}").Study(**self.settings, out=self.whole)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted((self.whole / "records").glob("*.json"))]
+
+
+def make(name: str, settings: dict[str, Any], out: Path, shards: str = "1/1") -> Made:
+    """Makes a study of these settings, twice."""
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    words = [sys.executable, "-c", RUN, name, repr(settings), shards, str(out)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    # The progress bar of a pretraining leaves a line of its own.
+    return Made(name, settings, out, [int(line) for line in done.stdout.split("\n") if line.strip().isdigit()])
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: json.loads(path.read_text())["digest"] for path in (folder / "records").glob("*.json")}
+
+
+def check_promises(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds a study to what all of them owe; it damages a record."""
+    main = importlib.import_module(f"experiments.{made.name}").main
+    whole = digests(made.whole)
+    assert digests(made.out / "killed") == whole
+    assert all(made.kills), "it was never killed"
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a finished study was computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jp.train, "fit", forbidden)
+        before = {path: path.stat().st_mtime_ns for path in made.whole.rglob("records/*")}
+        assert main(made.study, console=Console(quiet=True)).exists()
+        assert before == {path: path.stat().st_mtime_ns for path in made.whole.rglob("records/*")}
+
+    path = min((made.whole / "records").glob("*.json"))
+    text = path.read_text()
+    path.write_text(text[:-20])
+    try:
+        with pytest.raises(
+            ValueError, match=rf"record: '{path}' is damaged \(.+\)\. Delete it; running again makes it"
+        ):
+            main(made.study, console=Console(quiet=True))
+    finally:
+        path.write_text(text)
