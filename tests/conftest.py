@@ -24,6 +24,7 @@ QUICKLY = {
     "geometry",
     "libraries",
     "scores",
+    "similarity",
     "structured",
     "test_architecture.py",
     "test_attribution.py",
@@ -40,6 +41,32 @@ QUICKLY = {
     "test_swin.py",
     "test_vit.py",
 }
+
+# What takes longest begins first, so that no worker is left alone with it at the end.
+LONGEST = (
+    "test_representation_study.py",
+    "test_pretrained_study.py",
+    "test_matrices.py",
+    "test_joint_study.py",
+    "test_transfer_study.py",
+    "test_contract.py",
+    "test_landscape_study.py",
+    "test_spectrum.py",
+    "test_surgeon.py",
+    "test_architecture.py",
+    "test_routes.py",
+    "test_oracles.py",
+    "test_pretrained.py",
+    "test_laws.py",
+    "test_models.py",
+    "test_train.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("tests")

@@ -72,7 +72,8 @@ def test_scores_and_masks_fit_exactly_and_ignore_batch_size_and_padding(kind, na
         assert (values.shape, values.dtype) == (leaf.shape, leaf.dtype)
         assert jnp.isfinite(values).all()
 
-    halves = [cases.take(case.batch, 0, 3), cases.pad(cases.take(case.batch, 3, 5), 1)]
+    # As many examples as the whole has, so that nothing is compiled for them: two and three of them are padding.
+    halves = [cases.pad(cases.take(case.batch, 0, 3), 2), cases.pad(cases.take(case.batch, 3, 5), 3)]
     close(score(case.network, halves), scores)
 
     for rule, select in SELECTS.items():
@@ -87,13 +88,13 @@ def test_scores_and_masks_fit_exactly_and_ignore_batch_size_and_padding(kind, na
         assert pruned == round((0.5 if rule == "1 of 2" else 0.7) * total)
 
 
+# Of the other rules tests/test_laws.py says it, for any scores.
 @every_case
-@pytest.mark.parametrize("rule", SELECTS)
-def test_masks_are_the_same_inside_jit(rule, name):
-    case = cases.build(name)
-    scores, prunable = jp.scores.magnitude()(case.network, []), prunable_by(rule, case)
-    inside = jax.jit(lambda scores: SELECTS[rule](scores, prunable))(scores)
-    jax.tree.map(np.testing.assert_array_equal, inside, SELECTS[rule](scores, prunable))
+def test_n_of_m_is_the_same_inside_jit(name):
+    case, select = cases.build(name), SELECTS["1 of 2"]
+    scores, prunable = jp.scores.magnitude()(case.network, []), prunable_by("1 of 2", case)
+    inside = jax.jit(lambda scores: select(scores, prunable))(scores)
+    jax.tree.map(np.testing.assert_array_equal, inside, select(scores, prunable))
 
 
 @pytest.mark.parametrize("kind", ["snip", "grasp", "fisher", "quadratic"])

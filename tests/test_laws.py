@@ -70,7 +70,7 @@ def test_unstructured_is_that_of_a_stable_sort(scores, sparsity):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: jnp.dtype(dtype).name)
-@given(scores=st.one_of(trees(TIED), trees(st.floats(-100, 100, allow_subnormal=False))))
+@given(scores=st.one_of(trees(TIED), trees(st.floats(-100, 100, allow_subnormal=False, width=16))))
 def test_unstructured_orders_every_type_of_float_as_by_a_stable_sort(dtype, scores):
     scores = arrays(scores, dtype)
     got = flat(jp.masks.unstructured(0.5)(scores, PRUNABLE))
@@ -129,17 +129,12 @@ def test_unstructured_is_the_same_inside_jit(allocation, scores):
     np.testing.assert_array_equal(flat(jitted(allocation)(arrays(scores))), prune(scores, 0.5, allocation))
 
 
-@every_allocation
+# Of "global" the stable sort says it, and that sparser masks keep less.
+@pytest.mark.parametrize("allocation", ["uniform", "erk"])
 @given(SCORES, st.sampled_from(LEVELS))
 def test_unstructured_counts_exactly(allocation, scores, sparsity):
     mask = prune(scores, sparsity, allocation)
     assert (~mask).sum() == round(sparsity * TOTAL)
-
-
-@given(SCORES, st.lists(st.sampled_from(LEVELS), min_size=2, max_size=2))
-def test_unstructured_keeps_when_denser_what_it_keeps_when_sparser(scores, levels):
-    dense, sparse = (prune(scores, level) for level in sorted(levels))
-    assert (dense | ~sparse).all()
 
 
 # Where a leaf got a weight back as sparsity grows, the masks of a schedule would not be nested.

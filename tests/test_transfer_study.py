@@ -136,7 +136,7 @@ def test_transfer_explains_itself_and_its_errors_on_the_command_line():
         )
         for words in calls
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in running]
+    outputs = [process.communicate(timeout=900)[0] for process in running]
     assert [process.returncode for process in running] == [0, 2, 2, 1], outputs
     assert all(flag in outputs[0] for flag in ("--scores", "--sparsities", "--shard", "--out"))
     assert "--scores" in outputs[1]

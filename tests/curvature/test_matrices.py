@@ -323,7 +323,7 @@ def test_block_keeps_its_identities(name):
 # optax 0.2.8 announces the end of optax.second_order.
 @pytest.mark.filterwarnings("ignore:The function (hvp|hessian_diag) is deprecated")
 @pytest.mark.parametrize("name", ["nested", "gates"])
-def test_diagonal_agrees_with_optax(name):
+def test_diagonal_and_hvp_agree_with_optax(name):
     net = networks.build(name)
     batch = {key: value for key, value in net.batch.items() if key != "weight"}
 
@@ -331,7 +331,13 @@ def test_diagonal_agrees_with_optax(name):
         outputs = net.network.apply(params, net.network.state, images)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
 
-    expected = networks.compiled(optax.second_order.hessian_diag, static_argnums=0)(
-        mean, net.network.params, batch["image"], batch["label"]
-    )
+    vector = networks.vector(net.network.params)
+
+    @networks.compiled
+    def theirs(params, images, labels):
+        arguments = (mean, params, images, labels)
+        return optax.second_order.hessian_diag(*arguments), optax.second_order.hvp(mean, flat(vector), *arguments[1:])
+
+    expected, product = theirs(net.network.params, batch["image"], batch["label"])
     close(flat(jp.curvature.diagonal(net.network, LOSS, batch)), expected)
+    close(flat(jp.curvature.hvp(net.network, LOSS, batch, vector)), flat(product))

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxprune as jp
@@ -15,6 +14,8 @@ LOSS = jp.losses.cross_entropy
 MATRICES = ("hessian", "ggn", "empirical_fisher")
 
 every_case = pytest.mark.parametrize("name", cases.NAMES)
+# test_matrices.py has convolutions, BatchNorm and attention; here is what it has not: a scope, and other nestings.
+small_cases = pytest.mark.parametrize("name", ["mlp", "cnn"])
 every_matrix = pytest.mark.parametrize("matrix", MATRICES)
 
 
@@ -43,7 +44,7 @@ def test_products_are_those_of_the_dense_matrices(name):
 
 
 # One test for what shares its compiled programs.
-@every_case
+@small_cases
 @every_matrix
 def test_diagonal_and_block_product_are_those_of_the_dense_matrix_in_scope(name, matrix):
     case, dense = cases.build(name), cases.matrix(name, matrix)
@@ -64,8 +65,6 @@ def test_diagonal_is_of_every_leaf_without_a_scope():
 PATHS = {
     "mlp": "1/0",
     "cnn": "conv2/kernel",
-    "resnet": "stage2_block0/conv1/kernel",
-    "vit": "block0/attention/key/kernel",
 }
 
 
@@ -76,7 +75,7 @@ def slices(where, blocks):
         yield from (unit[start : start + size] for start in range(0, len(unit), size))
 
 
-@every_case
+@small_cases
 @every_matrix
 def test_block_is_that_of_the_dense_matrix(name, matrix):
     case, path, dense = cases.build(name), PATHS[name], cases.matrix(name, matrix)
@@ -109,34 +108,6 @@ def test_curvature_is_the_same_inside_jit_with_network_and_batch_as_arguments(na
     outside = everything(case.network, case.batch, vector)
     inside = jax.jit(everything)(case.network, case.batch, vector)
     jax.tree.map(close, inside, outside)
-
-
-# optax 0.2.8 announces the end of optax.second_order.
-@pytest.mark.filterwarnings("ignore:The function (hvp|hessian_diag) is deprecated")
-def test_hvp_and_diagonal_agree_with_optax():
-    case = cases.build("mlp")
-    batch = {**case.batch, "weight": np.ones(5)}
-    vector, labels = cases.vector(case.network.params), batch["label"]
-
-    def mean(params, images, labels):
-        outputs = case.network.apply(params, case.network.state, images)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
-
-    arguments = (mean, case.network.params, batch["image"], labels)
-    product = optax.second_order.hvp(mean, cases.flat(vector), *arguments[1:])
-    close(cases.flat(jp.curvature.hvp(case.network, LOSS, batch, vector)), cases.flat(product))
-    close(cases.flat(jp.curvature.diagonal(case.network, LOSS, batch)), optax.second_order.hessian_diag(*arguments))
-
-
-def test_average_over_batches_is_that_of_one_large_batch():
-    case = cases.build("cnn")
-    vector = cases.vector(case.network.params)
-
-    def product(batch):
-        return jp.curvature.hvp(case.network, LOSS, batch, vector)
-
-    parts = [cases.take(case.batch, 0, 3), cases.pad(cases.take(case.batch, 3, 5), 1)]
-    close(cases.flat(jp.curvature.average(product, parts)), cases.flat(product(case.batch)))
 
 
 def test_curvature_without_weights_weighs_every_example_one():

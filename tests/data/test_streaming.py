@@ -117,7 +117,7 @@ def test_stream_fetches_in_as_many_threads_as_there_are_workers():
 
     def meet(indices: np.ndarray) -> None:
         names.add(threading.current_thread().name)
-        meeting.wait(timeout=60)  # breaks, unless three are here at once
+        meeting.wait(timeout=900)  # breaks, unless three are here at once
 
     source = Painted()
     stream = jp.data.Stream(source, np.arange(12), workers=3)
@@ -149,7 +149,7 @@ def test_stream_lets_many_readers_share_the_workers():
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(timeout=60)
+        reader.join(timeout=900)
     for turn, images in enumerate(found):
         np.testing.assert_array_equal(images, painted(np.arange(turn, 200, 8)))
 
