@@ -8,8 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+try:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "jaxprune.report draws with matplotlib, which is not installed. Do pip install matplotlib, or "
+        "pip install -e '.[studies]' in a clone."
+    ) from error
 
 from jaxprune import files
 

@@ -47,7 +47,7 @@ def measured(country: str, *, overhead: float = 1.0, every: float = 1.0) -> Iter
 
     Counters are those of the whole machine, and of all GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible: nothing else
     should run.  Let the block take seconds at least, and wait inside it for its results
-    (``jax.block_until_ready``).  Needs ``pip install 'jaxprune[carbon]'``::
+    (``jax.block_until_ready``).  Needs ``pip install 'codecarbon>=3.3.2'``::
 
         with jp.cost.measured("BRA") as run:
             jax.block_until_ready(evaluate(network))
@@ -93,7 +93,7 @@ def _codecarbon() -> Any:
         if error.name != "codecarbon":
             raise
         raise ImportError(
-            "measured: expected CodeCarbon to be installed, but it is not. Do pip install 'jaxprune[carbon]', or use "
+            "measured: expected CodeCarbon to be installed, but it is not. Do pip install 'codecarbon>=3.3.2', or use "
             "jp.cost.estimate, which needs the watts stated."
         ) from error
 
@@ -137,7 +137,7 @@ def _tracker(codecarbon: Any, country: str, overhead: float, every: float, folde
     if not hasattr(tracker, "_hardware"):  # it logs the errors of its own construction, and goes on
         raise RuntimeError(
             f"measured: CodeCarbon {getattr(codecarbon, '__version__', '')} could not be set up; its log says why. Do "
-            "pip install 'jaxprune[carbon]' for a version that is known to work, or use jp.cost.estimate."
+            "pip install 'codecarbon>=3.3.2' for a version that is known to work, or use jp.cost.estimate."
         )
     return tracker
 

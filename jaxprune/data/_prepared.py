@@ -107,7 +107,7 @@ def _opening(name: str, split: str) -> Iterator[None]:
     except _Refused:
         raise
     except ImportError as error:
-        raise ValueError(f"data: reading tfds:{name} needs jaxprune[data]: {error}") from error
+        raise ValueError(f"data: reading tfds:{name} needs a package that is not installed: {error}") from error
     except Exception as error:
         if isinstance(error, tensorflow_datasets.core.DatasetNotFoundError):
             check.choice("data: tfds", base, tensorflow_datasets.list_builders(with_community_datasets=False))

@@ -76,7 +76,7 @@ def tfds(
     """Opens a prepared data set in the format array_record or TFRecord; TensorFlow is not needed.
 
     Every record of TFRecord is checked against its checksum whenever it is read, the first time here, for its label.
-    Parquet is refused, because the writer of TFDS loses rows.  Needs the extra ``jaxprune[data]``.
+    Parquet is refused, because the writer of TFDS loses rows.
 
     Args:
       name: the name of the data set, such as "cifar10" or "imagenet2012:5.1.0".

@@ -268,7 +268,7 @@ def test_measured_names_bad_input_before_anything_is_set_up(codecarbon, country,
 def test_measured_says_how_to_install_codecarbon(monkeypatch):
     monkeypatch.setitem(sys.modules, "codecarbon", None)
     with (
-        pytest.raises(ImportError, match=r"pip install 'jaxprune\[carbon\]'.*jp\.cost\.estimate"),
+        pytest.raises(ImportError, match=r"pip install 'codecarbon>=3\.3\.2'.*jp\.cost\.estimate"),
         cost.measured("BRA"),
     ):
         pass
