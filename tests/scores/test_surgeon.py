@@ -137,6 +137,20 @@ def test_block_hessian_obs_price_is_what_deleting_and_solving_again_costs(blocks
     close(got, np.array(expected))
 
 
+@pytest.mark.parametrize("blocks", [4, 5])
+def test_block_hessian_obs_price_of_few_examples_is_that_of_many_where_blocks_are_unequal(blocks):
+    network, batch, _ = linear()
+    one = {name: entry[:1] for name, entry in batch.items()}
+    score = jp.scores.block_hessian(SQUARED, form="obs", blocks=blocks, damping=0.1)
+    got = np.asarray(score(network, [one])["kernel"])
+    # Of one example the Hessian of a unit is 2 x x'; two columns are fewer than the rows of a block.
+    hessian, weights = 2 * one["image"].T @ one["image"], np.asarray(network.params["kernel"])
+    shift = 0.1 * np.diag(hessian).mean()
+    for run in (slice(0, blocks), slice(blocks, 6)):
+        inverse = np.linalg.inv(hessian[run, run] + shift * np.eye(len(hessian[run])))
+        close(got[run], weights[run] ** 2 / (2 * np.diag(inverse)[:, None]))
+
+
 @pytest.mark.parametrize("damping", [1e-12, 0.1])
 @pytest.mark.parametrize("blocks", ["unit", "layer"])
 def test_surgeon_update_gives_the_weights_of_deleting_and_solving_again(blocks, damping):
