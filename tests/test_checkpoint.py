@@ -137,6 +137,19 @@ def test_restore_falls_back_by_a_flipped_byte_in_any_array_file_or_changes_nothi
     assert damaged > 0
 
 
+def test_restore_warns_of_changed_numbers_that_orbax_restores_without_a_word(tmp_path):
+    # Random bytes are stored as they are; where bytes are packed, unpacking finds most of the damage by itself.
+    def leaf(seed: int) -> dict[str, Any]:
+        return {"w": np.random.default_rng(seed).integers(0, 256, 2**16).astype(np.uint8)}
+
+    checkpoint.save(tmp_path, 1, leaf(1))
+    newest = checkpoint.save(tmp_path, 2, leaf(2))
+    flip(max(arrays(newest), key=lambda path: path.stat().st_size))
+    with pytest.warns(UserWarning, match=r"00000002' is damaged \(the bytes of w have changed\)"):
+        got = checkpoint.restore(tmp_path, leaf(0))
+    same(got, (1, leaf(1)))
+
+
 def test_restore_warns_of_a_damaged_checkpoint_and_takes_the_one_before(tmp_path):
     checkpoint.save(tmp_path, 1, state(1.0))
     newest = checkpoint.save(tmp_path, 2, state(2.0))

@@ -137,6 +137,15 @@ def test_unstructured_counts_exactly(allocation, scores, sparsity):
     assert (~mask).sum() == round(sparsity * TOTAL)
 
 
+def test_unstructured_counts_exactly_where_float32_cannot():
+    # Above 2^24 float32 has no odd numbers; inside jit a leaf is counted as it lies.
+    scores, wanted = jax.ShapeDtypeStruct((2**24 + 3,), jnp.float32), 2**24 + 1
+    prune = jax.jit(lambda scores: jp.masks.unstructured(wanted / scores.size)([scores], [True]))
+    [mask] = prune(jnp.zeros(scores.shape, scores.dtype))
+    assert np.count_nonzero(~np.asarray(mask)) == wanted
+    assert jp.masks.sparsity([mask], [True]) == pytest.approx(wanted / scores.size, abs=1e-9)
+
+
 # Where a leaf got a weight back as sparsity grows, the masks of a schedule would not be nested.
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
 @pytest.mark.parametrize(

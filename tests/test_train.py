@@ -446,6 +446,19 @@ def test_fit_refuses_a_checkpoint_of_another_network(tmp_path):
         fit(network(), optax.sgd(0.01, momentum=0.9), folder=tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 10}, {"examples": data(31)}])
+def test_fit_refuses_a_checkpoint_of_another_seed_batch_size_or_number_of_examples(tmp_path, change):
+    fit(network(), optax.adam(0.01), folder=tmp_path, steps=3)
+    with pytest.raises(ValueError, match=r"holds a run with \[0, 8, 30\] \(seed, batch size, examples\), but got \["):
+        fit(network(), optax.adam(0.01), folder=tmp_path, **change)
+
+
+def test_fit_refuses_a_checkpoint_of_a_later_step(tmp_path):
+    fit(network(), optax.adam(0.01), folder=tmp_path, steps=3)
+    with pytest.raises(ValueError, match=r"steps: .* holds step 3, beyond the 2 asked for"):
+        fit(network(), optax.adam(0.01), folder=tmp_path, steps=2)
+
+
 def test_fit_names_a_folder_that_cannot_be_written_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     untouched = FailingLater(0, poison)

@@ -87,6 +87,8 @@ def test_bounds_e6_of_two_accuracies():
     for other, end in ((apart, 0), (together, 1)):
         assert observed_consistency(one, other) == pytest.approx(found.observed[end], abs=1e-12)
         assert error_consistency(one, other) == pytest.approx(found.error[end], abs=1e-12)
+    # Who are wrong more often than right must be wrong together: 0.2 and 0.4 leave room for as much as 0.8 and 0.6.
+    np.testing.assert_allclose(alignment.bounds(0.2, 0.4), found, atol=1e-12)
     assert alignment.bounds(1.0, 1.0) == ((1.0, 1.0), (1.0, 1.0))
     assert alignment.bounds(0.5, 0.5).error == (-1.0, 1.0)
     assert alignment.bounds(1.0, 0.0).error == (0.0, 0.0)

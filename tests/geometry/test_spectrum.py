@@ -157,6 +157,18 @@ def test_trace_standard_error_is_the_spread_of_the_estimates():
     assert spread == pytest.approx(stated, rel=0.25)
 
 
+@pytest.mark.parametrize("probes", [2, 5])
+def test_trace_standard_error_is_that_of_a_sample(probes):
+    network = jp.Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
+    batch = {"image": np.ones((1, 2)), "label": np.zeros((1, 1))}
+    operator = jp.geometry.operator(network, jp.losses.squared_error, [batch])
+    found = [jp.geometry.trace(operator, key=jax.random.key(seed), probes=probes) for seed in range(4)]
+    # A probe of signs gives 0 or 8, so that the mean m says all: the sample's variance is m (8 - m) p / (p - 1).
+    stated = [np.sqrt(one.value * (8 - one.value) / (probes - 1)) for one in found]
+    np.testing.assert_allclose([one.standard_error for one in found], stated, atol=1e-12)
+    assert max(stated) > 0
+
+
 @every_matrix
 def test_trace_by_xtrace_is_exact_with_half_the_probes_and_beats_hutchinson_before(matrix):
     case, whole = cases.build("mlp"), cases.matrix("mlp", matrix)

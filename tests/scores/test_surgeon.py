@@ -137,6 +137,23 @@ def test_block_hessian_obs_price_is_what_deleting_and_solving_again_costs(blocks
     close(got, np.array(expected))
 
 
+@pytest.mark.parametrize("blocks", [5, 8])
+def test_block_hessian_obs_price_of_few_examples_is_that_of_many_where_blocks_and_batches_are_unequal(blocks):
+    network, batch, _ = linear(inputs=12)
+    batches = [cases.take(batch, 0, 1), cases.take(batch, 1, 2)]
+    score = jp.scores.block_hessian(SQUARED, form="obs", blocks=blocks, damping=0.1)
+    got = np.asarray(score(network, batches)["kernel"])
+    # Two examples of two columns each are fewer rows than a block has weights.
+    images, weight = batch["image"][:2], batch["weight"][:2]
+    assert abs(weight[0] - weight[1]) > 0.1
+    hessian, weights = 2 * (images.T * weight / weight.sum()) @ images, np.asarray(network.params["kernel"])
+    shift = 0.1 * np.diag(hessian).mean()
+    for start in range(0, 12, blocks):
+        run = slice(start, start + blocks)
+        inverse = np.linalg.inv(hessian[run, run] + shift * np.eye(len(hessian[run])))
+        close(got[run], weights[run] ** 2 / (2 * np.diag(inverse)[:, None]))
+
+
 @pytest.mark.parametrize("damping", [1e-12, 0.1])
 @pytest.mark.parametrize("blocks", ["unit", "layer"])
 def test_surgeon_update_gives_the_weights_of_deleting_and_solving_again(blocks, damping):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jax.custom_derivatives import linear_call
@@ -342,3 +343,26 @@ def test_prove_claims_nothing_false_of_a_random_program():
     assert seen["both"] > 20, seen
     assert seen["linear"] < 0.9 * seen["sites"], seen
     assert seen["independent"] < 0.9 * seen["sites"], seen
+
+
+def _window_of_rows(z):
+    numbers = jax.lax.GatherDimensionNumbers(offset_dims=(0, 1), collapsed_slice_dims=(), start_index_map=(0,))
+    return jax.lax.gather(z, jnp.argmax(oracle.normal(1, 3))[None], numbers, slice_sizes=(3, 3))
+
+
+@pytest.mark.parametrize(
+    "some",
+    [
+        lambda z: nn.max_pool(z[None], (1,), strides=(2,))[0],
+        lambda z: jax.lax.dynamic_slice_in_dim(z, jnp.argmax(oracle.normal(1, 3)), 3, axis=0),
+        _window_of_rows,
+    ],
+    ids=["pool", "slice", "window"],
+)
+def test_prove_does_not_take_for_examples_what_is_only_some_of_them(some):
+    def network(params, state, images):
+        return some(jnp.repeat(images, 2, axis=0) @ params["w"])
+
+    # z has six rows for three outputs.
+    proof = jp.sites.survey(jp.Network(network, {"w": oracle.normal(0, 4, 3)}), oracle.normal(1, 3, 4)).proofs["w"]
+    assert (proof.piecewise_linear, proof.examples, proof.reached) == (True, None, True)

@@ -346,6 +346,7 @@ UNSERVED = {
     "penalised": (lambda p, x: x @ p["w"] + jnp.sum(p["w"] ** 2), SQUARE, "meets 2 operations"),
     "taken apart": (lambda p, x: jax.nn.relu(x @ p["w"][0]) @ p["w"][1], (2, 4, 4), "meets 2 operations"),
     "power": (lambda p, x: x @ p["w"] ** 2, SQUARE, "parameters or constants only, in integer_pow|square"),
+    "reciprocal": (lambda p, x: x @ (2 / p["w"]), SQUARE, "parameters or constants only, in div"),
     "absolute": (lambda p, x: x @ jnp.abs(p["w"]), SQUARE, "parameters or constants only, in abs"),
     "no gradient": (lambda p, x: x @ jax.lax.stop_gradient(p["w"]), SQUARE, "^$"),
     "other weights": (lambda p, x: x @ (p["w"] @ p["v"]), SQUARE, "parameters or constants only, in dot_general"),

@@ -291,6 +291,22 @@ def test_budgets_in_parameters_are_met():
     assert 0.1 * jp.cost.parameters(dense()) <= gone < 0.1 * jp.cost.parameters(dense()) + unit
 
 
+def test_budgets_without_a_share_remove_the_mean_of_the_layers():
+    network = dense()
+    book = jp.structured.account(MODULE, network.params, network.state, IMAGE)
+    base = budgets.Base(MODULE, network.params, network.state, book)
+
+    def parameters(gates):
+        specification, *arrays = remove(MODULE, network.params, network.state, gates)
+        return jp.cost.parameters(specification.network(*arrays))
+
+    layers = [group.name for group in MODULE.groups() if group.is_layer]
+    taken = [parameters({}) - parameters({name: np.array([False])}) for name in layers]
+    assert np.median(taken) < 0.9 * np.mean(taken)  # more layers of the narrow stage than of the wide one
+    assert budgets.parameters().amount(base) == pytest.approx(np.mean(taken), rel=1e-12)
+    assert budgets.parameters(0.1).amount(base) == pytest.approx(0.1 * parameters({}), rel=1e-12)
+
+
 def test_budgets_in_latency_are_measured_on_really_smaller_networks(monkeypatch):
     timed = []
 

@@ -63,6 +63,16 @@ def test_opcodes_make_sets_lists_of_their_values(protocol):
     assert [sorted(found[0]), found[1]] == [[1, 2], ("a",)]
 
 
+class Parameters(list):
+    """A list of a class of one's own, such as torch.nn.ParameterList was."""
+
+
+def test_opcodes_number_what_is_appended_to_an_object_through_all_batches():
+    # Python pickles appends in batches of a thousand.
+    found, _ = run(pickle.dumps(Parameters(range(2002))))
+    assert found.entries == list(enumerate(range(2002)))
+
+
 def test_opcodes_make_arrays_of_bytes_bytes():
     assert run(pickle.dumps(bytearray(b"abc"), 5))[0] == b"abc"
 
