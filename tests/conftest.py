@@ -36,6 +36,7 @@ QUICKLY = {
     "test_landscape_study.py",
     "test_layouts_big_vision.py",
     "test_models.py",
+    "test_pretrained_study.py",
     "test_pruning.py",
     "test_relevance.py",
     "test_swin.py",

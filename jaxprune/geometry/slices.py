@@ -49,8 +49,8 @@ def filter_normalised(params: Params, key: jax.Array, *, kept: Mask | None = Non
     Source: Li, Xu, Taylor, Studer and Goldstein (2018), arXiv 1712.09913.
 
     >>> direction = filter_normalised({"kernel": jnp.array([[3.0], [4.0]]), "bias": jnp.ones(1)}, jax.random.key(0))
-    >>> float(jnp.linalg.norm(direction["kernel"])), float(direction["bias"][0])
-    (5.0, 0.0)
+    >>> print(f"{jnp.linalg.norm(direction['kernel']):.3f}", direction["bias"][0])
+    5.000 0.0
     """
     if kept is not None:
         check.mask("kept", kept, params)
