@@ -83,9 +83,8 @@ def make(name: str, settings: dict[str, Any], out: Path, shards: str = "1/1") ->
     done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     # The progress bar of a pretraining leaves a line of its own.
-    return Made(
-        name, settings, out, shards.split(), [int(line) for line in done.stdout.split("\n") if line.strip().isdigit()]
-    )
+    kills = [int(line) for line in done.stdout.split("\n") if line.strip().isdigit()]
+    return Made(name, settings, out, shards.split(), kills)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -97,7 +96,8 @@ def check_promises(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     study = importlib.import_module(f"experiments.{made.name}")
     whole, killed = digests(made.whole), digests(made.out / "killed")
     assert all(made.kills), "it was never killed"
-    assert killed and killed.items() <= whole.items()
+    assert killed
+    assert killed.items() <= whole.items()
     assert made.shards == ["1/2"] or len(killed) == len(whole)
 
     def forbidden(*_: Any, **__: Any) -> None:
