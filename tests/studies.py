@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 # Makes the study whole; and, shard by shard, killed before every one of its trainings.
 RUN = """
 import importlib, sys
+from collections.abc import Callable
 from pathlib import Path
 from rich.console import Console
 import jaxprune as jp
@@ -85,6 +87,15 @@ def make(name: str, settings: dict[str, Any], out: Path, shards: str = "1/1") ->
     # The progress bar of a pretraining leaves a line of its own.
     kills = [int(line) for line in done.stdout.split("\n") if line.strip().isdigit()]
     return Made(name, settings, out, shards.split(), kills)
+
+
+def said(command: Callable[[], None], words: list[str], patch: pytest.MonkeyPatch, capsys: Any) -> tuple[Any, str]:
+    """What a command says on these words, and the code or the message that it ends with."""
+    patch.setattr(sys, "argv", ["study", *words])
+    patch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        command()
+    return ended.value.code, "".join(capsys.readouterr())
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -84,7 +84,8 @@ def test_from_linen_makes_networks_of_equal_modules_that_share_one_trace():
     jitted, images = jax.jit(run), np.ones((1, 4))
     for seed in range(3):
         module = nn.Dense(2, param_dtype=jnp.float64)
-        jitted(jp.Network.from_linen(module, module.init(jax.random.key(seed), images), {"train": True}), images)
+        variables = jax.jit(module.init)(jax.random.key(seed), images)
+        jitted(jp.Network.from_linen(module, variables, {"train": True}), images)
 
 
 def test_network_of_shapes_can_be_traced():

@@ -311,7 +311,7 @@ def test_validate_takes_one_flipped_bit_of_the_weights_as_another_study(place, t
 
 def test_load_weights_takes_a_network_of_ours_with_its_preprocessing(place, tmp_path):
     module = jp.models.resnet_cifar(8, 5, 2)
-    made = module.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
+    made = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
     preprocess = jp.types.Preprocess(resize=20, crop=16, interpolation="bicubic")
     params, state = made["params"], {"batch_stats": made["batch_stats"]}
     jp.structured.save(tmp_path / "net", module, params, state, (16, 16, 3), preprocess)

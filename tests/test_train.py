@@ -146,7 +146,7 @@ class Normalised(nn.Module):
 
 def test_fit_moves_batch_statistics_in_training_mode_alone():
     module = Normalised()
-    variables = module.init(jax.random.key(0), data()["image"][:1])
+    variables = jax.jit(module.init)(jax.random.key(0), data()["image"][:1])
     for train, moves in ((None, False), ({"train": True}, True)):
         net = jp.Network.from_linen(module, variables, train=train)
         trained = fit(net, optax.sgd(0.1), steps=2)
@@ -159,7 +159,7 @@ def test_fit_moves_batch_statistics_in_training_mode_alone():
 
 def test_recalibrate_replaces_statistics_by_those_of_the_batches_and_nothing_else():
     module, batches = Normalised(), [data(16), data(16, seed=1)]
-    variables = module.init(jax.random.key(0), batches[0]["image"][:1])
+    variables = jax.jit(module.init)(jax.random.key(0), batches[0]["image"][:1])
     net = jp.Network.from_linen(module, variables, train={"train": True})
     got = jp.train.recalibrate(net, batches, jax.random.key(0))
     dense = net.params["Dense_0"]
@@ -357,6 +357,7 @@ for words in sys.argv[1:]:
 
 def process(*runs: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     words = [sys.executable, "-c", RUN, *runs]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=900)
 

@@ -49,7 +49,7 @@ def _phase_scrambling(grey: np.ndarray, level: str, setting: _Setting) -> np.nda
     place = np.arange(height * width).reshape(height, width)
     opposite = _reversed(place[None])[0]
     turned = np.where(place < opposite, drawn, np.where(place > opposite, -_reversed(drawn), 0.0))
-    return np.fft.ifft2(np.fft.fft2(grey) * np.exp(1j * turned)).real
+    return np.real(np.fft.ifft2(np.fft.fft2(grey) * np.exp(1j * turned)))
 
 
 def _power_equalisation(grey: np.ndarray, level: str, setting: _Setting) -> np.ndarray:
@@ -60,7 +60,7 @@ def _power_equalisation(grey: np.ndarray, level: str, setting: _Setting) -> np.n
     # What is zero but for rounding has no phase: its direction would differ from machine to machine.
     present = size > 1e-12 * size.max(axis=(1, 2), keepdims=True)
     direction = np.where(present, spectrum / np.where(present, size, 1.0), 1.0)
-    return np.fft.ifft2(setting.amplitude * direction).real
+    return np.real(np.fft.ifft2(setting.amplitude * direction))
 
 
 def _rotation(grey: np.ndarray, level: str, setting: _Setting) -> np.ndarray:

@@ -102,7 +102,7 @@ def test_curvature_of_two_processes_with_two_devices_each_is_that_of_one(tmp_pat
         address = f"127.0.0.1:{free.getsockname()[1]}"
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     started = [
         subprocess.Popen(
             [sys.executable, str(script), address, str(place)],

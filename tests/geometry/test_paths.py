@@ -160,7 +160,7 @@ class Normalised(nn.Module):
 
 def normalised(seed, momentum=0.9, train=True):
     module = Normalised(momentum)
-    variables = module.init(jax.random.key(seed), data()["image"])
+    variables = jax.jit(module.init)(jax.random.key(seed), data()["image"])
     # Flax makes some of them in float32.
     variables = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
     # Statistics that fit nothing, as those of interpolated weights would.

@@ -212,7 +212,7 @@ def test_stem_statistics_keep_nine_tenths_of_their_old_value():
     with jax.enable_x64(True):
         stem, training = (Stem(2, False, Layers(train, keras=False)) for train in (False, True))
         batch = images(4, (6, 6, 3))
-        variables = stem.init(jax.random.key(0), batch)
+        variables = jax.jit(stem.init)(jax.random.key(0), batch)
         _, updated = training.apply(variables, batch, capture_intermediates=True, mutable=True)
         convolved = np.asarray(updated["intermediates"]["conv"]["__call__"][0])
         moved = updated["batch_stats"]["norm"]
@@ -246,7 +246,7 @@ def test_resnet_blocks_strided_convolutions_pad_the_same_on_every_side(layer, pl
     block, name, size, padding = STRIDED[layer]
     impulse = np.zeros((1, 8, 8, 1))
     impulse[0, place[0], place[1], 0] = 1
-    variables = block.init(jax.random.key(0), impulse)
+    variables = jax.jit(block.init)(jax.random.key(0), impulse)
     _, seen = block.apply(variables, impulse, capture_intermediates=True, mutable=["intermediates"])
     out = seen["intermediates"][name]["__call__"][0][0, :, :, 0]
     kernel = np.asarray(variables["params"][name]["kernel"])[:, :, 0, 0]
@@ -272,7 +272,7 @@ def test_stem_max_pool_pads_the_same_on_every_side():
     # 16 pixels, 8 after the convolution, 4 after the pool, which takes the places 2 i - 1, 2 i and 2 i + 1.
     stem = Stem(1, True, EVALUATION)
     batch = images(1, (16, 16, 1))
-    variables = stem.init(jax.random.key(0), batch)
+    variables = jax.jit(stem.init)(jax.random.key(0), batch)
     out, seen = stem.apply(variables, batch, capture_intermediates=True, mutable=["intermediates"])
     before = np.maximum(seen["intermediates"]["norm"]["__call__"][0][0, :, :, 0], 0)
     padded = np.pad(before, 1, constant_values=-np.inf)
@@ -284,8 +284,8 @@ def test_basic_without_a_change_of_shape_is_the_identity_plus_something():
     # With the last scale at zero what is left of a block is relu(x).
     with jax.enable_x64(True):
         block, x = Basic(3, (3,), 1, "block", EVALUATION), images(2, (4, 4, 3))
-        params = tree.replace(block.init(jax.random.key(0), x)["params"], "norm2/scale", jnp.zeros(3))
-        stats = block.init(jax.random.key(0), x)["batch_stats"]
+        params = tree.replace(jax.jit(block.init)(jax.random.key(0), x)["params"], "norm2/scale", jnp.zeros(3))
+        stats = jax.jit(block.init)(jax.random.key(0), x)["batch_stats"]
         out = block.apply({"params": params, "batch_stats": stats}, x)
         np.testing.assert_array_equal(out, np.maximum(x, 0))
 
@@ -366,13 +366,13 @@ def test_models_refuse_bad_arguments_with_a_remedy(make, message):
 def test_models_refuse_bad_images_with_a_remedy(kind, shape, message):
     module, _ = TINY[kind]
     with pytest.raises(ValueError, match=message):
-        module.init(jax.random.key(0), jnp.ones(shape))
+        jax.jit(module.init)(jax.random.key(0), jnp.ones(shape))
 
 
 def test_resized_vit_is_the_same_function_of_equal_positions():
     module = vit(patch=8, image=32, classes=3, width=16, heads=2, depth=2)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    params = module.init(jax.random.key(1), images)["params"]
+    params = jax.jit(module.init)(jax.random.key(1), images)["params"]
     same, unchanged = resized(module, params, 32)
     assert same == module
     np.testing.assert_array_equal(unchanged["position"], params["position"])
