@@ -4,6 +4,7 @@ Pytest loads this before it imports anything of jaxprune, also when the doctests
 """
 
 import gc
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 import tests.annotations  # noqa: F401  the hook below looks it up
+from tests import haste
 
 jaxtyping.install_import_hook("jaxprune", "tests.annotations.check")
 
@@ -21,26 +23,22 @@ jax.config.update("jax_num_cpu_devices", 8)
 MANY_MAPS = 25_000
 QUICKLY = {
     "curvature",
+    "evaluate",
     "geometry",
     "libraries",
+    "models",
     "scores",
     "similarity",
+    "sites",
     "structured",
     "test_architecture.py",
-    "test_attribution.py",
-    "test_changes.py",
-    "test_clip_resnet.py",
     "test_contract.py",
-    "test_discovery.py",
     "test_joint_study.py",
     "test_landscape_study.py",
-    "test_layouts_big_vision.py",
-    "test_models.py",
     "test_pretrained_study.py",
     "test_pruning.py",
-    "test_relevance.py",
-    "test_swin.py",
-    "test_vit.py",
+    "test_representation_study.py",
+    "test_transfer_study.py",
 }
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
@@ -87,14 +85,12 @@ def float64():
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_quickly(request):
-    """Programs of the long batteries in float64 run a few times only: optimising them would take longer than that.
+    """Programs of the long batteries run a few times only: optimising them would take longer than that.
 
-    Everything else, float32 and its extremes above all, runs as users run it.
+    The laws of masks, training, checkpoints and data, float32 and its extremes above all, run as users run them.
     """
-    quick = any(name in request.path.parts for name in QUICKLY)
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with haste.everywhere() if any(name in request.path.parts for name in QUICKLY) else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 import jaxprune as jp
+from tests import haste
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,7 +81,7 @@ class Made:
 def make(name: str, settings: dict[str, Any], out: Path, shards: str = "1/1") -> Made:
     """Makes a study of these settings, twice."""
     environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment["XLA_FLAGS"] = haste.FLAGS
     words = [sys.executable, "-c", RUN, name, repr(settings), shards, str(out)]
     done = subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr

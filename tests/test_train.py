@@ -21,6 +21,7 @@ import rich.progress
 from flax import linen as nn
 
 import jaxprune as jp
+from tests import haste
 
 
 def data(count: int = 30, seed: int = 0) -> dict[str, np.ndarray]:
@@ -357,7 +358,7 @@ for words in sys.argv[1:]:
 
 def process(*runs: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment["XLA_FLAGS"] = haste.FLAGS
     words = [sys.executable, "-c", RUN, *runs]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=900)
 

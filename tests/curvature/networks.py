@@ -16,16 +16,13 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import jaxprune as jp
+from tests import haste
 
-# Compiling is most of the time of these tests.
-FAST = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    FAST["xla_cpu_use_fusion_emitters"] = False
 MATRICES = ("hessian", "ggn", "empirical_fisher")
 
 
 def compiled(function, **options):
-    return jax.jit(function, compiler_options=FAST, **options)
+    return jax.jit(function, compiler_options=haste.OPTIONS, **options)
 
 
 @dataclass(frozen=True)

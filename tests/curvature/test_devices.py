@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from tests import haste
 from tests.curvature import networks
 from tests.curvature.networks import close, flat
 
@@ -102,7 +103,7 @@ def test_curvature_of_two_processes_with_two_devices_each_is_that_of_one(tmp_pat
         address = f"127.0.0.1:{free.getsockname()[1]}"
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment["XLA_FLAGS"] = haste.FLAGS
     started = [
         subprocess.Popen(
             [sys.executable, str(script), address, str(place)],

@@ -9,16 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
+from tests import haste
 
 CLASSES = 3
-# Compiling is most of the time of these tests.
-FAST = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # an option that newer versions do not have
-    FAST["xla_cpu_use_fusion_emitters"] = False
 
 
 def compiled(function, *arguments):
-    return jax.jit(function).lower(*arguments).compile(FAST)
+    return jax.jit(function).lower(*arguments).compile(haste.OPTIONS)
 
 
 def normal(seed, *shape):

@@ -1,0 +1,28 @@
+"""Compiling in haste, for programs that run a few times only: optimising them would take longer than that."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import jax
+from jax._src import compiler
+
+OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# The emitters that jax 0.10 brought take nearly twice as long; from 0.11 on there are no others.
+if jax.__version_info__ < (0, 11):
+    OPTIONS["xla_cpu_use_fusion_emitters"] = False
+FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
+"""For the environment variable XLA_FLAGS of processes that a test starts."""
+
+
+@contextmanager
+def everywhere() -> Iterator[None]:
+    """Adds these options to every program that is compiled meanwhile."""
+    given = compiler.get_compile_options
+
+    def hasty(*arguments: Any, env_options_overrides: Any = None, **options: Any) -> Any:
+        return given(*arguments, env_options_overrides={**OPTIONS, **(env_options_overrides or {})}, **options)
+
+    with mock.patch.object(compiler, "get_compile_options", hasty):
+        yield
