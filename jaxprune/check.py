@@ -152,7 +152,8 @@ def _count_not_finite(leaves: list[Any]) -> Any:
     if not all(map(_lies_here, leaves)):
         return _count_not_finite_there(leaves)
     # In the type that the library will compute in, where a large number may be none.
-    arrays = [np.asarray(leaf, jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))) for leaf in leaves]
+    with np.errstate(over="ignore"):
+        arrays = [np.asarray(leaf, jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))) for leaf in leaves]
     return [array.size - np.count_nonzero(np.isfinite(array)) for array in arrays]
 
 

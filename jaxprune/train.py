@@ -224,7 +224,7 @@ def _statistics(network: Network, images: Any, key: jax.Array) -> tuple[Any, Any
     share = updated([jnp.zeros_like(leaf) for leaf in leaves])
     # v of the size of the statistics themselves, so that the difference loses no digits.
     probe = [
-        jnp.full_like(leaf, jnp.maximum(jnp.max(jnp.abs(leaf)), 1e-6)) if moves else leaf
+        jnp.full_like(leaf, jnp.maximum(jnp.max(jnp.abs(leaf), initial=0), 1e-6)) if moves else leaf
         for moves, leaf in zip(moving, share, strict=True)
     ]
 

@@ -181,7 +181,11 @@ def test_readme_commands_exist():
 
 
 def test_files_name_no_machine():
-    texts = [path.read_text() for pattern in ("*.md", "*.toml", "*.txt", "scripts/*") for path in ROOT.glob(pattern)]
+    paths = [
+        path for pattern in ("*.md", "*.toml", "*.txt", "*.cff", ".ci/run", "scripts/*") for path in ROOT.glob(pattern)
+    ]
+    paths += [path for name in ("jaxprune", "experiments", "tests") for path in (ROOT / name).rglob("*.py")]
+    texts = [path.read_text() for path in paths if path.is_file() and path != Path(__file__)]
     assert not [
         line for text in texts for line in text.splitlines() if re.search(r"/home/|/root/|/work/|index-url", line)
     ]

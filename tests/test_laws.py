@@ -112,6 +112,15 @@ def test_unstructured_under_jit_ranks_nan_lowest_and_infinities_at_the_ends(scor
     np.testing.assert_array_equal(got, sorted_mask(flat(scores), round(0.5 * TOTAL)))
 
 
+def test_unstructured_under_jit_prunes_nothing_where_nothing_is_wanted():
+    scores = [jnp.array([[jnp.nan], [1.0]]), jnp.arange(20.0).reshape(2, 10)]
+    [mask] = jax.jit(lambda scores: jp.masks.unstructured(0.0)(scores, [True]))(scores[:1])
+    assert np.asarray(mask).all()
+    # Erdős-Rényi leaves the small leaf dense.
+    first, _ = jax.jit(lambda scores: jp.masks.unstructured(0.05, "erk")(scores, [True, True]))(scores)
+    assert np.asarray(first).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_masks_refuse_scores_that_are_not_finite_outside_jit(bad):
     scores = arrays({name: np.ones(shape) for name, shape in SHAPES.items()})

@@ -194,7 +194,7 @@ def test_locked_lets_a_second_holder_wait_for_the_first(tmp_path):
     with files.locked(tmp_path / "lock"):
         thread.start()
         assert not entered.wait(0.2)
-    assert entered.wait(10)
+    assert entered.wait(900)
     thread.join()
 
 

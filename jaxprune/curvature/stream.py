@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxprune import check, losses, tree
+from jaxprune import check, tree
 from jaxprune.types import Batch
 
 
@@ -25,7 +26,7 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     """
     total, result = 0.0, None
     for batch in batches:
-        weight = _weight({key: batch[key] for key in ("label", "weight") if key in batch})
+        weight = _sum(jnp.asarray(batch["weight"])) if "weight" in batch else float(np.shape(batch["label"])[0])
         total, result = total + weight, _add(result, weight, function(batch))
     if result is None:
         raise ValueError(
@@ -36,8 +37,8 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
 
 
 @jax.jit
-def _weight(batch: Batch) -> jax.Array:
-    return jnp.sum(losses.weights(batch))
+def _sum(weights: Any) -> jax.Array:
+    return jnp.sum(weights)
 
 
 # One program for the whole tree, instead of two for each leaf.

@@ -25,7 +25,7 @@ def keep_largest(leaves: list[Any], groups: tuple[int, ...], pruned: list[int]) 
 
 
 def count_false(flags: list[Any]) -> list[int]:
-    """Counts what is False in every leaf, in whole numbers of Python, whose sum has no bound."""
+    """Counts what is False in every leaf (of fewer than 2^32), in Python's whole numbers, whose sum has no bound."""
     return np.asarray(_count_false(flags)).tolist()
 
 
@@ -93,7 +93,8 @@ def _bisect(leaves: list[Any], wanted: Any, groups: Sequence[Any]) -> list[Any]:
         leaf, cut = leaves[index], spread(values, index)
         ties = jnp.where(jnp.isnan(cut), jnp.isnan(leaf), leaf == cut)
         early = _positions(leaf.shape, int(offsets[index])) <= spread(last, index)
-        return small(index, values) & (~ties | early)
+        # Of a group of which nothing is wanted, not even a NaN at the first place.
+        return small(index, values) & (~ties | early) & (spread(wanted, index) > 0)
 
     each = range(len(leaves))
     bits = jnp.iinfo(unsigned).bits

@@ -114,10 +114,15 @@ def sparsity(mask: Any, prunable: Any) -> float:
     return sum(bisection.count_false(chosen)) / tree.size(chosen)
 
 
-@jax.jit
 def ones(params: Any) -> Any:
     """Makes the mask that keeps everything."""
-    return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, dtype=bool), params)
+    leaves, structure = jax.tree.flatten(params)
+    return structure.unflatten(_ones(tuple(leaf.shape for leaf in leaves)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _ones(shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+    return [jnp.ones(shape, dtype=bool) for shape in shapes]
 
 
 @jax.jit

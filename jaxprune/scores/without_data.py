@@ -78,6 +78,8 @@ def _magnitudes(params: Any) -> Scores:
 @jax.jit
 def _draw(key: jax.Array, params: Any) -> Scores:
     leaves, structure = jax.tree.flatten(params)
+    if not leaves:
+        return params
     ends = np.cumsum([leaf.size for leaf in leaves])
     # At once for all leaves: compiling a draw for each takes longer than the draw.
     dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)

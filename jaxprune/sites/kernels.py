@@ -89,13 +89,13 @@ class _Trail:
     way: tuple[int, ...]
 
 
-def find(program: Program, paths: Sequence[str], images: int) -> tuple[dict[str, Site], dict[str, str]]:
+def find(program: Program, paths: Sequence[str], variable: int) -> tuple[dict[str, Site], dict[str, str]]:
     """Finds where every leaf enters.
 
     Args:
       program: of ``apply(params, state, images)``.
       paths: the names of the leaves, which are its first arguments.
-      images: the number of the images.
+      variable: which of the program's variables the images are.
 
     Returns:
       The sites of the leaves that are served, and for every other leaf why it is not; ``""`` if the outputs do not
@@ -106,7 +106,7 @@ def find(program: Program, paths: Sequence[str], images: int) -> tuple[dict[str,
         for number in program.arguments[: len(paths)]
     }
     live = needed(program)
-    from_images, from_params = {images}, set(trails)
+    from_images, from_params = {variable}, set(trails)
     uses: dict[int, list[tuple[int, int]]] = {number: [] for number in trails}
     for index, step in enumerate(program.steps):
         if index not in live:

@@ -14,7 +14,7 @@ import rich.progress
 import jaxprune as jp
 from jaxprune.data.prefetching import in_background
 
-PATIENCE = 60.0  # of what would hang; nothing takes that long
+PATIENCE = 900.0  # of what would hang; nothing takes that long
 
 
 def threads() -> list[str]:

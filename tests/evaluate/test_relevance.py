@@ -91,9 +91,11 @@ def test_flat_m5_flags_attention_that_varies_by_rounding_alone():
     for name in ("query", "key"):
         params["block0"]["attention"][name]["kernel"] *= 0
     network = jp.Network.from_linen(module, {"params": params})
-    maps = np.asarray(attribution.last_attention()(network, images))
+    maps = np.array(attribution.last_attention()(network, images))
     assert maps.dtype == np.float32
-    assert np.any(np.ptp(maps, axis=(1, 2)) > 0)  # the enlargement has rounded
+    assert np.ptp(maps) < 1e-6
+    # Whether the enlargement itself rounds is for the compiler to choose.
+    maps[:, ::3] = np.nextafter(maps[:, ::3], np.float32(1))
     masks = np.zeros((3, 32, 32), bool)
     masks[:, 3:9, 4:20] = True
     for how in ("absolute", "minmax"):
