@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 from pathlib import Path
@@ -162,9 +163,10 @@ def test_names_of_tests_begin_with_the_function_that_they_test():
 
 def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
+    texts = [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")]
+    blocks = [re.findall(r"```python\n(.*?)```", text, re.DOTALL) for text in texts]
+    assert all(blocks)
+    for block in itertools.chain(*blocks):
         exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("0.9")
 

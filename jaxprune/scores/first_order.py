@@ -74,7 +74,7 @@ def fisher(loss: Loss) -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         diagonal = curvature.average(lambda batch: _mean_square(network, batch, loss), batches)
-        return tree.map_compiled(_half_square, network.params, diagonal)
+        return tree.map_compiled(half_square, network.params, diagonal)
 
     return score
 
@@ -83,8 +83,9 @@ def _sensitivity(w: Any, gradient: Any) -> Any:
     return jnp.abs(w * gradient)
 
 
-def _half_square(w: Any, fisher: Any) -> Any:
-    return w**2 * fisher / 2
+def half_square(w: Any, curvature: Any) -> Any:
+    """Computes what deleting a weight alone costs to second order, ``w^2 h / 2``."""
+    return w**2 * curvature / 2
 
 
 def _mean_square(network: Network, batch: Batch, loss: Loss) -> Params:

@@ -9,6 +9,7 @@ from jaxprune import check, tree
 from jaxprune.curvature import average, block_product, diagonal
 from jaxprune.curvature.products import MATRICES
 from jaxprune.network import Network
+from jaxprune.scores.first_order import half_square
 from jaxprune.scores.surgeon import deletion_costs
 from jaxprune.types import Batch, Loss, Scope, Score, Scores
 
@@ -39,7 +40,7 @@ def diagonal_hessian(loss: Loss, *, matrix: str = "hessian", scope: Scope = None
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         curvature = average(lambda batch: diagonal(network, loss, batch, matrix, scope), batches)
-        return tree.map_compiled(_half_square, network.params, curvature)
+        return tree.map_compiled(half_square, network.params, curvature)
 
     return score
 
@@ -110,10 +111,6 @@ def block_hessian(
     if form == "quadratic":
         return quadratic
     return deletion_costs(loss, form=form, blocks=blocks, matrix=matrix, damping=damping, scope=scope)
-
-
-def _half_square(w: Any, curvature: Any) -> Any:
-    return w**2 * curvature / 2
 
 
 def _share(w: Any, product: Any) -> Any:
