@@ -27,6 +27,18 @@ HEADS: Mapping[str, Callable[[float], heads.HeadMaker]] = {
 }
 
 
+def prunable(params: Any, *exclude: str) -> Prunable:
+    """Says which kernels of one of several architectures may be pruned: all but those that a pattern matches.
+
+    Where ``jp.tree.prunable`` refuses a pattern that matches none, here it leaves nothing out: not every architecture
+    has the kernels that are named for one of them.
+    """
+    found = jp.tree.by_name(jp.tree.prunable(params))
+    names = [name for name, inside in found.items() if inside]
+    patterns = [pattern for pattern in exclude if pattern and any(re.search(pattern, name) for name in names)]
+    return jp.tree.prunable(params, exclude="|".join(f"(?:{pattern})" for pattern in patterns) or None)
+
+
 @dataclass(frozen=True)
 class ScoreOptions:
     """What a score may be configured with."""

@@ -52,12 +52,9 @@ class Climb:
         variables = jax.jit(self.module.init)(jax.random.key(seed), images)
         self._start = jp.Network.from_linen(self.module, variables, train={"train": True})
         self.everything = jp.tree.prunable(self._start.params)
-        self.prunable = jp.tree.prunable(self._start.params, exclude=self._excluded())
+        unpruned = self._kind.unpruned if settings.legacy else ""
+        self.prunable = options.prunable(self._start.params, settings.exclude, unpruned)
         self._targets = schedule(settings)
-
-    def _excluded(self) -> str | None:
-        parts = [self._settings.exclude, self._kind.unpruned if self._settings.legacy else ""]
-        return "|".join(f"(?:{part})" for part in parts if part) or None
 
     def arms(self, random_rungs: Sequence[int], snip_rungs: Sequence[int]) -> Iterator[Arrived]:
         """Trains arm after arm, rung after rung, or loads what was trained."""

@@ -243,7 +243,7 @@ def _check_rungs(study: Study) -> None:
     for name in study.architectures:
         shapes = options.ARCHITECTURES[name].shapes(study.image)
         # Raises where nothing is left to prune.
-        kept = jp.tree.prunable(shapes, exclude=study.exclude or None)
+        kept = options.prunable(shapes, study.exclude)
         matched |= kept != jp.tree.prunable(shapes)
     if study.exclude and not matched:
         raise ValueError(

@@ -109,7 +109,7 @@ def prepare(
         makers=makers,
         heads=heads,
         # The classifier of the pretraining is not part of the pruned network: the heads replace it.
-        prunable=jp.tree.prunable(dense.params, exclude="^head/"),
+        prunable=options.prunable(dense.params, "^head/"),
         scoring=scoring,
         scoring_loss=transfer.mean_loss(loss, scoring)(headed)["loss"],
         scoring_gradient=jp.curvature.average(lambda batch: jp.curvature.gradient(headed, loss, batch), scoring),

@@ -123,7 +123,7 @@ def _say_inputs(study: Study, opened: Opened, say: Callable[[str], None]) -> Non
 
 
 def _say_weights(weights: transfer_data.Weights, say: Callable[[str], None]) -> None:
-    prunable = jp.tree.prunable(weights.network.params, exclude="^head/")
+    prunable = options.prunable(weights.network.params, "^head/")
     chosen = sum(
         leaf.size
         for leaf, flag in zip(jax.tree.leaves(weights.network.params), jax.tree.leaves(prunable), strict=True)
@@ -195,7 +195,7 @@ def _cost(study: Study, headed: jp.Network, batch: dict[str, Any], score: str) -
     if score not in _QUANTITIES:
         return Cost(None, 0, "not estimated: dense blocks, see jp.curvature.plan")
     quantity, matrix = _QUANTITIES[score]
-    scope = jp.tree.prunable(headed.params, exclude="^head/")
+    scope = options.prunable(headed.params, "^head/")
     try:
         plan = jp.curvature.plan(headed, options.LOSSES[study.loss], batch, quantity, matrix=matrix, scope=scope)
     except MemoryError as error:

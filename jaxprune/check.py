@@ -10,6 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -131,35 +132,39 @@ def mask(name: str, tree: Any, params: Any) -> None:
             )
 
 
-def finite(name: str, tree: Any, remedy: str) -> None:
-    """Checks that no leaf holds NaN or infinity.  Does nothing under a JAX transformation."""
+def finite(name: str, tree: Any, remedy: str, *, infinite: bool = False) -> None:
+    """Checks that no leaf holds NaN or infinity.  Does nothing under a JAX transformation.
+
+    ``infinite``: infinity is allowed, where it can be meant (a mask of attention).
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     leaves = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
     if not leaves or any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for _, leaf in leaves):
         return
-    counts = _count_not_finite([leaf for _, leaf in leaves])
+    counts = _count_not_finite([leaf for _, leaf in leaves], infinite)
     if isinstance(counts, Tracer):  # arrays that a traced function closes over
         return
     for (path, _), bad in zip(leaves, np.asarray(counts).tolist(), strict=True):
         if bad:
             where = jax.tree_util.keystr(path) or "the array"
-            raise ValueError(
-                f"{name}: expected finite numbers, but {where} holds {bad} that are NaN or infinite. {remedy}"
-            )
+            wanted, wrong = ("numbers", "NaN") if infinite else ("finite numbers", "NaN or infinite")
+            raise ValueError(f"{name}: expected {wanted}, but {where} holds {bad} that are {wrong}. {remedy}")
 
 
-def _count_not_finite(leaves: list[Any]) -> Any:
+def _count_not_finite(leaves: list[Any], infinite: bool) -> Any:
     if not all(map(_lies_here, leaves)):
-        return _count_not_finite_there(leaves)
+        return _count_not_finite_there(leaves, infinite)
     # In the type that the library will compute in, where a large number may be none.
     with np.errstate(over="ignore"):
         arrays = [np.asarray(leaf, jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))) for leaf in leaves]
+    if infinite:
+        return [np.count_nonzero(np.isnan(array)) for array in arrays]
     return [array.size - np.count_nonzero(np.isfinite(array)) for array in arrays]
 
 
-@jax.jit
-def _count_not_finite_there(leaves: list[Any]) -> jax.Array:
-    return jnp.stack([jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves])
+@partial(jax.jit, static_argnums=1)
+def _count_not_finite_there(leaves: list[Any], infinite: bool) -> jax.Array:
+    return jnp.stack([jnp.sum(jnp.isnan(leaf) if infinite else ~jnp.isfinite(leaf)) for leaf in leaves])
 
 
 def _lies_here(leaf: Any) -> bool:
@@ -195,10 +200,18 @@ def labels(name: str, values: Any, classes: int) -> None:
 
 def batch(value: Mapping[str, Any], name: str = "batch") -> None:
     """Checks a batch: an image and a label for each of one or more examples, and weights that are not negative."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected a batch, {{'image': ..., 'label': ...}}, but got a {type(value).__name__}.")
     for key in ("image", "label"):
         if key not in value:
             raise ValueError(
                 f"{name}: expected the keys 'image', 'label' and optionally 'weight', but got {sorted(value)}."
+            )
+    for key, entry in value.items():
+        if isinstance(entry, (Mapping, tuple)) or not np.ndim(entry):
+            raise ValueError(
+                f"{name}: expected every entry as one array with an axis of the examples first, but {key!r} is "
+                f"{_kind(entry)}. Leave out what is not of the examples, and put parts together into one array."
             )
     sizes = {key: np.shape(entry)[0] for key, entry in value.items()}
     if len(set(sizes.values())) != 1:
@@ -213,9 +226,34 @@ def batch(value: Mapping[str, Any], name: str = "batch") -> None:
             raise ValueError(f"{name}: expected weights of 0 or more, but found {lowest}.")
 
 
+def _kind(value: Any) -> str:
+    return f"{value.dtype}{list(np.shape(value))}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
+
+
+def network(network: Any, name: str = "network") -> None:
+    """Checks the weights and the state of a network: real, and no NaN.  What is by design infinite is state."""
+    real(f"{name}.params", network.params)
+    finite(f"{name}.params", network.params, "Look at the training that made them.")
+    finite(f"{name}.state", network.state, "Look at the training that made it.", infinite=True)
+
+
+def concrete(name: str, tree: Any, remedy: str) -> None:
+    """Checks that nothing is traced: for what loops on the host, and decides by what it finds there."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+        raise TypeError(
+            f"{name}: expected arrays, but got what jax.jit (or another transformation) traces; this loops over "
+            f"batches on the host. {remedy}"
+        )
+
+
 def real(name: str, tree: Any) -> None:
     """Checks that every leaf is a real floating-point array: what can be differentiated twice."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"{name}: expected arrays, but {jax.tree_util.keystr(path) or 'the whole'} is {_kind(leaf)}. Make it "
+                "one: jax.numpy.asarray(...)."
+            )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"{name}: expected real floating-point leaves, but {jax.tree_util.keystr(path)} is "

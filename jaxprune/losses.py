@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprune import check
 from jaxprune.types import Batch, Loss
 
 
@@ -40,11 +41,26 @@ def squared_error(outputs: Any, batch: Batch) -> Any:
     return jnp.sum((outputs - targets(outputs, batch)) ** 2, axis=-1)
 
 
-def weights(batch: Batch) -> Any:
-    """Returns the weight of every example [b]: ``batch["weight"]``, or ones."""
-    if "weight" in batch:
-        return jnp.asarray(batch["weight"])
-    return jnp.ones(jnp.shape(batch["label"])[:1])
+def weights(batch: Batch, like: Any = None) -> Any:
+    """Returns the weight of every example [b]: ``batch["weight"]``, or ones.
+
+    ``like``: an array whose type, or float32 where that is narrower, the weights shall have.  A share of the mean is
+    then as exact as what it weighs, and never makes it wider.
+    """
+    found = jnp.asarray(batch["weight"]) if "weight" in batch else jnp.ones(jnp.shape(batch["label"])[:1])
+    return found if like is None else found.astype(jnp.promote_types(jnp.result_type(like), jnp.float32))
+
+
+def shares(batch: Batch, like: Any) -> Any:
+    """Returns the share of every example in a mean, ``weight_n / sum_n weight_n`` [b]; all 0 where nothing counts.
+
+    Args:
+      batch: with weights, or every example counts the same.
+      like: an array, see ``weights``.
+    """
+    weight = weights(batch, like)
+    total = jnp.sum(weight)
+    return jnp.where(weight > 0, weight, 0) / jnp.where(total > 0, total, 1)
 
 
 def images(batch: Batch) -> Any:
@@ -67,11 +83,15 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
 
     An example of weight 0 does not count, even where its loss is NaN.  A batch in which nothing counts has mean 0.
 
+    Raises:
+      ValueError: outputs that are not one array [b, c], or a loss that is not of each example.
+
     >>> batch = {"label": jnp.array([0, 1]), "weight": jnp.array([1.0, 0.0])}
     >>> mean(cross_entropy, jnp.zeros((2, 2)), batch)
     Array(0.6931472, dtype=float32)
     """
-    weight = weights(batch)
+    check.outputs(outputs, jnp.shape(batch["label"])[0])
+    weight = weights(batch, outputs)
     # Padding is cut off before the loss, not after: where() on the loss alone would let NaN back in as a gradient.
     counts = weight[:, None] > 0
     outputs = jnp.where(counts, outputs, 0.0)
@@ -87,9 +107,15 @@ def targets(outputs: Any, batch: Batch) -> Any:
 
     Raises:
       ValueError: labels that are neither [b] nor [b, c].
+      TypeError: labels [b] that are not integers, or [b, c] that are not numbers.
     """
     label = jnp.asarray(batch["label"])
     if label.ndim == 1:
+        if not jnp.issubdtype(label.dtype, jnp.integer):
+            raise TypeError(
+                f"batch: expected labels [b] that are integers, the numbers of classes, but got {label.dtype}. "
+                "Targets, of a regression too, are [b, c]: label[:, None] for one output."
+            )
         known = (label >= 0) & (label < outputs.shape[-1])
         # A label outside the classes would be a row of zeros: no error, and a wrong number.  NaN shows, under jit too.
         return jnp.where(known[:, None], jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype), jnp.nan)

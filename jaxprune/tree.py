@@ -23,8 +23,18 @@ def names(tree: Any) -> list[str]:
 
     >>> names({"Dense_0": {"kernel": 1.0, "bias": 2.0}, "scale": 3.0})
     ['Dense_0/bias', 'Dense_0/kernel', 'scale']
+
+    Raises:
+      ValueError: two leaves have one name, so that a name would mean either.
     """
-    return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    found = [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    if len(set(found)) < len(found):
+        twice = next(one for one in found if found.count(one) > 1)
+        raise ValueError(
+            f"tree: expected leaves of different names, but two are called {twice!r}. Rename a container: one whose "
+            f"own name has a '/' in it (as Haiku's have) stands beside nested ones that spell the same."
+        )
+    return found
 
 
 def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
@@ -66,23 +76,26 @@ def prunable(params: Any, include: str = KERNELS, exclude: str | None = None) ->
       A static tree with one Python bool for every leaf.
 
     Raises:
-      ValueError: no leaf is prunable under these patterns; the message lists the names there are.
+      ValueError: no leaf is prunable under these patterns, or ``exclude`` matches no leaf that ``include`` does; the
+        message lists the names there are.
 
     >>> dense = {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}
     >>> prunable({"body": dense, "head": dense}, exclude="^head/")
     {'body': {'bias': False, 'kernel': True}, 'head': {'bias': False, 'kernel': False}}
     """
-
-    def wanted(leaf_name: str, leaf: Any) -> bool:
-        if np.ndim(leaf) < 2 or not re.search(include, leaf_name):
-            return False
-        return exclude is None or not re.search(exclude, leaf_name)
-
-    chosen = map_named(wanted, params)
+    listed = ", ".join(names(params))
+    included = map_named(lambda name, leaf: np.ndim(leaf) > 1 and bool(re.search(include, name)), params)
+    excluded = map_named(lambda name, inside: bool(exclude and inside and re.search(exclude, name)), included)
+    chosen = jax.tree.map(lambda inside, outside: inside and not outside, included, excluded)
+    if exclude is not None and any(jax.tree.leaves(included)) and not any(jax.tree.leaves(excluded)):
+        raise ValueError(
+            f"exclude: expected a pattern that leaves something out, but exclude={exclude!r} matches no leaf that "
+            f"would be pruned. Is it spelt as the names are? The leaves are: {listed}. To prune all of them pass None."
+        )
     if not any(jax.tree.leaves(chosen)):
         raise ValueError(
             f"include/exclude: expected patterns that leave something to prune, but include={include!r} with "
-            f"exclude={exclude!r} matches no leaf of two or more axes. The leaves are: {', '.join(names(params))}."
+            f"exclude={exclude!r} matches no leaf of two or more axes. The leaves are: {listed}."
         )
     return chosen
 
@@ -119,6 +132,45 @@ def replace(tree: Any, path: str, value: Any) -> Any:
     """
     leaf(tree, path)
     return map_named(lambda leaf_name, old: value if leaf_name == path else old, tree)
+
+
+def wide(tree: Any) -> Any:
+    """Returns the tree with every floating-point leaf narrower than float32 as float32; else the tree itself.
+
+    Half precision is for storing weights and for running networks.  Of what the library computes from them, the square
+    of a small gradient say, nothing would be left.
+
+    >>> [leaf.dtype.name for leaf in wide([jnp.ones(2, jnp.bfloat16), np.ones(2, np.int8)])]
+    ['float32', 'int8']
+    """
+    if not any(map(_is_narrow, jax.tree.leaves(tree))):
+        return tree
+    return jax.tree.map(lambda leaf: _widened(leaf) if _is_narrow(leaf) else leaf, tree)
+
+
+def _is_narrow(leaf: Any) -> bool:
+    kind = getattr(leaf, "dtype", None)
+    return kind is not None and jnp.issubdtype(kind, jnp.floating) and jnp.promote_types(kind, jnp.float32) != kind
+
+
+def _widened(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
+    return leaf.astype(jnp.float32)
+
+
+def cast(tree: Any, like: Any) -> Any:
+    """Returns the tree with its leaves in the types of those of another tree; leaves of the right type as they are.
+
+    >>> cast({"a": np.ones(2, np.int8)}, {"a": jnp.zeros(2)})
+    {'a': Array([1., 1.], dtype=float32)}
+    """
+
+    def one(leaf: Any, other: Any) -> Any:
+        kind = jnp.result_type(other)
+        return leaf if jnp.result_type(leaf) == kind else jnp.asarray(leaf, kind)
+
+    return jax.tree.map(one, tree, like)
 
 
 def size(tree: Any) -> int:

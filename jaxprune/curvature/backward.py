@@ -1,13 +1,14 @@
 """The route by class-backward signals: exact blocks of all units of all layers for C backward passes.
 
 At a site z = W a after which the network is piecewise linear, the Hessian by W is that of Gauss and Newton.  With the
-columns b_k of the output Hessian (``outputs``) and the signals d_k = J_z^T b_k, one backward pass to the activations
-each,
+columns l_k, r_k of the output Hessian (``outputs``; mostly the same) and the signals J_z^T l_k, J_z^T r_k, one backward
+pass to the activations each,
 
-    H_B v_B  =  sum_n sum_k  c_nk g_nk,B (g_nk,B . v_B),      g_nk = sum_t a[n, t] d_k[n, t]^T
+    H_B v_B  =  sum_n sum_k  c_nk h_nk,B (g_nk,B . v_B),      g_nk = sum_t a[n, t] (J_z^T l_k)[n, t]^T,  h_nk with r_k
 
-For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t d_k[n, t, i] (V a)[n, t, i] =: s_k[n, i], and the sum
-over k of s_k d_k goes through one weight gradient for all units of all layers at once.  Nothing is stored for a class.
+For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t (J_z^T l_k)[n, t, i] (V a)[n, t, i] =: s_k[n, i], and
+the sum over k of s_k J_z^T r_k goes through one weight gradient for all units of all layers at once.  Nothing is stored
+for a class.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +49,9 @@ class Signals:
       values: what the sites need, by number, and their outputs z.
     """
 
-    def __init__(self, network: Network, loss: Loss, batch: Batch, matrix: str, paths: Sequence[str]):
+    def __init__(
+        self, network: Network, loss: Loss, batch: Batch, matrix: str, paths: Sequence[str], roots: Any = None
+    ):
         images = losses.images(batch)
         self.survey: Survey = survey(network, images)
         self.sites = [self.survey.sites[path] for path in paths]
@@ -62,14 +65,18 @@ class Signals:
 
         parts = [jnp.zeros(program.avals[site.output].shape, program.avals[site.output].dtype) for site in self.sites]
         values, self._pullback, self.values = jax.vjp(forward, parts, has_aux=True)
-        self._column = outputs.columns(loss, values, batch, matrix)
+        self._column = outputs.columns(loss, values, batch, matrix) if roots is None else _of_roots(roots, values)
         self._count = outputs.count(loss, values.shape[-1], matrix)
 
-    def signal(self, index: Any) -> tuple[list[Any], Any]:
-        """The backward pass of one column: a signal for every site, and the weights [b]; zero outside the columns."""
+    def signal(self, index: Any) -> tuple[list[Any], list[Any] | None, Any]:
+        """The backward passes of one pair of columns: left and right signals for every site, and the weights [b].
+
+        Right is None where it is left too; the weights are zero outside the columns.
+        """
         inside = (index >= 0) & (index < self._count)
-        values, weights = self._column(jnp.clip(index, 0, self._count - 1))
-        return self._pullback(values)[0], jnp.where(inside, weights, 0)
+        left, right, weights = self._column(jnp.clip(index, 0, self._count - 1))
+        other = None if right is None else self._pullback(right)[0]
+        return self._pullback(left)[0], other, jnp.where(inside, weights, 0)
 
     def contributions(self, vectors: Sequence[Any]) -> list[Any]:
         """V a at every site."""
@@ -80,8 +87,15 @@ class Signals:
         return [self.values[site.output] for site in self.sites]
 
     def weight_gradient(self, at: int, cotangent: Any, like: Any) -> Any:
-        """The gradient by the leaf of one site, from a cotangent of its z."""
-        return jax.linear_transpose(self._linear(self.sites[at]), like)(cotangent)[0]
+        """The gradient by the leaf of one site, from a cotangent of its z, which may be wider than z."""
+        narrow = self.values[self.sites[at].output].dtype
+        transposed = jax.linear_transpose(self._linear(self.sites[at]), like)
+        if narrow == cotangent.dtype:
+            return transposed(cotangent)[0]
+        # In half precision what is small would be zero.
+        size = jnp.max(jnp.abs(cotangent))
+        size = jnp.where(size > 0, size, 1)
+        return size * transposed((cotangent / size).astype(narrow))[0]
 
     def rows(self, at: int) -> Rows:
         """The gradients of every example at one site."""
@@ -119,16 +133,15 @@ def products(
     # Sums are never narrower than float32, in half-precision networks too.
     totals = [jnp.zeros(z.shape, jnp.promote_types(z.dtype, jnp.float32)) for z in moved]
     for place in range(len(indices)):
-        parts, weights = signals.signal(indices[place])
-        for at, (site, part) in enumerate(zip(signals.sites, parts, strict=True)):
+        left, right, weights = signals.signal(indices[place])
+        for at, (site, part, other) in enumerate(zip(signals.sites, left, right or left, strict=True)):
             examples = signals.survey.proofs[site.path].examples
             kept = {examples} if blocks == "layer" else {examples, *site.output_axes}
             summed = tuple(axis for axis in range(part.ndim) if axis not in kept)
             weighted = weights.reshape([-1 if axis == examples else 1 for axis in range(part.ndim)])
             share = weighted * jnp.sum(part * moved[at], axis=summed, keepdims=True, dtype=totals[at].dtype)
-            totals[at] += (share * part).astype(totals[at].dtype)
-    narrow = [total.astype(z.dtype) for total, z in zip(totals, signals.outputs(), strict=True)]
-    return [signals.weight_gradient(at, total, vectors[at]) for at, total in enumerate(narrow)]
+            totals[at] += (share * other).astype(totals[at].dtype)
+    return [signals.weight_gradient(at, total, vectors[at]) for at, total in enumerate(totals)]
 
 
 def _run_products(signals: Signals, vectors: Sequence[Any], indices: Any, size: int) -> list[Any]:
@@ -141,9 +154,9 @@ def _run_products(signals: Signals, vectors: Sequence[Any], indices: Any, size: 
         run = np.arange(own.shape[1]) // size
         same = jnp.asarray(run[:, None] == np.arange(run[-1] + 1), own.dtype)  # [d, runs]
 
-        def shares(gradient: Any, own: Any = own, same: Any = same) -> Any:
-            along = jnp.einsum("gdo,dr->gro", gradient * own, same)
-            return gradient * jnp.einsum("gro,dr->gdo", along, same)
+        def shares(left: Any, right: Any, own: Any = own, same: Any = same) -> Any:
+            along = jnp.einsum("gdo,dr->gro", left * own, same)
+            return right * jnp.einsum("gro,dr->gdo", along, same)
 
         results.append(ready.to_leaf(ready.sum(shares, every[at], weights), vector))
     return results
@@ -173,7 +186,9 @@ def dense(
     """Sums the share of some columns in the dense blocks of a leaf, [blocks, m, m] ([1, n, n] for "layer")."""
 
     def gram(rows: Any, weights: Any) -> Any:
-        return jnp.einsum("nkri,nkrj->rij", rows * weights[:, :, None, None], rows)
+        left, right = rows[:, : weights.shape[1]], rows[:, -weights.shape[1] :]
+        total = jnp.einsum("nkri,nkrj->rij", left * weights[:, :, None, None], right)
+        return total if left.shape == rows.shape else (total + total.mT) / 2
 
     found = _over_units(gram, network, batch, indices, loss, matrix, path, blocks)
     return found.reshape(-1, *found.shape[-2:])
@@ -182,15 +197,18 @@ def dense(
 @partial(jax.jit, static_argnames=("loss", "matrix", "path", "blocks"))
 @jax.default_matmul_precision("highest")
 def factors(
-    network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: str, path: str, blocks: str | int
+    network: Network, batch: Batch, roots: Any, indices: Any, *, loss: Loss, matrix: str, path: str, blocks: str | int
 ) -> tuple[Any, Any]:
-    """Computes the rows V [blocks, r, m] of some columns, H_B being the sum of V_B^T V_B; and the lowest weight."""
+    """Computes the rows V [blocks, r, m] of some columns, H_B being the sum of V_B^T V_B; and the lowest weight.
+
+    ``roots``: of the output Hessian, as ``outputs.roots`` makes them; None where the columns of the loss are roots.
+    """
 
     def rows(rows: Any, weights: Any) -> tuple[Any, Any]:
         scaled = rows * jnp.sqrt(jnp.abs(weights))[:, :, None, None]
         return jnp.moveaxis(scaled, 2, 0).reshape(rows.shape[2], -1, rows.shape[3]), jnp.min(weights)
 
-    found, lowest = _over_units(rows, network, batch, indices, loss, matrix, path, blocks)
+    found, lowest = _over_units(rows, network, batch, indices, loss, matrix, path, blocks, roots)
     return found.reshape(-1, *found.shape[-2:]), jnp.min(lowest)
 
 
@@ -203,14 +221,16 @@ def _over_units(
     matrix: str,
     path: str,
     blocks: str | int,
+    roots: Any = None,
 ) -> Any:
     """Maps a function of the gradients [n, k, runs, m] and weights [n, k] over the units of a leaf, one at a time."""
-    signals = Signals(network, loss, batch, matrix, [path])
+    signals = Signals(network, loss, batch, matrix, [path], roots)
     every, weights = _all(signals, indices)
     ready = signals.rows(0)
     inputs, ordered = ready.all(every[0])
     if blocks == "layer":
-        gradients = jnp.stack(jax.vmap(ready.gradients)(inputs, ordered), axis=1).reshape(*weights.shape, 1, -1)
+        gradients = jnp.stack(jax.vmap(ready.gradients)(inputs, ordered), axis=1)
+        gradients = gradients.reshape(*gradients.shape[:2], 1, -1)
         return function(gradients[..., np.argsort(ready.index.ravel())], weights)
     leaf = tree.leaf(network.params, path)
     units = partition.labels(leaf.shape, "unit", signals.survey.unit_axes(path, leaf.ndim)).ravel()
@@ -226,8 +246,20 @@ def _over_units(
 
 
 def _all(signals: Signals, indices: Any) -> tuple[list[list[Any]], Any]:
-    """The signals of every site, and their weights [n, k]."""
+    """The signals of every site, left ones before right ones (see ``rows``), and their weights [n, k]."""
     every = [signals.signal(indices[place]) for place in range(len(indices))]
-    return [[parts[at] for parts, _ in every] for at in range(len(signals.sites))], jnp.stack(
-        [weights for _, weights in every], axis=-1
-    )
+    sides = [left for left, _, _ in every] + [right for _, right, _ in every if right is not None]
+    weights = jnp.stack([weights for _, _, weights in every], axis=-1)
+    return [[parts[at] for parts in sides] for at in range(len(signals.sites))], weights
+
+
+def _of_roots(roots: Any, values: Any) -> outputs.Column:
+    lower, pivots = roots
+    return lambda index: (lower[:, :, index].astype(values.dtype), None, pivots[:, index])
+
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def output_roots(network: Network, batch: Batch, *, loss: Loss) -> Any:
+    """Factors the output Hessians of a loss, see ``outputs.roots``."""
+    return outputs.roots(loss, network.apply(network.params, network.state, losses.images(batch)), batch)

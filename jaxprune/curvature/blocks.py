@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxprune import check, tree
 from jaxprune.curvature import outputs, partition, routes
+from jaxprune.curvature.inputs import like_parameters, ready
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.routes import Request, Task
 from jaxprune.memory import fits
@@ -35,8 +36,9 @@ def diagonal(
       memory: the bytes that temporaries may take; less means more, smaller programs.  None: half of what is free.
 
     Returns:
-      H_jj for every weight j, structure and shapes of the parameters.  A few gradients where the network is piecewise
-      linear after a leaf; see ``plan`` for the route and its cost.  May loop on the host outside ``jax.jit``.
+      H_jj for every weight j, structure and shapes of the parameters, in their types or float32.  A few gradients where
+      the network is piecewise linear after a leaf; see ``plan`` for the route and its cost.  May loop on the host
+      outside ``jax.jit``.
 
     Raises:
       ValueError: unknown matrix, a scope or batch that does not fit, outputs that are not [b, c], NaN anywhere.
@@ -79,7 +81,7 @@ def block_product(
       memory: the bytes that temporaries may take; less means more, smaller programs.  None: half of what is free.
 
     Returns:
-      A tree of the structure of the parameters.  See ``plan`` for the route and its cost.
+      A tree of the structure of the parameters, in their types or float32.  See ``plan`` for the route and its cost.
 
     Raises:
       ValueError: unknown matrix or blocks; a vector, scope or batch that does not fit; outputs that are not [b, c]; NaN
@@ -92,9 +94,10 @@ def block_product(
     >>> block_product(net, losses.squared_error, batch, jnp.ones((2, 1)))[:, 0]
     Array([ 8., 24.], dtype=float32)
     """
-    check.same_structure("vector", vector, "network.params", network.params)
-    check.finite("vector", vector, "Look at what it was computed from.")
     asked = request(network, loss, batch, matrix, blocks, scope)
+    # The weights themselves need no product of their own to reach the sites.
+    own = vector is network.params
+    vector = asked.network.params if own else like_parameters(vector, asked.network)
     return _collect(asked, routes.product_tasks(asked, vector), memory)
 
 
@@ -135,8 +138,8 @@ def block(
     Array([[ 2.,  6.],
            [ 6., 18.]], dtype=float32)
     """
-    leaf = tree.leaf(network.params, path)
     asked = request(network, loss, batch, matrix, blocks, None, path)
+    leaf = asked.leaf(path)
     members = partition.members(leaf.shape, blocks, asked.units(path))
     fits(f"blocks={blocks!r} of {path}", members.size * members.shape[1] * leaf.dtype.itemsize, memory)
     task = routes.block_task(asked)
@@ -180,9 +183,9 @@ def block_factors(
     if task is None:
         return None
     rows = task.count * len(batch["image"])
-    fits(f"factors of {path}", members.size * rows * tree.leaf(network.params, path).dtype.itemsize, memory)
+    fits(f"factors of {path}", members.size * rows * asked.leaf(path).dtype.itemsize, memory)
     parts = [task.call(indices) for indices in task.fitted(memory).chunks()]
-    if any(bool(lowest < 0) for _, lowest in parts):
+    if not all(bool(lowest >= 0) for _, lowest in parts):  # NaN: no factors were found
         return None
     return jnp.concatenate([part for part, _ in parts], axis=1)
 
@@ -219,13 +222,9 @@ def request(
     path: str | None = None,
 ) -> Request:
     """Checks what a public function was given, before anything expensive starts.  ``path``: the only leaf."""
-    check.batch(batch)
     check.choice("matrix", matrix, MATRICES)
     partition.check_blocks(blocks)
-    check.real("network.params", network.params)
-    check.finite("network.params", network.params, "Look at the training that made them.")
-    check.finite("network.state", network.state, "Look at the training that made it.")
-    check.finite_batch(batch)
+    network, batch = ready(network, batch)
     names = tree.names(network.params)
     if path is not None:
         tree.leaf(network.params, path)
@@ -255,4 +254,4 @@ def _collect(asked: Request, tasks: list[Task], memory: int | None) -> Params:
     others = {name: leaf for name, leaf in tree.by_name(asked.network.params).items() if name not in found}
     found |= tree.map_compiled(jnp.zeros_like, others)
     # A network may compute in a wider type than its leaves have.
-    return tree.map_named(lambda name, leaf: found[name].astype(leaf.dtype), asked.network.params)
+    return tree.cast(tree.map_named(lambda name, leaf: found[name], asked.network.params), asked.network.params)

@@ -133,10 +133,10 @@ def plan(
     if quantity == "diagonal":
         tasks = routes.diagonal_tasks(request)
     elif quantity == "block_product":
-        tasks = routes.product_tasks(request, network.params)
+        tasks = routes.product_tasks(request, request.network.params)
     else:
         tasks = [routes.block_task(request)]
-    unit = max(1.0, gradient_cost(network, loss, batch))  # a gradient that is zero costs nothing
+    unit = max(1.0, gradient_cost(request.network, loss, request.batch))  # a gradient that is zero costs nothing
     legs = []
     for task in tasks:
         calls, operations, peak = task.fitted(memory).cost()

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import check, losses
+from jaxprune.curvature import outputs
 from jaxprune.curvature.compiled import compile_only
+from jaxprune.curvature.inputs import like_parameters, ready
 from jaxprune.network import Network
+from jaxprune.sites import has_own_backward
 from jaxprune.types import Batch, Loss, Params
 
 MATRICES = ("hessian", "ggn", "empirical_fisher")
@@ -24,7 +27,7 @@ def gradient(network: Network, loss: Loss, batch: Batch) -> Params:
     >>> gradient(net, losses.squared_error, batch)[:, 0]
     Array([ 8., 24.], dtype=float32)
     """
-    _check_inputs(network, batch)
+    network, batch = ready(network, batch)
     return _gradient(network, batch, loss=loss)
 
 
@@ -53,8 +56,8 @@ def hvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
     >>> hvp(net, losses.squared_error, batch, jnp.array([[1.0], [0.0]]))[:, 0]
     Array([2., 6.], dtype=float32)
     """
-    _check(network, batch, vector)
-    return _hvp(network, batch, vector, loss=loss)
+    network, batch = ready(network, batch)
+    return _hvp(network, batch, like_parameters(vector, network), loss=loss)
 
 
 def ggnvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
@@ -63,14 +66,21 @@ def ggnvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
     J_n is the Jacobian of output n, H_out the Hessian of its loss with respect to it.  Arguments, result and errors are
     those of ``hvp``.  Source: Schraudolph (2002).
     """
-    _check(network, batch, vector)
-    return _ggnvp(network, batch, vector, loss=loss)
+    network, batch = ready(network, batch)
+    return _ggnvp(network, batch, like_parameters(vector, network), loss=loss)
 
 
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
 def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
     return jax.grad(_mean_loss(network, loss, batch))(network.params)
+
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def is_flat(network: Network, batch: Batch, *, loss: Loss) -> Any:
+    """Whether the gradient of the loss by the outputs is zero on every example that counts, see ``outputs.is_flat``."""
+    return outputs.is_flat(loss, _outputs(network, batch)(network.params), batch)
 
 
 def gradient_cost(network: Network, loss: Loss, batch: Batch) -> float:
@@ -85,19 +95,19 @@ def _hvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Param
 
 
 def _mean_loss(network: Network, loss: Loss, batch: Batch) -> Callable[[Params], Any]:
-    outputs = _outputs(network, batch)
-    return lambda params: losses.mean(loss, outputs(params), batch)
+    run = _outputs(network, batch)
+    return lambda params: losses.mean(loss, run(params), batch)
 
 
 def _outputs(network: Network, batch: Batch) -> Callable[[Params], Any]:
     images = losses.images(batch)
 
-    def outputs(params: Params) -> Any:
+    def run(params: Params) -> Any:
         values = network.apply(params, network.state, images)
         check.outputs(values, images.shape[0])  # of shapes alone: it costs nothing where the program runs
         return values
 
-    return outputs
+    return run
 
 
 @partial(jax.jit, static_argnames="loss")
@@ -106,11 +116,11 @@ def _ggnvp(network: Network, batch: Batch, vector: Params, *, loss: Loss) -> Par
     return linearised(_outputs(network, batch), loss, batch, network.params, "ggn")(vector)
 
 
-def linearised(outputs: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any, matrix: str) -> Callable[[Any], Any]:
+def linearised(run: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any, matrix: str) -> Callable[[Any], Any]:
     """Returns v -> M v, with everything that does not depend on v computed once.
 
     Args:
-      outputs: variables -> outputs [b, c].
+      run: variables -> outputs [b, c].
       loss: per-example loss.
       batch: the labels and weights.
       at: the variables to differentiate at.
@@ -118,40 +128,42 @@ def linearised(outputs: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any,
         loss of example n).
     """
     if matrix == "hessian":
-        return jax.linearize(jax.grad(lambda variables: losses.mean(loss, outputs(variables), batch)), at)[1]
+        return jax.linearize(jax.grad(lambda variables: losses.mean(loss, run(variables), batch)), at)[1]
 
     if matrix == "ggn":
-        values, forward, backward = _both_ways(outputs, at)
+        values, forward, backward = _both_ways(run, at)
         _, hessian_out = jax.linearize(jax.grad(lambda values: losses.mean(loss, values, batch)), values)
         return lambda vector: backward(hessian_out(forward(vector)))
 
-    weight = losses.weights(batch)
-    total = jnp.sum(weight)
-    share = jnp.where(weight > 0, weight, 0) / jnp.where(total > 0, total, 1)
-
     def examples(variables: Any) -> Any:
         # Padding is cut off before the loss, as in losses.mean: its NaN would come back through the derivative.
-        return loss(jnp.where(weight[:, None] > 0, outputs(variables), 0.0), batch)
+        return loss(jnp.where(losses.weights(batch)[:, None] > 0, run(variables), 0.0), batch)
 
-    _, forward, backward = _both_ways(examples, at)
-    return lambda vector: backward(jnp.where(share > 0, share * forward(vector), 0.0))
+    values, forward, backward = _both_ways(examples, at)
+    share = losses.shares(batch, values)
+    return lambda vector: backward(jnp.where(share > 0, share * forward(vector), 0.0).astype(values.dtype))
 
 
 def _both_ways(function: Callable[[Any], Any], at: Any) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
-    values, forward = jax.linearize(function, at)
-    transpose = jax.linear_transpose(forward, at)
-    return values, forward, lambda cotangent: transpose(cotangent)[0]
+    """The value, v -> J v and u -> J^T u."""
+    if not has_own_backward(function, at):
+        values, forward = jax.linearize(function, at)
+        transpose = jax.linear_transpose(forward, at)
+        return values, forward, lambda cotangent: transpose(cotangent)[0]
+    # Of a custom_vjp only J^T is known; J is its transpose.
+    values, pull = jax.vjp(function, at)
 
+    def backward(cotangent: Any) -> Any:
+        return pull(cotangent)[0]
 
-def _check(network: Network, batch: Batch, vector: Params) -> None:
-    _check_inputs(network, batch)
-    check.same_structure("vector", vector, "network.params", network.params)
-    check.finite("vector", vector, "Look at what it was computed from.")
+    def forward(vector: Any) -> Any:
+        try:
+            return jax.linear_transpose(backward, values)(vector)[0]
+        except (NotImplementedError, TypeError) as error:
+            raise TypeError(
+                "network.apply: expected backward passes of custom_vjp that are linear in the cotangent, as those of a "
+                "derivative are, but JAX cannot transpose one of them: there is no Jacobian, and no matrix of Gauss "
+                'and Newton or of Fisher. Use matrix="hessian", or make the backward pass linear.'
+            ) from error
 
-
-def _check_inputs(network: Network, batch: Batch) -> None:
-    check.batch(batch)
-    check.real("network.params", network.params)
-    check.finite("network.params", network.params, "Look at the training that made them.")
-    check.finite("network.state", network.state, "Look at the training that made it.")
-    check.finite_batch(batch)
+    return values, forward, backward

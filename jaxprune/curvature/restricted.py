@@ -51,6 +51,33 @@ def products(
     return jnp.sum(jax.vmap(one)(indices), axis=0)
 
 
+@partial(jax.jit, static_argnames=("loss", "paths"))
+@jax.default_matmul_precision("highest")
+def squared_gradients(network: Network, batch: Batch, indices: Any, *, loss: Loss, paths: tuple[str, ...]) -> list[Any]:
+    """Sums the squared gradients of the losses of some examples (-1: none), by their shares, for leaves of these names.
+
+    Each is a backward pass of the whole batch, as a network that mixes its examples demands.
+    """
+    every = tree.by_name(network.params)
+
+    def values(leaves: list[Any]) -> Any:
+        given = every | dict(zip(paths, leaves, strict=True))
+        params = tree.map_named(lambda name, _: given[name], network.params)
+        outputs = network.apply(params, network.state, losses.images(batch))
+        # Padding is cut off before the loss, as in losses.mean.
+        return loss(jnp.where(losses.weights(batch)[:, None] > 0, outputs, 0.0), batch)
+
+    found, pull = jax.vjp(values, [every[path] for path in paths])
+    share = losses.shares(batch, found)
+
+    def one(index: Any) -> list[Any]:
+        weight = jnp.where(index >= 0, share[index], 0)
+        cotangent = jnp.where(weight > 0, jax.nn.one_hot(index, len(found), dtype=found.dtype), 0)
+        return [jnp.where(weight > 0, weight * leaf.astype(share.dtype) ** 2, 0) for leaf in pull(cotangent)[0]]
+
+    return [jnp.sum(each, axis=0) for each in jax.vmap(one)(indices)]
+
+
 @partial(jax.jit, static_argnames=("loss", "path", "matrix"))
 @jax.default_matmul_precision("highest")
 def block_rows(

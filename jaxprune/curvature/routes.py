@@ -24,6 +24,7 @@ LAYERS = "one product for each layer"
 UNITS = "products of units in activation space"
 POSITIONS = "products of positions in activation space"
 PRODUCTS = "one product for each block"
+EXAMPLES = "one gradient for each example"
 NOTHING = "nothing to compute"
 
 
@@ -59,8 +60,12 @@ class Request:
         return self.leaves[path]
 
     def columns(self) -> int:
-        """The number of backward passes that class signals take."""
+        """The number of columns, or pairs of them, of the output Hessian."""
         return outputs.count(self.loss, self.survey.outputs.shape[-1], self.matrix)
+
+    def signals(self) -> int:
+        """The number of backward passes that class signals take."""
+        return self.columns() * (1 if outputs.has_root(self.loss, self.matrix) else 2)
 
     def units(self, path: str) -> tuple[int, ...]:
         """The axes of a leaf that are output."""
@@ -189,9 +194,9 @@ def _cheaper(request: Request, by_signals: list[str], by_layers: list[str]) -> t
     forward = operations.total(found.program)
     sites = [found.sites[path] for path in by_signals]
     tails = operations.after(found.program, [site.output for site in sites])
-    signals = (request.columns() * max(tails.values()) + 2 * forward) / (3 * forward)
+    signals = (request.signals() * max(tails.values()) + 2 * forward) / (3 * forward)
     products = (2 * sum(tails.values()) + 2 * forward) / (3 * forward)
-    counts = f"{request.columns()} signals take about {signals:.1f} gradients, {len(sites)} products {products:.1f}"
+    counts = f"{request.signals()} signals take about {signals:.1f} gradients, {len(sites)} products {products:.1f}"
     if signals <= products:
         return by_signals, by_layers, f"{_why_signals(request)}; {counts}"
     return [], [*by_signals, *by_layers], counts
@@ -216,7 +221,8 @@ def _plain(request: Request, path: str, vector: Any, labels: np.ndarray, against
 
 def diagonal_tasks(request: Request) -> list[Task]:
     """The tasks of ``diagonal``; each returns one array for every leaf that it serves, in its shape or as rows."""
-    tasks, by_signals = [], []
+    tasks, by_signals, by_examples = [], [], {}
+    examples = np.shape(request.batch["image"])[0]
     for path in request.paths:
         against = reason_against_signals(request, path)
         leaf = request.leaf(path)
@@ -224,6 +230,8 @@ def diagonal_tasks(request: Request) -> list[Task]:
             tasks.append(Task(NOTHING, (path,), "the outputs do not depend on it"))
         elif not against:
             by_signals.append(path)
+        elif request.matrix == "empirical_fisher" and leaf.size > examples:
+            by_examples[path] = against
         elif _positions(request, path):
             tasks.append(_position_task(request, path, "diagonal", against))
         elif path in request.survey.sites and request.matrix != "empirical_fisher" and _is_bias(request, path):
@@ -237,6 +245,11 @@ def diagonal_tasks(request: Request) -> list[Task]:
     if by_signals:
         options = {"paths": tuple(by_signals)}
         tasks.append(_by_signals(request, backward.diagonals, by_signals, _why_signals(request), options))
+    if by_examples:
+        options = {"loss": request.loss, "paths": tuple(by_examples)}
+        why, arguments = "; ".join(dict.fromkeys(by_examples.values())), (request.network, request.batch)
+        program = restricted.squared_gradients
+        tasks.append(Task(EXAMPLES, tuple(by_examples), why, program, arguments, options, examples))
     return tasks
 
 
@@ -312,4 +325,7 @@ def factor_task(request: Request) -> Task | None:
     if reason_against_signals(request, path) or is_idle(request, path):
         return None
     options = {"path": path, "blocks": request.blocks}
-    return _by_signals(request, backward.factors, [path], _why_signals(request), options)
+    # Once for all columns, not again for every chunk of them.
+    known = outputs.has_root(request.loss, request.matrix)
+    roots = None if known else backward.output_roots(request.network, request.batch, loss=request.loss)
+    return _by_signals(request, backward.factors, [path], _why_signals(request), options, roots)

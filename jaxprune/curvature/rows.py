@@ -7,6 +7,9 @@ W (pixels, tokens).  ``Rows`` puts a and d of one example in order, both cut int
 
 g groups, d inputs of a unit in the row-major order of the leaf, k signals side by side, o units.  A bias or a scale is
 one input of a unit, g = t = d = 1.
+
+Signals come in pairs, a left one and a right one (see ``outputs``): first all left ones, then all right ones, or none
+of these where both are the same.  Nothing here is narrower than float32, in half-precision networks too.
 """
 
 import itertools
@@ -18,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import tree
 from jaxprune.sites import Site, Survey
 from jaxprune.sites.program import Program, apply, look
 
@@ -74,8 +78,8 @@ class Rows:
         each = [rows[:, :, place * outputs : (place + 1) * outputs] for place in range(count)]
         return each if self.scale is None else [gradient * self.scale for gradient in each]
 
-    def sum(self, function: Callable[[Any], Any], signals: list[Any], weights: Any) -> Any:
-        """Sums ``c_{n,k} function(gradient_{n,k} [g, d, o])`` over the examples n and the signals k.
+    def sum(self, function: Callable[[Any, Any], Any], signals: list[Any], weights: Any) -> Any:
+        """Sums ``c_{n,k} function(left_{n,k} [g, d, o], right_{n,k})`` of the gradients, over examples n and pairs k.
 
         One example at a time, so that its gradients fit into the cache.  What is put in order before the loop runs on
         every core; inside the loop it would not.
@@ -83,28 +87,29 @@ class Rows:
 
         def add(total: Any, example: Any) -> tuple[Any, None]:
             inputs, signals, weights = example
-            for gradient, weight in zip(self.gradients(inputs, signals), weights, strict=True):
-                total = total + (function(gradient) * weight).astype(total.dtype)
+            gradients = self.gradients(inputs, signals)
+            for left, right, weight in zip(*_sides(gradients, len(weights)), weights, strict=True):
+                total = total + (function(left, right) * weight).astype(total.dtype)
             return total, None
 
-        # The weights are never narrower than float32, and so neither is the sum, in half-precision networks too.
         start = jnp.zeros(self.index.shape, jnp.result_type(weights, signals[0]))
         return jax.lax.scan(add, start, (*self.all(signals), weights))[0]
 
     def squares(self, signals: list[Any], weights: Any) -> Any:
-        """Sums the squared gradients: sum_{n,k} c_{n,k} gradient^2, [g, d, o]."""
+        """Sums the products of the gradients of a pair: sum_{n,k} c_{n,k} left right, [g, d, o]."""
         if self.cut is not None and self.axes[1]:
-            return self.sum(jnp.square, signals, weights)
+            return self.sum(jnp.multiply, signals, weights)
         # One position: the square of a product is the product of the squares.
-        inputs, ordered = (each.astype(jnp.result_type(weights, each)) for each in self.all(signals))
-        squared = jnp.einsum("nk,ngko->ngo", weights, ordered[:, :, 0] ** 2)
+        inputs, ordered = self.all(signals)
+        left, right = _sides(jnp.moveaxis(ordered[:, :, 0], 2, 0), weights.shape[1])
+        squared = jnp.einsum("nk,kngo->ngo", weights, left * right)
         total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
         return total if self.scale is None else total * self.scale**2
 
     def all(self, signals: list[Any]) -> tuple[Any, Any]:
         """The inputs [n, g, t, d] and the signals [n, g, t, k, o] of all examples."""
         ordered = jax.vmap(self.signals)(self.operand, [self.first(each) for each in signals])
-        return jax.vmap(self.inputs)(self.operand), ordered
+        return tree.wide((jax.vmap(self.inputs)(self.operand), ordered))
 
     def of_unit(self, inputs: Any, signals: Any, weights: Any, unit: Any) -> tuple[Any, Any]:
         """The gradients of all examples by one unit, a number in the order g, o: [n, k, d], and their weights [n, k].
@@ -113,9 +118,9 @@ class Rows:
         """
         group, output = unit // self.index.shape[2], unit % self.index.shape[2]
         own, signal = inputs[:, group], signals[:, group, :, :, output]  # [n, t, d], [n, t, k]
-        own, signal = (each.astype(jnp.result_type(weights, each)) for each in (own, signal))
         if own.shape[1] == 1:
-            rows, weights = own, jnp.sum(weights * signal[:, 0] ** 2, axis=1, keepdims=True)
+            left, right = _sides(jnp.moveaxis(signal[:, 0], 1, 0), weights.shape[1])
+            rows, weights = own, jnp.sum(weights * (left * right).T, axis=1, keepdims=True)
         else:
             rows = jnp.einsum("ntd,ntk->nkd", own, signal)
         return rows if self.scale is None else rows * self.scale[group, :, output], weights
@@ -129,6 +134,11 @@ class Rows:
     def from_leaf(self, leaf: Any) -> Any:
         """Takes the weights of a leaf in the order [g, d, o]."""
         return leaf.ravel()[self.index]
+
+
+def _sides(signals: Any, pairs: int) -> tuple[Any, Any]:
+    """The left and the right ones; the same where there are no more signals than pairs."""
+    return signals[:pairs], signals[-pairs:]
 
 
 def rows(found: Survey, site: Site, values: dict[int, Any]) -> Rows:

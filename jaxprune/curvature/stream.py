@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune import check, tree
 from jaxprune.types import Batch
@@ -18,7 +19,8 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     sizes and the padding.
 
     Raises:
-      ValueError: there is no batch, or none has an example of weight above 0.
+      ValueError: there is no batch, or none has an example of weight above 0 (inside ``jax.jit`` that cannot be seen:
+        the result is NaN).
 
     >>> batches = [{"label": jnp.zeros(3)}, {"label": jnp.ones(1)}]
     >>> average(lambda batch: jnp.mean(batch["label"]), batches)
@@ -26,23 +28,42 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     """
     total, result = 0.0, None
     for batch in batches:
-        weight = _sum(jnp.asarray(batch["weight"])) if "weight" in batch else float(np.shape(batch["label"])[0])
+        weight = total_weight(batch)
         total, result = total + weight, _add(result, weight, function(batch))
     if result is None:
         raise ValueError(
             "batches: expected at least one batch, but got none. Pass a list, not an iterator already read."
         )
-    check.positive("batches: the sum of the weights", float(total))
+    if not isinstance(total, Tracer):
+        check.positive("batches: the sum of the weights", total)
     return _add(None, 1.0 / total, result)
 
 
+def total_weight(batch: Batch) -> Any:
+    """Sums the weights of a batch: a Python number, but inside ``jax.jit``.
+
+    >>> total_weight({"label": np.zeros(3)})
+    3.0
+    """
+    if "weight" not in batch:
+        return float(np.shape(batch["label"])[0])
+    weights = batch["weight"]
+    if not isinstance(weights, jax.Array):
+        return float(np.sum(weights, dtype=np.float64))
+    total = _sum_there(weights)
+    return total if isinstance(total, Tracer) else float(total)
+
+
 @jax.jit
-def _sum(weights: Any) -> jax.Array:
-    return jnp.sum(weights)
+def _sum_there(weights: Any) -> jax.Array:
+    return jnp.sum(weights, dtype=jnp.promote_types(weights.dtype, jnp.float32))
 
 
 # One program for the whole tree, instead of two for each leaf.
 @jax.jit
 def _add(total: Any, factor: Any, term: Any) -> Any:
-    scaled = tree.scale(factor, term)
+    # A share is as wide as what it weighs, and makes nothing wider.
+    scaled = jax.tree.map(
+        lambda leaf: leaf * jnp.asarray(factor, jnp.promote_types(jnp.result_type(leaf), jnp.float32)), term
+    )
     return scaled if total is None else tree.add(total, scaled)

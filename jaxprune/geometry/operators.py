@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxprune import check, curvature, losses, tree
+from jaxprune import check, curvature, tree
+from jaxprune.curvature.stream import total_weight
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params, Scope
 
@@ -97,7 +98,7 @@ def operator(
 
     Raises:
       ValueError: unknown matrix; a batch, scope or mask that does not fit; no batch, or no weight chosen.
-      TypeError: a scope that is not static, or a mask that is not boolean.
+      TypeError: parameters that are not real arrays, a scope that is not static, or a mask that is not boolean.
 
     For the loss ||w x||^2 of one output, M = 2 x x':
 
@@ -109,7 +110,9 @@ def operator(
     """
     check.choice("matrix", matrix, PRODUCTS)
     held = stream(batches)
-    weights = [float(jnp.sum(losses.weights(batch))) for batch in held]
+    check.network(network)
+    network = network.wide()  # a direction in half precision would be rounding
+    weights = [total_weight(batch) for batch in held]
     check.positive("batches: the sum of the weights", sum(weights))
     chosen = jax.tree.map(lambda leaf: np.ones(np.shape(leaf), bool), network.params)
     if scope is not None:
@@ -142,6 +145,7 @@ def stream(batches: Iterable[Batch], name: str = "batches") -> tuple[Batch, ...]
         )
     for batch in held:
         check.batch(batch, name)
+        check.finite_batch(batch, name)
     return held
 
 

@@ -1,24 +1,29 @@
-"""Scores from gradients: SNIP, GraSP, the Fisher diagonal."""
+"""Scores from gradients: SNIP, GraSP, the Fisher diagonal.
+
+Where the gradient of the loss by the outputs is zero (a teacher that equals the network) they would rank rounding: they
+refuse, and a second-order score is what to use.
+"""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxprune import check, curvature, losses, tree
+from jaxprune import curvature, tree
+from jaxprune.curvature import inputs
+from jaxprune.curvature.products import is_flat
 from jaxprune.network import Network
-from jaxprune.types import Batch, Loss, Params, Score, Scores
-
-# Examples whose own gradients are held at once by the Fisher score.
-_EXAMPLES = 32
+from jaxprune.scores.doors import ready
+from jaxprune.types import Batch, Loss, Score, Scores
 
 
 def snip(loss: Loss) -> Score:
     """Scores a weight by connection sensitivity, ``|w dL/dw|``, L the mean loss over all batches.
 
     The paper divides by the sum over all weights, which changes no ranking; it is left out.
+
+    Raises (when applied):
+      ValueError: the gradient of the loss by the outputs is zero on every example.
 
     Source: Lee, Ajanthan and Torr (2019), arXiv 1810.02340.
 
@@ -29,6 +34,8 @@ def snip(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
+        network = ready(network, batches)
+        _demand_slope(network, loss, batches)
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         return tree.map_compiled(_sensitivity, network.params, gradient)
 
@@ -50,7 +57,9 @@ def grasp(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        batches = list(batches)  # read twice
+        batches = list(batches)  # read again and again
+        network = ready(network, batches)
+        _demand_slope(network, loss, batches)
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         product = curvature.average(lambda batch: curvature.hvp(network, loss, batch, gradient), batches)
         return tree.map_compiled(jnp.multiply, network.params, product)
@@ -61,8 +70,9 @@ def grasp(loss: Loss) -> Score:
 def fisher(loss: Loss) -> Score:
     """Scores a weight by ``w^2 F_jj / 2``, F the empirical Fisher: the mean squared gradient of single examples.
 
-    Every example passes through the network alone, so the network must not mix the examples of a batch (it does not in
-    evaluation mode).  The squares are of each example's gradient, never of a batch's mean.
+    The squares are of each example's gradient, never of a batch's mean.  F is
+    ``jp.curvature.diagonal(..., matrix="empirical_fisher")``: one signal for a network whose examples are independent,
+    right for one that mixes them too.  Raises as ``snip`` does.
 
     Source: Theis et al. (2018), arXiv 1801.05787; with the labels of the data, not of the model.
 
@@ -73,7 +83,11 @@ def fisher(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        diagonal = curvature.average(lambda batch: _mean_square(network, batch, loss), batches)
+        network = ready(network, batches)
+        _demand_slope(network, loss, batches)
+        diagonal = curvature.average(
+            lambda batch: curvature.diagonal(network, loss, batch, "empirical_fisher"), batches
+        )
         return tree.map_compiled(half_square, network.params, diagonal)
 
     return score
@@ -88,33 +102,17 @@ def half_square(w: Any, curvature: Any) -> Any:
     return w**2 * curvature / 2
 
 
-def _mean_square(network: Network, batch: Batch, loss: Loss) -> Params:
-    check.batch(batch)
-    batch = {**batch, "weight": losses.weights(batch)}
-    parts = [
-        {name: jnp.asarray(entry)[start : start + _EXAMPLES] for name, entry in batch.items()}
-        for start in range(0, len(batch["weight"]), _EXAMPLES)
-    ]
-    # A part of weight 0 is all padding: there is nothing to average.
-    parts = [part for part in parts if float(jnp.sum(part["weight"])) > 0]
-    if not parts:
-        return tree.map_compiled(jnp.zeros_like, network.params)
-    return curvature.average(lambda part: _squares(network, part, loss=loss), parts)
-
-
-@partial(jax.jit, static_argnames="loss")
-@jax.default_matmul_precision("highest")
-def _squares(network: Network, batch: Batch, *, loss: Loss) -> Params:
-    def of_example(example: Any) -> Params:
-        alone = {name: entry[None] for name, entry in example.items() if name != "weight"}
-        value = lambda params: loss(network.apply(params, network.state, alone["image"]), alone)[0]  # noqa: E731
-        return jax.tree.map(jnp.square, jax.grad(value)(network.params))
-
-    squares = jax.vmap(of_example)(dict(batch))
-    share = batch["weight"] / jnp.sum(batch["weight"])
-
-    def mean(leaf: Any) -> Any:
-        weight = share.reshape(-1, *[1] * (leaf.ndim - 1))
-        return jnp.sum(jnp.where(weight > 0, weight * leaf, 0), axis=0)
-
-    return jax.tree.map(mean, squares)
+def _demand_slope(network: Network, loss: Loss, batches: Iterable[Batch]) -> None:
+    """Checks that the gradient of the loss by the outputs is not zero on every example: mostly one batch tells."""
+    any_batch = False
+    for batch in batches:
+        network_there, batch_there = inputs.ready(network, batch)
+        if not bool(is_flat(network_there, batch_there, loss=loss)):
+            return
+        any_batch = True
+    if any_batch:
+        raise ValueError(
+            "loss: expected one with a gradient by the outputs, but it is zero, up to rounding, on every example of "
+            "weight above 0 (a teacher that equals the network?). A first-order score would rank rounding errors: use "
+            "a second-order score, such as jp.scores.diagonal_hessian."
+        )

@@ -9,6 +9,7 @@ from jaxprune import check, tree
 from jaxprune.curvature import average, block_product, diagonal
 from jaxprune.curvature.products import MATRICES
 from jaxprune.network import Network
+from jaxprune.scores.doors import ready
 from jaxprune.scores.first_order import half_square
 from jaxprune.scores.surgeon import deletion_costs
 from jaxprune.types import Batch, Loss, Scope, Score, Scores
@@ -39,6 +40,7 @@ def diagonal_hessian(loss: Loss, *, matrix: str = "hessian", scope: Scope = None
     check.choice("matrix", matrix, MATRICES)
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
+        network = ready(network, batches)
         curvature = average(lambda batch: diagonal(network, loss, batch, matrix, scope), batches)
         return tree.map_compiled(half_square, network.params, curvature)
 
@@ -103,6 +105,7 @@ def block_hessian(
     check.positive("damping", damping)
 
     def quadratic(network: Network, batches: Iterable[Batch]) -> Scores:
+        network = ready(network, batches)
         product = average(
             lambda batch: block_product(network, loss, batch, network.params, blocks, matrix, scope), batches
         )

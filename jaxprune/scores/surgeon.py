@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-from jaxprune import check, losses, tree
+from jaxprune import check, tree
 from jaxprune.curvature import average, block, block_factors, block_members, columns
 from jaxprune.curvature.products import MATRICES
+from jaxprune.curvature.stream import total_weight
 from jaxprune.network import Network
+from jaxprune.scores.doors import ready
 from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
 
 # Numbers in the blocks that an accelerator solves side by side.  A CPU takes one block at a time, which stays in its
@@ -63,17 +65,17 @@ def surgeon_update(
 
     def update(network: Network, batches: Iterable[Batch], mask: Mask) -> Params:
         check.mask("mask", mask, network.params)
-        check.finite("network.params", network.params, "There is nothing to make up for.")
         batches = list(batches)  # read once for every leaf
+        wide = ready(network, batches)
 
-        def one(path: str, leaf: Any, kept: Any) -> Any:
+        def one(path: str, given: Any, leaf: Any, kept: Any) -> Any:
             if np.asarray(kept).all():
-                return leaf
-            dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
+                return given
+            dense, members = _dense_blocks(wide, loss, batches, path, blocks, matrix)
             change = _of_leaf(_readjustment, path, leaf, kept, dense, members, damping)
-            return jnp.where(kept, leaf + change, 0)
+            return jnp.where(kept, leaf + change, 0).astype(given.dtype)
 
-        return tree.map_named(one, network.params, mask)
+        return tree.map_named(one, network.params, wide.params, mask)
 
     return update
 
@@ -86,9 +88,10 @@ def deletion_costs(
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         batches = list(batches)  # read once for every leaf
+        network = ready(network, batches)
 
         def one(path: str, leaf: Any, wanted: bool) -> Any:
-            if not wanted:
+            if not wanted or not leaf.size:
                 return jnp.zeros_like(leaf)
             # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
             kept = leaf != 0 if form == "greedy" else jnp.ones(leaf.shape, bool)
@@ -139,7 +142,7 @@ def _factors(
     # Damping that rounding swallows is for the dense form to refuse.
     if rows >= size or damping < size * jnp.finfo(tree.leaf(network.params, path).dtype).eps:
         return None
-    weights = [float(jnp.sum(losses.weights(batch))) for batch in batches]
+    weights = [total_weight(batch) for batch in batches]
     parts = [block_factors(network, loss, batch, path, blocks, matrix) for batch in batches]
     if any(part is None for part in parts):
         return None
@@ -187,7 +190,7 @@ def _of_leaf(
 def _placed(values: Any, members: Any, leaf: Any) -> jax.Array:
     """Numbers of every block [blocks, m] where their weights stand in the leaf; padding falls off its end."""
     flat = jnp.zeros(leaf.size + 1, values.dtype).at[jnp.where(members < 0, leaf.size, members)].set(values)
-    return flat[:-1].reshape(leaf.shape)
+    return flat[:-1].reshape(leaf.shape).astype(leaf.dtype)
 
 
 @jax.jit
@@ -197,7 +200,7 @@ def _read(leaf: Any, kept: Any, dense: Any, members: Any) -> tuple[Any, Any, Any
     # The row of a weight whose input is always zero is exactly zero.  Damping would put a price on it.
     void = missing | jnp.all(dense == 0, axis=2) | ~kept.ravel()[members]
     mean_diagonal = jnp.sum(jnp.diagonal(dense, axis1=1, axis2=2)) / leaf.size
-    return jnp.where(missing, 0, leaf.ravel()[members]), void, mean_diagonal
+    return jnp.where(missing, 0, leaf.ravel()[members]).astype(dense.dtype), void, mean_diagonal
 
 
 @partial(jax.jit, static_argnames="solve")

@@ -1,14 +1,19 @@
 """Scores that read no labels: magnitude, random, SynFlow."""
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
+from jaxprune import check, tree
 from jaxprune.network import Network
+from jaxprune.scores.doors import weights
+from jaxprune.scores.flow import flows, scaled_flows
 from jaxprune.types import Batch, Score, Scores
 
 
@@ -22,7 +27,7 @@ def magnitude() -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         del batches
-        return _magnitudes(network.params)
+        return _magnitudes(weights(network).params)
 
     return score
 
@@ -40,7 +45,7 @@ def random(key: jax.Array) -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         del batches
-        return _draw(key, network.params)
+        return _draw(key, weights(network).params)
 
     return score
 
@@ -49,8 +54,15 @@ def synflow() -> Score:
     """Scores a weight by the synaptic flow through it, ``|w dR/dw|`` with R the sum of the outputs of ``|network|``.
 
     ``|network|`` has the absolute values of all parameters and of the state (so BatchNorm's scales, shifts and
-    statistics too, as in the authors' code), and its input is one image of ones, of the shape of the first batch's.
+    statistics too, as in the authors' code), and its input is one image of ones, of the shape of the first batch's:
+    floating-point whatever the images are, and ones behind the normalisation of ``jp.models.normalised``.
     The paper prunes in 100 rounds: ``jp.schedules.exponential(sparsity, 100)``.  Of the data it uses only the shape.
+
+    The flow of a deep network leaves the range of float32.  Where R is beyond 2^100 or below 2^-100 all scores are
+    divided by one power of two, which changes no ranking; inside ``jax.jit`` they are not finite, or zero, there.
+
+    Raises (when applied):
+      ValueError: no batch; or R is zero, not finite, or does not depend on the weights (outputs behind a softmax).
 
     Source: Tanaka, Kunin, Yamins and Ganguli (2020), arXiv 2006.05467.
 
@@ -63,10 +75,32 @@ def synflow() -> Score:
         first = next(iter(batches), None)
         if first is None:
             raise ValueError("batches: expected at least one batch, whose images say the shape of the input; got none.")
-        image = jnp.asarray(first["image"])
-        return _flow(network, jnp.ones((1, *image.shape[1:]), image.dtype))
+        check.batch(first)
+        network = weights(network)
+        kind = jnp.result_type(jnp.float32, *jax.tree.leaves(network.params))
+        image = jnp.broadcast_to(jnp.asarray(_ones_of(network.apply), kind), (1, *np.shape(first["image"])[1:]))
+        check.outputs(jax.eval_shape(network.apply, network.params, network.state, image), 1)
+        scores, size, share = flows(network, image)
+        if isinstance(size, Tracer):
+            return scores
+        if not abs(float(size)) < 100:  # NaN neither
+            scores, size, share = scaled_flows(network, image)
+        if not (math.isfinite(size) and share * tree.size(scores) > 1e-6):
+            raise ValueError(
+                f"network: expected a synaptic flow, but the sum of the outputs of |network| is 2^{float(size):.4g}, "
+                f"and the share of it that passes through a weight at most {float(share):.1g}. Is everything pruned in "
+                "some layer, are outputs behind a softmax, or is a statistic not finite?"
+            )
+        return scores
 
     return score
+
+
+def _ones_of(apply: Any) -> Any:
+    """What the network proper sees as one: mean + std of the pixels where a normalisation comes first."""
+    while apply is not None and not hasattr(apply, "preprocess"):
+        apply = getattr(apply, "apply", None) or getattr(apply, "body", None)
+    return 1.0 if apply is None else np.add(apply.preprocess.mean, apply.preprocess.std)
 
 
 # One program for the whole tree: compiling one for each shape of leaf takes seconds.
@@ -85,14 +119,3 @@ def _draw(key: jax.Array, params: Any) -> Scores:
     dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
     parts = jnp.split(jax.random.uniform(key, (ends[-1],), dtype), ends[:-1])
     return structure.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
-
-
-@jax.jit
-def _flow(network: Network, ones: Any) -> Scores:
-    positive = jax.tree.map(_absolute, network)
-    gradient = jax.grad(lambda params: jnp.sum(network.apply(params, positive.state, ones)))(positive.params)
-    return jax.tree.map(lambda w, g: jnp.abs(w * g), positive.params, gradient)
-
-
-def _absolute(leaf: Any) -> Any:
-    return jnp.abs(leaf) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf

@@ -2,7 +2,7 @@
 
 from jaxprune.sites.changes import before, gradients_at, guided
 from jaxprune.sites.kernels import Site
-from jaxprune.sites.proof import Proof, add_to
+from jaxprune.sites.proof import Proof, add_to, has_own_backward
 from jaxprune.sites.survey import Survey, survey
 from jaxprune.sites.tags import read, read_jit, tags
 
@@ -14,6 +14,7 @@ __all__ = [
     "before",
     "gradients_at",
     "guided",
+    "has_own_backward",
     "read",
     "read_jit",
     "survey",

@@ -7,7 +7,9 @@ roundings, the choice of a maximum), J_z does not change with z nearby, and the 
 zero almost everywhere.  Rules written by the user (``custom_jvp``, ``custom_vjp``) are traced as derivatives, and never
 looked into as functions: their derivative may be anything.  A backward pass that the user wrote by itself
 (``custom_vjp``) need not be the transpose of what the function does forward, on which the second derivative rests, and
-need not be linear: nothing is proven of a site that reaches one.
+need not be linear: nothing is proven of a site that reaches one.  A rule (``custom_jvp``) that returns its value by
+another way than by calling the function itself has two derivatives, the one that it says and that of the other way, and
+the second derivative of the whole meets both: no site that reaches one is proven piecewise linear.
 
 *Independent.*  If every example of what reaches z depends on the same example of u alone, output n depends on z through
 example n only.  The axis of the examples is followed through the steps that depend on u.
@@ -15,7 +17,7 @@ example n only.  The axis of the examples is followed through the steps that dep
 What cannot be followed is called not proven; nothing is guessed.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,17 +69,18 @@ def prove(program: Program, sites: Sequence[Site]) -> list[Proof]:
     followed = axes.follow(reverse, dict.fromkeys(marked, 0))
     sources = {number: 1 << place for place, number in enumerate(reverse.arguments[: len(parts)])}
     reads = _reads(reverse, sources, followed)
-    opaque = _reach_own_backward(program, sites)
+    opaque = _reach(program, sites, _has_own_backward)
+    crooked = opaque | _reach(program, sites, _has_other_value)
     zeros = {step.outputs[0] for step in reverse.steps if _is_zero(step)}
     proofs = []
     for place, atom in enumerate(reverse.outputs):
         if isinstance(atom, core.Literal):  # the zero that a number z gets where no derivative reaches it
-            proofs.append(Proof(not opaque >> place & 1, None, bool(np.any(atom.val))))
+            proofs.append(Proof(not crooked >> place & 1, None, bool(np.any(atom.val))))
             continue
         axis = followed.get(atom)
         proofs.append(
             Proof(
-                piecewise_linear=not (reads[atom] | opaque) >> place & 1,
+                piecewise_linear=not (reads[atom] | crooked) >> place & 1,
                 examples=axis if isinstance(axis, int) and not opaque >> place & 1 else None,
                 reached=atom not in zeros,
             )
@@ -110,24 +113,63 @@ _BITS = frozenset({"bitcast_convert_type", "pure_callback", "io_callback", "ffi_
 _OWN_BACKWARD = frozenset({"custom_vjp_call", "custom_linear_solve", "linear_call"})
 
 
-def _has_own_backward(step: Step | core.JaxprEqn) -> bool:
-    if step.primitive.name in _OWN_BACKWARD:
-        return True
-    inner = [value for value in jax.tree.leaves(step.params) if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
-    return any(_has_own_backward(equation) for each in inner for equation in each.eqns)
+def _has_own_backward(step: Step) -> bool:
+    return any(step.primitive.name in _OWN_BACKWARD for step in _with_inner(step))
 
 
-def _reach_own_backward(program: Program, sites: Sequence[Site]) -> int:
-    """The sites (as bits) whose outputs reach a backward pass of the user's own."""
+def _has_other_value(step: Step) -> bool:
+    return any(step.primitive.name == "custom_jvp_call" and not _calls_itself(step) for step in _with_inner(step))
+
+
+def _with_inner(step: Any) -> Iterator[Any]:
+    """A step, and every equation of the programs that it holds."""
+    yield step
+    for value in jax.tree.leaves(step.params):
+        if isinstance(value, (core.Jaxpr, core.ClosedJaxpr)):
+            for equation in value.eqns:
+                yield from _with_inner(equation)
+
+
+def _calls_itself(step: Any) -> bool:
+    """Whether the rule of a function with its own derivative takes the value of the function from the function."""
+    function = step.params["call_jaxpr"]
+    values = [_shape(aval) for aval in function.in_avals]
+    floating = [place for place, aval in enumerate(values) if jnp.issubdtype(aval.dtype, jnp.inexact)]
+
+    def rule(values: list[Any], tangents: list[Any]) -> Any:
+        def call(*moving: Any) -> Any:
+            operands = list(values)
+            for place, value in zip(floating, moving, strict=True):
+                operands[place] = value
+            return step.primitive.bind(*operands, **step.primitive.get_bind_params(step.params))
+
+        return jax.jvp(call, [values[place] for place in floating], tangents)[0]
+
+    program = trace(rule, values, [values[place] for place in floating])
+    for inner in program.steps:
+        same = inner.name == "custom_jvp_call" and inner.inputs == program.arguments[: len(values)]
+        if same and inner.outputs == program.outputs and str(inner.params["call_jaxpr"]) == str(function):
+            return True
+    return False
+
+
+def _reach(program: Program, sites: Sequence[Site], is_such: Callable[[Step], bool]) -> int:
+    """The sites (as bits) whose outputs reach a step of some kind."""
     own = {site.output: 1 << place for place, site in enumerate(sites)}
     bits, total, live = [0] * len(program.avals), 0, needed(program)
     for index, step in enumerate(program.steps):
         every = _union(bits[atom] for atom in step.inputs if not isinstance(atom, core.Literal))
-        if every and index in live and _has_own_backward(step):
+        if every and index in live and is_such(step):
             total |= every
         for number in step.outputs:
             bits[number] = every | own.get(number, 0)
     return total
+
+
+def has_own_backward(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a function calls what has only a backward pass (``custom_vjp``), so that it cannot be pushed forward."""
+    steps = trace(function, *arguments).steps
+    return any(inner.primitive.name == "custom_vjp_call" for step in steps for inner in _with_inner(step))
 
 
 def _reads(program: Program, sources: dict[int, int], linear: Container[int]) -> list[int]:
