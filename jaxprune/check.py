@@ -208,7 +208,7 @@ def batch(value: Mapping[str, Any], name: str = "batch") -> None:
                 f"{name}: expected the keys 'image', 'label' and optionally 'weight', but got {sorted(value)}."
             )
     for key, entry in value.items():
-        if isinstance(entry, (Mapping, tuple)) or not np.ndim(entry):
+        if isinstance(entry, (Mapping, tuple)) or not np.shape(entry):
             raise ValueError(
                 f"{name}: expected every entry as one array with an axis of the examples first, but {key!r} is "
                 f"{_kind(entry)}. Leave out what is not of the examples, and put parts together into one array."

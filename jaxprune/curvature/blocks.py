@@ -194,11 +194,12 @@ def block_members(network: Network, batch: Batch, path: str, blocks: str | int) 
     """Lists the flat positions of the weights of every block of ``block``: [blocks, m], -1 where one is shorter.
 
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((3, 2)))
-    >>> block_members(net, {"image": jnp.ones((1, 3))}, "", "unit").tolist()
+    >>> block_members(net, {"image": jnp.ones((1, 3)), "label": jnp.zeros(1, int)}, "", "unit").tolist()
     [[0, 2, 4], [1, 3, 5]]
     """
-    leaf = tree.leaf(network.params, path)
-    return partition.members(leaf.shape, blocks, survey(network, batch["image"]).unit_axes(path, leaf.ndim))
+    check.batch(batch)
+    leaf, found = tree.leaf(network.params, path), survey(network.wide(), batch["image"])
+    return partition.members(leaf.shape, blocks, found.unit_axes(path, leaf.ndim))
 
 
 def columns(network: Network, loss: Loss, batch: Batch, matrix: str) -> int:
@@ -206,10 +207,12 @@ def columns(network: Network, loss: Loss, batch: Batch, matrix: str) -> int:
 
     >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((3, 10)))
-    >>> columns(net, losses.cross_entropy, {"image": jnp.ones((1, 3))}, "hessian")
+    >>> columns(net, losses.cross_entropy, {"image": jnp.ones((1, 3)), "label": jnp.zeros(1, int)}, "hessian")
     9
     """
-    return outputs.count(loss, survey(network, batch["image"]).outputs.shape[-1], matrix)
+    check.batch(batch)
+    check.choice("matrix", matrix, MATRICES)
+    return outputs.count(loss, survey(network.wide(), batch["image"]).outputs.shape[-1], matrix)
 
 
 def request(

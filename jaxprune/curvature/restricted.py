@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import losses, tree
+from jaxprune.curvature.loops import side_by_side
 from jaxprune.curvature.products import linearised
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss
@@ -48,7 +49,7 @@ def products(
         inside = labels == index
         return jnp.where(inside, product(jnp.where(inside, vector, 0)), 0)
 
-    return jnp.sum(jax.vmap(one)(indices), axis=0)
+    return jnp.sum(side_by_side(one, indices), axis=0)
 
 
 @partial(jax.jit, static_argnames=("loss", "paths"))
@@ -75,7 +76,7 @@ def squared_gradients(network: Network, batch: Batch, indices: Any, *, loss: Los
         cotangent = jnp.where(weight > 0, jax.nn.one_hot(index, len(found), dtype=found.dtype), 0)
         return [jnp.where(weight > 0, weight * leaf.astype(share.dtype) ** 2, 0) for leaf in pull(cotangent)[0]]
 
-    return [jnp.sum(each, axis=0) for each in jax.vmap(one)(indices)]
+    return [jnp.sum(each, axis=0) for each in side_by_side(one, indices)]
 
 
 @partial(jax.jit, static_argnames=("loss", "path", "matrix"))
@@ -92,7 +93,7 @@ def block_rows(
         column = product(jax.nn.one_hot(weight, leaf.size, dtype=leaf.dtype).reshape(leaf.shape)).ravel()
         return jnp.where((row >= 0) & (index >= 0), column[row], 0)
 
-    return jax.vmap(one)(indices)
+    return side_by_side(one, indices)
 
 
 def _restricted(network: Network, loss: Loss, batch: Batch, path: str, matrix: str) -> Callable[[Any], Any]:

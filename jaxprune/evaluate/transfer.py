@@ -1,6 +1,6 @@
 """Zero-shot transfer: a head fitted once on the dense network's features, frozen, and put on the pruned network."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ def features(network: Network, batches: Iterable[Batch], site: str = "features")
       ValueError: no such site, or its value is not [b, d].
     """
     rows = []
-    for batch in batches:
+    for batch in _checked(network, batches):
         (values,) = sites.read_jit(network, batch["image"], sites=(site,))
         if values.ndim != 2:
             raise ValueError(f"site: expected a value [b, d], but {site!r} is {values.shape}. Choose another site.")
@@ -73,9 +73,10 @@ def accuracy(batches: Iterable[Batch]) -> Evaluator:
 def correct(network: Network, batches: Iterable[Batch]) -> np.ndarray:
     """Says for every example of weight above 0 if the largest output (the first of ties) is the label: bool [n]."""
     rows = []
-    for batch in batches:
-        counted = _counted(batch)
-        outputs, labels = np.asarray(_outputs(network, batch["image"]))[counted], np.asarray(batch["label"])[counted]
+    for batch in _checked(network, batches):
+        counted, found = _counted(batch), _outputs(network, batch["image"])
+        check.outputs(found, len(counted))
+        outputs, labels = np.asarray(found)[counted], np.asarray(batch["label"])[counted]
         check.finite("outputs", outputs, "The network gives no prediction; look at its weights.")
         check.label_range("labels", labels, outputs.shape[-1])
         rows.append(np.argmax(outputs, axis=-1) == labels)
@@ -98,7 +99,7 @@ def mean_loss(loss: Loss, batches: Iterable[Batch]) -> Evaluator:
     """Measures the weighted mean loss over all batches: an evaluator of {"loss"}."""
 
     def evaluate(network: Network) -> dict[str, float]:
-        return {"loss": float(average(lambda batch: _loss(network, batch, loss=loss), batches))}
+        return {"loss": float(average(lambda batch: _loss(network, batch, loss=loss), _checked(network, batches)))}
 
     return evaluate
 
@@ -122,6 +123,16 @@ def _outputs(network: Network, images: Any) -> Any:
 @partial(jax.jit, static_argnames="loss")
 def _loss(network: Network, batch: Batch, *, loss: Loss) -> Any:
     return losses.mean(loss, network(batch["image"]), batch)
+
+
+def _checked(network: Network, batches: Iterable[Batch]) -> Iterator[Batch]:
+    if hasattr(batches, "keys"):
+        raise TypeError("batches: expected a list of batches, but got a single one. Pass [batch].")
+    check.network(network)
+    for batch in batches:
+        check.batch(batch)
+        check.finite_batch(batch)
+        yield batch
 
 
 def _counted(batch: Batch) -> np.ndarray:

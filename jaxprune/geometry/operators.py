@@ -109,9 +109,7 @@ def operator(
     Array([18., 12.], dtype=float32)
     """
     check.choice("matrix", matrix, PRODUCTS)
-    held = stream(batches)
-    check.network(network)
-    network = network.wide()  # a direction in half precision would be rounding
+    network, held = ready(network, batches)
     weights = [total_weight(batch) for batch in held]
     check.positive("batches: the sum of the weights", sum(weights))
     chosen = jax.tree.map(lambda leaf: np.ones(np.shape(leaf), bool), network.params)
@@ -134,8 +132,11 @@ def operator(
     return Operator(network, loss, held, shares, matrix, positions)
 
 
-def stream(batches: Iterable[Batch], name: str = "batches") -> tuple[Batch, ...]:
-    """Checks batches that are read again and again, and holds them."""
+def ready(network: Network, batches: Iterable[Batch], name: str = "batches") -> tuple[Network, tuple[Batch, ...]]:
+    """Checks a network and batches that are read again and again, and holds them.
+
+    The network comes back in float32 or wider: a small step in half precision would be rounding.
+    """
     if hasattr(batches, "keys"):
         raise TypeError(f"{name}: expected a list of batches, but got a single one. Pass [batch].")
     held = tuple(batches)
@@ -143,10 +144,11 @@ def stream(batches: Iterable[Batch], name: str = "batches") -> tuple[Batch, ...]
         raise ValueError(
             f"{name}: expected at least one batch, but got none. Pass a list, not an iterator already read."
         )
+    check.network(network)
     for batch in held:
         check.batch(batch, name)
         check.finite_batch(batch, name)
-    return held
+    return network.wide(), held
 
 
 # One program each, instead of one for every leaf.

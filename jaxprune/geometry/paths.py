@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import check, curvature, losses, train, tree
-from jaxprune.geometry.operators import PRODUCTS, stream
+from jaxprune.geometry.operators import PRODUCTS, ready
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params
 
@@ -68,13 +68,13 @@ def pruning_path(
     """
     check.mask("mask", mask, network.params)
     check.choice("matrix", matrix, PRODUCTS)
-    held, shares = stream(batches), _shares(points)
+    (network, held), shares = ready(network, batches), _shares(points)
     step = tree.map_compiled(_deletion, mask, network.params)
     gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), held)
     product = curvature.average(lambda batch: PRODUCTS[matrix](network, loss, batch, step), held)
     slope, bend = float(tree.dot(gradient, step)), float(tree.dot(step, product))
     pruned = network.replace(params=tree.add(network.params, step))
-    found = np.array([mean_loss(_between(network, pruned, share), loss, held) for share in shares])
+    found = np.array([average_loss(_between(network, pruned, share), loss, held) for share in shares])
     return PruningPath(shares, found - found[0], shares * slope, shares * slope + shares**2 * bend / 2)
 
 
@@ -128,14 +128,14 @@ def barrier(
         raise ValueError("other: expected the apply of network, but it has another. Make both from one module.")
     check.same_structure("other.params", other.params, "network.params", network.params)
     check.same_structure("other.state", other.state, "network.state", network.state)
-    held, shares = stream(batches), _shares(points)
-    source = held if calibration is None else stream(calibration, "calibration")
+    (network, held), shares = ready(network, batches), _shares(points)
+    other, source = ready(other, held if calibration is None else calibration, "batches, calibration")
     moves = network.train_apply is not None and bool(jax.tree.leaves(network.state))
     own = [one for batch in source if (one := _unpadded(batch)) is not None] if moves else []
 
     def at(share: float) -> float:
         point = _between(network, other, share)
-        return mean_loss(train.recalibrate(point, own, key) if moves else point, loss, held)
+        return average_loss(train.recalibrate(point, own, key) if moves else point, loss, held)
 
     found = np.array([at(share) for share in shares])
     rise = found - ((1 - shares) * found[0] + shares * found[-1])
@@ -144,6 +144,12 @@ def barrier(
 
 def mean_loss(network: Network, loss: Loss, batches: Iterable[Batch]) -> float:
     """Computes the mean loss over all batches, at the precision of the products."""
+    network, held = ready(network, batches)
+    return average_loss(network, loss, held)
+
+
+def average_loss(network: Network, loss: Loss, batches: Iterable[Batch]) -> float:
+    """Computes what ``mean_loss`` does, of what was checked."""
     return float(curvature.average(lambda batch: _loss(network, batch, loss=loss), batches))
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import check
-from jaxprune.geometry.operators import stream
-from jaxprune.geometry.paths import mean_loss
+from jaxprune.geometry.operators import ready
+from jaxprune.geometry.paths import average_loss
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params
 
@@ -129,14 +129,15 @@ def _sweep(
 ) -> tuple[np.ndarray, np.ndarray]:
     for direction in directions:
         check.same_structure("direction", direction, "network.params", network.params)
+        check.finite("direction", direction, "Look at what it was computed from.")
     check.positive("reach", reach)
     check.positive("points", points)
-    held = stream(batches)
+    network, held = ready(network, batches)
     distances = np.linspace(-reach, reach, points)
     across = distances if both else np.zeros(1)
 
     def at(a: float, b: float) -> float:
-        return mean_loss(network.replace(params=_moved(network.params, *directions, a, b)), loss, held)
+        return average_loss(network.replace(params=_moved(network.params, *directions, a, b)), loss, held)
 
     return distances, np.array([[at(a, b) for b in across] for a in distances])
 
@@ -154,7 +155,7 @@ def _drawn(leaves: list[Any], keys: jax.Array, masks: list[Any]) -> list[Any]:
 def _scaled(weights: Any, key: jax.Array, kept: Any) -> Any:
     if weights.ndim < 2:
         return jnp.zeros_like(weights)
-    drawn = jnp.where(kept, jax.random.normal(key, weights.shape, weights.dtype), 0)
+    drawn = jnp.where(kept, jax.random.normal(key, weights.shape, jnp.promote_types(weights.dtype, jnp.float32)), 0)
     inputs = tuple(range(weights.ndim - 1))
     length, wanted = (jnp.sqrt(jnp.sum(jnp.square(leaf), axis=inputs, keepdims=True)) for leaf in (drawn, weights))
     # A filter that was pruned whole stays where it is.

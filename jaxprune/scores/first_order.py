@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxprune import curvature, tree
 from jaxprune.curvature import inputs
 from jaxprune.curvature.products import is_flat
+from jaxprune.curvature.stream import total_weight
 from jaxprune.network import Network
 from jaxprune.scores.doors import ready
 from jaxprune.types import Batch, Loss, Score, Scores
@@ -104,13 +105,15 @@ def half_square(w: Any, curvature: Any) -> Any:
 
 def _demand_slope(network: Network, loss: Loss, batches: Iterable[Batch]) -> None:
     """Checks that the gradient of the loss by the outputs is not zero on every example: mostly one batch tells."""
-    any_batch = False
+    flat = False
     for batch in batches:
-        network_there, batch_there = inputs.ready(network, batch)
-        if not bool(is_flat(network_there, batch_there, loss=loss)):
+        network, batch = inputs.ready(network, batch)
+        if not total_weight(batch):
+            continue
+        flat = bool(is_flat(network, batch, loss=loss))
+        if not flat:
             return
-        any_batch = True
-    if any_batch:
+    if flat:
         raise ValueError(
             "loss: expected one with a gradient by the outputs, but it is zero, up to rounding, on every example of "
             "weight above 0 (a teacher that equals the network?). A first-order score would rank rounding errors: use "

@@ -1,5 +1,6 @@
 """The same numbers on one device, on eight, and on two processes of two devices each."""
 
+import functools
 import os
 import re
 import socket
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,6 +49,90 @@ def test_curvature_of_a_batch_on_eight_devices_is_that_on_one(name):
     got = everything(jp.mesh.replicate(mesh, net.network), sharded, jp.mesh.replicate(mesh, vector))
     for quantity, expected in everything(net.network, batch, vector).items():
         close(flat(jax.device_get(got[quantity])), flat(expected), 1e-12)
+
+
+def _image(x, kernel, groups=1):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+
+
+def _convolved(activation, groups):
+    def apply(p, s, x):
+        x = activation(_image(x, p["first"]))
+        return activation(_image(x, p["second"], groups)).mean((1, 2)) @ p["head"]
+
+    return apply
+
+
+def _attention(p, s, x):
+    x = x.reshape(len(x), 9, 2) @ p["embed"]
+    weights = jax.nn.softmax(x @ p["query"] @ jnp.swapaxes(x, 1, 2), axis=-1)
+    return jax.nn.gelu(weights @ x).mean(1) @ p["head"]
+
+
+# apply, and the shapes of its parameters: nobody's examples are mixed, and the last has no convolution.
+SPLIT = {
+    "relu": (_convolved(jax.nn.relu, 1), {"first": (3, 3, 2, 4), "second": (3, 3, 4, 4), "head": (4, 3)}),
+    "gelu": (_convolved(jax.nn.gelu, 1), {"first": (3, 3, 2, 2), "second": (2, 2, 2, 2), "head": (2, 3)}),
+    "grouped": (_convolved(jax.nn.gelu, 2), {"first": (2, 2, 2, 2), "second": (3, 3, 1, 4), "head": (4, 3)}),
+    "attention": (_attention, {"embed": (2, 3), "query": (3, 3), "head": (3, 3)}),
+}
+CURVATURE = {
+    "gradient": jp.curvature.gradient,
+    "hvp": lambda net, loss, batch: jp.curvature.hvp(net, loss, batch, net.params),
+    "ggnvp": lambda net, loss, batch: jp.curvature.ggnvp(net, loss, batch, net.params),
+    "block of the ggn": lambda net, loss, batch: jp.curvature.block(net, loss, batch, "head", "unit", "ggn"),
+    **{
+        f"diagonal of the {matrix}": functools.partial(jp.curvature.diagonal, matrix=matrix)
+        for matrix in networks.MATRICES
+    },
+    **{
+        f"{blocks} product": lambda net, loss, batch, blocks=blocks: jp.curvature.block_product(
+            net, loss, batch, net.params, blocks
+        )
+        for blocks in ("unit", "layer", 2)
+    },
+}
+SCORES = {
+    "snip": jp.scores.snip(LOSS),
+    "grasp": jp.scores.grasp(LOSS),
+    "fisher": jp.scores.fisher(LOSS),
+    "synflow": jp.scores.synflow(),
+    "magnitude": jp.scores.magnitude(),
+    "diagonal score": jp.scores.diagonal_hessian(LOSS),
+    "quadratic": jp.scores.block_hessian(LOSS, form="quadratic"),
+    "obs": jp.scores.block_hessian(LOSS, form="obs", matrix="ggn"),
+    "greedy": jp.scores.block_hessian(LOSS, form="greedy", matrix="ggn"),
+}
+QUANTITIES = {**CURVATURE, **{name: lambda net, _, batch, s=score: s(net, [batch]) for name, score in SCORES.items()}}
+
+
+def split_and_whole(name, quantity, devices, examples):
+    apply, shapes = SPLIT[name]
+    params = {key: jnp.asarray(networks.normal(at, *shape)) / 2 for at, (key, shape) in enumerate(shapes.items())}
+    network = jp.Network(apply, params)
+    batch = {"image": networks.normal(9, examples, 3, 3, 2), "label": np.arange(examples) % 3}
+    mesh = jp.mesh.make(jax.devices()[:devices])
+    whole = QUANTITIES[quantity](network, LOSS, batch)
+    split = QUANTITIES[quantity](jp.mesh.replicate(mesh, network), LOSS, jp.mesh.shard_batch(mesh, batch))
+    close(flat(jax.device_get(split)), flat(whole), 1e-12)
+
+
+# What takes a gradient of every example, or of every block, in a program of its own.
+@pytest.mark.parametrize("quantity", ["diagonal of the hessian", "fisher", "2 product"])
+@pytest.mark.parametrize("name", SPLIT)
+def test_curvature_of_a_split_batch_is_that_of_the_whole(name, quantity):
+    split_and_whole(name, quantity, 8, 8)
+
+
+# Everything: python -m pytest -m grid tests/curvature/test_devices.py
+@pytest.mark.grid
+@pytest.mark.parametrize(("devices", "examples"), [(1, 8), (2, 8), (8, 8), (1, 64), (2, 64), (8, 64)])
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("name", SPLIT)
+def test_curvature_and_scores_of_every_split_are_those_of_the_whole(name, quantity, devices, examples):
+    split_and_whole(name, quantity, devices, examples)
 
 
 _PROCESS = """

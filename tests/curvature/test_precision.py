@@ -1,0 +1,91 @@
+"""Nothing that is computed takes its type from data or half-precision weights, and no share is rounded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from tests.curvature import networks
+from tests.curvature.networks import close, flat
+
+LOSS = jp.losses.cross_entropy
+KEY = jax.random.key(0)
+
+SCORES = {
+    "magnitude": jp.scores.magnitude(),
+    "random": jp.scores.random(KEY),
+    "synflow": jp.scores.synflow(),
+    "snip": jp.scores.snip(LOSS),
+    "grasp": jp.scores.grasp(LOSS),
+    "fisher": jp.scores.fisher(LOSS),
+    "diagonal": jp.scores.diagonal_hessian(LOSS),
+    "quadratic": jp.scores.block_hessian(LOSS, form="quadratic"),
+    "obs": jp.scores.block_hessian(LOSS, form="obs", matrix="ggn"),
+    "greedy": jp.scores.block_hessian(LOSS, form="greedy", matrix="ggn"),
+}
+
+
+def small(kind):
+    """Images of 1e-3: what is squared of them is below the smallest number of float16."""
+    params = {
+        "w1": jnp.asarray(networks.normal(0, 5, 6) / 2, kind),
+        "w2": jnp.asarray(networks.normal(1, 6, 3) / 2, kind),
+    }
+    batch = {"image": np.asarray(1e-3 * networks.normal(2, 8, 5)).astype(kind), "label": np.arange(8) % 3}
+    return jp.Network(lambda p, s, x: jnp.maximum(x @ p["w1"], 0) @ p["w2"], params), batch
+
+
+def as_float32(network, batch):
+    """The same numbers, in float32."""
+    widened = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), network.params)
+    return network.replace(params=widened), {**batch, "image": batch["image"].astype(np.float32)}
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_of_half_precision_weights_are_those_of_the_same_numbers_in_float32(name, kind):
+    network, batch = small(kind)
+    wide, wide_batch = as_float32(network, batch)
+    found, expected = SCORES[name](network, [batch]), SCORES[name](wide, [wide_batch])
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype == jnp.float32  # under x64 too
+        np.testing.assert_array_equal(one, other)
+    assert name == "random" or len(np.unique(flat(found))) > 40
+
+
+def test_random_scores_of_half_precision_weights_do_not_tie():
+    params = {"w": jnp.zeros((1000, 10), jnp.bfloat16)}
+    assert len(np.unique(jp.scores.random(KEY)(jp.Network(lambda p, s, x: x, params), [])["w"])) > 9_990
+
+
+def test_curvature_of_a_network_that_computes_in_half_precision_loses_nothing_that_is_small():
+    def apply(p, s, x):
+        hidden = jnp.maximum(x.astype(jnp.float16) @ p["w1"].astype(jnp.float16), 0)
+        return (hidden @ p["w2"].astype(jnp.float16)).astype(jnp.float32)
+
+    network, batch = small(jnp.float32)
+    half = network.replace(apply=apply)
+    for quantity in (
+        lambda net: jp.curvature.diagonal(net, LOSS, batch),
+        lambda net: jp.curvature.block_product(net, LOSS, batch, net.params),
+    ):
+        found, expected = quantity(half)["w1"], quantity(network)["w1"]
+        assert np.count_nonzero(found) == np.count_nonzero(expected)
+        np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("weight", [None, np.float32, np.float64])
+def test_scores_in_float64_do_not_depend_on_the_size_of_the_batches(weight):
+    network = jp.Network(lambda p, s, x: x @ p, jnp.asarray(networks.normal(1, 4, 3)))
+    data = {"image": networks.normal(0, 7, 4), "label": np.arange(7) % 3}
+    if weight:
+        data["weight"] = np.linspace(0.1, 0.9, 7).astype(weight)
+    by_hand = {**data, "weight": np.asarray(data.get("weight", np.ones(7)), np.float64)}
+    dense = networks.Dense(network, by_hand)
+    for size in (2, 5, 7):
+        found = jp.scores.diagonal_hessian(LOSS)(network, jp.data.Batches(data, size))
+        expected = flat(network.params) ** 2 * np.diag(dense.matrices["hessian"]) / 2
+        close(flat(found), expected, 1e-12)
+        sensitivity = jp.scores.fisher(LOSS)(network, jp.data.Batches(data, size))
+        close(flat(sensitivity), flat(network.params) ** 2 * np.diag(dense.matrices["empirical_fisher"]) / 2, 1e-12)
