@@ -129,10 +129,19 @@ def channels_last(name: str, shape: tuple[int, ...]) -> None:
 def as_float(images: np.ndarray) -> np.ndarray:
     """Brings images of a source to float32 in [0, 1]: bytes are divided by 255, floats stay.
 
+    Raises:
+      TypeError: other integers, of which nobody can say what is white.
+
     >>> as_float(np.array([0, 51, 255], np.uint8)).tolist()
     [0.0, 0.20000000298023224, 1.0]
     """
-    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255
+    if not np.issubdtype(images.dtype, np.floating):
+        raise TypeError(
+            f"images: expected uint8, or floats in [0, 1], but got {images.dtype}. Scale them to one of these."
+        )
+    return images
 
 
 def select(

@@ -155,6 +155,8 @@ def _limits(
             f"batch: expected floating-point images, which have a gradient, but got {jnp.result_type(batch['image'])}. "
             "Divide grey levels by 255."
         )
+    # As the type of the images has them: what is clipped to a bound lies within it.
+    low, high = (float(np.asarray(end, jnp.result_type(batch["image"]))) for end in bounds)
     remedy = "Pass the bounds of the images as bounds=(low, high), and epsilon in the same units."
     least, most = jax.device_get(_range(batch))
     check.within("batch: images", least, most, (low, high), remedy)

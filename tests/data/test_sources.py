@@ -117,6 +117,9 @@ def test_as_float_makes_bytes_floats_and_keeps_floats():
     got = jp.data.as_float(np.arange(256, dtype=np.uint8))
     assert got.dtype == np.float32
     assert got.tolist() == [float(np.float32(value) / np.float32(255)) for value in range(256)]
+    for kind in (np.uint16, np.int64, bool):
+        with pytest.raises(TypeError, match="images: expected uint8, or floats"):
+            jp.data.as_float(np.ones(3, kind))
 
 
 def test_tfds_preprocesses_mocked_pictures_too():

@@ -230,7 +230,8 @@ def test_suite_shows_by_a_transferred_attack_that_a_gradient_is_masked():
 @pytest.mark.parametrize(("epsilon", "bounds"), [(8 / 255, (0.0, 1.0)), (1e-3, (0.0, 1.0)), (0.1, (0.05, 0.95))])
 def test_attacks_in_half_precision_keep_the_ball_and_the_bounds_exactly(dtype, epsilon, bounds):
     images = np.random.default_rng(0).uniform(0.06, 0.94, (50, 4)).astype(dtype)
-    images[0] = np.array([0.0625, 0.9375, 0.5, 0.25])
+    images[0] = [bounds[0], bounds[1], 0.5, 0.25]  # as near as the type comes to them
+    bounds = tuple(images[0, :2].astype(float).tolist())
     batch = {"image": images, "label": np.arange(50) % 2}
     pgd = partial(robustness.pgd, step_size=epsilon / 4, steps=6, key=jax.random.key(0))
     for attack in (robustness.fgsm, pgd):
@@ -468,6 +469,16 @@ def test_difference_resamples_training_seeds_as_well():
         ),
         ({"batch": {"image": np.zeros((0, 4)), "label": np.zeros(0, int)}}, ValueError, r"batch: .*but it is empty"),
         ({"batch": {"image": np.zeros((1, 4))}}, ValueError, r"batch: expected the keys"),
+        (
+            {"batch": {"image": np.full((1, 4), 1.0000001, np.float32), "label": np.zeros(1, int)}},
+            ValueError,
+            r"they lie in \[1\.0000001, 1\.0000001\]\. That is no more than rounding: np\.clip",
+        ),
+        (
+            {"batch": {"image": np.full((1, 4), 1.5, jnp.bfloat16), "label": np.zeros(1, int)}},
+            ValueError,
+            r"they lie in \[1\.5, 1\.5\]\. Pass the bounds",
+        ),
         ({"step_size": 0.0}, ValueError, r"step_size: expected a finite number above 0, but got 0.0"),
         ({"steps": 0}, ValueError, r"steps: expected a whole number of 1 or more, but got 0"),
     ],
