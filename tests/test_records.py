@@ -254,10 +254,11 @@ def repository(folder, *files: str) -> str:
 def test_provenance_has_the_commit_of_our_code_and_never_of_a_repository_around_it(tmp_path, monkeypatch):
     checkout, project = tmp_path / "checkout", tmp_path / "project"
     ours = repository(checkout, "jaxprune/records.py", "README.md")
-    theirs = repository(project, "study.py", "jaxprune/other.py")
+    theirs = repository(project, "study.py", "jaxprune/other.py", "vendored/jaxprune/records.py")
     assert records._commit(checkout / "jaxprune") == ours
     installed = project / ".venv/lib/site-packages/jaxprune"
-    for folder in (installed, project / "jaxprune"):  # below the root, and at it, but no file of the repository
+    # Below the root, at it but no file of the repository, and one of its files, but below the root.
+    for folder in (installed, project / "jaxprune", project / "vendored/jaxprune"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "records.py").write_text("")
         assert records._commit(folder) == "unknown"

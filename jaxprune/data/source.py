@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import check
@@ -86,7 +87,7 @@ class Arrays(Source):
                 f"{self.pixels.shape}. Grey images need a last axis of 1."
             )
         check.finite("pixels", self.pixels, "Find and drop these images.")
-        if self.pixels.dtype != np.uint8 and not np.issubdtype(self.pixels.dtype, np.floating):
+        if self.pixels.dtype != np.uint8 and not jnp.issubdtype(self.pixels.dtype, jnp.floating):
             raise TypeError(f"pixels: expected uint8, or floats in [0, 1], but got {self.pixels.dtype}. Convert them.")
         if self.pixels.dtype != np.uint8 and self.pixels.size:
             remedy = "Divide grey levels by 255; normalise later."
@@ -137,7 +138,7 @@ def as_float(images: np.ndarray) -> np.ndarray:
     """
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
-    if not np.issubdtype(images.dtype, np.floating):
+    if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
             f"images: expected uint8, or floats in [0, 1], but got {images.dtype}. Scale them to one of these."
         )

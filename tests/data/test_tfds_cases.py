@@ -73,6 +73,7 @@ def plain(tmp_path_factory) -> tuple[Path, str]:
         ("train[3:8]+train[:5]", 2),
         ("train[2:4]+train", 2),
         ("train+train[:50%]+train[:25%]", 9),
+        ("train[:10]+train[2:4]+train[5:7]", 4),
     ],
 )
 def test_tfds_refuses_a_split_that_reads_an_example_twice(plain, split, repeated):

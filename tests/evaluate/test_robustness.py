@@ -231,7 +231,7 @@ def test_suite_shows_by_a_transferred_attack_that_a_gradient_is_masked():
 def test_attacks_in_half_precision_keep_the_ball_and_the_bounds_exactly(dtype, epsilon, bounds):
     images = np.random.default_rng(0).uniform(0.06, 0.94, (50, 4)).astype(dtype)
     images[0] = [bounds[0], bounds[1], 0.5, 0.25]  # as near as the type comes to them
-    bounds = tuple(images[0, :2].astype(float).tolist())
+    ends = images[0, :2].astype(float)
     batch = {"image": images, "label": np.arange(50) % 2}
     pgd = partial(robustness.pgd, step_size=epsilon / 4, steps=6, key=jax.random.key(0))
     for attack in (robustness.fgsm, pgd):
@@ -239,11 +239,11 @@ def test_attacks_in_half_precision_keep_the_ball_and_the_bounds_exactly(dtype, e
         assert got.dtype == dtype
         wide, clean = np.asarray(got).astype(np.float64), images.astype(np.float64)
         assert np.abs(wide - clean).max() <= np.float32(epsilon)
-        assert bounds[0] <= wide.min() <= wide.max() <= bounds[1]
+        assert ends[0] <= wide.min() <= wide.max() <= ends[1]
         # Nothing is given away: the next number further out would be outside.
         further = np.nextafter(np.asarray(got), np.where(wide > clean, np.inf, -np.inf).astype(dtype))
         out = np.abs(further.astype(np.float64) - clean) > epsilon
-        out |= (further.astype(np.float64) < bounds[0]) | (further.astype(np.float64) > bounds[1])
+        out |= (further.astype(np.float64) < ends[0]) | (further.astype(np.float64) > ends[1])
         if attack is robustness.fgsm:
             assert out[wide != clean].all()
 
