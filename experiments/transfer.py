@@ -308,7 +308,9 @@ def main(study: Study, opened: Opened | None = None, console: Console | None = N
     for leak in transfer_data.PROTOCOLS[study.protocol]:
         console.print(f"Leak: {leak}")
     for name, count in opened.skipped.items():
-        console.print(f"{name}: {count} pictures could not be read and are left out.", emoji=False, markup=False)
+        console.print(
+            f"{name}: {count} pictures are left out, which could not be read or are hidden.", emoji=False, markup=False
+        )
     tx = transformation(study, study.protocol)
     for seed in dict.fromkeys(run.seed for run in missing):
         world = prepare(study, seed, opened, study.out, study.shifts, study.largest_batch)

@@ -125,7 +125,7 @@ class Opened:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How many pictures of each folder were left out, since they could not be read; only folders with such."""
+        """How many pictures of each folder were left out, since they could not be read or are hidden."""
         counts = {source.name: len(getattr(source, "skipped", ())) for source, _ in self.used()}
         return {name: count for name, count in counts.items() if count}
 

@@ -101,7 +101,7 @@ def _say_inputs(study: Study, opened: Opened, say: Callable[[str], None]) -> Non
         shape = " x ".join(map(str, source.image_shape))
         say(f"{source.name}: {len(indices):,} of {len(source):,} images are used, {shape}.")
     for name, count in opened.skipped.items():
-        say(f"{name}: {counted(count, 'picture')} could not be read and are left out.")
+        say(f"{name}: {counted(count, 'picture')} left out, which could not be read or are hidden.")
     say(f"Tasks: {', '.join(task.name for task in opened.tasks)}; the source is {opened.source.name}.")
     say(f"Protocol: {study.protocol}.")
     for leak in transfer_data.PROTOCOLS[study.protocol]:

@@ -259,7 +259,7 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
             ("Splits.", _splits(study, first["metrics"].get("separate_tests", False))),
             *[("Leak.", leak) for leak in transfer_data.PROTOCOLS[study.protocol]],
             *[
-                ("Left out.", f"{counted(count, 'picture')} of {name} could not be read.")
+                ("Left out.", f"{counted(count, 'picture')} of {name} could not be read, or are hidden files.")
                 for name, count in first["metrics"].get("skipped", {}).items()
             ],
             (

@@ -151,6 +151,23 @@ def finite(name: str, tree: Any, remedy: str, *, infinite: bool = False) -> None
             raise ValueError(f"{name}: expected {wanted}, but {where} holds {bad} that are {wrong}. {remedy}")
 
 
+def within(name: str, low: Any, high: Any, bounds: tuple[float, float], remedy: str) -> None:
+    """Checks that the lowest and the highest of some numbers lie in ``bounds``; NaN does not.
+
+    They are shown with all their digits: 1.0000001 is not 1.  What is outside by no more than rounding is to be
+    clipped, and whatever else the remedy says would be wrong.
+    """
+    least, most = bounds
+    if low >= least and high <= most:
+        return
+    rounding = max(least - low, high - most) <= 1e-3 * (most - least)
+    found = ", ".join(str(end).removesuffix(".0") for end in (low, high))
+    raise ValueError(
+        f"{name}: expected numbers in [{least:g}, {most:g}], but they lie in [{found}]. "
+        + (f"That is no more than rounding: np.clip(values, {least:g}, {most:g})." if rounding else remedy)
+    )
+
+
 def _count_not_finite(leaves: list[Any], infinite: bool) -> Any:
     if not all(map(_lies_here, leaves)):
         return _count_not_finite_there(leaves, infinite)

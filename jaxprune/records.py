@@ -149,13 +149,20 @@ def _version(name: str) -> str:
 
 
 @functools.cache
-def _commit() -> str:
-    """The commit of the code, with a plus sign where files were changed; "unknown" outside a checkout."""
-    here = Path(__file__).parent
+def _commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit of the code in ``folder``, with a plus sign where files were changed; "unknown" outside a checkout.
+
+    Not that of a repository around an installed package, in which an environment may lie, nor that which variables of
+    Git name, as they do while a hook runs.
+    """
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         run = lambda *words: subprocess.run(  # noqa: E731
-            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10
+            ["git", *words], cwd=folder, env=plain, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
+        if Path(run("rev-parse", "--show-toplevel")).resolve() != folder.resolve().parent:
+            return "unknown"
+        run("ls-files", "--error-unmatch", "records.py")
         return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -233,6 +233,46 @@ def test_provenance_says_what_is_needed_to_do_it_again():
     json.dumps(made, allow_nan=False)
 
 
+def git(folder, *words: str) -> str:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *identity, *words], cwd=folder, env=plain, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def repository(folder, *files: str) -> str:
+    """A repository with these files, and its commit."""
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    git(folder, "init", "-q")
+    git(folder, "add", *files)
+    git(folder, "commit", "-q", "-m", "all")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_provenance_has_the_commit_of_our_code_and_never_of_a_repository_around_it(tmp_path, monkeypatch):
+    checkout, project = tmp_path / "checkout", tmp_path / "project"
+    ours = repository(checkout, "jaxprune/records.py", "README.md")
+    theirs = repository(project, "study.py", "jaxprune/other.py", "vendored/jaxprune/records.py")
+    assert records._commit(checkout / "jaxprune") == ours
+    installed = project / ".venv/lib/site-packages/jaxprune"
+    # Below the root, at it but no file of the repository, and one of its files, but below the root.
+    for folder in (installed, project / "jaxprune", project / "vendored/jaxprune"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "records.py").write_text("")
+        assert records._commit(folder) == "unknown"
+    # As while a hook of another repository runs.
+    monkeypatch.setenv("GIT_DIR", str(project / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(project))
+    records._commit.cache_clear()
+    assert records._commit(checkout / "jaxprune") == ours != theirs
+    (checkout / "README.md").write_text("changed")
+    records._commit.cache_clear()
+    assert records._commit(checkout / "jaxprune") == ours + "+"
+    records._commit.cache_clear()
+
+
 def test_provenance_outside_a_checkout_says_unknown(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     records._commit.cache_clear()

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
+from jaxprune.data._levels import WrongLevels, in_bytes, white
 from jaxprune.data.preprocessing import preprocess, resized_shape
 from jaxprune.data.source import as_float
 from jaxprune.types import Preprocess
@@ -22,17 +23,63 @@ def preprocessed(where: Any, file: str | Path | bytes, rule: Preprocess, max_pix
     """Reads a picture of a file, or of its bytes, as ``jp.data.preprocess`` makes it, uint8 [h, w, 3].
 
     Raises:
-      ValueError: it can't be read to its end, or is too large before or after its resize; ``where`` names it.
+      ValueError: it can't be read to its end, is too large before or after its resize, or its levels mean nothing;
+        ``where`` names it.
     """
-    return _reading(where, file, lambda picture: preprocess(picture, rule), rule, max_pixels)
+    return _reading(where, file, lambda picture: preprocess(in_bytes(picture, where), rule), max_pixels, rule)
 
 
 def check_picture(where: Any, file: str | Path | bytes, rule: Preprocess, max_pixels: int, whole: bool) -> None:
     """Checks what the head of a picture says, or decodes it ``whole``; raises what ``preprocessed`` does."""
-    _reading(where, file, lambda picture: picture.convert("RGB") if whole else None, rule, max_pixels)
+
+    def look(picture: Image.Image) -> None:
+        if whole:
+            in_bytes(picture, where).convert("RGB")
+        else:
+            white(picture, where)
+
+    _reading(where, file, look, max_pixels, rule)
 
 
-def _reading(where: Any, file: Any, read: Callable[[Image.Image], T], rule: Preprocess, max_pixels: int) -> T:
+def pixels(where: Any, file: str | Path | bytes, channels: int = 3) -> np.ndarray:
+    """Reads a picture as uint8 [h, w, channels] of 1 (grey), 3 or 4 (transparency) channels; raises as the others."""
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+
+    def read(picture: Image.Image) -> np.ndarray:
+        found = np.asarray(in_bytes(picture, where).convert(mode))
+        return found.reshape(*found.shape[:2], channels)
+
+    return _reading(where, file, read)
+
+
+def numbers(where: Any, file: str | Path | bytes) -> np.ndarray:
+    """Reads the number of each pixel of a mask, int32 [h, w]: palette indices or grey levels, never colours."""
+
+    def read(picture: Image.Image) -> np.ndarray | str:
+        known = picture.mode in ("1", "L", "P", "I") or picture.mode.startswith("I;16")
+        return np.asarray(picture).astype(np.int32) if known else picture.mode
+
+    found = _reading(where, file, read)
+    if isinstance(found, str):
+        raise ValueError(
+            f"{where}: expected a mask that holds a number for each pixel (a palette PNG or a grey one), but it is "
+            f"{found}. Its colours are not the numbers of classes; save the indices."
+        )
+    return found
+
+
+def shape(path: Path) -> tuple[int, int]:
+    """Reads height and width from the head of a picture."""
+    return _reading(path, path, lambda picture: (picture.height, picture.width))
+
+
+def _reading(
+    where: Any,
+    file: Any,
+    read: Callable[[Image.Image], T],
+    max_pixels: int = MAX_PIXELS,
+    rule: Preprocess | None = None,
+) -> T:
     # What was cut off would be grey, in silence, wherever some other library has asked Pillow for that.
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ValueError(
@@ -41,18 +88,22 @@ def _reading(where: Any, file: Any, read: Callable[[Image.Image], T], rule: Prep
         )
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
-            shape = picture.height, picture.width
-            _check_size(where, shape, max_pixels, "")
-            _check_size(where, resized_shape(shape, rule), max_pixels, " after its resize")
+            size = picture.height, picture.width
+            _check_size(where, size, max_pixels, "")
+            if rule is not None:
+                _check_size(where, resized_shape(size, rule), max_pixels, " after its resize")
             return read(picture)
-    except (_TooLarge, MemoryError):
+    except (_TooLarge, WrongLevels, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _TooLarge(f"{where}: {error} Remove the picture, or make it smaller.") from error
     # For damaged files the readers of Pillow raise many kinds of errors, and each of them means the same.
     except Exception as error:
         said = str(error).replace(repr(str(file)), "it") if not isinstance(file, bytes) else type(error).__name__
-        raise ValueError(f"{where}: cannot be read as a picture ({said}). Is it complete?") from error
+        remedy = "Is it complete?"
+        if isinstance(error, OSError) and error.errno is not None and error.strerror:  # the system's word, not Pillow's
+            said, remedy = error.strerror, "Check its rights and links."
+        raise ValueError(f"{where}: cannot be read as a picture ({said}). {remedy}") from error
 
 
 class _TooLarge(ValueError):
@@ -67,36 +118,11 @@ def _check_size(where: Any, shape: tuple[int, int], most: int, when: str) -> Non
         )
 
 
-def colours(path: Path) -> np.ndarray:
-    """Reads a picture as uint8 [h, w, 3]."""
-    return np.asarray(_opened(path).convert("RGB"))
-
-
-def numbers(path: Path) -> np.ndarray:
-    """Reads the number of each pixel of a mask, int32 [h, w]: palette indices or grey levels, never colours."""
-    picture = _opened(path)
-    if picture.mode not in ("1", "L", "P", "I", "I;16"):
-        raise ValueError(
-            f"{path}: expected a mask that holds a number for each pixel (a palette PNG or a grey one), but it is "
-            f"{picture.mode}. Its colours are not the numbers of classes; save the indices."
-        )
-    return np.asarray(picture).astype(np.int32)
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture ({error}). Is it complete?") from error
-    return picture
-
-
-def same_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def same_size(where: Any, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Checks that a picture is as large as its mask."""
     if found[:2] != expected[:2]:
         raise ValueError(
-            f"{path}: expected {expected[0]} x {expected[1]} pixels (height x width), as its mask has, but got "
+            f"{where}: expected {expected[0]} x {expected[1]} pixels (height x width), as its mask has, but got "
             f"{found[0]} x {found[1]}. Are picture and mask of the same image, and neither is resized?"
         )
 

@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxprune import check
+from jaxprune.data.source import channels_last
+
 _LEAST = 8  # pixels
 
 
@@ -11,6 +14,7 @@ def checked_images(images: Any) -> np.ndarray:
     """Checks images, float [n, h, w, c] in [0, 1] of 8 x 8 pixels or more, grey or in colours, and returns them."""
     images = np.asarray(images)
     shape = images.shape
+    channels_last("images", shape)
     if images.ndim != 4 or shape[0] < 1 or min(shape[1:3]) < _LEAST or shape[3] not in (1, 3):
         raise ValueError(
             f"images: expected one or more images [n, h, w, c] of {_LEAST} x {_LEAST} pixels or more with c = 1 (grey) "
@@ -18,12 +22,8 @@ def checked_images(images: Any) -> np.ndarray:
         )
     if not np.issubdtype(images.dtype, np.floating):
         raise TypeError(f"images: expected floating-point values in [0, 1], but got {images.dtype}. Divide by 255.")
-    low, high = float(np.min(images)), float(np.max(images))
-    if not (low >= 0.0 and high <= 1.0):  # NaN too
-        raise ValueError(
-            f"images: expected values in [0, 1], but they lie in [{low:g}, {high:g}]. Corrupt before normalising, and "
-            "divide values up to 255 by 255."
-        )
+    remedy = "Corrupt before normalising, and divide values up to 255 by 255."
+    check.within("images", np.min(images), np.max(images), (0, 1), remedy)
     return images
 
 

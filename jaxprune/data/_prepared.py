@@ -20,38 +20,32 @@ class Prepared(NamedTuple):
       name: of the data set, without version and folder.
       features: of TFDS: the names and types of what an example has.
       records: a sequence of serialised examples; of a mocked set None.
-      examples: decoded examples.
+      length: how many examples there are.
       folder: where the files lie; files: those of the split, relative to it.
+      mocked: decoded examples, of a mocked set.
     """
 
     name: str
     features: Any
     records: Any
-    examples: Sequence[Any]
+    length: int
     folder: Path
     files: tuple[str, ...]
+    mocked: Sequence[Any] = ()
 
     def part(self, index: int, feature: str) -> Any:
         """Returns one feature of an example, not decoded: a picture as the bytes of its file."""
         if self.records is None:
-            return self.examples[index][feature]
+            return self.mocked[index][feature]
         from tensorflow_datasets.core.example_parser import ExampleParserNp
 
         wanted = {feature: self.features.get_serialized_info()[feature]}
         return ExampleParserNp(wanted).parse_example(self.records[index])[feature]
 
-
-class _Decoded(Sequence[Any]):
-    """Examples, decoded as TFDS does it."""
-
-    def __init__(self, records: Any, features: Any) -> None:
-        self._records, self._features = records, features
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._features.deserialize_example_np(self._records[index])
+    def decoded(self, index: int, feature: str) -> Any:
+        """Returns one feature of an example, decoded as TFDS does it."""
+        found = self.part(index, feature)
+        return found if self.records is None else self.features[feature].decode_example_np(found)
 
 
 class _Chosen(Sequence[Any]):
@@ -76,12 +70,11 @@ def prepared(name: str, split: str, folder: str | Path | None) -> Prepared:
         if not info.splits:
             return _without_files(builder, name, split)
         kind = _format(builder, said)
-        instructions = info.splits[split].file_instructions
-        whole = {part.split("[")[0].strip() for part in split.split("+")}
-        paths = sorted({Path(path) for each in whole for path in info.splits[each].filepaths})
+    instructions, paths = _instructions(info.splits, split, said)
     _demand_files(paths, said)
     if not instructions:
         raise ValueError(f"data: split {split!r} of {said} has no example. Choose another.")
+    _demand_once(instructions, split, said)
     if kind == "tfrecord":
         records = _of_tfrecord(instructions, said, split)
     else:
@@ -89,7 +82,38 @@ def prepared(name: str, split: str, folder: str | Path | None) -> Prepared:
             records = _of_array_record(builder, instructions, said, split)
     base = Path(builder.data_path)
     files = tuple(path.relative_to(base).as_posix() for path in paths)
-    return Prepared(info.name, info.features, records, _Decoded(records, info.features), base, files)
+    return Prepared(info.name, info.features, records, len(records), base, files)
+
+
+def _instructions(splits: Any, split: str, said: str) -> tuple[Sequence[Any], list[Path]]:
+    """Finds which records of which files a split has, and all files of the splits that it is made of."""
+    whole = {part.split("[")[0].strip() for part in split.split("+")}
+    try:
+        return splits[split].file_instructions, sorted(
+            {Path(path) for each in whole for path in splits[each].filepaths}
+        )
+    # The reader of TFDS raises many kinds of errors: for names, for slices, for what it can't parse.
+    except Exception as error:
+        there = ", ".join(f"{name} ({each.num_examples} examples)" for name, each in splits.items())
+        raise ValueError(
+            f"split: cannot take {split!r} of {said} ({str(error).splitlines()[0]}). There are: {there}; parts of them "
+            "are written as in 'train[:10%]' or 'train[5:8]+test'."
+        ) from error
+
+
+def _demand_once(instructions: Sequence[Any], split: str, said: str) -> None:
+    """Checks that no record is read twice: it would be in two parts of a later split, and count twice in every mean."""
+    ends: dict[str, int] = {}
+    repeated = 0
+    for each in sorted(instructions, key=lambda each: (str(each.filename), each.skip)):
+        end = ends.get(str(each.filename), 0)
+        repeated += max(0, min(end, each.skip + each.take) - each.skip)
+        ends[str(each.filename)] = max(end, each.skip + each.take)
+    if repeated:
+        raise ValueError(
+            f"split: expected every example once, but {split!r} reads {repeated} of {said} more than once. Take every "
+            "split once, and slices that do not overlap."
+        )
 
 
 class _Refused(ValueError):
@@ -123,7 +147,8 @@ def _without_files(builder: Any, name: str, split: str) -> Prepared:
             f"data: cannot open tfds:{name}, split {split!r}: nothing lies in {str(builder.data_path)!r}. "
             f"{_prepare(name)}"
         ) from error
-    return Prepared(builder.info.name, builder.info.features, None, examples, Path(builder.data_path), ())
+    folder = Path(builder.data_path)
+    return Prepared(builder.info.name, builder.info.features, None, len(examples), folder, (), examples)
 
 
 def _prepare(name: str) -> str:

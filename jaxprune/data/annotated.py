@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxprune import check
 from jaxprune.data.shapes import Scenes
-from jaxprune.data.source import Arrays
+from jaxprune.data.source import Arrays, channels_last
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,12 @@ class Annotated:
 
     def __post_init__(self, complete: bool) -> None:
         shape = self.images.shape
+        channels_last("images", shape)
         if len(shape) != 4 or shape[-1] != 3 or 0 in shape:
             raise ValueError(f"images: expected [n, h, w, 3], none of them 0, but got {shape}. Repeat a grey channel.")
         check.finite("images", self.images, "Find and drop these images.")
-        low, high = self.images.min(), self.images.max()
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"images: expected numbers in [0, 1], but they lie in [{low:.6g}, {high:.6g}]. Divide grey levels by "
-                "255; normalise later."
-            )
+        remedy = "Divide grey levels by 255; normalise later."
+        check.within("images", self.images.min(), self.images.max(), (0, 1), remedy)
         _check_masks(self)
         _check_boxes(self)
         if np.shape(self.labels) != shape[:1]:

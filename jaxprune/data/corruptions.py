@@ -187,7 +187,8 @@ def corrupt(
     Args:
       images: float [n, h, w, c] in [0, 1]; c is 1 or 3, h and w are 8 or more.
       name: one of ``CORRUPTIONS``.
-      severity: 1 to 5.  On average the distance to the clean images grows with it.
+      severity: 1 to 5, a whole number (of 3.0 one would expect that 3.5 works too).  On average the distance to the
+        clean images grows with it.
       seed: of everything random.
       indices: the index of each image in its data set [n].  None: 0 to n - 1.
 
@@ -206,8 +207,10 @@ def corrupt(
     True
     """
     check.choice("name", name, CORRUPTIONS)
-    if isinstance(severity, bool) or severity not in range(1, 6):
-        raise ValueError(f"severity: expected 1, 2, 3, 4 or 5, from mild to strong, but got {severity!r}.")
+    if not check.is_whole(severity) or severity not in range(1, 6):
+        raise ValueError(
+            f"severity: expected 1, 2, 3, 4 or 5, from mild to strong, but got {severity!r}. Pass a whole number."
+        )
     images = checked_images(images)
     places = checked_indices(indices, len(images))
     corruption = _TABLE[name]

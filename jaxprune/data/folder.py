@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, SupportsIndex
 
@@ -11,12 +11,13 @@ from PIL import Image
 
 from jaxprune import check
 from jaxprune.data._contents import fingerprint, in_threads
+from jaxprune.data._listing import SUFFIXES, is_hidden
 from jaxprune.data._pictures import MAX_PIXELS, check_picture, preprocessed
 from jaxprune.data.preprocessing import output_shape
 from jaxprune.data.source import Source
 from jaxprune.types import Preprocess
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_HIDDEN = "its name begins with a dot, or is __MACOSX: no data, but what a system or an archiver left"
 _SHOWN = 5
 
 
@@ -26,9 +27,9 @@ class Folder(Source):
     Attributes:
       name: "folder:" and the name of the folder.
       labels: int32 [n].
-      classes: the names of the subfolders, sorted.
+      classes: the names of the subfolders, sorted, or those that were asked for in their order.
       files: the file of each example, relative to the folder.
-      skipped: the files that could not be read and were left out, each with the reason.
+      skipped: the files, and folders whose names begin with a dot, that were left out, each with the reason.
       preprocess: what is made of each picture.
     """
 
@@ -93,6 +94,7 @@ def folder(
     path: str | Path,
     *,
     preprocess: Preprocess,
+    classes: Sequence[str] | None = None,
     on_error: Literal["error", "skip"] = "error",
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
@@ -101,12 +103,15 @@ def folder(
 
         CLASS/NAME.jpg    or .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp in any case; CLASS/ANY/NAME.jpg
 
-    Classes are the sorted names of the subfolders; pictures lie anywhere below them, links are followed.  Files outside
-    of the classes, or with other suffixes, are not looked at.  No picture is decoded here, unless ``on_error`` says so.
+    Pictures lie anywhere below the subfolders, links are followed.  Files outside of the classes, or with other
+    suffixes, are not looked at.  What begins with a dot, and ``__MACOSX``, is no data, and is listed in ``skipped``
+    where ``ImageFolder`` would read it.  No picture is decoded here, unless ``on_error`` says so.
 
     Args:
       path: the folder.
       preprocess: what is made of each picture; with it all must get one size.
+      classes: the names of the classes in the order of a network's outputs; one without a folder keeps its number.
+        None: the sorted names of the subfolders, so that the labels depend on which of them are there.
       on_error: what becomes of pictures that can't be read.  "error": ``check`` and ``images`` raise.  "skip": all are
         decoded now, and these are left out, before any split; if one is found later, that is an error.
       max_pixels: of a picture, before and after its resize; 89 million, where Pillow begins to warn.
@@ -116,8 +121,9 @@ def folder(
       The source.
 
     Raises:
-      ValueError: a folder that is missing, has no class or one without a picture (also after skipping), names that are
-        not UTF-8, links that lead in a circle, pictures that are no regular files, sizes that differ.
+      ValueError: a folder that is missing, has no class or one without a picture (also after skipping), a subfolder
+        that is not among the ``classes`` that were asked for, names that are not UTF-8, links that lead in a circle,
+        pictures that are no regular files, sizes that differ.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -134,14 +140,33 @@ def folder(
     check.whole("max_pixels", max_pixels)
     output_shape(preprocess)
     place = Path(path).expanduser().absolute()
-    found, skipped = _listed(place), {}
+    found, skipped = _listed(place)
+    wanted = _wanted(place, list(found), classes)
     _demand_pictures(place, found, "")
     if on_error == "skip":
         files = [file for each in found.values() for file in each]
-        skipped = _unreadable(place, files, preprocess, max_pixels, workers, True)
+        skipped |= _unreadable(place, files, preprocess, max_pixels, workers, True)
         found = {name: [file for file in each if file not in skipped] for name, each in found.items()}
         _demand_pictures(place, found, " that can be read")
-    return Folder(place, found, preprocess, max_pixels, skipped)
+    return Folder(place, {name: found.get(name, []) for name in wanted}, preprocess, max_pixels, skipped)
+
+
+def _wanted(place: Path, found: list[str], classes: Sequence[str] | None) -> list[str]:
+    """Returns the classes in their order, among which all subfolders are."""
+    if classes is None:
+        return found
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise TypeError(f"classes: expected names, such as ('cat', 'dog'), but got {classes!r}.")
+    wanted = list(classes)
+    if len(set(wanted)) < len(wanted):
+        twice = next(name for name in wanted if wanted.count(name) > 1)
+        raise ValueError(f"classes: expected every name once, but {twice!r} is there more than once.")
+    if other := [name for name in found if name not in wanted]:
+        raise ValueError(
+            f"classes: {len(other)} of {len(found)} subfolders of {str(place)!r} are not among the {len(wanted)} given "
+            f"classes, the first {other[0]!r}. Name every class, or move these folders away."
+        )
+    return wanted
 
 
 def _unreadable(
@@ -170,32 +195,38 @@ def _demand_pictures(place: Path, found: dict[str, list[str]], kind: str) -> Non
     if empty:
         raise ValueError(
             f"folder: {len(empty)} of {len(found)} classes in {str(place)!r} have no picture{kind}, the first "
-            f"{empty[0]!r} ({', '.join(_SUFFIXES)}). Remove these folders, or fill them."
+            f"{empty[0]!r} ({', '.join(SUFFIXES)}). Remove these folders, or fill them."
         )
 
 
-def _listed(place: Path) -> dict[str, list[str]]:
-    """Lists the pictures of each class, in the order of ``ImageFolder``, relative to the folder."""
+def _listed(place: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Lists the pictures of each class, in the order of ``ImageFolder``, relative to the folder, and what is hidden."""
     if not place.is_dir():
         raise ValueError(f"folder: {str(place)!r} is not a folder. Pass the one that holds a subfolder for each class.")
     try:
         with os.scandir(place) as entries:
-            classes = sorted(entry.name for entry in entries if entry.is_dir())
-        _demand_text(place, classes)
+            folders = sorted(entry.name for entry in entries if entry.is_dir())
+        _demand_text(place, folders)
+        skipped = {name: _HIDDEN for name in folders if is_hidden(name)}
+        classes = [name for name in folders if name not in skipped]
         if not classes:
             raise ValueError(
                 f"folder: expected a subfolder for each class in {str(place)!r}, but it has none. Is it one level too "
                 "deep?"
             )
-        return {name: _pictures(place, name) for name in classes}
+        found = {name: _pictures(place, name, skipped) for name in classes}
+        return found, dict(sorted(skipped.items()))
     except OSError as error:
         raise ValueError(
             f"folder: cannot list {error.filename!r} ({error.strerror}). Check its rights and links."
         ) from error
 
 
-def _pictures(place: Path, name: str) -> list[str]:
-    """Lists the pictures of a class: folder by folder in the order of their paths, in each sorted by name."""
+def _pictures(place: Path, name: str, skipped: dict[str, str]) -> list[str]:
+    """Lists the pictures of a class: folder by folder in the order of their paths, in each sorted by name.
+
+    What is hidden is added to ``skipped``.
+    """
     found: dict[str, list[str]] = {}
     waiting = [(name, frozenset([_identity(place)]))]
     while waiting:
@@ -208,12 +239,16 @@ def _pictures(place: Path, name: str) -> list[str]:
             )
         with os.scandir(place / inside) as entries:
             listed = list(entries)
-        folders = [entry.name for entry in listed if entry.is_dir()]
-        pictures = [entry for entry in listed if entry.name.lower().endswith(_SUFFIXES) and not entry.is_dir()]
-        found[inside] = sorted(entry.name for entry in pictures)
-        _demand_text(place / inside, [*folders, *found[inside]])
+        # Other files are not looked at, and may be called anything.
+        listed = [each for each in listed if each.is_dir() or each.name.lower().endswith(SUFFIXES)]
+        _demand_text(place / inside, [each.name for each in listed])
+        skipped |= {f"{inside}/{each.name}": _HIDDEN for each in listed if is_hidden(each.name)}
+        listed = [each for each in listed if not is_hidden(each.name)]
+        folders = [each.name for each in listed if each.is_dir()]
+        pictures = [each for each in listed if not each.is_dir()]
+        found[inside] = sorted(each.name for each in pictures)
         # A link that leads nowhere is an unreadable picture; to wait for a pipe would be for ever.
-        if special := [entry.path for entry in pictures if not entry.is_file() and Path(entry.path).exists()]:
+        if special := [each.path for each in pictures if not each.is_file() and Path(each.path).exists()]:
             raise ValueError(f"folder: {special[0]!r} is neither a regular file nor a folder. Remove it.")
         waiting += [(f"{inside}/{each}", above | {identity}) for each in folders]
     return [f"{inside}/{file}" for inside in sorted(found) for file in found[inside]]

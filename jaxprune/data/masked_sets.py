@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxprune import check
-from jaxprune.data._pictures import colours, fitted, numbers, outward, same_size, squeezed, tight
+from jaxprune.data._listing import SUFFIXES, by_stem, is_hidden, only
+from jaxprune.data._pictures import fitted, numbers, outward, pixels, same_size, squeezed, tight
 from jaxprune.data.annotated import Annotated
 from jaxprune.data.tfds import tfds
-
-_PICTURES = (".jpg", ".jpeg", ".png")
 
 # A box is kept as float32 fractions of the sides: what that moves a corner by, in pixels, at most.
 _FRACTION_ERROR = 1e-3
@@ -20,11 +19,12 @@ _FRACTION_ERROR = 1e-3
 def annotated_folder(folder: str | Path, *, image: int = 224) -> Annotated:
     """Reads a folder of images and masks, a subfolder for each class.
 
-        images/CLASS/NAME.jpg     or .jpeg, .png
+        images/CLASS/NAME.jpg     or another suffix of ``jp.data.folder``, in any case
         masks/CLASS/NAME.png      of the same size; a pixel is of an object where it is not 0
 
     Images are squeezed to squares: bilinearly with antialiasing, masks by the nearest pixel (an object between them
-    keeps one).  An image has one box, around its mask before resizing, rounded outward.  No pixel is void.
+    keeps one).  An image has one box, around its mask before resizing, rounded outward.  No pixel is void.  What begins
+    with a dot, and ``__MACOSX``, is no data.
 
     Args:
       folder: the one that holds images and masks.
@@ -36,20 +36,27 @@ def annotated_folder(folder: str | Path, *, image: int = 224) -> Annotated:
     Raises:
       ValueError: a folder or file that is missing (before anything is read), a class without an image, two images that
         differ in their suffix only and would share a mask, a file that can't be read, a mask of another size, with
-        colours, or without an object.
+        colours, or without an object, or masks none of which has background.
     """
     image, folder = check.whole("image", image), Path(folder)
     pairs = _pairs(folder)
     classes = tuple(pairs)
     images, kept, labels = [], [], []
+    background = False
     for label, name in enumerate(classes):
         for picture, mask in pairs[name]:
-            objects = numbers(mask) != 0
-            pixels = colours(picture)
-            same_size(picture, pixels.shape, objects.shape)
+            objects = numbers(mask, mask) != 0
+            shown = pixels(picture, picture)
+            same_size(picture, shown.shape, objects.shape)
+            background |= not objects.all()
             kept.append((*fitted(mask, objects, ~objects & False, image), objects))
-            images.append(squeezed(pixels, image))
+            images.append(squeezed(shown, image))
             labels.append(label)
+    if not background:
+        raise ValueError(
+            f"folder: the masks in {str(folder)!r} have no background: no pixel of any of them is 0. Save them as PNG, "
+            "without loss, with 0 where no object is."
+        )
     return _joined(f"folder-{folder.name}-{image}", images, kept, None, labels, classes, image)
 
 
@@ -86,24 +93,25 @@ def annotated_tfds(
     source = tfds(name, split, image=image, folder=folder)
     images, kept, boxes = [], [], []
     background, seen = False, set()
+    if "segmentation_mask" not in source.features:
+        raise ValueError(
+            f"data: expected examples with 'segmentation_mask', but {source.name} has {sorted(source.features)}. Boxes "
+            "alone do not say which pixels are of an object; choose a set with masks."
+        )
+    has_boxes = "objects" in source.features and "bbox" in source.features["objects"]
     for number in range(len(source.labels)):
-        example = source.examples[number]
         where = f"example {number} of {source.name}"
-        if "segmentation_mask" not in example:
-            raise ValueError(
-                f"data: expected examples with 'segmentation_mask', but {source.name} has {sorted(example)}. Boxes "
-                "alone do not say which pixels are of an object; choose a set with masks."
-            )
-        values, pixels = np.asarray(example["segmentation_mask"])[..., 0], example["image"]
-        same_size(Path(where), pixels.shape, values.shape)
+        values, shown = source.numbers(number, "segmentation_mask"), source.pixels(number)
+        same_size(where, shown.shape, values.shape)
         neither = np.isin(values, list(void))
         found = ~neither & (values != 0 if objects is None else np.isin(values, list(objects)))
         background |= bool(np.any(~found & ~neither))
         seen |= set(np.unique(values).tolist())
-        images.append(np.broadcast_to(squeezed(pixels, image), (image, image, 3)))
+        images.append(np.broadcast_to(squeezed(shown, image), (image, image, 3)))
         kept.append((*fitted(where, found, neither, image), found))
-        if "objects" in example and "bbox" in example["objects"]:
-            boxes.append(_from_fractions(where, np.asarray(example["objects"]["bbox"]), pixels.shape, image))
+        if has_boxes:
+            fractions = np.asarray(source.decoded(number, "objects")["bbox"])
+            boxes.append(_from_fractions(where, fractions, shown.shape, image))
     if not background:
         raise ValueError(
             f"data: the masks of {source.name} have no background: their values are {sorted(seen)}, and none is left. "
@@ -129,25 +137,21 @@ def _pairs(folder: Path) -> dict[str, list[tuple[Path, Path]]]:
                 f"folder: expected {part}/CLASS/ in {str(folder)!r}, but there is no folder {part!r}. Pictures lie in "
                 "images/CLASS/NAME.jpg, masks in masks/CLASS/NAME.png."
             )
-    classes = sorted(path for path in (folder / "images").iterdir() if path.is_dir())
+    classes = sorted(each for each in (folder / "images").iterdir() if each.is_dir() and not is_hidden(each.name))
     if not classes:
         raise ValueError(f"folder: expected a subfolder for each class in {str(folder / 'images')!r}, but it has none.")
     found = {}
     for path in classes:
-        pictures = sorted(each for each in path.iterdir() if each.suffix.lower() in _PICTURES)
+        pictures = by_stem(path)
         if not pictures:
             raise ValueError(
-                f"folder: class {path.name!r} has no image in {str(path)!r} ({', '.join(_PICTURES)}). Remove the "
+                f"folder: class {path.name!r} has no image in {str(path)!r} ({', '.join(SUFFIXES)}). Remove the "
                 "folder, or fill it."
             )
-        stems = [each.stem for each in pictures]
-        if twice := [stem for stem in stems if stems.count(stem) > 1]:
-            raise ValueError(
-                f"folder: class {path.name!r} has more than one image {twice[0]!r} ("
-                f"{', '.join(each.name for each in pictures if each.stem == twice[0])}), and they would share the mask "
-                f"{twice[0]}.png. Rename all but one, and give each its mask."
-            )
-        found[path.name] = [(each, folder / "masks" / path.name / f"{each.stem}.png") for each in pictures]
+        masks = folder / "masks" / path.name
+        found[path.name] = [
+            (only(each, f"the mask {stem}.png"), masks / f"{stem}.png") for stem, each in pictures.items()
+        ]
     missing = [mask for pairs in found.values() for _, mask in pairs if not mask.is_file()]
     if missing:
         raise ValueError(f"folder: {len(missing)} masks are missing, the first {str(missing[0])!r}.")

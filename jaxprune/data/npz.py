@@ -47,11 +47,9 @@ def npz(path: str | Path, *, classes: Sequence[str] | None = None) -> Arrays:
     if np.issubdtype(image.dtype, np.floating):
         image = image.astype(np.float32)
         check.finite("npz: image", image, "Find and drop these images.")
-        if image.size and (image.min() < 0 or image.max() > 1):
-            raise ValueError(
-                f"npz: expected floats in [0, 1], but they lie in [{image.min():.6g}, {image.max():.6g}]. Divide grey "
-                "levels by 255; normalise later."
-            )
+        if image.size:
+            remedy = "Divide grey levels by 255; normalise later."
+            check.within("npz: image", image.min(), image.max(), (0, 1), remedy)
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer) or not label.size:
         raise TypeError(
             f"npz: expected integer labels [n], one or more, but got {label.dtype} {label.shape}. {_REMEDY}"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxprune.data._levels import in_bytes
 from jaxprune.types import Preprocess
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -17,7 +18,9 @@ def preprocess(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.
 
     Bit for bit what torchvision's ``Resize`` and ``CenterCrop`` make of a Pillow image: the longer side is rounded
     down, an odd margin is halved to even, and a picture smaller than the crop gets black borders.  An orientation in
-    EXIF is ignored, as ``ImageFolder`` does; transparency is dropped, not blended.
+    EXIF is ignored, as ``ImageFolder`` does; transparency is dropped, not blended.  Grey levels of 16 bits and floats
+    in [0, 1] are scaled to bytes first, ``255 v / white`` rounded to nearest, where ``ImageFolder`` makes of all above
+    255 white, and of floats black.  (Of colours with 16 bits Pillow reads the upper 8.)
 
     Args:
       picture: of Pillow, in any mode, or uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (its last channel dropped).
@@ -27,14 +30,15 @@ def preprocess(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.
       uint8 [h, w, 3].
 
     Raises:
-      ValueError: an array of another shape or type, or without a pixel.
+      ValueError: an array of another shape or type, or without a pixel; a picture of integers of more than 16 bits, of
+        12, or of floats outside [0, 1], whose white nobody knows.
 
     Source: transforms of torchvision 0.28, on Pillow.
 
     >>> preprocess(np.zeros((10, 20), np.uint8), Preprocess(resize=8, crop=6)).shape
     (6, 6, 3)
     """
-    picture = _image(picture)
+    picture = in_bytes(_image(picture), "picture")
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
     height, width = resized_shape((picture.height, picture.width), preprocess)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage, special
 
 from jaxprune import check
+from jaxprune.data.source import channels_last
 
 
 def _noise(images: np.ndarray, seed: int, first: int) -> np.ndarray:
@@ -58,10 +59,15 @@ def shift(images: np.ndarray, name: str, seed: int, first: int = 0) -> np.ndarra
       Images of the same shape and type, clipped to [0, 1].
 
     Raises:
-      ValueError: unknown shift.
+      ValueError: unknown shift, images that are not in [0, 1].
+      TypeError: images that are not floating-point.
 
     >>> shift(np.ones((1, 8, 8, 1), np.float32), "contrast", 0).mean()
     np.float32(1.0)
     """
     check.choice("shift", name, SHIFTS)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise TypeError(f"images: expected floating-point values in [0, 1], but got {images.dtype}. Divide by 255.")
+    channels_last("images", images.shape)
+    check.within("images", np.min(images), np.max(images), (0, 1), "Shift before normalising.")
     return np.clip(SHIFTS[name](images.astype(np.float64), seed, first), 0.0, 1.0).astype(images.dtype)

@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import check
@@ -63,7 +64,8 @@ class Arrays(Source):
       classes: the names of the classes; every class has an example.
 
     Raises:
-      ValueError: images that are not [n, h, w, c] or not finite, labels out of range, an empty class.
+      ValueError: images that are not [n, h, w, c] (nor [n, c, h, w]) or not finite, labels out of range, an empty
+        class.
 
     >>> source = Arrays("dots", np.zeros((2, 4, 4, 1), np.float32), np.array([0, 1]), ("no", "yes"))
     >>> source.images(np.array([1])).shape
@@ -78,12 +80,18 @@ class Arrays(Source):
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        channels_last("pixels", self.pixels.shape)
         if self.pixels.ndim != 4 or len(self.pixels) != len(self.labels):
             raise ValueError(
                 f"pixels: expected images [n, h, w, c] with n = {len(self.labels)} labels, but got "
                 f"{self.pixels.shape}. Grey images need a last axis of 1."
             )
         check.finite("pixels", self.pixels, "Find and drop these images.")
+        if self.pixels.dtype != np.uint8 and not jnp.issubdtype(self.pixels.dtype, jnp.floating):
+            raise TypeError(f"pixels: expected uint8, or floats in [0, 1], but got {self.pixels.dtype}. Convert them.")
+        if self.pixels.dtype != np.uint8 and self.pixels.size:
+            remedy = "Divide grey levels by 255; normalise later."
+            check.within("pixels", self.pixels.min(), self.pixels.max(), (0, 1), remedy)
         check.labels("labels", self.labels, len(self.classes))
 
     @property
@@ -105,13 +113,36 @@ class Arrays(Source):
         return f"sha256:{digest.hexdigest()}"
 
 
+def channels_last(name: str, shape: tuple[int, ...]) -> None:
+    """Refuses what has the shape of images [n, c, h, w], as PyTorch keeps them: heights would be taken for channels.
+
+    Where both the second and the last axis may be channels, or the images are a few pixels wide, nobody can tell.
+
+    >>> channels_last("images", (10, 32, 32, 3))
+    """
+    if len(shape) == 4 and shape[1] in (1, 3, 4) and min(shape[2:]) > 4:
+        raise ValueError(
+            f"{name}: expected images [n, h, w, c] with the channels last, but the shape {tuple(shape)} is that of "
+            "[n, c, h, w]. Move them: np.moveaxis(images, 1, -1)."
+        )
+
+
 def as_float(images: np.ndarray) -> np.ndarray:
     """Brings images of a source to float32 in [0, 1]: bytes are divided by 255, floats stay.
+
+    Raises:
+      TypeError: other integers, of which nobody can say what is white.
 
     >>> as_float(np.array([0, 51, 255], np.uint8)).tolist()
     [0.0, 0.20000000298023224, 1.0]
     """
-    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"images: expected uint8, or floats in [0, 1], but got {images.dtype}. Scale them to one of these."
+        )
+    return images
 
 
 def select(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxprune import check
+
 FRACTIONS = {"test": 0.25, "pretraining": 0.45, "scoring": 0.12, "head": 0.08, "finetuning": 0.06, "selection": 0.04}
 """What the studies use.  No example is in two splits: nothing is chosen on test, no score sees a fine-tuning image."""
 
@@ -25,19 +27,25 @@ def split(
       For each part, sorted indices.  With all fractions summing to 1, every example is in exactly one part.
 
     Raises:
-      ValueError: shares that are not positive or exceed 1 together; a part that gets no example of some class.
+      ValueError: shares that are not positive or exceed 1 together; labels that are no integers [n], or none; a part
+        that gets no example of some class.
 
     >>> parts = split(np.repeat([0, 1], 10), "toy", 0, {"a": 0.5, "b": 0.5})
     >>> sorted(np.concatenate(list(parts.values())).tolist()) == list(range(20))
     True
     """
     shares = dict(FRACTIONS if fractions is None else fractions)
-    total = sum(shares.values())
-    if min(shares.values(), default=0) <= 0 or total > 1 + 1e-9:
+    total = sum(shares.values()) if all(map(check.is_number, shares.values())) else np.nan
+    if not (shares and total <= 1 + 1e-9 and min(shares.values()) > 0):  # NaN too
         raise ValueError(
-            f"fractions: expected positive shares that sum to at most 1, but got {shares} (sum {total:g})."
+            f"fractions: expected positive shares that sum to at most 1, but got {shares} (sum {total!s})."
         )
     labels = np.asarray(labels)
+    if labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels: expected one integer class for each example, int [n], but got "
+            f"{labels.dtype}{list(labels.shape)}. Pass source.labels; is the data set empty?"
+        )
     order = shuffled(len(labels), f"split/{name}/{seed}")
     edges = np.concatenate([[0.0], np.cumsum(list(shares.values()))])
     parts: dict[str, list[np.ndarray]] = {part: [] for part in shares}

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from jaxprune import check
-from jaxprune.data._pictures import colours, fitted, numbers, outward, same_size, squeezed
+from jaxprune.data._listing import by_stem, is_hidden, only
+from jaxprune.data._pictures import fitted, numbers, outward, pixels, same_size, shape, squeezed
 from jaxprune.data.annotated import Annotated
 
 # Index i of a mask is _NAMES[i - 1]; 0 is background.
@@ -31,7 +32,7 @@ def voc(
     """Reads images with masks and boxes from a folder in the layout of PASCAL VOC.
 
         ImageSets/Segmentation/val.txt     the names of the images, one a line
-        JPEGImages/NAME.jpg
+        JPEGImages/NAME.jpg                or another suffix of ``jp.data.folder``, in any case
         Annotations/NAME.xml               the boxes: corners in pixels, counted from 1, both included
         SegmentationClass/NAME.png         the class of each pixel: 0 background, 1 to 20 objects, 255 void
 
@@ -70,11 +71,11 @@ def voc(
         objects = (indices > 0) & (indices != _VOID)
         kept.append((*fitted(each.mask, objects, indices == _VOID, image), outward(found, indices.shape, image)))
         labels.append(int(np.argmax(np.bincount(indices[objects], minlength=len(_NAMES) + 1))))
-        same_size(each.image, _shape(each.image), indices.shape)
+        same_size(each.image, shape(each.image), indices.shape)
     present = sorted(set(labels))
     return Annotated(
         f"voc-{split}-{image}",
-        np.stack([squeezed(colours(each.image), image) for each in files]),
+        np.stack([squeezed(pixels(each.image, each.image), image) for each in files]),
         np.stack([mask for mask, _, _ in kept]),
         np.stack([void for _, void, _ in kept]),
         tuple(scaled for _, _, scaled in kept),
@@ -91,17 +92,19 @@ def _files(folder: Path, split: str) -> list[_Files]:
             f"folder: expected the layout of VOC, with {lists.relative_to(folder)}, in {str(folder)!r}. Pass the "
             "folder that holds JPEGImages, Annotations, SegmentationClass and ImageSets."
         )
-    check.choice("split", split, [path.stem for path in lists.glob("*.txt")])
-    names = (lists / f"{split}.txt").read_text().split()
-    if not names:
-        raise ValueError(f"split: {split!r} lists no image. Choose another.")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"split: {split!r} names the image {twice!r} more than once. Remove the repetition.")
+    known = [path.stem for path in lists.glob("*.txt") if not is_hidden(path.name)]
+    if not known:
+        raise ValueError(
+            f"folder: expected lists of names, such as val.txt, in {str(lists)!r}, but there is none. Lists of other "
+            "tasks, in ImageSets/Main, are of images without masks; unpack the archive again."
+        )
+    check.choice("split", split, known)
+    names = _names(lists / f"{split}.txt", split)
+    pictures = by_stem(folder / "JPEGImages") if (folder / "JPEGImages").is_dir() else {}
     files = [
         _Files(
             name,
-            folder / "JPEGImages" / f"{name}.jpg",
+            only(pictures.get(name) or [folder / "JPEGImages" / f"{name}.jpg"], f"{name}.xml and {name}.png"),
             folder / "Annotations" / f"{name}.xml",
             folder / "SegmentationClass" / f"{name}.png",
         )
@@ -114,6 +117,26 @@ def _files(folder: Path, split: str) -> list[_Files]:
             "archive again, or list only images that have all three."
         )
     return files
+
+
+def _names(path: Path, split: str) -> list[str]:
+    """Reads a list of images, one a line, with or without the mark that editors put before UTF-8."""
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{path}: expected names in UTF-8, but it cannot be read ({error}). Save it anew.") from error
+    if not lines:
+        raise ValueError(f"split: {split!r} lists no image. Choose another.")
+    if wide := [line for line in lines if len(line) > 1]:
+        raise ValueError(
+            f"{path}: expected one name a line, but found {' '.join(wide[0])!r}. Is it a list of a class, with 1 or -1 "
+            "after each name, as in ImageSets/Main?"
+        )
+    names = [name for (name,) in lines]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"split: {split!r} names the image {twice!r} more than once. Remove the repetition.")
+    return names
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
@@ -129,7 +152,7 @@ def _boxes(path: Path, difficult: bool) -> np.ndarray:
         root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDocumentType())).getroot()
         found = []
         for item in root.findall("object"):
-            if not difficult and item.findtext("difficult", "0").strip() == "1":
+            if _flag(item.findtext("difficult", "0")) and not difficult:
                 continue
             # Not the boxes of an object's parts, which lie deeper.
             corners = [float(item.findtext(f"bndbox/{name}", "")) for name in ("ymin", "xmin", "ymax", "xmax")]
@@ -138,8 +161,16 @@ def _boxes(path: Path, difficult: bool) -> np.ndarray:
     except (ElementTree.ParseError, ValueError, OverflowError, OSError) as error:
         raise ValueError(
             f"{path}: cannot be read as an annotation of VOC ({error}). Every object needs a bndbox with the numbers "
-            "ymin, xmin, ymax and xmax."
+            "ymin, xmin, ymax and xmax; difficult, where it has that, is 0 or 1."
         ) from error
+
+
+def _flag(text: str) -> bool:
+    """Reads what the tools that write annotations make of yes and no."""
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+    if text.strip().lower() not in known:
+        raise ValueError(f"difficult is {text.strip()!r}, and neither 0 nor 1")
+    return known[text.strip().lower()]
 
 
 def _inside(path: Path, boxes: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -154,7 +185,7 @@ def _inside(path: Path, boxes: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def _indices(path: Path) -> np.ndarray:
-    indices = numbers(path)
+    indices = numbers(path, path)
     unknown = np.setdiff1d(indices, [*range(len(_NAMES) + 1), _VOID])
     if unknown.size:
         raise ValueError(
@@ -162,14 +193,3 @@ def _indices(path: Path) -> np.ndarray:
             "of classes (SegmentationClass), and not a picture?"
         )
     return indices
-
-
-def _shape(path: Path) -> tuple[int, ...]:
-    """Reads height and width from the head of a picture."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.size[::-1]
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as a picture ({error}). Is it complete?") from error

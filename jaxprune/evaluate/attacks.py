@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import check, losses
 from jaxprune.network import Network
@@ -41,10 +42,12 @@ def fgsm(
       bounds: the lowest and the highest value of an image.
 
     Returns:
-      Images of the same shape, within epsilon of the old ones and within the bounds.
+      Images of the same shape and type, within epsilon of the old ones and within the bounds; in half precision too,
+      whose numbers may lie further apart than epsilon: there images stay where they are.
 
     Raises:
-      ValueError: a negative or infinite epsilon, bounds out of order, images outside them, an empty batch.
+      ValueError: a negative or infinite epsilon, bounds out of order, images outside them, an empty batch; a gradient
+        that is not finite, as that of a label that the network has no output for.
       TypeError: images that are not floating-point.
 
     Source: Goodfellow, Shlens and Szegedy (2015), arXiv 1412.6572.
@@ -55,7 +58,8 @@ def fgsm(
     Array([[0.375, 0.375]], dtype=float32)
     """
     limits = _limits(batch, epsilon, epsilon, bounds)
-    return _step(network, batch, jnp.asarray(batch["image"]), limits, loss=loss)
+    images, seen = _step(network, batch, _wide(batch["image"]), limits, loss=loss)
+    return _finished(batch, images, limits, [seen])
 
 
 def pgd(
@@ -86,7 +90,8 @@ def pgd(
       bounds: the lowest and the highest value of an image.
 
     Returns:
-      Images of the same shape, within epsilon of the old ones and within the bounds: the last iterate.
+      Images of the same shape and type, within epsilon of the old ones and within the bounds: the last iterate.
+      (Between the steps images of half precision are kept in float32, so that small steps add up.)
 
     Raises:
       ValueError: a step size that is not positive, no step; else as ``fgsm``.
@@ -101,12 +106,13 @@ def pgd(
     check.positive("step_size", step_size)
     check.whole("steps", steps)
     limits = _limits(batch, epsilon, step_size, bounds)
-    images = jnp.asarray(batch["image"])
+    images, seen = _wide(batch["image"]), []
     if key is not None:
         images = _start(batch, images, limits, key)
     for _ in range(steps):
-        images = _step(network, batch, images, limits, loss=loss)
-    return images
+        images, found = _step(network, batch, images, limits, loss=loss)
+        seen.append(found)
+    return _finished(batch, images, limits, seen)
 
 
 def attacked(network: Network, loss: Loss, batches: Iterable[Batch], attack: Attack) -> Iterator[dict[str, Any]]:
@@ -149,12 +155,11 @@ def _limits(
             f"batch: expected floating-point images, which have a gradient, but got {jnp.result_type(batch['image'])}. "
             "Divide grey levels by 255."
         )
-    least, most = (float(end) for end in _range(batch))
-    if not (low <= least and most <= high):  # NaN too
-        raise ValueError(
-            f"batch: expected images in [{low:g}, {high:g}], but they lie in [{least:g}, {most:g}]. Pass the bounds of "
-            "the images as bounds=(low, high), and epsilon in the same units."
-        )
+    # As the type of the images has them: what is clipped to a bound lies within it.
+    low, high = (float(np.asarray(end, jnp.result_type(batch["image"]))) for end in bounds)
+    remedy = "Pass the bounds of the images as bounds=(low, high), and epsilon in the same units."
+    least, most = jax.device_get(_range(batch))
+    check.within("batch: images", least, most, (low, high), remedy)
     # Floats, for an int would be a program of its own.
     return float(epsilon), float(step_size), float(low), float(high)
 
@@ -164,21 +169,65 @@ def _range(batch: Batch) -> tuple[Any, Any]:
     """The least and the largest value among the examples that count; where none does, no bound is crossed."""
     images = jnp.asarray(batch["image"])
     counts = _counts(batch, images)
-    least = jnp.min(jnp.where(counts, images, jnp.inf))
-    return least, jnp.max(jnp.where(counts, images, -jnp.inf))
+    # They are counted: on CPU the largest and the smallest of many numbers come out as if no NaN were among them.
+    unknown = jnp.sum(jnp.isnan(images) & counts) > 0
+    ends = jnp.min(jnp.where(counts, images, jnp.inf)), jnp.max(jnp.where(counts, images, -jnp.inf))
+    return tuple(jnp.where(unknown, jnp.nan, end) for end in ends)  # type: ignore[return-value]
+
+
+def _wide(images: Any) -> jax.Array:
+    """Images as steps are taken on them: in float32 or wider."""
+    images = jnp.asarray(images)
+    return images.astype(jnp.promote_types(images.dtype, jnp.float32))
 
 
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
-def _step(network: Network, batch: Batch, images: Any, limits: Any, *, loss: Loss) -> Any:
-    """One step along the sign of the gradient, and back into the ball."""
+def _step(network: Network, batch: Batch, images: Any, limits: Any, *, loss: Loss) -> tuple[Any, Any]:
+    """One step along the sign of the gradient, and back into the ball.
+
+    Returns:
+      The images; and how many of them have a gradient that is not finite, of how many outputs.
+    """
     finite, step = losses.images({**batch, "image": images}), limits[1]
+    kind = jnp.asarray(batch["image"]).dtype
 
-    def total(images: Any) -> Any:
+    def total(images: Any) -> tuple[Any, Any]:
+        outputs = network(images.astype(kind))
         # The sum, not the mean: a gradient that is tiny already would underflow when divided by the batch.
-        return losses.mean(loss, network(images), batch) * jnp.sum(losses.weights(batch))
+        return losses.mean(loss, outputs, batch) * jnp.sum(losses.weights(batch)), jnp.asarray(outputs.shape[-1])
 
-    return _projected(batch, images + step * jnp.sign(jax.grad(total)(finite)), limits)
+    gradient, classes = jax.grad(total, has_aux=True)(finite)
+    wrong = ~jnp.isfinite(gradient) & _counts(batch, gradient)
+    broken = jnp.sum(jnp.any(wrong, axis=tuple(range(1, wrong.ndim))))
+    return _projected(batch, images + step * jnp.sign(gradient), limits), (broken, classes)
+
+
+def _finished(batch: Batch, images: jax.Array, limits: Any, seen: list[tuple[Any, Any]]) -> jax.Array:
+    """Checks that every step had a gradient, and brings the images to the type that they came in."""
+    found = jax.device_get(seen)
+    broken, classes = max(int(count) for count, _ in found), int(found[0][1])
+    if broken:
+        label = np.asarray(batch["label"])
+        if label.ndim == 1 and np.issubdtype(label.dtype, np.integer):
+            check.label_range("batch: labels", label[np.asarray(losses.weights(batch)) > 0], classes)
+        raise ValueError(
+            f"loss: expected a finite gradient in every image, but that of {broken} of {len(label)} is NaN or "
+            "infinite. Look at the network's weights and outputs; where they are of half precision, attack in float32."
+        )
+    kind = jnp.result_type(batch["image"])
+    # Two programs: in one, the compiler may leave out that a number is rounded and widened again.
+    return images if images.dtype == kind else _back_inside(batch, images.astype(kind), limits)
+
+
+@jax.jit
+def _back_inside(batch: Batch, images: Any, limits: Any) -> Any:
+    """Moves what was rounded out of the ball or the bounds to the next number on the way to the clean image."""
+    epsilon, _, low, high = limits
+    clean = jnp.asarray(batch["image"])
+    wide, origin = (side.astype(jnp.float32) for side in (images, clean))
+    outside = (jnp.abs(wide - origin) > epsilon) | (wide < low) | (wide > high)
+    return jnp.where(outside & _counts(batch, clean), jnp.nextafter(images, clean), images)
 
 
 @jax.jit
@@ -192,7 +241,7 @@ def _start(batch: Batch, images: Any, limits: Any, key: jax.Array) -> Any:
 def _projected(batch: Batch, images: Any, limits: Any) -> Any:
     """Into the ball about the clean images and into the bounds; padding keeps its image."""
     epsilon, _, low, high = limits
-    clean = jnp.asarray(batch["image"])
+    clean = _wide(batch["image"])
     inside = jnp.clip(images, jnp.maximum(clean - epsilon, low), jnp.minimum(clean + epsilon, high))
     return jnp.where(_counts(batch, clean), inside, clean).astype(clean.dtype)
 

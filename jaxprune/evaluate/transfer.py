@@ -1,6 +1,6 @@
 """Zero-shot transfer: a head fitted once on the dense network's features, frozen, and put on the pruned network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,11 +50,14 @@ def with_head(network: Network, head: Network, site: str = "features") -> Networ
     return Network(_WithHead(network.apply, head.apply, site), network.params, state)
 
 
-def accuracy(batches: Iterable[Batch]) -> Evaluator:
+def accuracy(batches: Iterable[Batch], *, classes: Sequence[str] | None = None) -> Evaluator:
     """Measures the share of examples whose largest output is the label.
 
     Args:
       batches: read each time the evaluator is called; examples of weight 0 do not count.
+      classes: the names of the classes of the data, ``source.classes``: a network with another number of outputs is
+        refused, whose outputs mean other classes than the labels do.  None: not compared, and only a label that has no
+        output is an error.
 
     Returns:
       An evaluator of {"accuracy", "standard_error", "n"}; the standard error is ``sqrt(a (1 - a) / n)``.
@@ -65,18 +68,28 @@ def accuracy(batches: Iterable[Batch]) -> Evaluator:
     """
 
     def evaluate(network: Network) -> dict[str, float]:
-        return summary(correct(network, batches))
+        return summary(correct(network, batches, classes=classes))
 
     return evaluate
 
 
-def correct(network: Network, batches: Iterable[Batch]) -> np.ndarray:
-    """Says for every example of weight above 0 if the largest output (the first of ties) is the label: bool [n]."""
+def correct(network: Network, batches: Iterable[Batch], *, classes: Sequence[str] | None = None) -> np.ndarray:
+    """Says for every example of weight above 0 if the largest output (the first of ties) is the label: bool [n].
+
+    Raises:
+      ValueError: outputs that are not finite, a label without an output, other outputs than ``classes``.
+    """
     rows = []
     for batch in _checked(network, batches):
         counted, found = _counted(batch), _outputs(network, batch["image"])
         check.outputs(found, len(counted))
         outputs, labels = np.asarray(found)[counted], np.asarray(batch["label"])[counted]
+        if classes is not None and len(classes) != outputs.shape[-1]:
+            raise ValueError(
+                f"classes: expected one for each of the {outputs.shape[-1]} outputs of the network, but the data have "
+                f"{len(classes)}. Open them with all classes in the order of the outputs, as by "
+                "jp.data.folder(path, classes=[...]), or give the network a head of their number."
+            )
         check.finite("outputs", outputs, "The network gives no prediction; look at its weights.")
         check.label_range("labels", labels, outputs.shape[-1])
         rows.append(np.argmax(outputs, axis=-1) == labels)

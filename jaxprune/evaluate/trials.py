@@ -210,8 +210,8 @@ def read_trials(path: str | os.PathLike[str], *, dataset: str | None = None) -> 
     ['0.90']
     """
     path = Path(path)
-    # Files that begin with a dot are what systems leave behind, or not yet complete.
-    found = sorted(file for file in path.rglob("*.csv") if file.name[0] != ".") if path.is_dir() else [path]
+    shown = (file for file in path.rglob("*.csv") if "/." not in f"/{file.relative_to(path).as_posix()}")
+    found = sorted(shown) if path.is_dir() else [path]  # systems leave such behind, as in __MACOSX
     if not found or not found[0].is_file():
         raise ValueError(
             f"path: expected a CSV file, or a folder with some, but {str(path)!r} "
@@ -221,8 +221,8 @@ def read_trials(path: str | os.PathLike[str], *, dataset: str | None = None) -> 
     sets = sorted({_dataset(file) for file in found})
     if dataset is not None and len(sets) > 1:
         raise ValueError(
-            f"dataset: one name for the files of {sets} would mix them. Read the folder of one, or leave the name out "
-            "and keep those that you want with trials.where(trials.dataset == name)."
+            f"dataset: one name for the files of {sets} would mix them. Read one folder, or keep those of a set later: "
+            "trials.where(trials.dataset == name)."
         )
     columns: dict[str, list[str]] = {name: [] for name in _FIELDS}
     for file in found:

@@ -28,7 +28,8 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = True, route: str | None = Non
       debiased: the unbiased HSIC; needs 4 examples.
       route: "features" multiplies p x q matrices, "gram" n x n matrices; equal but for rounding.  None takes the one
         that multiplies less: "gram" where n (p + q) < p^2 + p q + q^2.  That is always so where n is below p or q,
-        where the debiased form of the features would subtract nearly equal numbers.
+        where the debiased form of the features would subtract nearly equal numbers.  Where either loses digits in
+        float32, as by one example that is far off all others, it computes again in float64.
 
     Returns:
       The similarity; 1 for features equal up to rotation, translation and one scale.
@@ -85,8 +86,7 @@ def rbf_cka(x: Any, y: Any, *, bandwidth: float = 1.0, debiased: bool = True) ->
     x, y = features.pair(x, y, needs=features.hsic_needs(debiased), varied=True)
     if x.shape[0] > 65_535:
         raise ValueError(f"x: expected at most 65535 examples (pairs are counted in 32 bits), but got {x.shape[0]}.")
-    features.fits(x.shape[0], x, "Use fewer examples.")
-    terms, medians = jax.device_get(gaussian_terms(x, y, bandwidth, debiased=debiased))
+    terms, medians = gaussian_terms(x, y, bandwidth, debiased=debiased)
     for name, median in zip(("x", "y"), medians, strict=True):
         if median <= 0:
             raise ValueError(

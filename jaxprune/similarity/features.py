@@ -106,7 +106,7 @@ def same_widths(widths: Any, x: jax.Array, y: jax.Array, number: int) -> Any:
     return got
 
 
-def fits(side: int, x: jax.Array, remedy: str, *, replicated: bool = False) -> None:
+def fits(side: int, x: jax.Array, remedy: str, *, replicated: bool = False, wide: bool = False) -> None:
     """Checks that a few square matrices of this side fit into the memory of the devices that hold x.
 
     Args:
@@ -114,11 +114,14 @@ def fits(side: int, x: jax.Array, remedy: str, *, replicated: bool = False) -> N
       x: features.
       remedy: what to do where they do not fit.
       replicated: whether each device holds the matrices whole; else they are split as x is.
+      wide: whether they are of float64, whatever x is.
 
     Raises:
       MemoryError: they do not; the message ends with the remedy.
     """
-    needed = 5 * side**2 * _common_dtype(x, x).itemsize // (1 if replicated else len(x.sharding.device_set))
+    needed = (
+        5 * side**2 * (8 if wide else _common_dtype(x, x).itemsize) // (1 if replicated else len(x.sharding.device_set))
+    )
     there = memory.available(None)
     if needed > there:
         raise MemoryError(
@@ -127,10 +130,15 @@ def fits(side: int, x: jax.Array, remedy: str, *, replicated: bool = False) -> N
         )
 
 
-def flat(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Flattens to [n, p] and [n, q] of one floating-point type, float32 or wider."""
-    dtype = _common_dtype(x, y)
+def flat(x: jax.Array, y: jax.Array, *, wide: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Flattens to [n, p] and [n, q] of one floating-point type, float32 or wider; ``wide``: float64."""
+    dtype = jnp.float64 if wide else _common_dtype(x, y)
     return x.reshape(x.shape[0], -1).astype(dtype), y.reshape(y.shape[0], -1).astype(dtype)
+
+
+def is_narrow(x: jax.Array, y: jax.Array) -> bool:
+    """Whether the two would be computed with in less than float64."""
+    return _common_dtype(x, y).itemsize < 8
 
 
 def roomy(x: jax.Array) -> jax.Array:

@@ -8,6 +8,10 @@ import jax.numpy as jnp
 
 from jaxprune.similarity import features
 
+# Up to this many times its floor an estimate may be off by more than some 1e-5 of itself: a floor of the features is
+# 32 roundings of what cancels, one of the gram matrices the square of that.
+_ROUGH = {"features": 1e3, "gram": 1e6}
+
 
 class Terms(NamedTuple):
     """Three estimates of HSIC, and how much of the last two may be rounding."""
@@ -39,6 +43,9 @@ def ratio(terms: Terms, names: tuple[str, str] = ("x", "y")) -> float:
 def linear_terms(x: jax.Array, y: jax.Array, *, debiased: bool, route: str | None) -> tuple[Terms, Any]:
     """Computes HSIC of linear kernels, of features divided by their sizes, on the host; see ``linear_cka`` for routes.
 
+    Where float32 loses digits, as by an example far off all others, whose square the debiased form subtracts from
+    itself, they are computed again in float64.
+
     Returns:
       The terms, and the sizes of x and y.
 
@@ -47,11 +54,21 @@ def linear_terms(x: jax.Array, y: jax.Array, *, debiased: bool, route: str | Non
     """
     n, p, q = x.shape[0], features.width(x), features.width(y)
     route = route or ("gram" if n * (p + q) < p * p + p * q + q * q else "features")
-    if route == "gram":
-        features.fits(n, x, 'Use fewer examples, minibatch_cka, or route="features".')
-        return jax.device_get(_from_grams(x, y, debiased=debiased))
-    features.fits(max(p, q), x, "Pool the features over space.", replicated=True)
-    return jax.device_get(_from_features(x, y, debiased=debiased))
+
+    def computed(wide: bool) -> tuple[Terms, Any]:
+        if route == "gram":
+            features.fits(n, x, 'Use fewer examples, minibatch_cka, or route="features".', wide=wide)
+            return jax.device_get(_from_grams(x, y, debiased=debiased, wide=wide))
+        features.fits(max(p, q), x, "Pool the features over space.", replicated=True, wide=wide)
+        return jax.device_get(_from_features(x, y, debiased=debiased, wide=wide))
+
+    found = computed(False)
+    terms = found[0]
+    rough = terms.x <= _ROUGH[route] * terms.floor_x or terms.y <= _ROUGH[route] * terms.floor_y
+    if debiased and features.is_narrow(x, y) and rough:
+        with jax.enable_x64(True):
+            return computed(True)
+    return found
 
 
 def moment_terms(products: tuple[Any, Any, Any], rows: jax.Array, sums: jax.Array, n: Any, debiased: bool) -> Terms:
@@ -100,20 +117,20 @@ def given_terms(left: jax.Array, right: jax.Array, *, debiased: bool) -> tuple[T
     return gram_terms(left, right, debiased), skewed
 
 
-@partial(jax.jit, static_argnames="debiased")
+@partial(jax.jit, static_argnames=("debiased", "wide"))
 @jax.default_matmul_precision("highest")
-def _from_features(x: jax.Array, y: jax.Array, *, debiased: bool) -> tuple[Terms, Any]:
-    (x, size_x), (y, size_y) = (features.centred(side) for side in features.flat(x, y))
+def _from_features(x: jax.Array, y: jax.Array, *, debiased: bool, wide: bool = False) -> tuple[Terms, Any]:
+    (x, size_x), (y, size_y) = (features.centred(side) for side in features.flat(x, y, wide=wide))
     norms = jnp.stack([jnp.sum(side**2, axis=1) for side in (x, y)], axis=1)
     products = x.T @ y, x.T @ x, y.T @ y
     terms = moment_terms(products, norms.T @ norms, jnp.sum(norms, axis=0), float(len(x)), debiased)
     return terms, (size_x, size_y)
 
 
-@partial(jax.jit, static_argnames="debiased")
+@partial(jax.jit, static_argnames=("debiased", "wide"))
 @jax.default_matmul_precision("highest")
-def _from_grams(x: jax.Array, y: jax.Array, *, debiased: bool) -> tuple[Terms, Any]:
-    (x, size_x), (y, size_y) = (features.centred(side) for side in features.flat(x, y))
+def _from_grams(x: jax.Array, y: jax.Array, *, debiased: bool, wide: bool = False) -> tuple[Terms, Any]:
+    (x, size_x), (y, size_y) = (features.centred(side) for side in features.flat(x, y, wide=wide))
     return gram_terms(x @ x.T, y @ y.T, debiased), (size_x, size_y)
 
 

@@ -1,6 +1,7 @@
 """Exact centred kernel alignment of features that come in batches: moments are kept, examples are not."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ def streaming_cka(pairs: Iterable[tuple[Any, Any]], *, debiased: bool = True) ->
 
     It keeps X'X, X'Y, Y'Y, the column sums, and for the debiased form the sums of ``|x|^2``, ``|x|^2 |y|^2``,
     ``|x|^2 x`` and their like: one matrix [3 + p + q, 3 + p + q].  For narrow features; for wide
-    ones use ``minibatch_cka``.
+    ones use ``minibatch_cka``.  The debiased form subtracts nearly equal sums where a few examples are far off all
+    others, which single batches do not show: its moments are kept in float64, whatever the features are.
 
     Args:
       pairs: (x, y) for each batch: features [n, ...] of the same examples, n >= 1; read once.
@@ -61,23 +63,31 @@ def streaming_cka(pairs: Iterable[tuple[Any, Any]], *, debiased: bool = True) ->
                 x,
                 "Pool the features, or use minibatch_cka.",
                 replicated=True,
+                wide=debiased,
             )
         widths = features.same_widths(widths, x, y, number)
         examples += x.shape[0]
-        found = _moments(x, y)
-        moments = found if moments is None else _merged(moments, found)
+        with _precision(debiased):  # not around the loop, which runs what makes the features
+            found = _moments(x, y, wide=debiased)
+            moments = found if moments is None else _merged(moments, found)
     if moments is None:
         raise ValueError("pairs: expected one or more batches, but got none. An iterator can be read only once.")
     features.enough("pairs", examples, features.hsic_needs(debiased))
     for name, size in zip(("x", "y"), jax.device_get(moments.sizes), strict=True):
         features.check_size(name, float(size))
-    return ratio(jax.device_get(_terms(moments, debiased=debiased)))
+    with _precision(debiased):
+        return ratio(jax.device_get(_terms(moments, debiased=debiased)))
 
 
-@jax.jit
+def _precision(wide: bool) -> AbstractContextManager[Any]:
+    return jax.enable_x64(True) if wide else nullcontext()
+
+
+@partial(jax.jit, static_argnames="wide")
 @jax.default_matmul_precision("highest")
-def _moments(x: jax.Array, y: jax.Array) -> Moments:
-    (x, centre_x, size_x), (y, centre_y, size_y) = (_about_its_mean(side) for side in features.flat(x, y))
+def _moments(x: jax.Array, y: jax.Array, *, wide: bool = False) -> Moments:
+    sides = features.flat(x, y, wide=wide)
+    (x, centre_x, size_x), (y, centre_y, size_y) = (_about_its_mean(side) for side in sides)
     norms = [jnp.sum(side**2, axis=1, keepdims=True) for side in (x, y)]
     rows = jnp.concatenate([jnp.ones_like(norms[0]), *norms, x, y], axis=1)
     return Moments(rows.T @ rows, (centre_x, centre_y), (size_x, size_y))

@@ -31,7 +31,7 @@ def scaled(values, batch, temperature):
 
 
 wrapped = lambda values, batch: jp.losses.cross_entropy(values, batch)  # noqa: E731
-cool = functools.partial(scaled, temperature=0.5)
+warm = functools.partial(scaled, temperature=2.0)
 
 
 # Logits far apart: most probabilities are tiny beside the largest.
@@ -45,7 +45,7 @@ def linear(classes):
 # One probability is 1 - 3e-4: float32 leaves of 1 - p no more than 2e-4, to products too.
 @pytest.mark.parametrize(
     ("loss", "classes"),
-    [(smoothing, 10), (smoothing, 100), (smoothing, 300), (weighted, 100), (cool, 100), (wrapped, 100)],
+    [(smoothing, 10), (smoothing, 100), (smoothing, 300), (weighted, 100), (warm, 100), (wrapped, 100)],
 )
 def test_diagonal_of_an_own_loss_is_right_for_every_single_weight_in_float32(loss, classes):
     network, batch = linear(classes)

@@ -1,4 +1,4 @@
-"""Pictures of noise in every mode and in awkward sizes, the same on every machine, and the transforms they go through.
+"""Pictures of noise in every mode of bytes and in awkward sizes, the same everywhere, and the transforms for them.
 
 scripts/golden_preprocess.py makes them too, in a Python that has torchvision.
 """
@@ -42,9 +42,8 @@ SIZES = (
     (45, 62, "LA"),
     (64, 49, "CMYK"),
     (65, 43, "1"),
-    (70, 51, "I;16"),
 )
-CHANNELS = {"RGB": 3, "RGBA": 4, "CMYK": 4, "LA": 2, "I;16": 2}
+CHANNELS = {"RGB": 3, "RGBA": 4, "CMYK": 4, "LA": 2}
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -87,7 +86,6 @@ def files() -> dict[str, bytes]:
         ("cmyk.jpg", Image.frombytes("CMYK", (41, 60), smooth(2, 60, 41, 4).tobytes()), {}),
         ("grey.jpg", Image.fromarray(smooth(3, 33, 90)[..., 0]), {"progressive": True}),
         ("palette.png", Image.fromarray(smooth(4, 52, 52)).convert("P"), {}),
-        ("deep.png", Image.frombytes("I;16", (40, 30), noise(5, 2400).tobytes()), {}),
     ):
         stream = io.BytesIO()
         picture.save(stream, "JPEG" if name.endswith("jpg") else "PNG", **options)

@@ -1,6 +1,7 @@
 """Images with masks and boxes: what the record refuses, folders, prepared data sets, painted scenes."""
 
 import io
+import shutil
 from pathlib import Path
 
 import jax
@@ -37,6 +38,7 @@ BOX, MASK = parts()["boxes"][0], parts()["mask"]
     ("change", "error", "message"),
     [
         ({"images": np.zeros((2, 4, 6, 1), np.float32)}, ValueError, r"images: expected \[n, h, w, 3\]"),
+        ({"images": np.zeros((2, 3, 8, 8))}, ValueError, r"images: .* with the channels last, .* \(2, 3, 8, 8\)"),
         ({"images": np.full((2, 4, 6, 3), np.nan)}, ValueError, r"images: expected finite numbers"),
         ({"images": np.full((2, 4, 6, 3), 255.0)}, ValueError, r"images: .* they lie in \[255, 255\]\. Divide"),
         (
@@ -142,7 +144,11 @@ def test_annotated_folder_reads_images_and_masks(folder):
         (lambda root: (root / "masks/cat/a.png").unlink(), r"folder: 1 masks are missing, the first .*a.png"),
         (
             lambda root: Image.new("RGB", (12, 8)).save(root / "images/cat/a.jpg"),
-            r"folder: class 'cat' has more than one image 'a' \(a\.jpg, a\.png\), and they would share the mask a\.png",
+            r"folder: '.*cat' has more than one image 'a' \(a\.jpg, a\.png\), and they would share the mask a\.png",
+        ),
+        (
+            lambda root: [Image.new("L", (12, 8), 1).save(mask) for mask in root.glob("masks/*/*")],
+            r"folder: the masks in '.*' have no background: no pixel of any of them is 0\. Save them as PNG",
         ),
         (lambda root: (root / "images/elk").mkdir(), r"folder: class 'elk' has no image in"),
         (lambda root: (root / "masks").rename(root / "mask"), r"folder: .* there is no folder 'masks'"),
@@ -159,6 +165,20 @@ def test_annotated_folder_names_what_is_wrong(folder, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         jp.data.annotated_folder(folder, image=4)
+
+
+def test_annotated_folder_takes_what_folder_takes_and_nothing_hidden(folder):
+    want = jp.data.annotated_folder(folder, image=4)
+    for name in (".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png", "cat/._a.jpg"):
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "images" / name).write_bytes(b"no picture")
+    shutil.move(folder / "images/cat/b.png", folder / "images/cat/b.PNG")
+    Image.open(folder / "images/dog/c.png").save(folder / "images/dog/c.webp", lossless=True)
+    (folder / "images/dog/c.png").unlink()
+    got = jp.data.annotated_folder(folder, image=4)
+    assert got.classes == want.classes
+    np.testing.assert_array_equal(got.images, want.images)
+    np.testing.assert_array_equal(got.mask, want.mask)
 
 
 def test_annotated_folder_without_classes_is_named(tmp_path):

@@ -352,6 +352,7 @@ def test_jpeg_compression_of_quality_fifty_is_the_cosine_transform_of_the_standa
 # --------------------------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -359,6 +360,14 @@ def test_jpeg_compression_of_quality_fifty_is_the_cosine_transform_of_the_standa
         ({"severity": 0}, ValueError, r"severity: expected 1, 2, 3, 4 or 5, from mild to strong, but got 0"),
         ({"severity": 6}, ValueError, r"severity: expected 1, 2, 3, 4 or 5.*got 6"),
         ({"severity": True}, ValueError, r"severity: expected 1, 2, 3, 4 or 5.*got True"),
+        ({"severity": 3.0}, ValueError, r"severity: expected 1, 2, 3, 4 or 5.*got 3\.0\. Pass a whole number"),
+        ({"severity": np.float32(2)}, ValueError, r"severity: expected 1, 2, 3, 4 or 5.*Pass a whole number"),
+        ({"images": np.zeros((2, 3, 32, 32))}, ValueError, r"images: .* channels last, .* \(2, 3, 32, 32\)"),
+        (
+            {"images": np.full((1, 8, 8, 1), 1.0000001, np.float32)},
+            ValueError,
+            r"images: .* they lie in \[1\.0000001, 1\.0000001\]\. That is no more than rounding",
+        ),
         (
             {"images": np.zeros((8, 8, 1))},
             ValueError,

@@ -60,10 +60,23 @@ def test_split_may_leave_examples_out():
     assert not set(parts["a"]) & set(parts["b"])
 
 
-@pytest.mark.parametrize("fractions", [{"a": 0.0, "b": 0.5}, {"a": -0.1}, {"a": 0.6, "b": 0.5}, {}])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "fractions",
+    [
+        *({"a": 0.0, "b": 0.5}, {"a": -0.1}, {"a": 0.6, "b": 0.5}, {}),
+        *({"a": np.nan, "b": 0.5}, {"b": 0.5, "a": np.nan}, {"a": "0.5"}, {"a": True}),
+    ],
+)
 def test_split_refuses_bad_fractions(fractions):
     with pytest.raises(ValueError, match="fractions: expected positive shares that sum to at most 1, but got"):
         jp.data.split(np.repeat([0, 1], 10), "toy", 0, fractions)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(0, int), np.zeros((4, 2), int), np.array([0.0, np.nan]), np.array(["a"])])
+def test_split_refuses_labels_that_are_none(labels):
+    with pytest.raises(ValueError, match=r"labels: expected one integer class for each example, int \[n\], but got"):
+        jp.data.split(labels, "toy", 0, {"a": 0.5})
 
 
 def test_split_without_some_class_is_an_error():
@@ -176,7 +189,7 @@ def test_batches_refuse_bad_data():
 def toy(count: int = 12, classes: int = 4) -> jp.data.Arrays:
     data = examples(count)
     names = tuple("abcdefgh"[:classes])
-    return jp.data.Arrays("toy", data["image"], (data["label"] % classes).astype(np.int32), names)
+    return jp.data.Arrays("toy", data["image"] / 16, (data["label"] % classes).astype(np.int32), names)
 
 
 def test_digits_are_what_scikit_learn_carries():
@@ -189,7 +202,7 @@ def test_digits_are_what_scikit_learn_carries():
 
 def test_select_fetches_the_classes_of_a_task_and_counts_them_from_zero():
     got = jp.data.select(toy(), np.arange(1, 12), (3, 1))
-    assert got["image"][:, 0, 0, 0].tolist() == [1, 3, 5, 7, 9, 11]
+    assert (16 * got["image"][:, 0, 0, 0]).tolist() == [1, 3, 5, 7, 9, 11]
     assert got["label"].tolist() == [1, 0, 1, 0, 1, 0]
     assert (got["image"].dtype, got["label"].dtype) == (np.float32, np.int32)
     everything = jp.data.select(toy(), np.arange(12))
@@ -218,6 +231,26 @@ def test_select_refuses_what_no_source_can_give():
         ),
         ({"pixels": np.zeros((11, 2, 2, 1))}, ValueError, r"pixels: .* n = 12 labels, but got \(11, 2, 2, 1\)"),
         ({"pixels": np.full((12, 2, 2, 1), np.inf)}, ValueError, "pixels: expected finite numbers, .* holds 48"),
+        (
+            {"pixels": np.zeros((12, 3, 8, 8))},
+            ValueError,
+            r"pixels: expected images \[n, h, w, c\] with the channels last, but the shape \(12, 3, 8, 8\).*moveaxis",
+        ),
+        (
+            {"pixels": np.full((12, 2, 2, 1), 255.0)},
+            ValueError,
+            r"pixels: expected numbers in \[0, 1\], but they lie in \[255, 255\]\. Divide",
+        ),
+        (
+            {"pixels": np.full((12, 2, 2, 1), 1.0000001, np.float32)},
+            ValueError,
+            r"pixels: .* in \[1\.0000001, 1\.0000001\]\. That is no more than rounding: np\.clip\(values, 0, 1\)",
+        ),
+        (
+            {"pixels": np.zeros((12, 2, 2, 1), int)},
+            TypeError,
+            r"pixels: expected uint8, or floats .* int64",
+        ),
         ({"labels": np.arange(12)}, ValueError, r"labels: expected labels in \[0, 4\), but found 4"),
         ({"labels": np.zeros(12, np.int32)}, ValueError, r"labels: class 1 has no example \(3 of 4"),
         ({"labels": np.zeros(12)}, TypeError, "labels: expected integer class labels, but got float64"),
@@ -296,7 +329,14 @@ def test_shift_by_noise_has_the_stated_deviation():
     np.testing.assert_allclose([got.mean(), got.std()], [0.0, 0.2], atol=0.005)
 
 
-def test_shift_names_an_unknown_shift():
+def test_shift_names_an_unknown_shift_and_what_are_no_images():
+    for wrong, error, message in (
+        (np.zeros((1, 8, 8, 1), np.uint8), TypeError, "images: expected floating-point values .* got uint8"),
+        (np.full((1, 8, 8, 1), 2.0), ValueError, r"images: expected numbers in \[0, 1\], .*\[2, 2\]"),
+        (np.zeros((1, 3, 8, 8)), ValueError, r"images: .* channels last"),
+    ):
+        with pytest.raises(error, match=message):
+            jp.data.shift(wrong, "blur", 0)
     with pytest.raises(ValueError, match=r"shift: unknown value 'nose'. Did you mean 'noise'"):
         jp.data.shift(np.zeros((1, 8, 8, 1), np.float32), "nose", 0)
 
@@ -397,8 +437,6 @@ def test_tfds_names_data_sets_that_cannot_be_opened(tmp_path, prepared):
         jp.data.tfds("jaxprune_toi", image=4)
     with pytest.raises(ValueError, match=r"cannot open tfds:mnist, split 'train': .* Prepare it once"):
         jp.data.tfds("mnist", image=4, folder=str(tmp_path))
-    with pytest.raises(ValueError, match=r"cannot open tfds:jaxprune_toy, split 'test': .* Prepare it once"):
-        jp.data.tfds("jaxprune_toy", "test", image=4, folder=str(prepared))
     with pytest.raises(ValueError, match="image: expected a whole number of 1 or more, but got 0"):
         jp.data.tfds("jaxprune_toy", image=0, folder=str(prepared))
     with pytest.raises(ValueError, match=r"data: .*'train\[:0\]'"):

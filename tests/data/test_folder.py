@@ -80,6 +80,74 @@ def test_folder_images_are_the_preprocessed_files(three):
     np.testing.assert_array_equal(chosen["image"], source.images(np.arange(2, 6)).astype(np.float32) / 255)
 
 
+def test_folder_skips_what_is_hidden_and_says_so(three):
+    want = opened(three)
+    hidden = ("._cat.jpg", ".DS_Store", "cat/._a.JPEG", "cat/.ipynb_checkpoints/a.png", "cat/x/__MACOSX/z.jpg")
+    write(three, dict.fromkeys((*hidden, "cat/.notes", ".ipynb_checkpoints/a.png", "__MACOSX/cat/._a.png"), b"none"))
+    source = opened(three)
+    source.check(whole=True)
+    assert (source.files, source.classes, source.fingerprint()) == (want.files, want.classes, want.fingerprint())
+    skipped = [".ipynb_checkpoints", "__MACOSX", "cat/.ipynb_checkpoints", "cat/._a.JPEG", "cat/x/__MACOSX"]
+    assert sorted(source.skipped) == list(source.skipped) == sorted(skipped)
+    assert "begins with a dot" in source.skipped["cat/._a.JPEG"]
+    assert opened(three, on_error="skip").skipped == source.skipped
+
+
+def test_folder_with_classes_keeps_their_order_and_gaps(three):
+    plain = opened(three)
+    source = opened(three, classes=["eel", "newt", "cat", "Dog", "yak"])
+    assert source.classes == ("eel", "newt", "cat", "Dog", "yak")
+    assert source.labels.tolist() == [0, 2, 2, 2, 2, 3, 3]
+    assert source.files == (*plain.files[6:], *plain.files[2:6], *plain.files[:2])
+    np.testing.assert_array_equal(source.images(np.array([0])), plain.images(np.array([6])))
+    assert source.fingerprint() != plain.fingerprint()
+    some = jp.data.select(source, np.arange(7), complete=False)
+    assert some["label"].tolist() == source.labels.tolist()
+    with pytest.raises(ValueError, match=r"class 1 has no example \(2 of 5 classes are empty\)"):
+        jp.data.select(source, np.arange(7))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        (["cat", "Dog"], ValueError, r"classes: 1 of 3 subfolders of '.*' are not among the 2 given .*first 'eel'"),
+        ([], ValueError, r"classes: 3 of 3 subfolders"),
+        (["cat", "Dog", "eel", "cat"], ValueError, r"classes: expected every name once, but 'cat'"),
+        ("cat", TypeError, r"classes: expected names, such as \('cat', 'dog'\), but got 'cat'"),
+        ([0, 1, 2], TypeError, r"classes: expected names"),
+    ],
+)
+def test_folder_names_classes_that_do_not_fit(three, classes, error, message):
+    with pytest.raises(error, match=message):
+        opened(three, classes=classes)
+
+
+def test_accuracy_notices_a_network_with_other_outputs_than_classes(three):
+    source = opened(three, classes=["Dog", "newt", "cat", "eel"])
+    data = jp.data.select(source, np.arange(7), complete=False)
+
+    def network(outputs: int) -> jp.Network:
+        return jp.Network(lambda p, s, x: x.reshape(len(x), -1)[:, :outputs], {})
+
+    made = jp.evaluate.transfer.accuracy([data], classes=source.classes)
+    assert 0 <= made(network(4))["accuracy"] <= 1
+    with pytest.raises(ValueError, match=r"classes: expected one for each of the 10 outputs .* but the data have 4"):
+        made(network(10))
+    with pytest.raises(ValueError, match=r"labels: expected labels in \[0, 3\), but found 3"):
+        jp.evaluate.transfer.accuracy([data])(network(3))
+
+
+def test_folder_names_a_picture_that_may_not_be_read_by_its_cause(three, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    source = opened(three)
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ValueError, match=r"1\.bmp: cannot be read .*\(Permission denied\)\. Check its rights"):
+        source.images(np.array([0]))
+
+
 def test_folder_follows_links(three, tmp_path):
     (tmp_path / "far").mkdir()
     (three / "eel/0").rename(tmp_path / "far/0")

@@ -35,7 +35,7 @@ def test_npz_keeps_bytes_and_makes_floats_float32(path):
         (
             {"image": BYTES.astype(np.float32)},
             ValueError,
-            r"npz: expected floats .* they lie in \[0, 179\]",
+            r"npz: image: expected numbers .* they lie in \[0, 179\]",
         ),
         ({"image": np.full((3, 2, 2, 1), np.nan)}, ValueError, "npz: image: expected finite numbers"),
         ({"image": BYTES[0]}, ValueError, r"pixels: expected images \[n, h, w, c\] with n = 3 labels"),

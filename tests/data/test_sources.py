@@ -38,7 +38,7 @@ def of_mocked_tfds(place: Path) -> jp.data.Source:
 def of_annotations(place: Path) -> jp.data.Source:
     for number in range(12):
         data = pictures.noise(number, 10, 10, 3)
-        for part, pixels in (("images", data), ("masks", data[..., 0] | 1)):
+        for part, pixels in (("images", data), ("masks", data[..., 0] // 8)):
             path = place / part / f"{number % 3}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
@@ -102,7 +102,7 @@ def test_fingerprint_of_arrays_is_of_pixels_labels_and_classes():
         jp.data.Arrays("a", pixels, labels[::-1], ("x", "y")),
         jp.data.Arrays("a", pixels, labels, ("y", "x")),
         jp.data.Arrays("a", pixels.reshape(4, 9, 1, 1), labels, ("x", "y")),
-        jp.data.Arrays("a", pixels.astype(np.float32), labels, ("x", "y")),
+        jp.data.Arrays("a", pixels.astype(np.float32) / 255, labels, ("x", "y")),
     ]
     assert len({source.fingerprint() for source in made}) == len(made)
     # Neither the name nor how they lie in memory matters.
@@ -117,6 +117,9 @@ def test_as_float_makes_bytes_floats_and_keeps_floats():
     got = jp.data.as_float(np.arange(256, dtype=np.uint8))
     assert got.dtype == np.float32
     assert got.tolist() == [float(np.float32(value) / np.float32(255)) for value in range(256)]
+    for kind in (np.uint16, np.int64, bool):
+        with pytest.raises(TypeError, match="images: expected uint8, or floats"):
+            jp.data.as_float(np.ones(3, kind))
 
 
 def test_tfds_preprocesses_mocked_pictures_too():
@@ -124,6 +127,6 @@ def test_tfds_preprocesses_mocked_pictures_too():
         source = jp.data.tfds("mnist", preprocess=RULE)
         assert source.image_shape == (8, 8, 3)
         stream = io.BytesIO()
-        Image.fromarray(source.examples[1]["image"][..., 0]).save(stream, "PNG")
+        Image.fromarray(source.pixels(1)[..., 0]).save(stream, "PNG")
         want = jp.data.preprocess(Image.open(stream), RULE)
         np.testing.assert_array_equal(source[1]["image"], want)

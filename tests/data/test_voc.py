@@ -103,6 +103,29 @@ def test_voc_boxes_counted_from_one_become_half_open_and_grow_outward(root):
     assert jp.data.voc(root, image=20).boxes[0].dtype == np.int32
 
 
+@pytest.mark.parametrize("word", ["1", " 1 ", "true", "True", "yes"])
+def test_voc_knows_difficult_boxes_by_every_word_for_yes(root, word):
+    path = root / "Annotations/c_both.xml"
+    path.write_text(path.read_text().replace("<difficult>1<", f"<difficult>{word}<"))
+    assert [len(boxes) for boxes in jp.data.voc(root, image=4, difficult=False).boxes] == [1, 1, 1]
+    assert [len(boxes) for boxes in jp.data.voc(root, image=4).boxes] == [1, 1, 2]
+
+
+def test_voc_takes_a_mark_before_utf8_other_suffixes_and_nothing_hidden(root):
+    want = jp.data.voc(root, image=8)
+    (root / "ImageSets/Segmentation/val.txt").write_bytes(b"\xef\xbb\xbfa_cat\r\nb_horse\r\n\r\nc_both")
+    (root / "ImageSets/Segmentation/._val.txt").write_bytes(b"none")
+    (root / "JPEGImages/._a_cat.jpg").write_bytes(b"none")
+    (root / "JPEGImages/a_cat.jpg").rename(root / "JPEGImages/a_cat.JPG")
+    Image.open(root / "JPEGImages/b_horse.jpg").save(root / "JPEGImages/b_horse.png")
+    (root / "JPEGImages/b_horse.jpg").unlink()
+    got = jp.data.voc(root, image=8)
+    np.testing.assert_array_equal(got.images, want.images)
+    np.testing.assert_array_equal(got.mask, want.mask)
+    with pytest.raises(ValueError, match=r"split: unknown value 'test'.*Known: train, val\."):
+        jp.data.voc(root, "test")
+
+
 def test_voc_rounds_corners_between_pixels_outward(root):
     (root / "Annotations/a_cat.xml").write_text(annotation((9.4, 5.9, 23.2, 11.5)))
     assert jp.data.voc(root, "train", image=20).boxes[0].tolist() == [[4, 4, 12, 12]]
@@ -158,6 +181,22 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotation>&b;</an
         (remove("JPEGImages/c_both.jpg"), r"folder: 1 files of split 'val' are missing, the first .*c_both.jpg"),
         (remove("ImageSets/Segmentation/val.txt"), r"split: unknown value 'val'.*Known: train"),
         (write("ImageSets/Segmentation/val.txt", "\n"), r"split: 'val' lists no image"),
+        (
+            write("ImageSets/Segmentation/val.txt", "a_cat  1\nb_horse -1\n"),
+            r"val\.txt: expected one name a line, but found 'a_cat 1'\. Is it a list of a class, with 1 or -1",
+        ),
+        (
+            lambda root: Image.new("RGB", (40, 20)).save(root / "JPEGImages/a_cat.png"),
+            r"folder: '.*JPEGImages' has more than one image 'a_cat' \(a_cat\.jpg, a_cat\.png\)",
+        ),
+        (
+            lambda root: [path.unlink() for path in root.glob("ImageSets/Segmentation/*")],
+            r"folder: expected lists of names, such as val\.txt, in '.*Segmentation', but there is none",
+        ),
+        (
+            write("Annotations/a_cat.xml", annotation((9, 5, 24, 12)).replace("cult>0<", "cult>maybe<")),
+            r"a_cat\.xml: cannot be read as an annotation of VOC \(difficult is 'maybe', and neither 0 nor 1\)",
+        ),
         (write("ImageSets/Segmentation/val.txt", "a_cat\na_cat"), r"split: 'val' names the image 'a_cat' more than"),
         (mask_of(np.zeros((20, 40))), r"a_cat.png: expected a pixel of an object, but its mask is empty"),
         (mask_of(np.full((20, 40), VOID)), r"a_cat.png: .* its mask is empty"),

@@ -255,6 +255,27 @@ def test_decide_s2_does_not_let_many_dogs_outweigh_a_knife():
     assert alignment.decide(outputs, how="sum").tolist() == ["dog"]
 
 
+@pytest.mark.parametrize("how", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_decide_of_equal_categories_takes_the_first_whatever_rounding_says(how, dtype):
+    """A dead network gives 1000 classes the same, and sums of 1 to 109 of them round differently."""
+    same = np.full((1, 1000), 1 / 1000, dtype)
+    listed = alignment.sixteen_classes()
+    groups = {name: listed[name] for name in sorted(listed, key=lambda name: len(listed[name]))}
+    if how == "sum":
+        groups = {name: range(10 * i, 10 * i + 7) for i, name in enumerate(listed)}
+    for shift in range(len(groups)):
+        names = [*groups][shift:] + [*groups][:shift]
+        assert alignment.decide(same, groups={name: tuple(groups[name]) for name in names}, how=how) == [names[0]]
+
+
+def test_decide_tells_apart_what_differs_by_more_than_rounding():
+    rows = np.full((2, 4), 0.25)
+    rows[0, 3] += 1e-9
+    rows[1, 3] += 1e-14
+    assert alignment.decide(rows, groups={"dog": (0, 1, 2), "cat": (3,)}).tolist() == ["cat", "dog"]
+
+
 def test_cues_s3_are_read_from_the_name():
     assert alignment.cues("XXX_dog10-bird2.png") == ("dog", "bird")
     assert alignment.cues("0001_s5n_s10_0_airplane_00_airplane8-bicycle3.png") == ("airplane", "bicycle")
@@ -335,6 +356,15 @@ def test_read_trials_names_rows_that_do_not_parse_by_file_and_line(text, message
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=rf"contrast_subject-01_session_1\.csv'.*({message})"):
         alignment.read_trials(tmp_path)
+
+
+def test_read_trials_reads_nothing_hidden(tmp_path):
+    alignment.write_trials(alignment.make_trials("dense", ["dog"], ["dog"], ["dog1.png"], dataset="toy"), tmp_path)
+    (file,) = tmp_path.rglob("*.csv")
+    for name in (".ipynb_checkpoints/copy.csv", "__MACOSX/._copy.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(file.read_bytes())
+    assert len(alignment.read_trials(tmp_path)) == 1
 
 
 def test_trials_name_missing_files_and_names(tmp_path):

@@ -223,6 +223,77 @@ def test_suite_shows_by_a_transferred_attack_that_a_gradient_is_masked():
     assert (found["clean"], found["white-box/fgsm"], found["transfer/fgsm"]) == (1.0, 1.0, 0.0)
 
 
+# ------------------------------------------------------------------------------------------------- half precision
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(("epsilon", "bounds"), [(8 / 255, (0.0, 1.0)), (1e-3, (0.0, 1.0)), (0.1, (0.05, 0.95))])
+def test_attacks_in_half_precision_keep_the_ball_and_the_bounds_exactly(dtype, epsilon, bounds):
+    images = np.random.default_rng(0).uniform(0.06, 0.94, (50, 4)).astype(dtype)
+    images[0] = [bounds[0], bounds[1], 0.5, 0.25]  # as near as the type comes to them
+    ends = images[0, :2].astype(float)
+    batch = {"image": images, "label": np.arange(50) % 2}
+    pgd = partial(robustness.pgd, step_size=epsilon / 4, steps=6, key=jax.random.key(0))
+    for attack in (robustness.fgsm, pgd):
+        got = attack(linear(W.astype(dtype)), jp.losses.cross_entropy, batch, epsilon=epsilon, bounds=bounds)
+        assert got.dtype == dtype
+        wide, clean = np.asarray(got).astype(np.float64), images.astype(np.float64)
+        assert np.abs(wide - clean).max() <= np.float32(epsilon)
+        assert ends[0] <= wide.min() <= wide.max() <= ends[1]
+        # Nothing is given away: the next number further out would be outside.
+        further = np.nextafter(np.asarray(got), np.where(wide > clean, np.inf, -np.inf).astype(dtype))
+        out = np.abs(further.astype(np.float64) - clean) > epsilon
+        out |= (further.astype(np.float64) < ends[0]) | (further.astype(np.float64) > ends[1])
+        if attack is robustness.fgsm:
+            assert out[wide != clean].all()
+
+
+def test_pgd_in_half_precision_adds_up_steps_smaller_than_its_numbers():
+    images = np.full((2, 4), 0.9, jnp.bfloat16)  # whose neighbours are 1 / 256 away
+    batch = {"image": images, "label": np.array([0, 1])}
+    got = robustness.pgd(
+        linear(np.array([1.0, -1.0, 2.0, 1.0])), wrong_side, batch, epsilon=0.05, step_size=0.001, steps=40
+    )
+    assert np.abs(np.asarray(got).astype(float) - images.astype(float)).min() > 0.03
+
+
+def test_attacks_in_half_precision_keep_images_of_padding():
+    images = np.array([[0.3, np.nan, 7.0, 1e-7], [0.5] * 4], np.float16)
+    batch = {"image": images, "label": np.array([0, 1]), "weight": np.array([0.0, 1.0])}
+    np.testing.assert_array_equal(np.asarray(FGSM(linear(), wrong_side, batch))[0], images[0])
+
+
+# --------------------------------------------------------------------------------------- gradients that are not finite
+
+
+@pytest.mark.parametrize("label", [2, -1, 1000])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks_refuse_a_label_without_an_output(attack, label):
+    batch = {**batch_of(), "label": np.array([0, 1, label, 0, 1, 0])}
+    with pytest.raises(ValueError, match=rf"batch: labels: expected labels in \[0, 2\), but found {label}\."):
+        ATTACKS[attack](linear(), jp.losses.cross_entropy, batch)
+    weight = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])
+    assert np.isfinite(ATTACKS[attack](linear(), jp.losses.cross_entropy, {**batch, "weight": weight})).all()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks_refuse_a_gradient_that_is_not_finite(attack):
+    def apply(params, state, images):
+        return images * jnp.where(images[:, 1:] > 0.3, 1.0, jnp.inf)
+
+    batch = {"image": np.array([[0.5, 0.8], [0.5, 0.1], [0.5, 0.9]]), "label": np.array([0, 1, 0])}
+    with pytest.raises(ValueError, match=r"loss: expected a finite gradient in every image, but that of 1 of 3 is NaN"):
+        ATTACKS[attack](jp.Network(apply, {}), jp.losses.cross_entropy, batch)
+
+
+def test_attacks_find_one_nan_among_very_many_values():
+    images = np.random.default_rng(0).uniform(0, 1, (10, 10_000)).astype(np.float32)
+    images[4, 5000] = np.nan  # which the largest and the smallest of so many do not show on CPU
+    network = jp.Network(lambda p, s, x: x[:, :2], {})
+    with pytest.raises(ValueError, match=r"batch: images: expected numbers in \[0, 1\], but they lie in \[nan, nan\]"):
+        FGSM(network, jp.losses.cross_entropy, {"image": images, "label": np.zeros(10, int)})
+
+
 # ------------------------------------------------------------------------------------------------------ the suite
 
 
@@ -384,12 +455,12 @@ def test_difference_resamples_training_seeds_as_well():
         (
             {"batch": {"image": np.full((1, 4), 1.5), "label": np.zeros(1, int)}},
             ValueError,
-            r"batch: expected images in \[0, 1\], but they lie in \[1.5, 1.5\]\. Pass the bounds",
+            r"batch: images: expected numbers in \[0, 1\], but they lie in \[1.5, 1.5\]\. Pass the bounds",
         ),
         (
             {"batch": {"image": np.full((1, 4), np.nan), "label": np.zeros(1, int)}},
             ValueError,
-            r"batch: expected images in \[0, 1\], but they lie in \[nan, nan\]",
+            r"batch: images: expected numbers in \[0, 1\], but they lie in \[nan, nan\]",
         ),
         (
             {"batch": {"image": np.zeros((1, 4), np.uint8), "label": np.zeros(1, int)}},
@@ -398,6 +469,16 @@ def test_difference_resamples_training_seeds_as_well():
         ),
         ({"batch": {"image": np.zeros((0, 4)), "label": np.zeros(0, int)}}, ValueError, r"batch: .*but it is empty"),
         ({"batch": {"image": np.zeros((1, 4))}}, ValueError, r"batch: expected the keys"),
+        (
+            {"batch": {"image": np.full((1, 4), 1.0000001, np.float32), "label": np.zeros(1, int)}},
+            ValueError,
+            r"they lie in \[1\.0000001, 1\.0000001\]\. That is no more than rounding: np\.clip",
+        ),
+        (
+            {"batch": {"image": np.full((1, 4), 1.5, jnp.bfloat16), "label": np.zeros(1, int)}},
+            ValueError,
+            r"they lie in \[1\.5, 1\.5\]\. Pass the bounds",
+        ),
         ({"step_size": 0.0}, ValueError, r"step_size: expected a finite number above 0, but got 0.0"),
         ({"steps": 0}, ValueError, r"steps: expected a whole number of 1 or more, but got 0"),
     ],

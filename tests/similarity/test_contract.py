@@ -88,7 +88,7 @@ def test_similarity_takes_products_of_the_highest_precision():
     traced = [
         jax.make_jaxpr(lambda: hsic._from_features(x, x, debiased=True))(),
         jax.make_jaxpr(lambda: hsic._from_grams(x, x, debiased=True))(),
-        jax.make_jaxpr(lambda: gaussian.gaussian_terms(x, x, 1.0, debiased=True))(),
+        jax.make_jaxpr(lambda: gaussian._terms(x, x, 1.0, debiased=True))(),
         jax.make_jaxpr(lambda: streaming._moments(x, x))(),
         jax.make_jaxpr(lambda: streaming._merged(moments, moments))(),
         jax.make_jaxpr(lambda: streaming._terms(moments, debiased=True))(),
