@@ -86,27 +86,34 @@ def _without_padding(outputs: Any, batch: Batch) -> tuple[Any, Batch]:
 def roots(loss: Loss, outputs: Any, batch: Batch) -> tuple[Any, Any]:
     """Factors H_out = L D L^T of a loss for every example: (L [b, c, c], D [b, c]), the share of the example in D.
 
-    D is NaN where there is no such factorisation without pivots.  What rounding makes of a pivot that is zero is left
-    out; zero is told by the diagonal entry that the pivot was, so that small entries keep their digits beside large.
+    Pivots are taken from the smallest diagonal entry to the largest, so that small entries keep their digits beside
+    large ones.  What rounding makes of a pivot that is zero is left out: 4 C eps of its diagonal entry, or root eps
+    where it is negative, as of a softmax that decides (float32 has of 1 - p what it has of 1).  D is NaN where there is
+    no such factorisation.
     """
     outputs, batch = _without_padding(outputs, batch)
     width = outputs.shape[1]
     product = _bend(loss, outputs, batch)
     whole = jax.vmap(lambda index: product(_unit(outputs, index)), out_axes=-1)(jnp.arange(width))
-    diagonal = jnp.abs(jnp.diagonal(whole, axis1=1, axis2=2))
-    noise = 4 * width * jnp.finfo(whole.dtype).eps * diagonal
+    order = jnp.argsort(jnp.abs(jnp.diagonal(whole, axis1=1, axis2=2)), axis=1)
+    ordered = jax.vmap(lambda matrix, places: matrix[places][:, places])(whole, order)
+    diagonal = jnp.abs(jnp.diagonal(ordered, axis1=1, axis2=2))
+    eps = jnp.finfo(whole.dtype).eps
 
     def step(k: Any, carry: Any) -> Any:
         rest, lower, pivots = carry
-        pivot = rest[:, k, k]
-        counts = jnp.abs(pivot) > noise[:, k]
+        pivot, size = rest[:, k, k], diagonal[:, k]
+        counts = (pivot > 4 * width * eps * size) | (pivot < -jnp.sqrt(eps) * size)
         column = jnp.where(counts[:, None], rest[:, :, k] / jnp.where(counts, pivot, 1)[:, None], 0)
         rest = rest - pivot[:, None, None] * column[:, :, None] * column[:, None, :]
         return rest, lower.at[:, :, k].set(column), pivots.at[:, k].set(jnp.where(counts, pivot, 0))
 
-    start = (whole, jnp.zeros_like(whole), jnp.zeros_like(diagonal))
+    start = (ordered, jnp.zeros_like(whole), jnp.zeros_like(diagonal))
     rest, lower, pivots = jax.lax.fori_loop(0, width, step, start)
-    left_over = jnp.any(jnp.abs(rest) > jnp.sqrt(noise[:, :, None] * noise[:, None, :]), axis=(1, 2))
+    allowed = jnp.sqrt(eps) * jnp.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
+    left_over = jnp.any(jnp.abs(rest) > allowed, axis=(1, 2))
+    back = jnp.argsort(order, axis=1)
+    lower = jnp.take_along_axis(lower, back[:, :, None], axis=1)
     share = losses.shares(batch, outputs)[:, None]
     return lower, jnp.where(share > 0, share * jnp.where(left_over[:, None], jnp.nan, pivots), 0)
 
