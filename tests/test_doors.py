@@ -4,7 +4,6 @@ The functions are found by their signatures: a new one fails until a row says ho
 such doors too.
 """
 
-import importlib
 import inspect
 import pkgutil
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
 from jaxprune.evaluate import attacks, transfer
@@ -24,7 +24,7 @@ LOSS = jp.losses.cross_entropy
 
 def apply(params, state, images):
     values = jnp.maximum(images.reshape(len(images), -1) @ params["w1"], 0) @ params["w2"]
-    return jax.ad_checkpoint.checkpoint_name(values, "features")
+    return checkpoint_name(values, "features")
 
 
 def train_apply(params, state, images, rngs):
@@ -80,7 +80,6 @@ DOORS = {
     "evaluate.transfer.accuracy": lambda net, data: transfer.accuracy(data)(net),
     "geometry.operator": lambda net, data: jp.geometry.operator(net, LOSS, data)(jnp.ones(jp.tree.size(net.params))),
     "geometry.barrier": lambda net, data: jp.geometry.barrier(net, LOSS, data, net, key=KEY, points=2),
-    "geometry.mean_loss": lambda net, data: jp.geometry.mean_loss(net, LOSS, data),
     "geometry.pruning_path": lambda net, data: jp.geometry.pruning_path(net, LOSS, data, mask(net), points=2),
     "geometry.line": lambda net, data: jp.geometry.line(net, LOSS, data, net.params, points=1),
     "geometry.plane": lambda net, data: jp.geometry.plane(net, LOSS, data, net.params, net.params, points=1),
@@ -101,26 +100,174 @@ DOORS = {
     "scores.surgeon_update": lambda net, data: jp.scores.surgeon_update(LOSS, matrix="ggn")(net, data, mask(net)),
 }
 # What is under a door that is listed, or works on what was checked.
-INSIDE = {"train.step"}
+INSIDE = {"train.step", "geometry.Operator"}
 WITHOUT_DATA = {"scores.magnitude", "scores.random"}
 ONLY_SHAPES = {"curvature.block_members", "curvature.columns", "scores.synflow"}
 # The loss is not read: labels may be anything.
 WITHOUT_LOSS = WITHOUT_DATA | ONLY_SHAPES | {"train.recalibrate", "evaluate.transfer.features"}
 
 
+def is_public(station, name):
+    return not name.startswith("_") and not inspect.ismodule(getattr(station, name))
+
+
 def public_functions():
-    for info in pkgutil.walk_packages(jp.__path__, "jaxprune."):
-        module = importlib.import_module(info.name)
-        for name in getattr(module, "__all__", []) if hasattr(module, "__path__") else vars(module):
-            value = getattr(module, name)
-            own = hasattr(module, "__path__") or getattr(value, "__module__", None) == info.name
-            if callable(value) and own and not name.startswith("_") and "._" not in info.name:
-                yield f"{info.name.removeprefix('jaxprune.')}.{name}", value
+    """What a user reaches as ``jp.station.name``, or ``jp.evaluate.module.name``."""
+    for info in pkgutil.iter_modules(jp.__path__):
+        station = getattr(jp, info.name, None)
+        if station is None:  # behind Network.from_nnx and from_equinox, or for the studies
+            continue
+        parts = [(info.name, station)]
+        parts += [(f"{info.name}.{name}", getattr(station, name)) for name in getattr(station, "__all__", [])]
+        for path, module in parts:
+            if not inspect.ismodule(module):
+                continue
+            for name in getattr(module, "__all__", vars(module)):
+                value = getattr(module, name)
+                if is_public(module, name) and getattr(value, "__module__", "").startswith(module.__name__):
+                    yield f"{path}.{name}", value
 
 
 def is_door(value):
-    try:
-        names = set(inspect.signature(value).parameters)
-    except ValueError:
+    if not callable(value):
         return False
+    names = set(inspect.signature(value).parameters)
     return "network" in names and bool(names & {"batch", "batches", "data"})
+
+
+def test_doors_are_all_listed():
+    found = {name for name, value in public_functions() if is_door(value)}
+    assert found <= set(DOORS) | INSIDE, found - set(DOORS) - INSIDE
+    # The makers of scores take a network and batches in the function that they return.
+    assert {f"scores.{name}" for name in jp.scores.__all__} <= set(DOORS)
+    assert set(DOORS) - found <= {f"scores.{name}" for name in jp.scores.__all__} | {
+        "evaluate.transfer.mean_loss",
+        "evaluate.transfer.accuracy",
+    }
+
+
+def batch(**changes):
+    return {**BATCH, **changes}
+
+
+def holed(values):
+    values = np.array(values, float)
+    values.flat[1] = np.nan
+    return values
+
+
+# What is wrong, and the words for it.
+BATCHES = {
+    "no label": ({"image": BATCH["image"]}, "expected the keys 'image', 'label'"),
+    "a number": (batch(epoch=3), "one array with an axis of the examples first, but 'epoch' is a int"),
+    "images in a dictionary": (batch(image={"a": BATCH["image"]}), "but 'image' is a dict"),
+    "three labels": (batch(label=np.array([0, 1, 2])), "as many labels and weights as images"),
+    "no example": ({name: entry[:0] for name, entry in BATCH.items()}, "at least one example, but it is empty"),
+    "a weight below 0": (batch(weight=np.array([1.0, -1.0, 1.0, 1.0])), "weights of 0 or more"),
+    "images that are NaN": (batch(image=holed(BATCH["image"])), r"expected finite numbers, but \['image'\] holds 1"),
+    "weights that are NaN": (batch(weight=holed(np.ones(4))), "weight: expected finite numbers"),
+}
+NAN = {"images that are NaN", "weights that are NaN"}
+LABELS = {
+    "real labels": (batch(label=np.array([0.0, 1.0, 2.0, 0.5])), r"labels \[b\] that are integers.*but got float64"),
+    "targets of other classes": (batch(label=np.ones((4, 2))), r"expected labels of shape \(4,\).*\(4, 3\)"),
+}
+NETWORKS = {
+    "a boolean leaf": (NETWORK.replace(params={**PARAMS, "on": jnp.array([True])}), r"real .*\['on'\] is bool"),
+    "a complex leaf": (NETWORK.replace(params={**PARAMS, "on": np.ones(1) * 1j}), r"real .*\['on'\] is complex"),
+    "a number of Python": (NETWORK.replace(params={**PARAMS, "t": 2.0}), r"expected arrays, but \['t'\] is a float"),
+    "weights that are NaN": (
+        NETWORK.replace(params={**PARAMS, "w1": jnp.asarray(holed(PARAMS["w1"]))}),
+        r"network\.params: expected finite numbers, but \['w1'\] holds 1",
+    ),
+    "a state that is NaN": (
+        NETWORK.replace(state={"mean": jnp.full(1, jnp.nan)}),
+        r"network\.state: expected numbers, but \['mean'\] holds 1",
+    ),
+}
+OUTPUTS = {
+    "two outputs": (lambda f: (f, f), r"one array of outputs \[b, c\]"),
+    "outputs of pixels": (lambda f: f[:, None], r"outputs of shape \[b, c\] with b = \d images, but got \(\d, 1, 3\)"),
+    "a number for all": (lambda f: f.sum(), r"but got \(\)"),
+}
+
+
+def changed(change):
+    def apply_changed(params, state, images):
+        return change(apply(params, state, images))
+
+    return NETWORK.replace(apply=apply_changed, train_apply=None)
+
+
+def refuses(name, network, data, message):
+    with pytest.raises((TypeError, ValueError), match=f"(?s)^.{{0,100}}{message}") as caught:
+        DOORS[name](network, data)
+    files = [entry.path for entry in caught.traceback]
+    assert "jaxprune" in str(files[-1]), files[-1]
+
+
+every_door = pytest.mark.parametrize("name", DOORS)
+
+
+@every_door
+def test_doors_refuse_bad_batches_in_words(name):
+    if name in WITHOUT_DATA:
+        return
+    for kind, (bad, message) in BATCHES.items():
+        if not (kind in NAN and name in ONLY_SHAPES):
+            refuses(name, NETWORK, [bad], message)
+    if name not in WITHOUT_LOSS | {"evaluate.transfer.correct", "evaluate.transfer.accuracy"}:
+        for bad, message in LABELS.values():
+            refuses(name, NETWORK, [bad], message)
+
+
+@every_door
+def test_doors_refuse_bad_networks_in_words(name):
+    for kind, (network, message) in NETWORKS.items():
+        if not ("NaN" in kind and name in ONLY_SHAPES - {"scores.synflow"}):
+            refuses(name, network, [BATCH], message)
+
+
+@every_door
+def test_doors_refuse_other_outputs_in_words(name):
+    if name in WITHOUT_DATA | {"evaluate.transfer.features", "train.recalibrate", "curvature.block_members"}:
+        return
+    for change, message in OUTPUTS.values():
+        refuses(name, changed(change), [BATCH], message)
+
+
+@pytest.mark.parametrize("name", [name for name in DOORS if name.startswith("scores.")])
+def test_scores_with_data_refuse_to_be_traced(name):
+    if name in WITHOUT_DATA | {"scores.synflow"}:
+        return
+    with pytest.raises(TypeError, match=r"network, batches: expected arrays, but got what jax\.jit .* traces"):
+        jax.jit(lambda network, batch: DOORS[name](network, [batch]))(NETWORK, BATCH)
+    with pytest.raises(TypeError, match="batches: expected a list of batches, but got a single one"):
+        DOORS[name](NETWORK, BATCH)
+
+
+def test_average_of_traced_batches_is_that_of_the_same():
+    mean = lambda batches: jp.curvature.average(lambda batch: jp.curvature.gradient(NETWORK, LOSS, batch), batches)  # noqa: E731
+    traced, concrete = jax.jit(mean)([BATCH, BATCH]), mean([BATCH, BATCH])
+    for one, other in zip(jax.tree.leaves(traced), jax.tree.leaves(concrete), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["curvature.diagonal", "scores.block_hessian", "scores.snip", "scores.random"])
+def test_doors_take_leaves_of_size_zero(name):
+    empty = NETWORK.replace(params={**PARAMS, "empty": jnp.zeros((0, 4))})
+    found, expected = DOORS[name](empty, [BATCH]), DOORS[name](NETWORK, [BATCH])
+    assert found["empty"].shape == (0, 4)
+    if name != "scores.random":
+        np.testing.assert_array_equal(found["w1"], expected["w1"])
+
+
+def test_curvature_takes_a_state_that_is_infinite_by_design():
+    def attend(params, state, images):
+        return jax.nn.softmax((images @ params["w"])[:, None] + state["mask"]).mean(1)
+
+    state = {"mask": jnp.where(jnp.tri(3, dtype=bool), 0, -jnp.inf)}
+    network = jp.Network(attend, {"w": PARAMS["w2"]}, state)
+    found = jp.curvature.diagonal(network, LOSS, {"image": _normal(5, 4, 3), "label": np.arange(4) % 3})["w"]
+    assert jnp.isfinite(found).all()
+    assert found.any()

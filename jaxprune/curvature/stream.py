@@ -28,8 +28,9 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     """
     total, result = 0.0, None
     for batch in batches:
+        value = function(batch)
         weight = total_weight(batch)
-        total, result = total + weight, _add(result, weight, function(batch))
+        total, result = total + weight, _add(result, weight, value)
     if result is None:
         raise ValueError(
             "batches: expected at least one batch, but got none. Pass a list, not an iterator already read."

@@ -57,7 +57,7 @@ def fgsm(
     >>> fgsm(net, losses.cross_entropy, batch, epsilon=0.125)
     Array([[0.375, 0.375]], dtype=float32)
     """
-    limits = _limits(batch, epsilon, epsilon, bounds)
+    limits = _limits(network, batch, epsilon, epsilon, bounds)
     images, seen = _step(network, batch, _wide(batch["image"]), limits, loss=loss)
     return _finished(batch, images, limits, [seen])
 
@@ -105,7 +105,7 @@ def pgd(
     """
     check.positive("step_size", step_size)
     check.whole("steps", steps)
-    limits = _limits(batch, epsilon, step_size, bounds)
+    limits = _limits(network, batch, epsilon, step_size, bounds)
     images, seen = _wide(batch["image"]), []
     if key is not None:
         images = _start(batch, images, limits, key)
@@ -138,10 +138,12 @@ def attacked(network: Network, loss: Loss, batches: Iterable[Batch], attack: Att
 
 
 def _limits(
-    batch: Batch, epsilon: float, step_size: float, bounds: tuple[float, float]
+    network: Network, batch: Batch, epsilon: float, step_size: float, bounds: tuple[float, float]
 ) -> tuple[float, float, float, float]:
     """Checks what an attack is given, and returns (epsilon, step size, low, high)."""
     check.batch(batch)
+    check.network(network)
+    check.finite_batch(batch)
     if not 0 <= epsilon < float("inf"):
         raise ValueError(
             f"epsilon: expected a finite number of 0 or more, in units of the images, but got {epsilon!r}. For eight "

@@ -127,12 +127,12 @@ def _sweep(
     points: int,
     both: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
+    network, held = ready(network, batches)
     for direction in directions:
         check.same_structure("direction", direction, "network.params", network.params)
         check.finite("direction", direction, "Look at what it was computed from.")
     check.positive("reach", reach)
     check.positive("points", points)
-    network, held = ready(network, batches)
     distances = np.linspace(-reach, reach, points)
     across = distances if both else np.zeros(1)
 

@@ -58,8 +58,8 @@ def grasp(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        batches = list(batches)  # read again and again
         network = ready(network, batches)
+        batches = list(batches)  # read again and again
         _demand_slope(network, loss, batches)
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         product = curvature.average(lambda batch: curvature.hvp(network, loss, batch, gradient), batches)

@@ -64,9 +64,9 @@ def surgeon_update(
     check.positive("damping", damping)
 
     def update(network: Network, batches: Iterable[Batch], mask: Mask) -> Params:
+        wide = ready(network, batches)
         check.mask("mask", mask, network.params)
         batches = list(batches)  # read once for every leaf
-        wide = ready(network, batches)
 
         def one(path: str, given: Any, leaf: Any, kept: Any) -> Any:
             if np.asarray(kept).all():
@@ -87,8 +87,8 @@ def deletion_costs(
     costs = {"obs": _costs_alone, "greedy": _costs_in_turn}[form]
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        batches = list(batches)  # read once for every leaf
         network = ready(network, batches)
+        batches = list(batches)  # read once for every leaf
 
         def one(path: str, leaf: Any, wanted: bool) -> Any:
             if not wanted or not leaf.size:

@@ -133,6 +133,7 @@ def test_curvature_of_a_split_batch_is_that_of_the_whole(name, quantity):
 @pytest.mark.parametrize("name", SPLIT)
 def test_curvature_and_scores_of_every_split_are_those_of_the_whole(name, quantity, devices, examples):
     split_and_whole(name, quantity, devices, examples)
+    jax.clear_caches()  # there are more programs than a process can hold, see tests/conftest.py
 
 
 _PROCESS = """

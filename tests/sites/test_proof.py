@@ -227,6 +227,8 @@ ONE = {
     "gate": lambda z: jax.lax.stop_gradient(jax.nn.sigmoid(z)) * z,
     "straight through": lambda z: z + jax.lax.stop_gradient(jnp.round(z) - z),
     "soft sign rule": lambda z: tails.soft_sign(z) * 1.5,
+    "rounded by a rule": tails.rounded,
+    "rounded anew by a rule": tails.rounded_anew,
     "sigmoid rule": tails.SMOOTH["relu with a sigmoid rule"],
     "clipped gradient": tails.OWN_BACKWARD["clipped gradient"].function,
     "rounded, passed through": tails.OWN_BACKWARD["rounded, passed through"].function,
