@@ -108,10 +108,10 @@ def check_specification(value: Any) -> None:
 
 
 def check_groups(values: Any) -> None:
-    """Checks that values are groups, in a sequence.
+    """Checks that values are groups, in a sequence, each with its members and sites in sequences.
 
     Raises:
-      ValueError: something else, such as a module.
+      ValueError: something else, such as a module, or sites that are one string.
     """
     if not isinstance(values, Sequence) or not all(isinstance(value, Group) for value in values):
         what = [type(value).__name__ for value in values] if isinstance(values, Sequence) else type(values).__name__
@@ -119,6 +119,17 @@ def check_groups(values: Any) -> None:
             f"groups: expected a sequence of jaxprune.groups.Group, but got {what}. Of a specification pass "
             "specification.groups(); for another network declare them."
         )
+    for group in values:
+        for what, kind, listed in (("members", Member, group.members), ("sites", str, group.sites)):
+            if (
+                isinstance(listed, str)
+                or not isinstance(listed, Sequence)
+                or any(not isinstance(one, kind) for one in listed)
+            ):
+                raise ValueError(
+                    f"groups: {group.name!r}: expected {what} in a tuple, but got {listed!r}. One alone needs a comma: "
+                    f"{what}=(..., )."
+                )
 
 
 def inside(groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:

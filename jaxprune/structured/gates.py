@@ -110,6 +110,13 @@ class Site(NamedTuple):
 
 
 def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
+    check_groups(groups)
+    for group in groups:
+        if not group.sites:
+            raise ValueError(
+                f"groups: {group.name!r} has no site, so that nothing would be gated. Tag the value after its "
+                "activation with jax.ad_checkpoint.checkpoint_name, and give the group that name."
+            )
     return tuple(
         Site(
             tag,
