@@ -45,11 +45,12 @@ def check_removal(
     The outputs must agree within sqrt(eps) of the largest, eps that of the coarsest type in the network's program: half
     of its digits.  Rounding takes a few, the other order of the sums over fewer units; what zeros change in a
     statistic over half of the units shows in the first or second.  In float32 that is 3.5e-4, in float64 1.5e-8, in
-    bfloat16 0.09.  Products of float32 are computed as such, also where a device has faster ones.
+    bfloat16 0.09.  Weights of half precision are made float32 where the network takes them so, and products of float32
+    are computed as such also where a device has faster ones.
 
-    The cost are two forward passes of the images at each kind of weights, or as many as it takes until every layer is
-    gone once, and as many of the smaller networks; with one program compiled for the gated network, and one (with
-    layers two or more) for smaller ones.
+    The cost are a few forward passes of the images: one of the gated and one of the smaller network for each kind of
+    weights, twice with layers (more often where a floor lets fewer than half of a stage go).  One program is compiled
+    for the gated network, and one (with layers two or more) for smaller ones.
 
     Args:
       network: what is gated.  Leaves that are ``jax.ShapeDtypeStruct`` become random ones.
@@ -67,6 +68,7 @@ def check_removal(
     draws = [randomised(network, (seed, 0), _GAIN)]
     if all(hasattr(leaf, "__array__") for leaf in jax.tree.leaves((network.params, network.state))):
         draws.append(network)
+    draws, images = _widened(draws, images)
     tolerance = _tolerance(gated(draws[0], specification.groups(), {}), images)
     _check_function(specification, draws, images, tolerance)
     rng = np.random.default_rng(seed)
@@ -80,6 +82,22 @@ def check_removal(
             "network: its outputs are not finite, with the given weights and with random ones, so that nothing can be "
             "compared. Pass images that it was made for."
         )
+
+
+def _widened(draws: Sequence[Network], images: Any) -> tuple[Sequence[Network], Any]:
+    """Networks and images in float32 where they are in half precision, unless the network wants them so."""
+
+    def widen(leaf: Any) -> Any:
+        kind = jnp.result_type(leaf)
+        narrow = is_float(leaf) and jnp.finfo(kind).eps > jnp.finfo(jnp.float32).eps
+        return np.asarray(leaf).astype(np.float32) if narrow else leaf
+
+    wide = jax.tree.map(widen, (draws, images))
+    try:
+        jax.eval_shape(wide[0][0], wide[1])
+    except Exception:  # whatever a network raises for two types in one convolution
+        return draws, images
+    return wide
 
 
 def _compare(specification: Specification, network: Network, gates: Gates, images: Any) -> _Finding:

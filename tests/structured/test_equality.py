@@ -84,7 +84,8 @@ def test_check_removal_refuses_units_that_are_outputs():
     refused(Declared(apply, (units,)), weights()["in"], r"'units' .* the outputs have another shape")
 
 
-def test_check_removal_refuses_spatial_attention_over_channels():
+@pytest.mark.parametrize("kind", [np.float32, jnp.bfloat16])
+def test_verify_refuses_spatial_attention_over_channels(kind):
     def apply(params, state, inputs):
         del state
         h = checkpoint_name(jax.nn.relu(inputs @ params["a"]), "units")
@@ -95,9 +96,9 @@ def test_check_removal_refuses_spatial_attention_over_channels():
     params = {"a": rng.normal(size=(3, 8)), "c": rng.normal(size=(2, 1)), "out": rng.normal(size=(8, 3))}
     units = Group("units", 8, (Member("a", 1), Member("out", 0, reads=True)), ("units",))
     with jax.enable_x64(False):
-        network = jp.Network(apply, jax.tree.map(np.float32, params))
-        with pytest.raises(ValueError, match=r"to remove units of 'units' is not to gate them off"):
-            verify(network, (units,), images().astype(np.float32))
+        network = jp.Network(apply, jax.tree.map(lambda leaf: leaf.astype(kind), params))
+        with pytest.raises(ValueError, match=r"to remove units of 'units' is not to gate them off.*less than 0\.00035"):
+            verify(network, (units,), images().astype(kind))
 
 
 @pytest.mark.parametrize("changes", [{"out": np.zeros((WIDTH, 3))}, {"scale": np.zeros(WIDTH)}])
@@ -132,6 +133,20 @@ def test_check_removal_allows_rounding_and_no_more(kind):
 def test_check_removal_allows_what_a_program_rounds_inside():
     made = between(lambda h: jax.jit(lambda x: jax.nn.relu(x).astype(jnp.bfloat16))(h).astype(h.dtype))
     check_removal(made.network(weights(), {}), made, images())
+
+
+def test_check_removal_takes_a_network_that_wants_its_own_types():
+    def apply(params, state, inputs):
+        del state
+        units = checkpoint_name(
+            jax.lax.dot(inputs.reshape(len(inputs), -1).astype(jnp.bfloat16), params["in"]), "units"
+        )
+        return jax.lax.dot(units, params["out"])
+
+    members = (Member("in", 1), Member("out", 0, reads=True))
+    made = Declared(apply, (Group("units", WIDTH, members, ("units",)),))
+    params = {name: weights()[name].astype(jnp.bfloat16) for name in ("in", "out")}
+    check_removal(made.network(params, {}), made, images())
 
 
 def test_check_removal_takes_residual_networks_that_are_new():
