@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jaxprune as jp
 from jaxprune.groups import Group, Member
 from jaxprune.structured import Declared, Search, budgets, choosers, criteria, gated, remove, save, verify
-from jaxprune.structured.equality import _turns, check_removal
+from jaxprune.structured.equality import _tolerance, _turns, check_removal
 from tests.structured import networks
 
 WIDTH = 8
@@ -130,21 +130,24 @@ def test_check_removal_allows_rounding_and_no_more(kind):
     refused(made(STATISTICS["RMSNorm"]), params, r"'units' is not to gate them off", inputs)
 
 
-def test_check_removal_allows_what_a_program_rounds_inside():
-    made = between(lambda h: jax.jit(lambda x: jax.nn.relu(x).astype(jnp.bfloat16))(h).astype(h.dtype))
-    check_removal(made.network(weights(), {}), made, images())
+def test_tolerance_is_that_of_the_coarsest_type_also_inside_of_a_loop():
+    def apply(params, state, inputs):
+        del params, state
+        return jax.lax.scan(lambda x, _: (x.astype(jnp.bfloat16).astype(x.dtype), None), inputs, length=1)[0]
+
+    assert _tolerance(jp.Network(apply, {}), images()) == 2**-3.5
+    assert _tolerance(jp.Network(lambda params, state, inputs: inputs + 1, {}), images()) == 2**-26
 
 
 def test_check_removal_takes_a_network_that_wants_its_own_types():
     def apply(params, state, inputs):
         del state
-        units = checkpoint_name(
-            jax.lax.dot(inputs.reshape(len(inputs), -1).astype(jnp.bfloat16), params["in"]), "units"
-        )
-        return jax.lax.dot(units, params["out"])
+        x = inputs.reshape(len(inputs), 12, 1).astype(jnp.bfloat16)
+        units = checkpoint_name(jax.lax.conv(x, params["in"].T[..., None], (1,), "SAME"), "units")
+        return units[..., 0] @ params["out"]
 
     members = (Member("in", 1), Member("out", 0, reads=True))
-    made = Declared(apply, (Group("units", WIDTH, members, ("units",)),))
+    made = Declared(apply, (Group("units", WIDTH, members, ("units",), axis=1),))
     params = {name: weights()[name].astype(jnp.bfloat16) for name in ("in", "out")}
     check_removal(made.network(params, {}), made, images())
 
