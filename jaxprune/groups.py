@@ -47,7 +47,8 @@ class Group:
       size: how many units.
       members: the parts of leaves that the units own.
       sites: the tagged values in which a unit is gated: after its activation, so that nothing of it is left.
-      axis: the axis of these values that counts the units; unused by a layer, which gates the whole value.
+      axis: the axis of these values that counts the units, or their neighbours side by side (heads flat with their
+        dimensions), as many as a member has in ``each``; unused by a layer, which gates the whole value.
       floor: so many units stay.  For a layer: so many of the layers of its stage stay.
       stage: the layers of one stage share their floor.
     """
@@ -85,6 +86,50 @@ class Specification(Protocol):
     def describe(self) -> dict[str, Any]:
         """Writes the shape as values that JSON has."""
         ...
+
+
+def check_specification(value: Any) -> None:
+    """Checks that a value is the shape of a network, such as a module of ``jaxprune.models``.
+
+    Raises:
+      ValueError: it lacks a method; the message names what it lacks.
+    """
+    lacking = [
+        name for name in ("groups", "without", "network", "describe") if not callable(getattr(value, name, None))
+    ]
+    if lacking or isinstance(value, type):
+        what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        lack = f" without {', '.join(f'{name}()' for name in lacking)}" if lacking else ", and no object of it"
+        raise ValueError(
+            f"specification: expected the shape of a network, as data, but got {what}{lack}. Give a module the four "
+            "methods of jaxprune.groups.Specification, or declare groups for a function that reads every width off its "
+            "parameters: jp.structured.Declared(apply, groups)."
+        )
+
+
+def check_groups(values: Any) -> None:
+    """Checks that values are groups, in a sequence, each with its members and sites in sequences.
+
+    Raises:
+      ValueError: something else, such as a module, or sites that are one string.
+    """
+    if not isinstance(values, Sequence) or not all(isinstance(value, Group) for value in values):
+        what = [type(value).__name__ for value in values] if isinstance(values, Sequence) else type(values).__name__
+        raise ValueError(
+            f"groups: expected a sequence of jaxprune.groups.Group, but got {what}. Of a specification pass "
+            "specification.groups(); for another network declare them."
+        )
+    for group in values:
+        for what, kind, listed in (("members", Member, group.members), ("sites", str, group.sites)):
+            if (
+                isinstance(listed, str)
+                or not isinstance(listed, Sequence)
+                or any(not isinstance(one, kind) for one in listed)
+            ):
+                raise ValueError(
+                    f"groups: {group.name!r}: expected {what} in a tuple, but got {listed!r}. One alone needs a comma: "
+                    f"{what}=(..., )."
+                )
 
 
 def inside(groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:

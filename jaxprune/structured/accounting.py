@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxprune import cost, tree
-from jaxprune.groups import Group, Specification, inside
+from jaxprune.groups import Group, Specification, check_specification, inside
 from jaxprune.structured import gates as gating
-from jaxprune.structured.removal import check_members, cut, owners, structs
+from jaxprune.structured.probes import float_type
+from jaxprune.structured.removal import check_members, cut, owners, smaller, structs
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,10 @@ def account(specification: Specification, params: Any, state: Any, image_shape: 
       image_shape: (h, w, c).
 
     Raises:
-      ValueError: members that do not exist or do not fit.
+      ValueError: members that do not exist or do not fit; a network that cannot be evaluated when units are removed,
+        or whose operations do not shrink with them.
     """
+    check_specification(specification)
     groups = specification.groups()
     check_members(groups, params, state)
     params, state = structs(params), structs(state)
@@ -108,8 +112,8 @@ def _check_rest(
         group.name: np.arange(group.size) < (group.size if group.is_layer else max(group.floor, group.size // 2))
         for group in book.groups
     }
-    smaller, *arrays = cut(specification, params, state, half)
-    counted, stated = cost.macs(smaller.network(*arrays), image_shape), book.macs(half)
+    by_leaf, other = _left(specification, params, state, image_shape, half)
+    counted, stated = sum(by_leaf.values()) + other, book.macs(half)
     if counted != stated:
         raise ValueError(
             "specification: expected products that shrink with the units, leaf by leaf, but with half of all units "
@@ -128,10 +132,22 @@ def _rests(
             continue  # it goes with its layer only
         gates = gating.ones([group])
         gates[group.name][0] = False
-        smaller, *arrays = cut(specification, params, state, gates)
-        left = cost.macs_by_leaf(smaller.network(*arrays), image_shape)[1]
+        _, left = _left(specification, params, state, image_shape, gates)
         (of_layer if group.is_layer else of_unit)[group.name] = rest - left
     return of_unit, of_layer
+
+
+def _left(
+    specification: Specification, params: Any, state: Any, image_shape: Sequence[int], gates: Mapping[str, Any]
+) -> tuple[dict[str, int], int]:
+    """What ``cost.macs_by_leaf`` says of the network that gates leave."""
+    left, *arrays = cut(specification, params, state, gates)
+    try:
+        return cost.macs_by_leaf(left.network(*arrays), image_shape)
+    except Exception:
+        # Where the network is the reason this says so; asked first, it would be traced twice.
+        smaller(specification, params, state, gates, jax.ShapeDtypeStruct((1, *image_shape), float_type(params)))
+        raise
 
 
 def _leaf(name: str, leaf: Any, by_leaf: Mapping[str, int], groups: Sequence[Group]) -> _Leaf:

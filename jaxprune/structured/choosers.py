@@ -13,6 +13,7 @@ import numpy as np
 from jaxprune import check, losses, similarity
 from jaxprune.network import Network
 from jaxprune.sites import read_jit
+from jaxprune.structured.criteria import listed
 from jaxprune.structured.gates import outputs
 from jaxprune.types import Batch
 
@@ -58,7 +59,7 @@ def representation(
       site: the tagged value that is compared.
       name: what to call it.
     """
-    kept = list(batches)
+    kept = listed(batches)
 
     def features(network: Network) -> list[np.ndarray]:
         return [
@@ -106,7 +107,7 @@ def procrustes(batches: Iterable[Batch], *, site: str = "features") -> Chooser:
 
 def accuracy(batches: Iterable[Batch]) -> Chooser:
     """Keeps the candidate with the higher accuracy on held-out data."""
-    kept = list(batches)
+    kept = listed(batches)
 
     def share(network: Network) -> float:
         right = total = 0.0

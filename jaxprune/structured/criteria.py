@@ -93,6 +93,18 @@ def unit_slices(leaf: Any, member: Member, size: int) -> np.ndarray:
     return moved.reshape(size, -1)
 
 
+def listed(batches: Iterable[Batch]) -> list[Batch]:
+    """Lists batches, to be read several times.
+
+    Raises:
+      ValueError: no example has a weight above 0.
+    """
+    found = list(batches)
+    if not any(np.any(np.asarray(losses.weights(batch)) > 0) for batch in found):
+        raise ValueError("batches: expected at least one example of weight above 0, but got none.")
+    return found
+
+
 def _norms(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch], *, order: int) -> Ratings:
     del batches
     leaves = tree.by_name(network.params)
@@ -173,8 +185,9 @@ def _magnitudes(network: Network, batch: Batch, *, groups: tuple[Group, ...]) ->
             magnitude = jnp.abs(jnp.where(_column(weights, values[site]) > 0, values[site], 0))
             axis = None if group.is_layer else group.axis % magnitude.ndim
             others = tuple(number for number in range(1, magnitude.ndim) if number != axis)
-            total += jnp.tensordot(weights, jnp.mean(magnitude, axis=others), axes=1)
-        result[group.name] = jnp.reshape(total, (group.size,))
+            found = jnp.tensordot(weights, jnp.mean(magnitude, axis=others), axes=1)
+            total += jnp.mean(jnp.reshape(found, (group.size, -1)), axis=1)  # of a unit's neighbours, where it has any
+        result[group.name] = total
     return result
 
 

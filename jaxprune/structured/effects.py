@@ -16,7 +16,7 @@ from jaxprune import check, curvature, losses, similarity, tree
 from jaxprune.groups import Gates, Group, below, living
 from jaxprune.network import Network
 from jaxprune.sites import read_jit
-from jaxprune.structured.criteria import Criterion, Ratings, unit_slices
+from jaxprune.structured.criteria import Criterion, Ratings, listed, unit_slices
 from jaxprune.structured.gates import factored, gated, outputs
 from jaxprune.types import Batch, Loss
 
@@ -136,9 +136,7 @@ def _leave_one_out(
     """Rates every unit by the distance between what is seen with it and without it."""
 
     def rate(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
-        kept = list(batches)
-        if not kept:
-            raise ValueError("batches: expected at least one batch, but got none.")
+        kept = listed(batches)
         for batch in kept:
             check.batch(batch)
         whole = gated(network, groups, gates)

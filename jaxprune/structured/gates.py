@@ -6,13 +6,13 @@ network, in evaluation or in training.  Gates are part of the state, so one comp
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.groups import Gates, Group
+from jaxprune.groups import Gates, Group, check_groups
 from jaxprune.network import Network
 from jaxprune.sites.program import trace
 
@@ -23,6 +23,8 @@ def ones(groups: Iterable[Group]) -> dict[str, np.ndarray]:
     >>> ones([Group("units", 2, (), ())])
     {'units': array([ True,  True])}
     """
+    groups = list(groups) if isinstance(groups, Iterable) else groups
+    check_groups(groups)
     return {group.name: np.ones(group.size, dtype=bool) for group in groups}
 
 
@@ -32,6 +34,7 @@ def check(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
     Raises:
       ValueError: an unknown group, or gates that are not bool [size].
     """
+    check_groups(groups)
     sizes = {group.name: group.size for group in groups}
     for name, value in gates.items():
         if name not in sizes:
@@ -56,7 +59,8 @@ def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
       gates: bool [size] for each group; groups that are not named live.
 
     Raises:
-      ValueError: gates that do not fit; when it is evaluated: a site that the network does not tag.
+      ValueError: gates that do not fit; when it is evaluated: a site that the network does not tag, or whose axis does
+        not count the units.
 
     >>> from jax.ad_checkpoint import checkpoint_name
     >>> net = Network(lambda p, s, x: checkpoint_name(x, "units") @ p, jnp.ones((2, 1)))
@@ -87,12 +91,43 @@ def outputs(network: Network, images: Any) -> Any:
     return network(images)
 
 
-Site = tuple[str, str, int | None]
-"""(site, group, axis of the value that counts the units; None: the whole value)."""
+class Site(NamedTuple):
+    """Where a group is gated.
+
+    Attributes:
+      tag: the name of the value.
+      group: the name of the group.
+      axis: that of the value that counts the units.  None: the whole value, of a layer.
+      size: how many units.
+      each: how many neighbours along the axis may belong to one unit: one, or as many as in a leaf.
+    """
+
+    tag: str
+    group: str
+    axis: int | None
+    size: int
+    each: tuple[int, ...]
 
 
 def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
-    return tuple((site, group.name, None if group.is_layer else group.axis) for group in groups for site in group.sites)
+    check_groups(groups)
+    for group in groups:
+        if not group.sites:
+            raise ValueError(
+                f"groups: {group.name!r} has no site, so that nothing would be gated. Tag the value after its "
+                "activation with jax.ad_checkpoint.checkpoint_name, and give the group that name."
+            )
+    return tuple(
+        Site(
+            tag,
+            group.name,
+            None if group.is_layer else group.axis,
+            group.size,
+            tuple(sorted({1, *(member.each for member in group.members)})),
+        )
+        for group in groups
+        for tag in group.sites
+    )
 
 
 @dataclass(frozen=True)
@@ -123,24 +158,26 @@ class _Factored:
     def __call__(self, factors: Any, state: Any, images: Any) -> Any:
         switch = _switch(state["gates"])
 
-        def change(value: Any, name: str, axis: int | None) -> Any:
-            return switch(value, name, axis) * _along(factors[name], value, axis)
+        def change(value: Any, site: Site) -> Any:
+            return switch(value, site) * _along(factors[site.group], value, site.axis)
 
         return _run(self.apply, (*state["network"], images), self.sites, change)
 
 
-def _switch(gates: Mapping[str, Any]) -> Callable[..., Any]:
-    def change(value: Any, name: str, axis: int | None) -> Any:
-        return jnp.where(_along(gates[name], value, axis), value, jnp.zeros((), value.dtype))
+def _switch(gates: Mapping[str, Any]) -> Callable[[Any, Site], Any]:
+    def change(value: Any, site: Site) -> Any:
+        return jnp.where(_along(gates[site.group], value, site.axis), value, jnp.zeros((), value.dtype))
 
     return change
 
 
 def _along(units: Any, value: Any, axis: int | None) -> Any:
-    """Gives an array [size] the rank of the value, its units along the axis."""
+    """Gives an array [size] the rank of the value, its units along the axis, each as often as it has neighbours."""
     shape = [1] * jnp.ndim(value)
     if axis is not None:
         shape[axis] = -1
+        each = jnp.shape(value)[axis] // jnp.size(units)
+        units = units if each == 1 else jnp.repeat(units, each)
     return jnp.reshape(units, shape)
 
 
@@ -148,7 +185,7 @@ def _run(
     apply: Callable[..., Any],
     arguments: tuple[Any, ...],
     sites: Sequence[Site],
-    change: Callable[[Any, str, int | None], Any],
+    change: Callable[[Any, Site], Any],
 ) -> Any:
     """Evaluates a function with the values of its sites changed."""
     structure: list[Any] = []
@@ -162,22 +199,38 @@ def _run(
     named = [(step.params["name"], step.outputs[0]) for step in program.steps if step.name == "name"]
     tagged = dict(named)
     changes: dict[int, Callable[[Any], Any]] = {}
-    for site, name, axis in sites:
-        if site not in tagged:
+    for site in sites:
+        if site.tag not in tagged:
             raise ValueError(
-                f"groups: {name!r} is gated at {site!r}, which the network does not tag. It tags: {', '.join(tagged)}. "
-                "Tag the value with jax.ad_checkpoint.checkpoint_name, outside of functions with derivatives of their "
-                "own."
+                f"groups: {site.group!r} is gated at {site.tag!r}, which the network does not tag. It tags: "
+                f"{', '.join(tagged) or 'nothing'}. Tag the value with jax.ad_checkpoint.checkpoint_name, outside of "
+                "functions with derivatives of their own."
             )
-        if sum(tag == site for tag, _ in named) > 1:
+        if sum(tag == site.tag for tag, _ in named) > 1:
             raise ValueError(
-                f"groups: {name!r} is gated at {site!r}, but the network tags several values so, and only one would be "
-                "gated. Give every value its own name."
+                f"groups: {site.group!r} is gated at {site.tag!r}, but the network tags several values so, and only "
+                "one would be gated. Give every value its own name."
             )
-        changes[tagged[site]] = _then(changes.get(tagged[site]), change, name, axis)
+        number = tagged[site.tag]
+        _check_shape(site, program.avals[number].shape)
+        changes[number] = _then(changes.get(number), change, site)
     leaves, _ = program.run(jax.tree.leaves(arguments), changes)
     return jax.tree.unflatten(structure[0], leaves)
 
 
-def _then(before: Callable[[Any], Any] | None, change: Callable[..., Any], name: str, axis: int | None) -> Any:
-    return lambda value: change(value if before is None else before(value), name, axis)
+def _check_shape(site: Site, shape: tuple[int, ...]) -> None:
+    """Checks that the axis of a site counts the units: of another length, gates would be spread over other things."""
+    if site.axis is None:
+        return
+    lengths = [site.size * each for each in site.each]
+    if not -len(shape) <= site.axis < len(shape) or shape[site.axis] not in lengths:
+        raise ValueError(
+            f"groups: {site.group!r} is gated at {site.tag!r}, where its {site.size} units need a length of "
+            f"{' or '.join(map(str, lengths))} along axis {site.axis}, but the shape of that value is {shape}. Correct "
+            "the size or the axis of the group, or tag another value. Several neighbours may belong to a unit, as many "
+            "as a member has in `each`."
+        )
+
+
+def _then(before: Callable[[Any], Any] | None, change: Callable[[Any, Site], Any], site: Site) -> Callable[[Any], Any]:
+    return lambda value: change(value if before is None else before(value), site)

@@ -7,12 +7,16 @@ import jax
 import numpy as np
 
 from jaxprune import tree
-from jaxprune.groups import Gates, Group, Specification, below
+from jaxprune.groups import Gates, Group, Specification, below, check_groups, check_specification
+from jaxprune.network import Network
 from jaxprune.structured import gates as gating
+from jaxprune.structured.probes import first_line
 
 
 def remove(specification: Specification, params: Any, state: Any, gates: Gates) -> tuple[Specification, Any, Any]:
     """Removes the units whose gates are False: the smaller network computes what the gated one does.
+
+    It does so where ``jp.structured.verify(network, specification)`` finds nothing wrong; here nothing is evaluated.
 
     Args:
       specification: the shape of the network.
@@ -35,6 +39,7 @@ def remove(specification: Specification, params: Any, state: Any, gates: Gates) 
     >>> params["in"].shape, smaller.groups()[0].size
     ((3, 1), 1)
     """
+    check_specification(specification)
     groups = specification.groups()
     checked = gating.check(groups, gates)
     check_floors(groups, checked)
@@ -47,6 +52,37 @@ def cut(specification: Specification, params: Any, state: Any, gates: Gates) -> 
     groups = specification.groups()
     whole = {**gating.ones(groups), **gates}
     return specification.without(whole), _cut(params, groups, whole), _cut(state, groups, whole)
+
+
+class CannotRemoveError(ValueError):
+    """Without some units a network cannot be evaluated; ``said`` is what it raised."""
+
+    def __init__(self, names: Sequence[str], said: str) -> None:
+        listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+        super().__init__(
+            f"specification: expected a network that can be evaluated with units of {listed} removed, but it raises "
+            f"{said}. Its function must read every width off its parameters, and skip a layer whose parameters are not "
+            'there (if "block1" in params); a module with widths of its own needs the methods of '
+            "jaxprune.groups.Specification. If it has no such widths, a leaf is missing among the members: "
+            "jp.structured.verify tells which."
+        )
+        self.said = said
+
+
+def smaller(specification: Specification, params: Any, state: Any, gates: Gates, images: Any) -> Network:
+    """Makes the network that is left, and checks that it takes the images; only their shape and type matter.
+
+    Raises:
+      CannotRemoveError: evaluating it raises an error.
+    """
+    left, *arrays = cut(specification, params, state, gates)
+    try:
+        network = left.network(*arrays)
+        gating.outputs.eval_shape(network, images)  # traced once, if it is evaluated afterwards
+    except Exception as error:  # whatever a network raises for arrays that do not fit
+        names = [name for name, alive in gates.items() if not np.all(alive)]
+        raise CannotRemoveError(names, first_line(error)) from error
+    return network
 
 
 def restore(specification: Specification, params: Any, state: Any, gates: Gates, like: tuple[Any, Any]) -> Any:
@@ -62,6 +98,7 @@ def restore(specification: Specification, params: Any, state: Any, gates: Gates,
     Returns:
       (params, state), with which the larger network under ``gates`` computes what the smaller one does.
     """
+    check_specification(specification)
     groups = specification.groups()
     checked = gating.check(groups, gates)
 
@@ -96,6 +133,7 @@ def check_members(groups: Sequence[Group], params: Any, state: Any) -> None:
     Raises:
       ValueError: a name is given twice; a leaf is missing, or its axis has another length than the units need.
     """
+    check_groups(groups)
     leaves = {**tree.by_name(params), **tree.by_name(state)}
     names = [group.name for group in groups]
     for name in names:

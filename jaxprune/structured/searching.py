@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from jaxprune import check
-from jaxprune.groups import Specification
+from jaxprune.groups import Specification, check_specification
 from jaxprune.network import Network
 from jaxprune.structured import budgets, selection
 from jaxprune.structured.budgets import Base, Budget
@@ -57,6 +57,9 @@ class Search:
     At every step, the layer candidate loses its lowest-rated layers and the neuron candidate its lowest-rated units,
     as much as the budget says.  Both are tuned briefly, the chooser keeps one, and that one is tuned for long.  All
     of this runs in the dense network under gates, so no step compiles anything new.
+
+    That what is removed computes what was gated is checked on numbers before the first step, and whenever the base was
+    made smaller: a few forward passes of four images, see ``jp.structured.verify``, which checks the members as well.
 
     Attributes:
       criteria: ``{"layer": criterion, "neurons": criterion}``.
@@ -107,10 +110,11 @@ class Search:
           Every step, complete.  The last one has reached the target, unless ``steps`` or the floors ended the search.
 
         Raises:
-          ValueError: a target outside (0, 1), criteria that are missing, members that do not fit, a budget that nothing
-            can meet in the first step, ratings that are not finite.
+          ValueError: a target outside (0, 1), criteria that are missing, members that do not fit, groups whose removal
+            is not what their gates do, a network that is not the specification's, a budget that nothing can meet in
+            the first step, ratings that are not finite.
         """
-        self._check()
+        self._check(specification)
         gates = ones(specification.groups())
         first = Step(
             0, "dense", specification, network.params, network.state, specification, gates, 0, 0, 0, {}, {}, {}
@@ -148,7 +152,14 @@ class Search:
         in_macs = amount is not None and self.target is not None and self.budget.name == "macs"
         return left if in_macs and left < _LAST * (amount or 0.0) else amount
 
-    def _check(self) -> None:
+    def _check(self, specification: Specification) -> None:
+        check_specification(specification)
+        kinds = {"layer" if group.is_layer else "neurons" for group in specification.groups()}
+        if not kinds.intersection(self.chooser.kinds):
+            raise ValueError(
+                f"specification: expected groups that {self.chooser.name!r} can choose ({', '.join(self.chooser.kinds)}"
+                f"), but it has {' and '.join(sorted(kinds)) or 'none'}. Declare some, or pass another chooser."
+            )
         if self.target is not None and not 0 < self.target < 1:
             raise ValueError(
                 f"target: expected the share of operations to remove, in (0, 1), but got {self.target!r}. To remove "
@@ -214,6 +225,12 @@ class Search:
     def _trained(self, network: Network, parent: Network, number: int, stage: str) -> Network:
         before = {name: np.asarray(value) for name, value in network.state["gates"].items()}
         tuned = self.tune(network, parent, number, stage)
+        state = tuned.state if isinstance(tuned, Network) else tuned
+        if not isinstance(tuned, Network) or not isinstance(state, Mapping) or not network.state.keys() <= state.keys():
+            raise ValueError(
+                "tune: expected the gated network, trained, with the state {'gates': ..., 'network': ...}, but got "
+                f"{type(tuned).__name__ if state is tuned else sorted(state)}. Return network.replace(params=...)."
+            )
         if any(not np.array_equal(value, tuned.state["gates"][name]) for name, value in before.items()):
             raise ValueError("tune: expected the gates in the state as they were, but they changed. Train params only.")
         return tuned

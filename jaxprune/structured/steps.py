@@ -4,13 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxprune.groups import Specification
+from jaxprune.groups import Specification, check_specification
 from jaxprune.network import Network
 from jaxprune.structured.accounting import account
 from jaxprune.structured.budgets import Base
+from jaxprune.structured.equality import check_removal
 from jaxprune.structured.gates import gated
+from jaxprune.structured.probes import images_of
 from jaxprune.structured.removal import between, cut, remove, restore, structs
 from jaxprune.structured.selection import Gating
+
+# Images on which a base is checked.
+_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Step:
 class Bases:
     """Finds the larger network that a step is gated in, the same whether the search was interrupted or not.
 
+    Each is checked when it is first found: removing units from it must be gating them.
+
     Args:
       specification: the shape of the dense network.
       network: the dense network.
@@ -71,13 +78,17 @@ class Bases:
         """Returns the base of a step, with zeros where units are gone."""
         like = _shapes(self._dense, self._network, step)
         params, state = restore(step.base, step.params, step.state, step.gates, like)
-        return Base(step.base, params, state, self._account(step.base, like))
+        return Base(step.base, params, state, self._account(step.base, params, state))
 
-    def _account(self, specification: Specification, like: tuple[Any, Any]) -> Any:
+    def _account(self, specification: Specification, params: Any, state: Any) -> Any:
         for known, found in self._accounts:
             if known == specification:
                 return found
-        found = account(specification, *like, self._image_shape)
+        network = specification.network(params, state)
+        if specification == self._dense:
+            network = network.replace(apply=self._network.apply)  # what was given, should it compute something else
+        check_removal(network, specification, images_of(network, (_IMAGES, *self._image_shape), seed=0))
+        found = account(specification, params, state, self._image_shape)
         self._accounts.append((specification, found))
         return found
 
@@ -92,6 +103,7 @@ def reopen(specification: Specification, network: Network, step: Step) -> Networ
       network: the dense network.
       step: a step of that search.
     """
+    check_specification(specification)
     params, state = restore(step.base, step.params, step.state, step.gates, _shapes(specification, network, step))
     return gated(step.base.network(params, state), step.base.groups(), step.gates)
 

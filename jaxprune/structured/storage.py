@@ -20,8 +20,9 @@ import safetensors
 import safetensors.numpy
 
 from jaxprune import check, files, tree
-from jaxprune.groups import Specification
+from jaxprune.groups import Specification, check_specification
 from jaxprune.network import Network
+from jaxprune.structured.probes import float_type
 from jaxprune.structured.removal import check_members
 from jaxprune.types import Preprocess
 
@@ -59,6 +60,7 @@ def save(
       ValueError: the folder cannot be written; specification, arrays and images do not fit together; a tree holds
         something else than dictionaries and arrays, or numbers that NumPy has not.
     """
+    check_specification(specification)
     arrays = {}
     for where, part in (("params", params), ("state", state)):
         _demand_dictionaries(where, part)
@@ -113,6 +115,7 @@ def load(
         ) from error
     params, state = (_nested(arrays, where) for where in ("params", "state"))
     specification = build(values["specification"])
+    check_specification(specification)
     network = specification.network(params, state)
     _demand_agreement(f"folder: {str(root)!r}", specification, network, values["image_shape"])
     return specification, network
@@ -155,6 +158,7 @@ def export_pytorch(
     ...     sorted(path.name for path in export_pytorch(folder, module, params, state, (8, 8, 3)).iterdir())
     ['network.py', 'specification.json', 'weights.safetensors']
     """
+    check_specification(specification)
     check.choice("specification: family", str(specification.describe().get("family")), _IN_PYTORCH)
     root = save(folder, specification, params, state, image_shape, preprocess)
     files.write(root / _BUILDER, _TEMPLATE.read_bytes())
@@ -273,10 +277,10 @@ def _demand_agreement(where: str, specification: Specification, network: Network
     """Checks that the arrays are those that a network of this shape has, and that it takes such images."""
     try:
         check_members(specification.groups(), network.params, network.state)
-        outputs = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *image_shape), np.float32))
+        outputs = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *image_shape), float_type(network.params)))
         check.outputs(outputs, 1)
     except Exception as error:  # whatever a network raises for arrays that do not fit
         raise ValueError(
             f"{where}: specification, weights and images of {tuple(image_shape)} disagree: {error} Take those that "
-            "belong together."
+            "belong together; a function that was declared must read every width off its parameters."
         ) from error

@@ -8,25 +8,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import tree
-from jaxprune.groups import Gates, Group, below
+from jaxprune.groups import Gates, Group, Specification, below, check_groups, check_specification
 from jaxprune.network import Network
+from jaxprune.structured.declared import Declared
+from jaxprune.structured.equality import check_removal
 from jaxprune.structured.gates import gated, ones
+from jaxprune.structured.probes import is_float, randomised, some_images
 from jaxprune.structured.removal import check_members
 
-_SIZES, _CHANNELS = (8, 16, 28, 32, 64, 96, 128, 224), (1, 3)
 _DRAWS = 3
+# Small kernels, so that every ReLU stays open for some image.
+_GAIN = 0.1
 
 
-def verify(network: Network, groups: Sequence[Group], images: Any = None, *, seed: int = 0) -> None:
+def verify(network: Network, groups: Sequence[Group] | Specification, images: Any = None, *, seed: int = 0) -> None:
     """Checks on numbers that the groups declared for a network say what belongs to its units.
 
     With a unit gated off, the outputs must not change with anything that the unit owns, and every weight that stops to
     matter must be one that it owns.  Both are read off the derivatives of the outputs by all parameters and statistics,
     at three draws of random weights, for two units of every group and for every layer.
 
+    Then half of the units, and layers, are really removed, and the outputs must be those of the gated network, with
+    the given weights and with random ones, up to half of the digits of the network's coarsest type: 3.5e-4 of the
+    largest output in float32.  A statistic over the units (LayerNorm, a softmax) counts those that are gated off, and
+    a function of fixed widths cannot be cut: both are refused.  This part takes a few forward passes, and compiles
+    one or two smaller networks; a search repeats it, at its beginning and whenever its base was made smaller.
+
     Args:
-      network: any pure network; its weights are replaced by random ones.
-      groups: what was declared.
+      network: any pure network.
+      groups: what was declared, or the specification that says so.  Groups alone are cut by their members, as
+        ``Declared(network.apply, groups)`` is; those of the Flax module that the network was made of, by the module.
       images: [b, ...] to evaluate it on.  None: random ones of the first size out of 8 to 224 pixels, grey or in
         colour, that the network takes.
       seed: of the random numbers.
@@ -34,7 +45,8 @@ def verify(network: Network, groups: Sequence[Group], images: Any = None, *, see
     Raises:
       ValueError: a member that does not exist or does not fit, a site that is not tagged, or a declaration that is not
         right: the message lists every leaf that leaks (it is owned, but acts elsewhere too) and every leaf that was
-        forgotten (it acts through the unit alone, but is not owned).
+        forgotten (it acts through the unit alone, but is not owned); a network that is something else when units
+        are removed than when they are gated off, or cannot be evaluated then.
 
     >>> from jax.ad_checkpoint import checkpoint_name
     >>> from jaxprune.groups import Member
@@ -51,10 +63,14 @@ def verify(network: Network, groups: Sequence[Group], images: Any = None, *, see
     ...     print(str(error)[:45])
     groups: 'units': forgot 'bias': it acts throu
     """
+    specification = _specification(network, groups)
+    groups = tuple(groups.groups() if isinstance(groups, Specification) else groups)
+    if not groups:
+        raise ValueError("groups: expected at least one, but got none. Declare what can be removed.")
     check_members(groups, network.params, network.state)
-    images = _images(network, seed) if images is None else jnp.asarray(images)
-    draws = [_randomised(network, (seed, number)) for number in range(_DRAWS)]
-    readout = _random(np.random.default_rng(seed), jax.eval_shape(network, images).shape)
+    images = some_images(network, seed) if images is None else jnp.asarray(images)
+    draws = [randomised(network, (seed, number), _GAIN) for number in range(_DRAWS)]
+    readout = np.random.default_rng(seed).normal(size=jax.eval_shape(network, images).shape)
     whole = ones(groups)
 
     def influences(gates: Any) -> dict[str, np.ndarray]:
@@ -65,6 +81,7 @@ def verify(network: Network, groups: Sequence[Group], images: Any = None, *, see
     before = influences(whole)
     if not (problems := _jointly(groups, before, influences)):
         _demand_readers(groups)
+        check_removal(network, specification, images, groups, seed=seed)
         return
     for group in groups:  # something is wrong: now group by group, to say where
         for unit in sorted({0, group.size - 1}):
@@ -78,11 +95,23 @@ def verify(network: Network, groups: Sequence[Group], images: Any = None, *, see
         )
 
 
+def _specification(network: Network, groups: Any) -> Specification:
+    """Who cuts the network: the specification that was given, its own module, or the members."""
+    if not isinstance(groups, Sequence):
+        check_specification(groups)
+        return groups
+    check_groups(groups)
+    module = getattr(network.apply, "module", None)
+    if isinstance(module, Specification) and all(group in module.groups() for group in groups):
+        return module
+    return Declared(network.apply, tuple(groups), network.train_apply)
+
+
 @jax.jit
 def _influence(network: Network, images: Any, readout: Any) -> dict[str, Any]:
     """The derivatives of a random reading of the outputs by every floating-point leaf, by name."""
     inner = network.state["network"]
-    moving = {name: leaf for name, leaf in _named(network.params, inner).items() if _is_float(leaf)}
+    moving = {name: leaf for name, leaf in _named(network.params, inner).items() if is_float(leaf)}
 
     def read(values: dict[str, Any]) -> Any:
         params, state = (
@@ -209,49 +238,6 @@ def _name(place: str) -> str:
 def _named(params: Any, state: Any) -> dict[str, Any]:
     parts = {"params": params, "state": state}
     return {f"{where}:{name}": leaf for where, part in parts.items() for name, leaf in tree.by_name(part).items()}
-
-
-def _is_float(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-def _randomised(network: Network, seed: tuple[int, int]) -> Network:
-    """Random weights, so that nothing vanishes by chance: a trained network has dead units, a new one zero biases."""
-    draw = np.random.default_rng(seed)
-
-    def fresh(leaf: Any, level: float) -> Any:
-        if not _is_float(leaf):
-            return leaf
-        values = _random(draw, np.shape(leaf))
-        size = max(1, int(np.prod(np.shape(leaf)[:-1])))
-        # Small kernels, and biases above the means of a normalisation, keep every ReLU open for some image; statistics
-        # may be variances, so positive.
-        drawn = 0.1 * values / np.sqrt(size) if np.ndim(leaf) > 1 else level * (1 + 0.25 * np.tanh(values))
-        return jnp.asarray(drawn, leaf.dtype)
-
-    params = jax.tree.map(lambda leaf: fresh(leaf, 0.5), network.params)
-    return network.replace(params=params, state=jax.tree.map(lambda leaf: fresh(leaf, 0.25), network.state))
-
-
-def _random(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return draw.normal(size=shape)
-
-
-def _images(network: Network, seed: int) -> Any:
-    types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(network.params) if _is_float(leaf)]
-    kind = jnp.result_type(*types) if types else jnp.float32  # a convolution wants images of its kernel's type
-    for size in _SIZES:
-        for channels in _CHANNELS:
-            shape = (16, size, size, channels)
-            try:
-                jax.eval_shape(network, jax.ShapeDtypeStruct(shape, kind))
-            except Exception:  # whatever a network raises for images that it does not take
-                continue
-            return jnp.asarray(_random(np.random.default_rng(seed), shape), kind)
-    raise ValueError(
-        f"images: expected a network that takes [b, n, n, 1 or 3] with n in {_SIZES}, but it takes none of them. Pass "
-        "images."
-    )
 
 
 def _first(places: np.ndarray) -> list[int]:

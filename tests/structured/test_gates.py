@@ -1,5 +1,7 @@
 """Gates: a unit that is switched off passes zero, in evaluation and training, in one program for every choice."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
 from jaxprune.groups import Group, Member
-from jaxprune.structured import factored, gated, ones
+from jaxprune.structured import criteria, factored, gated, ones, verify
 from tests.structured import networks
 
 
@@ -148,3 +150,59 @@ def test_gated_names_a_site_that_is_not_tagged():
     network = gated(networks.MLP.network(networks.mlp_params(), {}), groups, {})
     with pytest.raises(ValueError, match=r"'units' is gated at 'hidden', which the network does not tag.*It tags: uni"):
         network(np.ones((2, 4)))
+
+
+EACH = (Member("in", 1, each=2), Member("out", 0, each=2, reads=True))
+SIDE_BY_SIDE = Group("units", 3, EACH, ("units",))
+APART = Group("units", 3, EACH, ("units",), axis=-2)
+
+
+def pairs(shape):
+    """Two dense layers; between them the values of three units, two of each, laid out in this shape."""
+
+    def apply(params, state, images):
+        del state
+        units = checkpoint_name(jax.nn.relu(images @ params["in"]).reshape(len(images), *shape), "units")
+        return units.reshape(len(images), -1) @ params["out"]
+
+    rng = np.random.default_rng(0)
+    return jp.Network(apply, {"in": rng.normal(size=(4, 6)), "out": rng.normal(size=(6, 2))})
+
+
+def test_gated_each_site_is_gated_unit_by_unit_where_neighbours_lie_side_by_side():
+    gates = {"units": np.array([True, False, True])}
+    images = np.random.default_rng(1).normal(size=(8, 4))
+    batch = {"image": images, "label": np.arange(8) % 2}
+    flat, apart = pairs((-1,)), pairs((-1, 2))
+    verify(flat, (SIDE_BY_SIDE,), images)
+    got = gated(flat, (SIDE_BY_SIDE,), gates)(images)
+    hidden = np.maximum(images @ flat.params["in"], 0) * [1, 1, 0, 0, 1, 1]
+    np.testing.assert_allclose(got, hidden @ flat.params["out"], rtol=1e-12)
+    factors = {"units": np.array([2.0, 3.0, 5.0])}
+    got = factored(flat, (SIDE_BY_SIDE,), gates).replace(params=factors)(images)
+    np.testing.assert_allclose(got, hidden * [2, 2, 3, 3, 5, 5] @ flat.params["out"], rtol=1e-12)
+    for criterion in (criteria.activation(), jp.structured.effects.second_order(jp.losses.cross_entropy)):
+        left = criterion(flat, (SIDE_BY_SIDE,), gates, [batch])["units"]
+        right = criterion(apart, (APART,), gates, [batch])["units"]
+        np.testing.assert_allclose(left, right, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "change"),
+    [((5,), {}), ((1,), {}), ((6,), {"axis": -3}), ((6,), {"axis": 2}), ((6,), {"axis": 0}), ((6,), {"size": 2})],
+)
+def test_gated_each_site_of_another_length_is_named(shape, change):
+    group = dataclasses.replace(SIDE_BY_SIDE, **change)
+
+    def apply(params, state, images):
+        del state
+        return checkpoint_name((images @ params["in"])[:, : shape[0]], "units") @ params["out"][: shape[0]]
+
+    network = pairs((-1,)).replace(apply=apply)
+    needed = f"{group.size} or {2 * group.size}"
+    match = rf"'units' is gated at 'units', where its {group.size} units need a length of {needed} along axis"
+    for switched in (gated(network, (group,), {}), factored(network, (group,), {})):
+        with pytest.raises(
+            ValueError, match=rf"{match} {group.axis}, but the shape of that value is \(8, {shape[0]}\)"
+        ):
+            switched(np.ones((8, 4)))
