@@ -72,7 +72,8 @@ def flows(network: Network, image: Any) -> tuple[Any, Any, Any]:
 def scaled_flows(network: Network, image: Any) -> tuple[Any, Any, Any]:
     """Computes what ``flows`` does where it leaves the range of its type; the program takes longer to compile.
 
-    The scores are divided by one power of two where |R| is beyond 2^60 or below 2^-60.
+    The scores are divided by one power of two where |R| is beyond 2^60 or below 2^-60; shares of R below the range of
+    the type are zero.
     """
     positive = jax.tree.map(_absolute, network)
 
@@ -163,11 +164,9 @@ def _aligned(inputs: list[Scaled]) -> tuple[Any, list[Any]]:
     common = functools.reduce(jnp.maximum, [each for each, moves in zip(exponents, floating, strict=True) if moves])
     if sum(floating) == 1:
         return common, [value for value, _ in inputs]
-    # Not down to zero, which would make NaN of an infinite one (a mask of attention).
-    powers = [jnp.maximum(exponent - common, -100) for exponent in exponents]
     return common, [
-        value * _power(power, value) if moves else value
-        for (value, _), power, moves in zip(inputs, powers, floating, strict=True)
+        _times_power(value, exponent - common) if moves else value
+        for (value, _), exponent, moves in zip(inputs, exponents, floating, strict=True)
     ]
 
 
@@ -188,6 +187,11 @@ def _settled(value: Any, exponent: Any) -> Scaled:
 
 def _written(value: Any, exponent: Any) -> Any:
     return value if exponent is None else value * _power(exponent, value)
+
+
+def _times_power(value: Any, exponent: Any) -> Any:
+    """Infinity (a mask of attention) stays, where the power is too small for a number."""
+    return jnp.where(jnp.isinf(value), value, value * _power(exponent, value))
 
 
 def _power(exponent: Any, like: Any) -> Any:
