@@ -22,6 +22,9 @@ from jaxprune.sites.program import Program, Step, apply, trace
 # The powers of two beyond which a flow is not written out.
 _RANGE = 60
 
+# The exponent of zero.
+_NOTHING = -30_000
+
 # (mantissa, exponent); exponent None: the value as it is.
 Scaled = tuple[Any, Any]
 
@@ -54,7 +57,7 @@ def flows(network: Network, image: Any) -> tuple[Any, Any, Any]:
       image: [1, ...].
 
     Returns:
-      (scores, log2 of |R|, the largest share of R that passes through a weight); log2 is NaN where anything is not
+      (scores, log2 of |R|, the largest share of R that passes through a leaf); log2 is NaN where anything is not
       finite.
     """
     positive = jax.tree.map(_absolute, network)
@@ -97,9 +100,8 @@ def _checked(size: Any, scores: Any) -> Any:
     return jnp.where(jnp.all(jnp.stack(finite)), size, jnp.nan) if finite else size
 
 
-def _largest(scores: Any) -> Any:
-    largest = [jnp.max(leaf, initial=0) for leaf in jax.tree.leaves(scores)]
-    return functools.reduce(jnp.maximum, largest, jnp.zeros(()))
+def _largest(shares: Any) -> Any:
+    return functools.reduce(jnp.maximum, [jnp.sum(leaf) for leaf in jax.tree.leaves(shares)], jnp.zeros(()))
 
 
 def _absolute(leaf: Any) -> Any:
@@ -131,8 +133,9 @@ def _step(step: Step, inputs: list[Scaled]) -> list[Scaled]:
     if name in _TOGETHER | _COMPARISONS:
         common, aligned = _aligned(inputs)
         # A sum of a branch and a stream doubles the stream in every block; a bias does not.
-        grows = len(known) > 1 and name not in _COMPARISONS
-        return [_settled(value, common) if grows else (value, common) for value in apply(step, aligned)]
+        if len(known) > 1 and name in _TOGETHER:
+            return [_settled(value, common) for value in apply(step, aligned)]
+        return [(value, common if _is_floating(value) else None) for value in apply(step, aligned)]
     if name in _SIGNS:
         return [(value, None) for value in apply(step, mantissas)]
     if name == "div":
@@ -160,7 +163,11 @@ def _relu_like(step: Step) -> Program | None:
 def _aligned(inputs: list[Scaled]) -> tuple[Any, list[Any]]:
     """The largest exponent, and all floating-point values as multiples of its power."""
     floating = [_is_floating(value) and not _is_zero(value) for value, _ in inputs]
-    exponents = [0 if exponent is None else exponent for _, exponent in inputs]
+    inputs = [
+        _settled(value, 0) if moves and exponent is None else (value, exponent)
+        for (value, exponent), moves in zip(inputs, floating, strict=True)
+    ]
+    exponents = [exponent for _, exponent in inputs]
     common = functools.reduce(jnp.maximum, [each for each, moves in zip(exponents, floating, strict=True) if moves])
     if sum(floating) == 1:
         return common, [value for value, _ in inputs]
@@ -182,7 +189,8 @@ def _settled(value: Any, exponent: Any) -> Scaled:
     counts = jnp.isfinite(largest) & (largest > 0)
     shift = jnp.where(counts, jnp.clip(jnp.floor(jnp.log2(jnp.where(counts, largest, 1))), -100, 100), 0)
     shift = shift.astype(jnp.int32)
-    return value * _power(-shift, value), exponent + shift
+    # Zeros (a bias at its start) are no reason to lose what they are added to.
+    return value * _power(-shift, value), jnp.where(largest == 0, _NOTHING, exponent + shift)
 
 
 def _written(value: Any, exponent: Any) -> Any:

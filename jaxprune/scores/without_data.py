@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import check, tree
+from jaxprune import check
 from jaxprune.network import Network
 from jaxprune.scores.doors import weights
 from jaxprune.scores.flow import flows, scaled_flows
@@ -85,11 +85,11 @@ def synflow() -> Score:
             return scores
         if not abs(float(size)) < 100:  # NaN neither
             scores, size, share = scaled_flows(network, image)
-        if not (math.isfinite(size) and share * tree.size(scores) > 1e-6):
+        if not (math.isfinite(size) and share > 1e-4):
             raise ValueError(
                 f"network: expected a synaptic flow, but the sum of the outputs of |network| is 2^{float(size):.4g}, "
-                f"and the share of it that passes through a weight at most {float(share):.1g}. Is everything pruned in "
-                "some layer, are outputs behind a softmax, or is a statistic not finite?"
+                f"and the share of it that passes through the weights of a leaf at most {float(share):.1g}. Is everything "
+                "pruned in some layer, are outputs behind a softmax, or is a statistic not finite?"
             )
         return scores
 
