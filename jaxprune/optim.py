@@ -70,7 +70,7 @@ class _MaskedInit:
         hidden, wrong = _hidden_and_wrong(self.mask, params)
         if not isinstance(wrong, Tracer) and wrong:
             raise ValueError(
-                f"params: expected finite numbers where the mask prunes, but got {int(wrong)} that are NaN or infinite. "
+                f"params: expected finite numbers where the mask prunes, but {int(wrong)} of them are NaN or infinite. "
                 "An update is added to a weight, and nothing added to them makes 0. Begin with jp.masks.apply(mask, "
                 "params)."
             )
