@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
@@ -99,7 +100,7 @@ def _masked_update(tx: optax.GradientTransformation) -> Any:
             raise ValueError("params: expected the parameters, but got None. Call tx.update(gradients, state, params).")
         hide = functools.partial(_hidden, state.mask)
         extra = {name: hide(value) for name, value in extra.items()}
-        updates, inner = call(tx.update, _hide(state.mask, updates), state.inner, hide(params), extra)
+        updates, inner = call(tx.update, _hide(state.mask, updates), state.inner, _hide(state.mask, params), extra)
         check.same_structure("tx: its updates", updates, "params", params)
         updates = jax.tree.map(lambda keep, leaf, w: jnp.where(keep, leaf, -w), state.mask, updates, params)
         return updates, MaskedState(state.mask, _without_revived(inner, hide))
@@ -109,14 +110,14 @@ def _masked_update(tx: optax.GradientTransformation) -> Any:
 
 def _hide(mask: Any, values: Any) -> Any:
     # where() and never a product: NaN times zero is NaN.
-    return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, jnp.zeros((), leaf.dtype)), mask, values)
+    return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, 0), mask, values)
 
 
 def _hidden(mask: Any, value: Any) -> Any:
     """What has the form of the parameters, without what is pruned; of a function, its arguments and what it returns."""
     leaves, structure = jax.tree.flatten(value)
-    shapes = [keep.shape for keep in jax.tree.leaves(mask)]
-    if structure == jax.tree.structure(mask) and [getattr(leaf, "shape", None) for leaf in leaves] == shapes:
+    same = structure == jax.tree.structure(mask) and not any(map(callable, leaves))
+    if same and [np.shape(leaf) for leaf in leaves] == [np.shape(keep) for keep in jax.tree.leaves(mask)]:
         return _hide(mask, value)
     if not callable(value):
         return value

@@ -344,6 +344,20 @@ def test_unstructured_is_silent_where_all_that_ties_is_pruned_or_was_before():
     assert warned(jp.masks.unstructured(0.5), lost, {"a": True, "b": True}) is None
 
 
+def test_unstructured_ranks_whole_numbers_and_numbers_of_python():
+    scores = {"a": np.array([[3, 1], [2, 4]]), "b": 2.5, "c": jnp.arange(2)}
+    mask = jp.masks.unstructured(0.4)(scores, {"a": True, "b": True, "c": False})
+    np.testing.assert_array_equal(mask["a"], [[True, False], [False, True]])
+    assert bool(mask["b"])
+    assert jax.tree.map(np.shape, jp.masks.ones(scores)) == jax.tree.map(np.shape, scores)
+    assert "no weight is left of b" in warned(jp.masks.unstructured(0.6), scores, {"a": True, "b": True, "c": False})
+
+
+def test_n_of_m_names_an_axis_that_a_kernel_has_not():
+    with pytest.raises(ValueError, match=r"prunable: 2 does not divide the input axis \(3\) of w, .* need axis=1\."):
+        jp.masks.n_of_m(1, 2, axis=3)({"w": jnp.ones((2, 2))}, {"w": True})
+
+
 def test_n_of_m_warns_where_position_decided():
     values = np.random.default_rng(0).random((8, 100)).astype(np.float32)
     select = jp.masks.n_of_m(2, 4)

@@ -65,7 +65,7 @@ def unstructured(sparsity: float, allocation: str = "global") -> Select:
         else:
             each = tuple(range(len(chosen)))
             cut = bisection.keep_largest(chosen, each, share([leaf.shape for leaf in chosen], pruned))
-        _warn_of_ties(cut, scores, flags)
+        _warn_of_ties(cut, tree.names(scores), leaves, flags)
         return structure.unflatten(_completed(cut.kept, leaves, flags))
 
     return select
@@ -106,7 +106,7 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Select:
                     "Exclude this leaf, choose another m, or another axis: kernels [out, in, ...] need axis=1."
                 )
         cut = _keep_in_groups([leaf for leaf, flag in zip(leaves, flags, strict=True) if flag], n, m, axis)
-        _warn_of_ties(cut, scores, flags)
+        _warn_of_ties(cut, tree.names(scores), leaves, flags)
         return structure.unflatten(_completed(cut.kept, leaves, flags))
 
     return select
@@ -120,6 +120,15 @@ def apply(mask: Any, params: Any) -> Any:
     """
     check.mask("mask", mask, params)
     return _apply(mask, params)
+
+
+def lowest(leaf: Any) -> Any:
+    """The score of what is pruned already, below every finite one: it stays pruned, and no warning counts it.
+
+    >>> float(lowest(jnp.ones(2))) == float(jnp.finfo(jnp.float32).min)
+    True
+    """
+    return jnp.finfo(jnp.promote_types(leaf.dtype, jnp.float32)).min
 
 
 def sparsity(mask: Any, prunable: Any) -> float:
@@ -138,7 +147,7 @@ def sparsity(mask: Any, prunable: Any) -> float:
 def ones(params: Any) -> Any:
     """Makes the mask that keeps everything."""
     leaves, structure = jax.tree.flatten(params)
-    return structure.unflatten(_ones(tuple(leaf.shape for leaf in leaves)))
+    return structure.unflatten(_ones(tuple(np.shape(leaf) for leaf in leaves)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -162,6 +171,7 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
     check.static_bools("prunable", prunable, scores)
     check.finite("scores", scores, "Look at the loss and at the images; a score that is not finite ranks nothing.")
     leaves, structure = jax.tree.flatten(scores)
+    leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for leaf in leaves]
     flags = [bool(flag) for flag in jax.tree.leaves(prunable)]
     if not any(flags):
         raise ValueError(
@@ -175,18 +185,17 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
     return leaves, flags, structure
 
 
-def _warn_of_ties(cut: bisection.Cut, scores: Any, flags: list[bool]) -> None:
+def _warn_of_ties(cut: bisection.Cut, names: list[str], leaves: list[Any], flags: list[bool]) -> None:
     """Warns outside of transformations, where the numbers are known."""
     if isinstance(cut.by_position, Tracer):
         return
-    names = [name for name, flag in zip(tree.names(scores), flags, strict=True) if flag]
-    leaves = [leaf for leaf, flag in zip(jax.tree.leaves(scores), flags, strict=True) if flag]
+    names, leaves = zip(*(entry[:2] for entry in zip(names, leaves, flags, strict=True) if entry[2]), strict=True)
     by_position, pruned = (np.asarray(counts, np.int64) for counts in (cut.by_position, cut.pruned))
     emptied = [
         name
         for name, leaf, count in zip(names, leaves, pruned, strict=True)
-        # What has the lowest score of all was empty before, see jaxprune.pruning.
-        if 0 < count == leaf.size and bool(jnp.max(leaf) > jnp.finfo(leaf.dtype).min)
+        # What has the lowest score there is was empty before.
+        if 0 < count == leaf.size and bool(jnp.max(leaf) > lowest(leaf))
     ]
     share = by_position.sum() / max(1, pruned.sum())
     if share <= 0.01 and not emptied:
