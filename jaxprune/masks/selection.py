@@ -221,7 +221,7 @@ def _keep_in_groups(leaves: list[Any], n: int, m: int, axis: int) -> bisection.C
     """Masks of ``leaves`` that keep the n largest of every m along an axis."""
     later = np.arange(m)[:, None] < np.arange(m)[None, :]
 
-    def keep(leaf: Any) -> tuple[Any, Any, Any]:
+    def keep(leaf: Any) -> tuple[Any, ...]:
         groups = jnp.moveaxis(leaf, axis, -1)
         groups = groups.reshape(*groups.shape[:-1], -1, m)
         # Rank inside the group by comparing all pairs: m is small, and nothing is gathered.
@@ -231,10 +231,11 @@ def _keep_in_groups(leaves: list[Any], n: int, m: int, axis: int) -> bisection.C
         equal = (other == mine) | (jnp.isnan(mine) & jnp.isnan(other))
         beaten_by = larger | (equal & later.reshape((1,) * (groups.ndim - 1) + (m, m)))
         kept = jnp.sum(beaten_by, axis=-1) < n
-        # A pruned one whose equal was kept.
-        decided = ~kept & jnp.any(equal & kept[..., None, :], axis=-1)
-        mask = jnp.moveaxis(kept.reshape(*kept.shape[:-2], -1), -1, axis)
-        return mask, bisection.count_true(decided), bisection.count_true(~kept)
+        # A pruned one whose equal was kept.  Slice by slice: XLA on CPU is slow at reducing a short axis.
+        low = functools.reduce(jnp.minimum, [jnp.where(kept[..., i], groups[..., i], jnp.inf) for i in range(m)])
+        decided = ~kept & (groups == low[..., None])
+        return tuple(jnp.moveaxis(flag.reshape(*flag.shape[:-2], -1), -1, axis) for flag in (kept, decided))
 
-    masks, decided, pruned = zip(*map(keep, leaves), strict=True)
-    return bisection.Cut(list(masks), jnp.stack(decided), jnp.stack(pruned))
+    masks, decided = zip(*map(keep, leaves), strict=True)
+    pruned = np.array([leaf.size // m * (m - n) for leaf in leaves])
+    return bisection.Cut(list(masks), jnp.stack([bisection.count_true(flag) for flag in decided]), pruned)
