@@ -189,11 +189,11 @@ def _warn_of_ties(cut: bisection.Cut, names: list[str], leaves: list[Any], flags
     """Warns outside of transformations, where the numbers are known."""
     if isinstance(cut.by_position, Tracer):
         return
-    names, leaves = zip(*(entry[:2] for entry in zip(names, leaves, flags, strict=True) if entry[2]), strict=True)
+    chosen = [entry[:2] for entry in zip(names, leaves, flags, strict=True) if entry[2]]
     by_position, pruned = (np.asarray(counts, np.int64) for counts in (cut.by_position, cut.pruned))
     emptied = [
         name
-        for name, leaf, count in zip(names, leaves, pruned, strict=True)
+        for (name, leaf), count in zip(chosen, pruned, strict=True)
         # What has the lowest score there is was empty before.
         if 0 < count == leaf.size and bool(jnp.max(leaf) > lowest(leaf))
     ]
