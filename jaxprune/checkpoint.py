@@ -43,12 +43,8 @@ def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -
     final = root / f"{step:08d}"
     if final.exists():
         raise ValueError(f"step: {str(final)!r} exists. Resume from it, or choose another folder.")
+    demand_savable(state)
     names, leaves = tree.names(state), jax.tree.leaves(state)
-    for name, leaf in zip(names, leaves, strict=True):
-        if np.size(leaf) == 0 or jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-            raise ValueError(
-                f"state: {name} is empty or a PRNG key, which cannot be saved. Save jax.random.key_data(key)."
-            )
     arrays = [np.asarray(leaf) for leaf in leaves]
     temporary = root / f".tmp-{uuid.uuid4().hex}"
     temporary.mkdir()
@@ -65,6 +61,15 @@ def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -
     for leftover in root.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return final
+
+
+def demand_savable(state: Any) -> None:
+    """Checks that no leaf is empty or a PRNG key; what is NaN or infinite is saved as it is."""
+    for name, leaf in tree.by_name(state).items():
+        if np.size(leaf) == 0 or jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            raise ValueError(
+                f"state: {name} is empty or a PRNG key, which cannot be saved. Save jax.random.key_data(key)."
+            )
 
 
 def restore(folder: str | os.PathLike[str], like: Any) -> tuple[int, Any] | None:

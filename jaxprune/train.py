@@ -1,12 +1,12 @@
 """One training step, and the loop around it: masks, checkpoints, resume."""
 
+import functools
 import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune import check, checkpoint, files, losses, tree
+from jaxprune import check, checkpoint, files, losses, optim, tree
 from jaxprune.data.batches import is_streamed, training_batch
 from jaxprune.data.prefetching import in_background
 from jaxprune.data.progress import bar
+from jaxprune.finite import breaks, explain
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss
 
 
-@partial(jax.jit, static_argnames=("loss", "update"), donate_argnames=("network", "optimizer"))
+@functools.partial(jax.jit, static_argnames=("loss", "update"), donate_argnames=("network", "optimizer"))
 def step(
     network: Network, optimizer: Any, batch: Batch, key: jax.Array, *, loss: Loss, update: Callable[..., Any]
 ) -> tuple[Network, Any, dict[str, Any]]:
     """Takes one step of an optax transformation on the weighted mean loss of a batch.
 
-    If the loss, a gradient, or anything the step would make of them is not finite, nothing changes and ``"finite"`` is
-    False.
+    If the loss or a gradient is not finite, or the step would make NaN or infinity of a weight or of a number of the
+    state or the optimizer, nothing changes and ``"finite"`` is False.  What was infinite before and stays as it is (an
+    attention mask of -inf, a threshold of infinity) does no harm.
 
     Args:
       network: trained by ``train_apply`` where it has one, else as it stands.  Its buffers are given up (donated).
@@ -38,10 +40,12 @@ def step(
       batch: images, labels, weights.
       key: for dropout.
       loss: per-example loss.
-      update: ``tx.update``; equal functions share one compiled step.
+      update: ``tx.update``; equal functions share one compiled step.  If it takes them, it gets ``value``, ``grad``,
+        ``value_fn``, ``obj_fn`` and ``grad_fn`` of this batch.
 
     Returns:
-      (network, optimizer, {"loss": mean loss before the step, "gradient_norm", "finite"}).
+      (network, optimizer, {"loss": mean loss before the step, "gradient_norm", "finite", "broken": for every leaf of
+      (params, state, optimizer) whether it would not be finite}).
     """
 
     def value(params: Any) -> tuple[Any, Any]:
@@ -53,18 +57,15 @@ def step(
 
     (current, state), gradient = jax.value_and_grad(value, has_aux=True)(network.params)
     norm = optax.tree.norm(gradient)
-    updates, new_optimizer = update(gradient, optimizer, network.params)
+    extra = optim.arguments(lambda point: value(point)[0], current, gradient)
+    updates, new_optimizer = optim.call(update, gradient, optimizer, network.params, extra)
     before = (network.params, network.state, optimizer)
     after = (optax.apply_updates(network.params, updates), state, new_optimizer)
-    finite = jnp.isfinite(current) & jnp.isfinite(norm) & _all_finite(after)
+    broken = breaks(before, after)
+    finite = jnp.isfinite(current) & jnp.isfinite(norm) & ~jnp.any(broken)
     params, state, optimizer = jax.tree.map(lambda old, new: jnp.where(finite, new, old), before, after)
-    metrics = {"loss": current, "gradient_norm": norm, "finite": finite}
+    metrics = {"loss": current, "gradient_norm": norm, "finite": finite, "broken": broken}
     return network.replace(params=params, state=state), optimizer, metrics
-
-
-def _all_finite(values: Any) -> Any:
-    leaves = [leaf for leaf in jax.tree.leaves(values) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def fit(
@@ -89,7 +90,9 @@ def fit(
     Args:
       network: where to start.
       loss: per-example loss.
-      tx: any optax transformation; ``jp.optim.with_mask(tx, mask)`` keeps pruned weights at zero.
+      tx: an optax transformation.  ``jp.optim.with_mask(tx, mask)`` keeps pruned weights at zero; then training begins
+        with masked weights, also where ``network`` is dense.  One that asks for the loss, or for functions of the
+        weights (line searches, Polyak steps, ``reduce_on_plateau``), gets those of the batch.
       data: ``{"image": [n, ...], "label": [n]}``; see ``jp.data.select`` and ``jp.data.stream``.  Of a stream, the
         next batches are made in the background.  Images may be bytes, if the network takes bytes.
       steps: how many steps in all, those before a resume included.
@@ -104,11 +107,14 @@ def fit(
       The trained network.
 
     Raises:
-      FloatingPointError: the loss, a gradient or a new weight is not finite; that step was not taken, nothing was saved
-        after it, and the newest checkpoint is finite.
+      FloatingPointError: the loss or a gradient is not finite, or a step makes NaN or infinity of a weight or of a
+        number of the state or the optimizer; the message says which.  That step was not taken, nothing was saved after
+        it, and in the newest checkpoint is nothing that a step broke.
       SystemExit: SIGTERM came; the state was saved.
+      TypeError, ValueError: ``tx`` cannot be served: it has two sets of weights, wants gradients of single examples, or
+        asks for what ``fit`` does not know.
       ValueError: the folder cannot be written, or holds a checkpoint of another network, seed or batch size, or of a
-        later step.
+        later step; or there is something to save that no checkpoint can hold.
     """
     root = None if folder is None else check.writable("folder", folder)
     check.positive("steps", steps)
@@ -116,9 +122,14 @@ def fit(
     if np.ndim(data["label"]) == 1:
         outputs = jax.eval_shape(network.apply, network.params, network.state, data["image"][:1])
         check.label_range("data: labels", data["label"], outputs.shape[-1])
+    network = network.replace(params=optim.start(tx, network.params))
+    optimizer = tx.init(network.params)
+    optim.demand_served(tx, optimizer, network.params)
     # Private copies: the step donates its buffers, and the caller's network and mask must stay alive.
-    state = jax.tree.map(jnp.array, (network, tx.init(network.params)))
+    state = jax.tree.map(jnp.array, (network, optimizer))
     start, identity = 0, np.array([seed, batch_size, len(data["label"])])
+    if root is not None:
+        checkpoint.demand_savable((*state, identity))
     if root is not None and (found := checkpoint.restore(root, (*state, identity))) is not None:
         start, (*state, written) = found
         _check_resume(root, start, steps, identity, written)
@@ -138,9 +149,9 @@ def fit(
             saving = root is not None and (done % save_every == 0 or done == steps or stopping)
             logging = done % log_every == 0 or done == steps
             # Ordinarily the flag of the step before is read: waiting for this one would leave the device idle.
-            _demand_finite(previous, number)
+            _demand_finite(previous, number, state)
             if saving or logging:
-                _demand_finite(last, done)
+                _demand_finite(last, done, state)
             if last and logging:
                 log(done, last)
             count(batch_size)
@@ -185,7 +196,7 @@ def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> N
 
 def _batches(data: Mapping[str, Any], size: int, seed: int, steps: range) -> Generator[dict[str, Any], None, None]:
     """Yields the batches of these steps; of a stream, the next ones are made in the background."""
-    make = partial(training_batch, data, size, seed)
+    make = functools.partial(training_batch, data, size, seed)
     if not is_streamed(data):
         return (make(number) for number in steps)
     # There too the batch goes to the device, so that the step finds it there.
@@ -193,7 +204,11 @@ def _batches(data: Mapping[str, Any], size: int, seed: int, steps: range) -> Gen
 
 
 def _average(*values: Any) -> Any:
-    return sum(values) / len(values) if jnp.issubdtype(jnp.result_type(values[0]), jnp.floating) else values[0]
+    if not jnp.issubdtype(jnp.result_type(values[0]), jnp.floating):
+        return values[0]
+    # What stays keeps its bits; a sum would round, or overflow.
+    same = functools.reduce(jnp.logical_and, [value == values[0] for value in values])
+    return jnp.where(same, values[0], sum(values) / len(values))
 
 
 def _demand_averages(averaged: Any) -> None:
@@ -221,6 +236,8 @@ def _statistics(network: Network, images: Any, key: jax.Array) -> tuple[Any, Any
         state = jax.tree.unflatten(structure, whole)
         return jax.tree.leaves(network.train_apply(network.params, state, images, {"dropout": key})[1])  # type: ignore[misc]
 
+    # Nor is what train_apply hands on untouched: an attention mask, a table.
+    moving = [moves and new is not leaf for moves, new, leaf in zip(moving, updated(leaves), leaves, strict=True)]
     share = updated([jnp.zeros_like(leaf) for leaf in leaves])
     # v of the size of the statistics themselves, so that the difference loses no digits.
     probe = [
@@ -254,13 +271,13 @@ def _check_resume(root: Path, start: int, steps: int, identity: np.ndarray, writ
         )
 
 
-def _demand_finite(metrics: dict[str, Any] | None, number: int) -> None:
+def _demand_finite(metrics: dict[str, Any] | None, number: int, state: Sequence[Any]) -> None:
+    """Raises where a step was not taken; ``state`` is (network, optimizer) after it, which it has not changed."""
     if metrics is not None and not bool(metrics["finite"]):
-        raise FloatingPointError(
-            f"loss: step {number} gave loss {float(metrics['loss'])} and gradient norm "
-            f"{float(metrics['gradient_norm'])}, or new weights that are not finite; it was not taken, and the newest "
-            "checkpoint is from before it. Lower the learning rate, or look at the data."
-        )
+        network, optimizer = state
+        parts = {"weights": network.params, "state": network.state, "tx": optimizer}
+        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+        raise FloatingPointError(explain(number, loss, norm, np.asarray(metrics["broken"]), parts))
 
 
 @contextmanager

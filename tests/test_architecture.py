@@ -16,7 +16,7 @@ PACKAGE = ROOT / "jaxprune"
 FLOORS = [
     {"types", "check", "files"},
     {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
-    {"network", "losses"},
+    {"network", "losses", "finite"},
     {"sites", "groups"},
     {"data", "models", "curvature", "masks", "schedules", "checkpoint", "similarity", "cost"},
     {"scores", "structured", "optim"},

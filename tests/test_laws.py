@@ -1,6 +1,8 @@
 """Laws of masks: what must hold for any scores, and on any number of devices."""
 
 import functools
+import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxprune as jp
 
-pytestmark = pytest.mark.usefixtures("same_rank")
+pytestmark = [
+    pytest.mark.usefixtures("same_rank"),
+    # Few values tie on purpose here; what ``prune`` makes is held against the definition of the warning.
+    pytest.mark.filterwarnings("ignore::jaxprune.masks.TiesWarning"),
+]
 
 # Fixed shapes, so that hypothesis varies numbers and compiles nothing.  All but one leaf are prunable.
 SHAPES = {"a": (3, 4), "b": (5, 1), "c": (2, 2, 4), "left": (3,)}
@@ -50,9 +56,27 @@ def flat(tree):
 
 
 def prune(scores, sparsity, allocation="global"):
-    mask = jp.masks.unstructured(sparsity, allocation)(arrays(scores), PRUNABLE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", jp.masks.TiesWarning)
+        mask = jp.masks.unstructured(sparsity, allocation)(arrays(scores), PRUNABLE)
     assert np.asarray(mask["left"]).all()
+    groups = [(flat(scores), flat(mask))]
+    if allocation != "global":
+        groups = [(np.ravel(scores[name]), np.ravel(mask[name])) for name in "abc"]
+    decided, emptied = sum(decided_by_position(*group) for group in groups), [n for n in "abc" if not mask[n].any()]
+    # Of at most 33 weights one is more than 1 %.
+    assert len(caught) == (decided > 0 or len(emptied) > 0)
+    for warning in caught:
+        assert (f"position decided {decided} of the {(~flat(mask)).sum()} weights" in str(warning.message)) == (
+            decided > 0
+        )
+        assert (f"no weight is left of {', '.join(emptied)}. " in str(warning.message)) == (len(emptied) > 0)
     return flat(mask)
+
+
+def decided_by_position(scores, mask):
+    """How many pruned weights have the score of one that was kept: all or none of those at the threshold."""
+    return int(np.isin(scores[~mask], scores[mask]).sum())
 
 
 def sorted_mask(scores, pruned):
@@ -279,6 +303,73 @@ SPLIT = {
 }
 
 
+def warned(select, scores, prunable):
+    """What is said of a mask, or None."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", jp.masks.TiesWarning)
+        select(scores, prunable)
+    return str(caught[0].message) if caught else None
+
+
+def test_unstructured_warns_of_scores_that_say_nothing():
+    """The failures of the reports: all zero, all overflown to one value, one leaf at zero."""
+    rng = np.random.default_rng(0)
+    values = {"a": rng.random((40, 50)).astype(np.float32), "b": 1 + rng.random((10, 10)).astype(np.float32)}
+    prunable, half = {"a": True, "b": True}, jp.masks.unstructured(0.5)
+    assert warned(half, values, prunable) is None
+    for constant in (0.0, np.finfo(np.float32).max):
+        same = {name: np.full_like(leaf, constant) for name, leaf in values.items()}
+        message = (
+            r"scores: position decided 1050 of the 1050 weights that were pruned \(100\.0%\): their scores equal those"
+        )
+        assert re.match(message, warned(half, same, prunable))
+    message = warned(half, {**values, "b": np.zeros_like(values["b"])}, prunable)
+    assert message.startswith("scores: no weight is left of b. Look at the scores: are they zero")
+    # One per cent may tie by chance, as weights of few bits do.
+    cut, few = np.sort(values["a"].ravel())[1049], values["a"].copy()
+    np.put(few, np.argsort(few, axis=None)[1040:1060], cut)
+    assert warned(half, {**values, "a": few}, prunable) is None
+    np.put(few, np.argsort(few, axis=None)[1035:1065], cut)
+    assert "position decided 15 of the 1050" in warned(half, {**values, "a": few}, prunable)
+
+
+def test_unstructured_is_silent_where_all_that_ties_is_pruned_or_was_before():
+    values = np.random.default_rng(0).random((20, 10)).astype(np.float32)
+    values[:5] = 0
+    assert warned(jp.masks.unstructured(0.5), {"a": values}, {"a": True}) is None
+    assert warned(jp.masks.unstructured(0.25), {"a": values}, {"a": True}) is None
+    assert "position decided 40 of the 40" in warned(jp.masks.unstructured(0.2), {"a": values}, {"a": True})
+    # So the rounds of jaxprune.pruning say it of a leaf once, when it loses its last weight.
+    lost = {"a": values, "b": np.full((2, 2), np.finfo(np.float32).min)}
+    assert warned(jp.masks.unstructured(0.5), lost, {"a": True, "b": True}) is None
+
+
+def test_unstructured_ranks_whole_numbers_and_numbers_of_python():
+    scores = {"a": np.array([[3, 1], [2, 4]]), "b": 2.5, "c": jnp.arange(2)}
+    mask = jp.masks.unstructured(0.4)(scores, {"a": True, "b": True, "c": False})
+    np.testing.assert_array_equal(mask["a"], [[True, False], [False, True]])
+    assert bool(mask["b"])
+    assert jax.tree.map(np.shape, jp.masks.ones(scores)) == jax.tree.map(np.shape, scores)
+    assert "no weight is left of b" in warned(jp.masks.unstructured(0.6), scores, {"a": True, "b": True, "c": False})
+
+
+def test_n_of_m_names_an_axis_that_a_kernel_has_not():
+    with pytest.raises(ValueError, match=r"prunable: 2 does not divide the input axis \(3\) of w, .* need axis=1\."):
+        jp.masks.n_of_m(1, 2, axis=3)({"w": jnp.ones((2, 2))}, {"w": True})
+
+
+def test_n_of_m_warns_where_position_decided():
+    values = np.random.default_rng(0).random((8, 100)).astype(np.float32)
+    select = jp.masks.n_of_m(2, 4)
+    assert warned(select, {"a": values}, {"a": True}) is None
+    values[:2, :6] = 0  # pruned, both of them
+    assert warned(select, {"a": values}, {"a": True}) is None
+    values[2, :2] = 0  # three zeros in a group: two of them go, by position
+    assert warned(select, {"a": values}, {"a": True}) is None  # 4 of 400 are 1 %
+    values[2, 2] = 0
+    assert warned(select, {"a": values}, {"a": True}).startswith("scores: position decided 6 of the 400 weights")
+
+
 def sharded(ties):
     rng, mesh = np.random.default_rng(0), jp.mesh.make()
     assert mesh.devices.size == 8
@@ -297,6 +388,9 @@ def test_unstructured_on_eight_devices_is_that_on_one_and_gathers_nothing(ties, 
     select = jp.masks.unstructured(sparsity, allocation)
     expected = select(whole, prunable)
     jax.tree.map(np.testing.assert_array_equal, select(split, prunable), expected)
+    message = warned(select, split, prunable)
+    assert message == warned(select, whole, prunable)
+    assert (message is not None) == ties
     compiled = jax.jit(lambda scores: select(scores, prunable)).lower(split).compile()
     jax.tree.map(np.testing.assert_array_equal, compiled(split), expected)
     program = compiled.as_text()

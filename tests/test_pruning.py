@@ -104,6 +104,27 @@ def test_ladder_p3_selects_globally_so_that_a_layer_of_small_weights_goes_first(
         assert np.all(np.asarray(rung.mask["layer0"]["kernel"])) or not np.any(rung.mask["layer1"]["kernel"])
 
 
+def test_rounds_warn_once_of_a_leaf_that_lost_its_last_weight():
+    start = network()
+    params = {**start.params, "layer1": jax.tree.map(lambda leaf: leaf / 1000, start.params["layer1"])}
+    # Of 267 weights 143 are a thousandth of the others: all of them go in the second round.
+    schedule, prunable = (0.3, 0.6, 0.7, 0.8), jp.tree.prunable(params)
+    with pytest.warns(jp.masks.TiesWarning, match=r"^scores: no weight is left of layer1/kernel\.") as caught:
+        masks = [
+            part.mask
+            for part in jp.pruning.rounds(start.replace(params=params), jp.scores.magnitude(), [], prunable, schedule)
+        ]
+    assert [bool(np.any(mask["layer1"]["kernel"])) for mask in masks] == [True, False, False, False]
+    assert len(caught) == 1
+
+
+def test_rounds_rank_scores_of_whole_numbers():
+    net = jp.Network(_apply, {"w": jnp.ones((2, 2))})
+    score = lambda network, batches: {"w": jnp.array([[1, 2], [3, 4]])}  # noqa: E731
+    *_, last = jp.pruning.rounds(net, score, [], {"w": True}, (0.25, 0.5))
+    np.testing.assert_array_equal(last.mask["w"], [[False, False], [True, True]])
+
+
 def test_ladder_p4_keeps_pruned_weights_exactly_zero_through_training():
     for rung in climbed():
         values = jax.tree.map(lambda keep, leaf: jnp.where(keep, 0, leaf), rung.mask, rung.network.params)

@@ -172,6 +172,24 @@ def test_recalibrate_replaces_statistics_by_those_of_the_batches_and_nothing_els
     same(got.params, net.params)
 
 
+def test_recalibrate_measures_with_what_training_leaves_alone():
+    """An attention mask is no statistic, and was taken for zero while the others were measured."""
+
+    def train_apply(params, state, images, rngs):
+        hidden = jax.nn.softmax(images.reshape(len(images), -1) + state["mask"])
+        average = 0.9 * state["average"] + 0.1 * jnp.mean(hidden, axis=0)
+        return apply(params, {}, images), {"average": average, "mask": state["mask"]}
+
+    mask = np.array([0, -np.inf, 0.1, np.finfo(np.float32).min], np.float32)
+    net = network().replace(train_apply=train_apply, state={"average": jnp.ones(4), "mask": jnp.asarray(mask)})
+    batches = [data(8, seed) for seed in range(3)]
+    got = jp.train.recalibrate(net, batches, jax.random.key(0)).state
+    np.testing.assert_array_equal(got["mask"], mask)
+    powers = [np.exp(batch["image"].reshape(8, -1) + mask) for batch in batches]
+    expected = np.mean([power / power.sum(axis=1, keepdims=True) for power in powers], axis=(0, 1))
+    np.testing.assert_allclose(got["average"], expected, rtol=1e-5)
+
+
 def test_recalibrate_needs_statistics_and_batches_without_padding():
     net = network().replace(train_apply=train_apply)
     with pytest.raises(ValueError, match="network: expected a train_apply"):
@@ -305,6 +323,201 @@ def test_step_keeps_no_trace_of_padding():
         got, _, metrics = jp.train.step(*state, one, jax.random.key(0), loss=jp.losses.cross_entropy, update=tx.update)
         results.append((got.params, metrics))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+
+
+def attention(state: Any) -> jp.Network:
+    """A network that adds what its state holds to scores of attention."""
+
+    def apply(params, state, images):
+        scores = (images.reshape(len(images), -1) @ params["w"])[:, None] + state["mask"]
+        return jax.nn.softmax(scores).mean(axis=1)
+
+    return jp.Network(apply, {"w": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}, state)
+
+
+CAUSAL = {"mask": np.where(np.tri(3, dtype=bool), np.float32(0), np.float32(-np.inf))}
+
+
+def clipped(learning_rate: Any, max_norm: Any) -> Any:
+    return optax.chain(optax.clip_by_global_norm(max_norm), optax.sgd(learning_rate))
+
+
+def test_fit_takes_what_is_infinite_by_design(tmp_path):
+    """r11 of the reports: -inf in the state, infinity among the hyperparameters."""
+    large = {"mask": np.where(np.tri(3, dtype=bool), np.float32(0), np.float32(-1e30))}
+    free = optax.inject_hyperparams(clipped)(learning_rate=0.1, max_norm=np.inf)
+    trained = fit(attention(CAUSAL), free, steps=3, folder=tmp_path)
+    expected = fit(attention(large), optax.sgd(0.1), steps=3)
+    np.testing.assert_allclose(trained.params["w"], expected.params["w"], rtol=1e-6)
+    same(trained.state, CAUSAL)
+    found = jp.checkpoint.restore(tmp_path, (trained, free.init(trained.params), np.zeros(3, int)))
+    assert found is not None
+    same(found[1][0], trained)
+
+
+def overflowing(params, state, images, rngs):
+    del rngs
+    return apply(params, {}, images), {"sum": state["sum"] * np.float32(1e30)}
+
+
+def growing(factor: Any) -> Any:
+    """A transformation whose state grows."""
+    return optax.GradientTransformation(
+        lambda params: {"size": jnp.ones(())}, lambda g, s, p=None: (g, {"size": s["size"] * factor})
+    )
+
+
+POISONED = {**CAUSAL, "mask": CAUSAL["mask"] + np.float32(np.nan)}
+BLAMED = {
+    "NaN state": (
+        lambda: attention(POISONED),
+        optax.sgd(0.1),
+        r"^loss: step 1 .*There was NaN in 'mask' of the state of",
+    ),
+    "all -inf": (
+        lambda: attention({"mask": np.full((3, 3), -np.inf, np.float32)}),
+        optax.sgd(0.1),
+        r"^loss: step 1 .*There was infinity in 'mask' of the state of the network before the training\. No step has",
+    ),
+    "NaN weight": (
+        lambda: network().replace(params={**network().params, "bias": np.full(8, np.nan, np.float32)}),
+        optax.sgd(0.1),
+        r"^loss: step 1 .*There was NaN in 'bias' of the weights before the training",
+    ),
+    "NaN rate": (
+        network,
+        optax.inject_hyperparams(optax.sgd)(learning_rate=np.nan),
+        r"^weights: step 1 gave loss \d.* infinity in 'bias'; .*There was NaN in 'hyperparams/learning_rate' of the",
+    ),
+    "huge rate": (
+        network,
+        optax.sgd(float("inf")),
+        r"^weights: step 1 .* NaN or infinity in 'bias'; .* Lower the learning rate\.$",
+    ),
+    "state": (
+        lambda: network().replace(train_apply=overflowing, state={"sum": jnp.ones((), jnp.float32)}),
+        optax.sgd(0.1),
+        r"^state: step 2 .* NaN or infinity in 'sum'; .*what train_apply makes of its state",
+    ),
+    "tx": (
+        network,
+        growing(np.float64(1e300)),
+        r"^tx: step 2 .* NaN or infinity in 'size'; .*hyperparameters and the sch",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", BLAMED)
+def test_fit_blames_what_is_not_finite(cause):
+    make, tx, message = BLAMED[cause]
+    with pytest.raises(FloatingPointError, match=message) as raised:
+        fit(make(), tx)
+    assert ("Lower the learning rate" in str(raised.value)) == (cause in ("NaN rate", "huge rate"))
+
+
+def test_fit_blames_a_gradient_that_is_not_finite():
+    def steep(outputs, batch):
+        return jnp.sqrt(jnp.sum(0 * outputs, axis=-1)) + jp.losses.cross_entropy(outputs, batch)
+
+    with pytest.raises(
+        FloatingPointError, match=r"^gradient: step 1 gave loss \d.* norm nan; .* No step has changed the"
+    ):
+        jp.train.fit(network(), steep, optax.sgd(0.1), data(), steps=2, batch_size=8, seed=0)
+
+
+def test_step_breaks_nothing_where_infinity_turns_into_nan_only():
+    breaks = jp.finite.breaks
+    old = [np.array([value]) for value in (np.inf, np.inf, np.nan, 1.0, -np.inf)]
+    new = [np.array([value]) for value in (np.inf, np.nan, np.nan, np.inf, np.inf)]
+    np.testing.assert_array_equal(breaks(old, new), [False, True, False, True, True])
+
+
+# ------------------------------------------------------------------------------------------------ transformations
+
+ASKING = {
+    "value": optax.polyak_sgd(0.5),
+    "value in a chain": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+    "value_fn": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+    "obj_fn": optax.contrib.sophia(0.1),
+    "grad_fn": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=True),
+    "nothing": optax.scale(-0.1),
+}
+
+
+@pytest.mark.parametrize("asked", ASKING)
+def test_fit_gives_a_transformation_what_it_asks_for(asked):
+    net = network()
+    mask = mask_of(net.params)
+    trained = fit(net, jp.optim.with_mask(ASKING[asked], mask), steps=8, batch_size=30)
+    loss = jp.evaluate.transfer.mean_loss(jp.losses.cross_entropy, [data()])
+    assert loss(trained)["loss"] < loss(net.replace(params=jp.masks.apply(mask, net.params)))["loss"]
+    for keep, leaf in zip(jax.tree.leaves(mask), jax.tree.leaves(trained.params), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf)[~np.asarray(keep)], 0)
+
+
+def test_fit_takes_the_polyak_step():
+    net, batch = network(), {key: value[:8] for key, value in data(8).items()}
+    objective = lambda params: jnp.mean(jp.losses.cross_entropy(apply(params, {}, batch["image"]), batch))  # noqa: E731
+    value, slope = jax.value_and_grad(objective)(net.params)
+    length = float(value) / float(optax.tree.norm(slope)) ** 2
+    trained = fit(net, optax.polyak_sgd(1e9), batch, steps=1)
+    expected = jax.tree.map(lambda w, g: np.asarray(w) - length * np.asarray(g), net.params, slope)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), trained.params, expected)
+
+
+def asking_for_more(updates, state, params=None, *, teacher):
+    return updates, state
+
+
+def one_leaf() -> jp.Network:
+    return attention({"mask": np.zeros((3, 3), np.float32)})
+
+
+UNSERVED = {
+    "two sets of weights": (
+        network,
+        optax.lookahead(optax.sgd(0.1), 2, 0.5),
+        TypeError,
+        "tx: .*optax.lookahead has two, fast",
+    ),
+    "single examples": (
+        one_leaf,
+        optax.contrib.differentially_private_aggregate(1.0, 0.1, key=0),
+        ValueError,
+        r"tx: .*mean gradient of a batch .*its updates: at \['w'\] expected the shape \(4, 3\) of the parameters, but",
+    ),
+    "an argument": (
+        network,
+        optax.GradientTransformationExtraArgs(lambda params: (), asking_for_more),
+        ValueError,
+        "tx: .*asks for nothing but value, .*TypeError: asking_for_more.*'teacher'",
+    ),
+}
+
+
+@pytest.mark.parametrize("wanted", UNSERVED)
+def test_fit_refuses_before_training_a_transformation_that_it_cannot_serve(wanted, tmp_path):
+    make, tx, error, message = UNSERVED[wanted]
+    examples = FailingLater(0, lambda _: pytest.fail("a batch was made"))
+    with pytest.raises(error, match=message):
+        fit(make(), tx, examples, folder=tmp_path)
+
+
+def test_fit_refuses_before_training_what_no_checkpoint_holds(tmp_path):
+    noisy = optax.add_noise(0.1, 0.55, key=0)
+    with pytest.raises(ValueError, match=r"state: 1/rng_key is empty or a PRNG key"):
+        fit(network(), noisy, FailingLater(0, lambda _: pytest.fail("a batch was made")), folder=tmp_path)
+    fit(network(), noisy, steps=1)
+
+
+@pytest.mark.parametrize("value", [1.0, np.inf])
+def test_fit_trains_dense_weights_under_a_mask_as_masked_ones(value):
+    net = network()
+    mask = mask_of(net.params)
+    dense = jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, jnp.float32(value)), mask, net.params)
+    tx = jp.optim.with_mask(optax.lamb(0.05), mask)
+    masked = fit(net.replace(params=jp.masks.apply(mask, net.params)), tx, steps=3)
+    same(fit(net.replace(params=dense), tx, steps=3).params, masked.params)
 
 
 # ------------------------------------------------------------------------------------- interruption and resume

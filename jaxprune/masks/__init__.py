@@ -1,5 +1,5 @@
 """From scores to masks: exact selection, and applying a mask."""
 
-from jaxprune.masks.selection import apply, n_of_m, ones, sparsity, unstructured
+from jaxprune.masks.selection import TiesWarning, apply, n_of_m, ones, sparsity, unstructured
 
-__all__ = ["apply", "n_of_m", "ones", "sparsity", "unstructured"]
+__all__ = ["TiesWarning", "apply", "n_of_m", "ones", "sparsity", "unstructured"]

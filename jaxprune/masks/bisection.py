@@ -7,7 +7,7 @@ finds the same mask, bit for bit.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,21 @@ from jax.core import Tracer
 _ROW = 4096  # of scores that are laid end to end
 
 
-def keep_largest(leaves: list[Any], groups: tuple[int, ...], pruned: list[int]) -> list[Any]:
+class Cut(NamedTuple):
+    """Masks, and how they came about.
+
+    Attributes:
+      kept: the masks.
+      by_position: [groups] how many of the pruned have the score of one that was kept.
+      pruned: [leaves] how many are pruned.
+    """
+
+    kept: list[Any]
+    by_position: Any
+    pruned: Any
+
+
+def keep_largest(leaves: list[Any], groups: tuple[int, ...], pruned: list[int]) -> Cut:
     """Masks of ``leaves`` that prune exactly the ``pruned[g]`` smallest of each group g of leaves, ties by position."""
     bisect = _bisect_end_to_end if _on_one_device(leaves) else _bisect_leaves
     return bisect(leaves, np.array(pruned, np.uint32), groups)
@@ -31,7 +45,7 @@ def count_false(flags: list[Any]) -> list[int]:
 
 @jax.jit
 def _count_false(flags: list[Any]) -> jax.Array:
-    return jnp.stack([_count(~flag) for flag in flags])
+    return jnp.stack([count_true(~flag) for flag in flags])
 
 
 def _on_one_device(leaves: list[Any]) -> bool:
@@ -43,26 +57,32 @@ def _on_one_device(leaves: list[Any]) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames="groups")
-def _bisect_leaves(leaves: list[Any], wanted: Any, groups: tuple[int, ...]) -> list[Any]:
+def _bisect_leaves(leaves: list[Any], wanted: Any, groups: tuple[int, ...]) -> Cut:
     """Bisects leaves as they lie, sharded in any way.  Every one of them compiles for a quarter of a second."""
-    return _bisect(leaves, wanted, groups)
+    kept, by_position = _bisect(leaves, wanted, groups)
+    return Cut(kept, by_position, jnp.stack([count_true(~leaf) for leaf in kept]))
 
 
 @functools.partial(jax.jit, static_argnames="groups")
-def _bisect_end_to_end(leaves: list[Any], wanted: Any, groups: tuple[int, ...]) -> list[Any]:
+def _bisect_end_to_end(leaves: list[Any], wanted: Any, groups: tuple[int, ...]) -> Cut:
     """Bisects leaves that lie on one device, end to end in rows: one program of one size for any number of leaves."""
     dtype, rows = _widest(leaves), [-(-leaf.size // _ROW) for leaf in leaves]
     pieces = []
     for leaf in leaves:
         # What fills the last row of a leaf ranks above every score, so it is never pruned.
         pieces += [leaf.astype(dtype).ravel(), jnp.full(-leaf.size % _ROW, jnp.inf, dtype)]
-    [kept] = _bisect([jnp.concatenate(pieces).reshape(-1, _ROW)], wanted, [np.repeat(groups, rows)])
+    [kept], by_position = _bisect([jnp.concatenate(pieces).reshape(-1, _ROW)], wanted, [np.repeat(groups, rows)])
     parts = jnp.split(kept.ravel(), np.cumsum(rows)[:-1] * _ROW)
-    return [part[: leaf.size].reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    masks = [part[: leaf.size].reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    pruned = jnp.zeros(len(leaves), jnp.uint32).at[np.repeat(np.arange(len(leaves)), rows)].add(_count_rows(~kept))
+    return Cut(masks, by_position, pruned)
 
 
-def _bisect(leaves: list[Any], wanted: Any, groups: Sequence[Any]) -> list[Any]:
-    """The masks; ``groups`` names the group of each leaf, or of each row of a leaf [rows, columns]."""
+def _bisect(leaves: list[Any], wanted: Any, groups: Sequence[Any]) -> tuple[list[Any], Any]:
+    """The masks, and how many of each group position decided.
+
+    ``groups`` names the group of each leaf, or of each row of a leaf [rows, columns].
+    """
     dtype = _widest(leaves)
     leaves = [leaf.astype(dtype) for leaf in leaves]
     total = sum(leaf.size for leaf in leaves)
@@ -78,7 +98,7 @@ def _bisect(leaves: list[Any], wanted: Any, groups: Sequence[Any]) -> list[Any]:
     def count(flags: list[Any]) -> Any:
         totals = jnp.zeros(wanted.shape, jnp.uint32)
         for flag, group in zip(flags, groups, strict=True):
-            totals = totals.at[group].add(_count(flag) if np.ndim(group) == 0 else _count_rows(flag))
+            totals = totals.at[group].add(count_true(flag) if np.ndim(group) == 0 else _count_rows(flag))
         return totals
 
     def value_of(bits: Any) -> Any:
@@ -88,36 +108,44 @@ def _bisect(leaves: list[Any], wanted: Any, groups: Sequence[Any]) -> list[Any]:
     def small(index: int, values: Any) -> Any:
         return (leaves[index] <= spread(values, index)) | jnp.isnan(leaves[index])
 
+    def tied(index: int, values: Any) -> Any:
+        leaf, cut = leaves[index], spread(values, index)
+        return jnp.where(jnp.isnan(cut), jnp.isnan(leaf), leaf == cut)
+
     def pruned(index: int, values: Any, last: Any) -> Any:
         """What lies below the cut, and of its ties those up to the last position."""
-        leaf, cut = leaves[index], spread(values, index)
-        ties = jnp.where(jnp.isnan(cut), jnp.isnan(leaf), leaf == cut)
-        early = _positions(leaf.shape, int(offsets[index])) <= spread(last, index)
+        early = _positions(leaves[index].shape, int(offsets[index])) <= spread(last, index)
         # Of a group of which nothing is wanted, not even a NaN at the first place.
-        return small(index, values) & (~ties | early) & (spread(wanted, index) > 0)
+        return small(index, values) & (~tied(index, values) | early) & (spread(wanted, index) > 0)
+
+    def by_position() -> tuple[Any, Any]:
+        last, _ = _smallest(
+            jnp.uint32,
+            (total - 1).bit_length(),
+            wanted,
+            lambda last: count([pruned(index, values, last) for index in each]),
+        )
+        below = count([small(index, values) & ~tied(index, values) for index in each])
+        return last, jnp.where(found == wanted, 0, wanted - below)
 
     each = range(len(leaves))
     bits = jnp.iinfo(unsigned).bits
     cut, found = _smallest(unsigned, bits, wanted, lambda cut: count([small(index, value_of(cut)) for index in each]))
     values = value_of(cut)
-    last = lax.cond(
+    last, decided = lax.cond(
         jnp.all(found == wanted),
-        lambda: jnp.full(wanted.shape, total - 1, jnp.uint32),
-        lambda: _smallest(
-            jnp.uint32,
-            (total - 1).bit_length(),
-            wanted,
-            lambda last: count([pruned(index, values, last) for index in each]),
-        )[0],
+        lambda: (jnp.full(wanted.shape, total - 1, jnp.uint32), jnp.zeros(wanted.shape, jnp.uint32)),
+        by_position,
     )
-    return [~pruned(index, values, last) for index in each]
+    return [~pruned(index, values, last) for index in each], decided
 
 
 def _widest(leaves: list[Any]) -> Any:
     return functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
 
 
-def _count(flag: Any) -> Any:
+def count_true(flag: Any) -> Any:
+    """Counts what is True in an array (of fewer than 2^32), also inside of a compiled program."""
     # XLA on CPU adds integers one by one, and floats in vectors: rows are counted in float32, exact up to 2^24.
     return jnp.sum(_count_rows(flag) if flag.ndim and flag.shape[-1] <= 2**24 else flag, dtype=jnp.uint32)
 

@@ -1,15 +1,25 @@
 """From scores to masks: which weights are pruned, by threshold, by layer, or in groups; and applying a mask."""
 
 import functools
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune import check, tree
 from jaxprune.masks import allocations, bisection
 from jaxprune.types import Select
+
+
+class TiesWarning(UserWarning):
+    """The order of positions, not the scores, decided what was pruned; or a leaf was left without a weight.
+
+    It comes where more than 1 % of the pruned weights have the score of one that was kept, or where a leaf loses its
+    last weight.  Equal scores of which all are pruned or all are kept decide nothing, and are no reason.
+    """
 
 
 def unstructured(sparsity: float, allocation: str = "global") -> Select:
@@ -31,6 +41,10 @@ def unstructured(sparsity: float, allocation: str = "global") -> Select:
     Raises:
       ValueError: unknown allocation, sparsity outside [0, 1), scores that are not finite, or more than 2^32 weights.
 
+    Warns:
+      TiesWarning: position decided more than 1 % of the cut, or a leaf is left without a weight.  Under ``jit`` no
+        number is known, and nothing is said.
+
     Source: the Erdős-Rényi-kernel allocation is from Evci et al. (2020), arXiv 1911.11134.
 
     >>> scores = {"w": jnp.array([3.0, -1.0, 2.0, 0.5])}
@@ -47,11 +61,12 @@ def unstructured(sparsity: float, allocation: str = "global") -> Select:
         chosen = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
         pruned = round(sparsity * sum(leaf.size for leaf in chosen))
         if share is None:
-            kept = bisection.keep_largest(chosen, (0,) * len(chosen), [pruned])
+            cut = bisection.keep_largest(chosen, (0,) * len(chosen), [pruned])
         else:
             each = tuple(range(len(chosen)))
-            kept = bisection.keep_largest(chosen, each, share([leaf.shape for leaf in chosen], pruned))
-        return structure.unflatten(_completed(kept, leaves, flags))
+            cut = bisection.keep_largest(chosen, each, share([leaf.shape for leaf in chosen], pruned))
+        _warn_of_ties(cut, tree.names(scores), leaves, flags)
+        return structure.unflatten(_completed(cut.kept, leaves, flags))
 
     return select
 
@@ -62,13 +77,18 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Select:
     Args:
       n: how many of each group are kept.
       m: the size of a group.
-      axis: the input (contraction) axis of a kernel; -2 is the input channel of HWIO and of [in, out].
+      axis: the input (contraction) axis of a kernel; -2 is the input channel of HWIO and of [in, out], which Flax has.
+        Kernels [out, in, ...], those of Equinox and PyTorch, need axis 1.  A tree of scores does not say which it has:
+        with the wrong axis the mask is one of groups that no hardware runs.
 
     Returns:
       A ``Select``: ``(scores, prunable) -> mask``.  Ties are pruned in the order of their position.
 
     Raises:
-      ValueError: not 0 < n <= m, or a prunable leaf whose input axis m does not divide.
+      ValueError: not 0 < n <= m, or a prunable leaf that has no such axis or whose axis m does not divide.
+
+    Warns:
+      TiesWarning: position decided more than 1 % of the cut, as of ``unstructured``.
 
     >>> scores = {"w": jnp.array([[1.0], [4.0], [3.0], [2.0]])}
     >>> n_of_m(2, 4)(scores, {"w": True})["w"][:, 0]
@@ -80,13 +100,14 @@ def n_of_m(n: int, m: int, axis: int = -2) -> Select:
     def select(scores: Any, prunable: Any) -> Any:
         leaves, flags, structure = _prepare(scores, prunable)
         for name, leaf, flag in zip(tree.names(scores), leaves, flags, strict=True):
-            if flag and (leaf.ndim < 2 or leaf.shape[axis] % m):
+            if flag and (leaf.ndim < 2 or not -leaf.ndim <= axis < leaf.ndim or leaf.shape[axis] % m):
                 raise ValueError(
                     f"prunable: {m} does not divide the input axis ({axis}) of {name}, whose shape is {leaf.shape}. "
-                    "Exclude this leaf, or choose another m."
+                    "Exclude this leaf, choose another m, or another axis: kernels [out, in, ...] need axis=1."
                 )
-        kept = _keep_in_groups([leaf for leaf, flag in zip(leaves, flags, strict=True) if flag], n, m, axis)
-        return structure.unflatten(_completed(kept, leaves, flags))
+        cut = _keep_in_groups([leaf for leaf, flag in zip(leaves, flags, strict=True) if flag], n, m, axis)
+        _warn_of_ties(cut, tree.names(scores), leaves, flags)
+        return structure.unflatten(_completed(cut.kept, leaves, flags))
 
     return select
 
@@ -99,6 +120,15 @@ def apply(mask: Any, params: Any) -> Any:
     """
     check.mask("mask", mask, params)
     return _apply(mask, params)
+
+
+def lowest(leaf: Any) -> Any:
+    """The score of what is pruned already, below every finite one: it stays pruned, and no warning counts it.
+
+    >>> float(lowest(jnp.ones(2))) == float(jnp.finfo(jnp.float32).min)
+    True
+    """
+    return jnp.finfo(jnp.promote_types(leaf.dtype, jnp.float32)).min
 
 
 def sparsity(mask: Any, prunable: Any) -> float:
@@ -117,7 +147,7 @@ def sparsity(mask: Any, prunable: Any) -> float:
 def ones(params: Any) -> Any:
     """Makes the mask that keeps everything."""
     leaves, structure = jax.tree.flatten(params)
-    return structure.unflatten(_ones(tuple(leaf.shape for leaf in leaves)))
+    return structure.unflatten(_ones(tuple(np.shape(leaf) for leaf in leaves)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -141,6 +171,7 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
     check.static_bools("prunable", prunable, scores)
     check.finite("scores", scores, "Look at the loss and at the images; a score that is not finite ranks nothing.")
     leaves, structure = jax.tree.flatten(scores)
+    leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for leaf in leaves]
     flags = [bool(flag) for flag in jax.tree.leaves(prunable)]
     if not any(flags):
         raise ValueError(
@@ -154,12 +185,43 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
     return leaves, flags, structure
 
 
+def _warn_of_ties(cut: bisection.Cut, names: list[str], leaves: list[Any], flags: list[bool]) -> None:
+    """Warns outside of transformations, where the numbers are known."""
+    if isinstance(cut.by_position, Tracer):
+        return
+    chosen = [entry[:2] for entry in zip(names, leaves, flags, strict=True) if entry[2]]
+    by_position, pruned = (np.asarray(counts, np.int64) for counts in (cut.by_position, cut.pruned))
+    emptied = [
+        name
+        for (name, leaf), count in zip(chosen, pruned, strict=True)
+        # What has the lowest score there is was empty before.
+        if 0 < count == leaf.size and bool(jnp.max(leaf) > lowest(leaf))
+    ]
+    share = by_position.sum() / max(1, pruned.sum())
+    if share <= 0.01 and not emptied:
+        return
+    parts = []
+    if share > 0.01:
+        parts.append(
+            f"position decided {by_position.sum()} of the {pruned.sum()} weights that were pruned ({share:.1%}): their "
+            "scores equal those of weights that were kept"
+        )
+    if emptied:
+        listed = ", ".join(emptied[:5]) + (f" and {len(emptied) - 5} more" if len(emptied) > 5 else "")
+        parts.append(f"no weight is left of {listed}")
+    warnings.warn(
+        f"scores: {'; '.join(parts)}. Look at the scores: are they zero, or too large or too small for their type?",
+        TiesWarning,
+        stacklevel=3,
+    )
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _keep_in_groups(leaves: list[Any], n: int, m: int, axis: int) -> list[Any]:
+def _keep_in_groups(leaves: list[Any], n: int, m: int, axis: int) -> bisection.Cut:
     """Masks of ``leaves`` that keep the n largest of every m along an axis."""
     later = np.arange(m)[:, None] < np.arange(m)[None, :]
 
-    def keep(leaf: Any) -> Any:
+    def keep(leaf: Any) -> tuple[Any, ...]:
         groups = jnp.moveaxis(leaf, axis, -1)
         groups = groups.reshape(*groups.shape[:-1], -1, m)
         # Rank inside the group by comparing all pairs: m is small, and nothing is gathered.
@@ -169,6 +231,11 @@ def _keep_in_groups(leaves: list[Any], n: int, m: int, axis: int) -> list[Any]:
         equal = (other == mine) | (jnp.isnan(mine) & jnp.isnan(other))
         beaten_by = larger | (equal & later.reshape((1,) * (groups.ndim - 1) + (m, m)))
         kept = jnp.sum(beaten_by, axis=-1) < n
-        return jnp.moveaxis(kept.reshape(*kept.shape[:-2], -1), -1, axis)
+        # A pruned one whose equal was kept.  Slice by slice: XLA on CPU is slow at reducing a short axis.
+        low = functools.reduce(jnp.minimum, [jnp.where(kept[..., i], groups[..., i], jnp.inf) for i in range(m)])
+        decided = ~kept & (groups == low[..., None])
+        return tuple(jnp.moveaxis(flag.reshape(*flag.shape[:-2], -1), -1, axis) for flag in (kept, decided))
 
-    return [keep(leaf) for leaf in leaves]
+    masks, decided = zip(*map(keep, leaves), strict=True)
+    pruned = np.array([leaf.size // m * (m - n) for leaf in leaves])
+    return bisection.Cut(list(masks), jnp.stack([bisection.count_true(flag) for flag in decided]), pruned)

@@ -210,15 +210,31 @@ def _explained(path: Any, tensors: Mapping[str, np.ndarray], known: Architecture
     fitting = _fitting(tensors)
     if fitting:
         hint = f"It looks like {' or '.join(fitting)}."
-    else:
-        name, share = max(
-            ((name, _share(one, tensors)) for name, one in ARCHITECTURES.items()), key=lambda entry: entry[1]
-        )
-        near = f"; the nearest is {name}, with {share:.0%} of the names" if share > 0 else ""
+    elif isinstance(error, mapping.ShapeError):
         hint = (
-            f"It fits none of the known architectures{near}. Is the file complete, and of a network as it is published?"
+            f"It has all the names of {known.name}, and another shape: is it a network of another width or patch size, "
+            "or was it cut smaller?"
         )
+    else:
+        hint = _nearest(tensors, known)
     return f"path: {str(path)!r} is not of {known.name}: {error} {hint}"
+
+
+def _nearest(tensors: Mapping[str, np.ndarray], known: Architecture) -> str:
+    """Says which architecture has most of the names, ``known`` before others."""
+    every = {known.name: known} | {name: one for name, one in ARCHITECTURES.items() if name != known.name}
+    shares = {(name, True): _share(one, tensors) for name, one in every.items()}
+    shares |= {(name, False): _share(one, tensors, head=False) for name, one in every.items() if one.head is not None}
+    (name, head), share = max(shares.items(), key=lambda entry: entry[1])
+    if share == 1:
+        return (
+            f"It has all the names of {name}, but other shapes: is it a network of another width or patch size?"
+            if head
+            else f"All that it lacks of {name} is in the last layer: load it as that, with head=False."
+        )
+    # Rounded down: 100 % would be all of them.
+    near = f"; the nearest is {name}, with {math.floor(100 * share)}% of the names" if share > 0 else ""
+    return f"It fits none of the known architectures{near}. Is the file complete, and of a network as it is published?"
 
 
 def _fitting(tensors: Mapping[str, np.ndarray]) -> list[str]:
@@ -235,13 +251,13 @@ def _fitting(tensors: Mapping[str, np.ndarray]) -> list[str]:
     return found
 
 
-def _share(known: Architecture, tensors: Mapping[str, np.ndarray]) -> float:
+def _share(known: Architecture, tensors: Mapping[str, np.ndarray], head: bool = True) -> float:
     """The share of names that a file and an architecture have in common, of all that either has and none drops."""
     try:
         inside = _unwrapped(tensors, known)
     except ValueError:  # of a network that we have not
         return 0.0
-    layout = _layout(known, _module(known, inside))
+    layout = _layout(known, _module(known, inside, head))
     wanted = _names(layout)
     there = set(inside) - set(mapping.dropped(layout, inside))
     return len(wanted & there) / len(wanted | there)
