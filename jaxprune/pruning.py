@@ -63,6 +63,7 @@ def rounds(
       ValueError: a schedule that is empty, decreases or leaves [0, 1).
     """
     targets = _targets(schedule)
+    check.network(network)
     check.static_bools("prunable", prunable, network.params)
 
     def run() -> Iterator[Round]:
@@ -166,6 +167,8 @@ def ladder(
     [(0.0, [1.5, 0.5, 1.0, 2.0]), (0.5, [0.75, 0.0, 0.0, 1.0]), (0.75, [0.0, 0.0, 0.0, 0.5])]
     """
     targets = _targets(schedule)
+    check.network(network)
+    check.network(network)
     check.static_bools("prunable", prunable, network.params)
 
     def run() -> Iterator[Rung]:

@@ -119,10 +119,11 @@ def fit(
     root = None if folder is None else check.writable("folder", folder)
     check.positive("steps", steps)
     check.batch(data, "data")
-    if np.ndim(data["label"]) == 1:
-        outputs = jax.eval_shape(network.apply, network.params, network.state, data["image"][:1])
-        check.label_range("data: labels", data["label"], outputs.shape[-1])
+    if not is_streamed(data):
+        check.finite_batch(data, "data")
     network = network.replace(params=optim.start(tx, network.params))
+    check.network(network)
+    _check_outputs(network, loss, data)
     optimizer = tx.init(network.params)
     optim.demand_served(tx, optimizer, network.params)
     # Private copies: the step donates its buffers, and the caller's network and mask must stay alive.
@@ -162,6 +163,21 @@ def fit(
     return state[0]
 
 
+def _check_outputs(network: Network, loss: Loss, data: Mapping[str, Any]) -> None:
+    """Checks one row of outputs for each example, and that the loss can be computed of the labels."""
+    one = {name: jax.ShapeDtypeStruct((1, *np.shape(entry)[1:]), _kind(entry)) for name, entry in data.items()}
+    outputs = jax.eval_shape(network.apply, network.params, network.state, one["image"])
+    check.outputs(outputs, 1)
+    jax.eval_shape(functools.partial(losses.mean, loss), outputs, one)
+    # What other losses read of the labels only they know.
+    if loss in (losses.cross_entropy, losses.squared_error) and np.ndim(data["label"]) == 1:
+        check.label_range("data: labels", data["label"], outputs.shape[-1])
+
+
+def _kind(entry: Any) -> Any:
+    return entry.dtype if hasattr(entry, "dtype") else np.asarray(entry).dtype
+
+
 def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> Network:
     """Replaces the running statistics of a network by those of its own activations on these batches.
 
@@ -181,7 +197,10 @@ def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> N
     if network.train_apply is None:
         raise ValueError("network: expected a train_apply, whose statistics are averaged, but it has none.")
     found = []
+    check.network(network)
     for batch in batches:
+        check.batch(batch)
+        check.finite_batch(batch)
         if not bool(jnp.all(losses.weights(batch) > 0)):
             raise ValueError(
                 "batches: expected no padding, which would enter the statistics. Choose a size that divides."

@@ -87,9 +87,9 @@ def synflow() -> Score:
             scores, size, share = scaled_flows(network, image)
         if not (math.isfinite(size) and share > 1e-4):
             raise ValueError(
-                f"network: expected a synaptic flow, but the sum of the outputs of |network| is 2^{float(size):.4g}, and "
-                f"the share of it that passes through the weights of a leaf at most {float(share):.1g}. Is everything "
-                "pruned in some layer, are outputs behind a softmax, or is a statistic not finite?"
+                f"network: expected a synaptic flow, but the sum of the outputs of |network| is 2^{float(size):.4g}, "
+                f"and the share of it that passes through the weights of a leaf at most {float(share):.1g}. Is "
+                "everything pruned in some layer, are outputs behind a softmax, or is a statistic not finite?"
             )
         return scores
 
