@@ -64,6 +64,26 @@ def test_imports_of_the_library_are_of_no_experiments():
     assert not [path for path in MODULES if re.search(r"^\s*(from|import) experiments", path.read_text(), re.MULTILINE)]
 
 
+DERIVATIVES = {"grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacrev", "jacfwd", "hessian"}
+# What maps a derivative, and over what: never over an axis of examples that lies on several devices, where XLA computes
+# the gradients of convolutions wrongly.  Gradients of single examples are of restricted.py, by cotangents of the batch.
+MAPPED = {
+    "curvature/activation.py": "units, positions",
+    "curvature/outputs.py": "columns of the outputs",
+    "curvature/restricted.py": "blocks, and cotangents of the whole batch",
+}
+
+
+def called(path: Path) -> set[str]:
+    calls = [node.func for node in nodes(path) if isinstance(node, ast.Call)]
+    return {getattr(function, "attr", getattr(function, "id", "")) for function in calls}
+
+
+def test_vmap_is_of_no_derivative_outside_of_the_modules_that_say_over_what():
+    both = {path for path in MODULES if called(path) & DERIVATIVES and called(path) & {"vmap", "side_by_side", "pmap"}}
+    assert {str(path.relative_to(PACKAGE)) for path in both} == set(MAPPED)
+
+
 PUBLIC = {
     "": ["Network"],
     "losses": ["cross_entropy", "squared_error"],

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import check
+from jaxprune import check, tree
 from jaxprune.network import Network
 
 Attribution = Callable[..., Any]
@@ -37,6 +37,7 @@ def ready(network: Network, images: Any, targets: Any) -> tuple[jax.Array, jax.A
             f"images: expected floating-point images, which have a gradient, but got {images.dtype}. Divide grey "
             "levels by 255."
         )
+    images = tree.wide(images)  # a map, a sum of many gradients or noise in half precision has three digits
     check.finite("images", images, "Look at the preprocessing.")
     outputs = jax.eval_shape(network.apply, network.params, network.state, images)
     check.outputs(outputs, len(images))

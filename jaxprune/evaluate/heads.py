@@ -57,7 +57,7 @@ def nearest_mean() -> HeadMaker:
     def fit(features: Any, labels: Any, classes: int) -> Network:
         x, y = _checked(features, labels, classes)
         means = np.stack([x[y == label].mean(axis=0) for label in range(classes)])
-        return Network(_negative_distances, jnp.asarray(means, jnp.asarray(features).dtype))
+        return Network(_negative_distances, jnp.asarray(means, _kind(features)))
 
     return fit
 
@@ -78,7 +78,7 @@ def nearest_neighbours(k: int = 5) -> HeadMaker:
         x, y = _checked(features, labels, classes)
         if k > len(y):
             raise ValueError(f"k: expected at most the {len(y)} examples that the head is fitted on, but got {k}.")
-        dtype = jnp.asarray(features).dtype
+        dtype = _kind(features)
         params = {"features": jnp.asarray(x, dtype), "votes": jnp.asarray(np.eye(classes)[y] / k, dtype)}
         return Network(_Votes(k), params)
 
@@ -119,8 +119,13 @@ def _checked(features: Any, labels: Any, classes: int) -> tuple[np.ndarray, np.n
     return x, y
 
 
+def _kind(features: Any) -> Any:
+    """Float32 or wider: a mean of whole numbers is none, and one in half precision has three digits."""
+    return jnp.promote_types(jnp.asarray(features).dtype, jnp.float32)
+
+
 def _affine(kernel: np.ndarray, bias: np.ndarray, like: Any) -> Network:
-    dtype = jnp.asarray(like).dtype
+    dtype = _kind(like)
     return Network(_affine_apply, {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)})
 
 

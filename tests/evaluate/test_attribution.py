@@ -530,3 +530,19 @@ def test_attribution_names_methods_for_other_networks():
         attribution.attention_rollout(),
         jp.Network(windowed, {}),
     )
+
+
+HALF = {
+    "gradient": attribution.gradient(),
+    "smooth_grad": attribution.smooth_grad(samples=3, std=0.1, key=KEY),
+    "integrated_gradients": attribution.integrated_gradients(steps=4),
+}
+
+
+@pytest.mark.parametrize("method", HALF)
+def test_attribution_of_images_in_half_precision_is_that_of_the_same_numbers_in_float32(method):
+    network = jp.Network(lambda p, s, x: jnp.tanh(x.reshape(len(x), -1) @ p), jnp.asarray(draw(12, 3)))
+    half = jnp.asarray(draw(2, 2, 2, 3), jnp.bfloat16)
+    found, expected = (HALF[method](network, images) for images in (half, half.astype(jnp.float32)))
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)

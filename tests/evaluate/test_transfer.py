@@ -246,3 +246,13 @@ def test_features_refuse_a_site_that_does_not_serve():
     head = heads.nearest_mean()(transfer.features(net, [data]), data["label"], 3)
     with pytest.raises(ValueError, match=r"sites: unknown value 'head'. .*Known: features, pixels"):
         transfer.with_head(net, head, "head")(data["image"])
+
+
+@pytest.mark.parametrize("kind", [np.int32, jnp.bfloat16])
+@pytest.mark.parametrize("maker", [heads.nearest_mean(), heads.ridge(1.0), heads.nearest_neighbours(2)])
+def test_heads_on_features_of_whole_numbers_or_half_precision_are_those_of_the_same_numbers(maker, kind):
+    features, labels = np.array([[0, 3], [1, 0], [5, 2], [4, 1]]), np.array([0, 0, 1, 1])
+    head, expected = (maker(features.astype(one), labels, 2) for one in (kind, np.float64))
+    for one, other in zip(jax.tree.leaves(head.params), jax.tree.leaves(expected.params), strict=True):
+        assert jnp.promote_types(one.dtype, jnp.float32) == one.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-6)
