@@ -367,22 +367,11 @@ def growing(factor: Any) -> Any:
     )
 
 
-POISONED = {**CAUSAL, "mask": CAUSAL["mask"] + np.float32(np.nan)}
 BLAMED = {
-    "NaN state": (
-        lambda: attention(POISONED),
-        optax.sgd(0.1),
-        r"^loss: step 1 .*There was NaN in 'mask' of the state of",
-    ),
     "all -inf": (
         lambda: attention({"mask": np.full((3, 3), -np.inf, np.float32)}),
         optax.sgd(0.1),
         r"^loss: step 1 .*There was infinity in 'mask' of the state of the network before the training\. No step has",
-    ),
-    "NaN weight": (
-        lambda: network().replace(params={**network().params, "bias": np.full(8, np.nan, np.float32)}),
-        optax.sgd(0.1),
-        r"^loss: step 1 .*There was NaN in 'bias' of the weights before the training",
     ),
     "NaN rate": (
         network,

@@ -102,6 +102,7 @@ def operator(
 
     For the loss ||w x||^2 of one output, M = 2 x x':
 
+    >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((3, 1)))
     >>> batch = {"image": jnp.array([[1.0, 3.0, 2.0]]), "label": jnp.zeros((1, 1))}
     >>> mask = jnp.array([[True], [False], [False]])

@@ -28,6 +28,7 @@ def snip(loss: Loss) -> Score:
 
     Source: Lee, Ajanthan and Torr (2019), arXiv 1810.02340.
 
+    >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.array([[2.0], [1.0]]))
     >>> batch = {"image": jnp.array([[1.0, 1.0]]), "label": jnp.zeros((1, 1))}
     >>> snip(losses.squared_error)(net, [batch])[:, 0]
@@ -51,6 +52,7 @@ def grasp(loss: Loss) -> Score:
 
     Source: Wang, Zhang and Grosse (2020), arXiv 2002.07376.
 
+    >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.array([[2.0], [1.0]]))
     >>> batch = {"image": jnp.array([[1.0, 1.0]]), "label": jnp.zeros((1, 1))}
     >>> grasp(losses.squared_error)(net, [batch])[:, 0]
@@ -77,6 +79,7 @@ def fisher(loss: Loss) -> Score:
 
     Source: Theis et al. (2018), arXiv 1801.05787; with the labels of the data, not of the model.
 
+    >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.array([[2.0], [1.0]]))
     >>> batch = {"image": jnp.array([[1.0, 1.0]]), "label": jnp.zeros((1, 1))}
     >>> fisher(losses.squared_error)(net, [batch])[:, 0]

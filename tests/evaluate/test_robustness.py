@@ -460,7 +460,7 @@ def test_difference_resamples_training_seeds_as_well():
         (
             {"batch": {"image": np.full((1, 4), np.nan), "label": np.zeros(1, int)}},
             ValueError,
-            r"batch: images: expected numbers in \[0, 1\], but they lie in \[nan, nan\]",
+            r"batch: expected finite numbers, but \['image'\] holds 4 ",
         ),
         (
             {"batch": {"image": np.zeros((1, 4), np.uint8), "label": np.zeros(1, int)}},

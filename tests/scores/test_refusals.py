@@ -74,7 +74,7 @@ def test_fisher_of_a_network_that_mixes_its_batch_is_that_of_the_whole():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_greedy_takes_half_precision(dtype):
+def test_block_hessian_and_its_update_take_half_precision(dtype):
     network, images = perceptron(dtype)
     batch = {"image": images, "label": np.arange(8) % 3}
     score = jp.scores.block_hessian(LOSS, form="greedy", matrix="ggn")
