@@ -1,5 +1,7 @@
 """Trees, networks, losses, schedules, the masked optimizer, sites."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -401,3 +403,34 @@ def test_gradient_refuses_empty_batches_and_negative_weights():
         jp.curvature.gradient(net, jp.losses.cross_entropy, {name: value[:0] for name, value in one.items()})
     with pytest.raises(ValueError, match="batch: expected weights of 0 or more"):
         jp.curvature.gradient(net, jp.losses.cross_entropy, {**one, "weight": -jnp.ones(1)})
+
+
+def test_names_of_two_leaves_that_are_one_is_an_error_of_whatever_uses_names():
+    """A container whose own name has a slash in it stands beside nested ones that spell the same."""
+    params = {"a/b": {"w": jnp.ones((3, 3))}, "a": {"b": {"w": 2 * jnp.ones((3, 3))}}}
+    net = jp.Network(lambda p, s, x: x @ p["a/b"]["w"] @ p["a"]["b"]["w"], params)
+    batch = {"image": jnp.ones((2, 3)), "label": jnp.zeros(2, int)}
+    message = "tree: expected leaves of different names, but two are called 'a/b/w'"
+    for call in (
+        lambda: jp.tree.by_name(params),
+        lambda: jp.tree.replace(params, "a/b/w", 0),
+        lambda: jp.tree.prunable(params),
+        lambda: jp.curvature.diagonal(net, jp.losses.cross_entropy, batch),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_prunable_names_an_exclude_that_leaves_nothing_out():
+    params = {"body": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    for exclude in ("^head/", "bias"):
+        with pytest.raises(ValueError, match=rf"exclude: .*exclude='{re.escape(exclude)}' matches no leaf"):
+            jp.tree.prunable(params, exclude=exclude)
+
+
+def test_mean_of_outputs_of_pixels_is_an_error():
+    batch = {"image": jnp.ones((4, 4, 4, 2)), "label": jnp.zeros((4, 4, 4), int), "weight": jnp.array([1.0, 1, 0, 1])}
+    with pytest.raises(
+        ValueError, match=r"expected outputs of shape \[b, c\] with b = 4 images, but got \(4, 4, 4, 3\)"
+    ):
+        jp.losses.mean(lambda outputs, batch: outputs.mean((1, 2, 3)), jnp.ones((4, 4, 4, 3)), batch)
