@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import check
+
 # The leaves of an nnx.State that was made by hand have "/value" at their end.
 KERNELS = r"(^|/)(kernel|weight|[wW]\d*)(/value)?$"
 
@@ -27,14 +29,7 @@ def names(tree: Any) -> list[str]:
     Raises:
       ValueError: two leaves have one name, so that a name would mean either.
     """
-    found = [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    if len(set(found)) < len(found):
-        twice = next(one for one in found if found.count(one) > 1)
-        raise ValueError(
-            f"tree: expected leaves of different names, but two are called {twice!r}. Rename a container: one whose "
-            f"own name has a '/' in it (as Haiku's have) stands beside nested ones that spell the same."
-        )
-    return found
+    return check.distinct([name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)])
 
 
 def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:

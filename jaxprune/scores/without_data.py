@@ -13,7 +13,6 @@ from jax.core import Tracer
 from jaxprune import check
 from jaxprune.network import Network
 from jaxprune.scores.doors import weights
-from jaxprune.scores.flow import flows, scaled_flows
 from jaxprune.types import Batch, Score, Scores
 
 
@@ -58,11 +57,13 @@ def synflow() -> Score:
     floating-point whatever the images are, and ones behind the normalisation of ``jp.models.normalised``.
     The paper prunes in 100 rounds: ``jp.schedules.exponential(sparsity, 100)``.  Of the data it uses only the shape.
 
-    The flow of a deep network leaves the range of float32.  Where R is beyond 2^100 or below 2^-100 all scores are
-    divided by one power of two, which changes no ranking; inside ``jax.jit`` they are not finite, or zero, there.
+    The flow of a deep network leaves the range of float32.  It is then computed in float64, on the host's processor,
+    and all scores are divided by one power of two, which changes no ranking.  Inside ``jax.jit`` they are not finite, or
+    zero, there.
 
     Raises (when applied):
-      ValueError: no batch; or R is zero, not finite, or does not depend on the weights (outputs behind a softmax).
+      ValueError: no batch; or R is zero, not finite in float64, or does not depend on the weights (outputs behind a
+        softmax).
 
     Source: Tanaka, Kunin, Yamins and Ganguli (2020), arXiv 2006.05467.
 
@@ -77,23 +78,33 @@ def synflow() -> Score:
             raise ValueError("batches: expected at least one batch, whose images say the shape of the input; got none.")
         check.batch(first)
         network = weights(network)
-        kind = jnp.result_type(jnp.float32, *jax.tree.leaves(network.params))
-        image = jnp.broadcast_to(jnp.asarray(_ones_of(network.apply), kind), (1, *np.shape(first["image"])[1:]))
-        check.outputs(jax.eval_shape(network.apply, network.params, network.state, image), 1)
-        scores, size, share = flows(network, image)
+        image = _probe(network, first["image"])
+        scores, size, share = _flow(network, image)
         if isinstance(size, Tracer):
             return scores
         if not abs(float(size)) < 100:  # NaN neither
-            scores, size, share = scaled_flows(network, image)
-        if not (math.isfinite(size) and share > 1e-4):
-            raise ValueError(
-                f"network: expected a synaptic flow, but the sum of the outputs of |network| is 2^{float(size):.4g}, "
-                f"and the share of it that passes through the weights of a leaf at most {float(share):.1g}. Is "
-                "everything pruned in some layer, are outputs behind a softmax, or is a statistic not finite?"
-            )
+            scores, size, share = _flow_in_float64(network, image)
+        _demand_flow(float(size), float(share))
         return scores
 
     return score
+
+
+def _probe(network: Network, images: Any) -> jax.Array:
+    """One image of ones; of whole numbers only where the network takes nothing else (it looks something up)."""
+    shape, kind = (1, *np.shape(images)[1:]), jnp.result_type(jnp.float32, *jax.tree.leaves(network.params))
+    image = jnp.broadcast_to(jnp.asarray(_ones_of(network.apply), kind), shape)
+    kinds = [kind] if jnp.issubdtype(jnp.result_type(images), jnp.floating) else [kind, jnp.result_type(images)]
+    for place, one in enumerate(kinds):
+        try:
+            outputs = jax.eval_shape(network.apply, network.params, network.state, image.astype(one))
+        except TypeError:
+            if place == len(kinds) - 1:
+                raise
+            continue
+        check.outputs(outputs, 1)
+        return image.astype(one)
+    raise AssertionError
 
 
 def _ones_of(apply: Any) -> Any:
@@ -101,6 +112,35 @@ def _ones_of(apply: Any) -> Any:
     while apply is not None and not hasattr(apply, "preprocess"):
         apply = getattr(apply, "apply", None) or getattr(apply, "body", None)
     return 1.0 if apply is None else np.add(apply.preprocess.mean, apply.preprocess.std)
+
+
+def _demand_flow(size: float, share: float) -> None:
+    if size == -math.inf or share < 1e-4:
+        raise ValueError(
+            "network: expected a synaptic flow, but the sum of the outputs of |network| "
+            + ("is 0. Is everything pruned in some layer?" if size == -math.inf else "does not depend on its weights. ")
+            + ("" if size == -math.inf else "Are the outputs behind a softmax? Score the network before it.")
+        )
+    if not math.isfinite(size):
+        raise ValueError(
+            "network: expected a synaptic flow that float64 can hold, but that of |network|, or a gradient in it, is "
+            "not finite. Make the weights smaller (where all layers are homogeneous that changes no ranking), or look "
+            "at the state of the network, whose absolute values count too."
+        )
+
+
+def _flow_in_float64(network: Network, image: Any) -> tuple[Scores, Any, Any]:
+    """The flow where it leaves the range of float32; the scores are brought back by a power of two."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+
+        def double(leaf: Any) -> Any:
+            return np.asarray(leaf, np.float64) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+        scores, size, share = jax.device_get(_flow(*jax.tree.map(double, (network, image))))
+    largest = max((float(np.max(leaf, initial=0)) for leaf in jax.tree.leaves(scores)), default=0.0)
+    power = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    scores = jax.tree.map(lambda leaf, w: jnp.asarray(np.ldexp(leaf, -power), w.dtype), scores, network.params)
+    return scores, size, share
 
 
 # One program for the whole tree: compiling one for each shape of leaf takes seconds.
@@ -119,3 +159,24 @@ def _draw(key: jax.Array, params: Any) -> Scores:
     dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
     parts = jnp.split(jax.random.uniform(key, (ends[-1],), dtype), ends[:-1])
     return structure.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _flow(network: Network, image: Any) -> tuple[Scores, Any, Any]:
+    """The scores; log2 of |R|, NaN where a score is not finite; and the largest share of R that reads a leaf."""
+    positive = jax.tree.map(_absolute, network)
+
+    def total(params: Any) -> Any:
+        return jnp.sum(network.apply(params, positive.state, image))
+
+    value, gradient = jax.value_and_grad(total)(positive.params)
+    scores = jax.tree.map(lambda w, g: jnp.abs(w * g), positive.params, gradient)
+    leaves = jax.tree.leaves(scores)
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.ones((), bool))
+    flows = functools.reduce(jnp.maximum, [jnp.sum(leaf) for leaf in leaves], jnp.zeros(()))
+    return scores, jnp.where(finite, jnp.log2(jnp.abs(value)), jnp.nan), flows / jnp.abs(value)
+
+
+def _absolute(leaf: Any) -> Any:
+    return jnp.abs(leaf) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf

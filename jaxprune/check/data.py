@@ -1,0 +1,123 @@
+"""Preconditions of batches, of labels, and of what a network returns for them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxprune.check.trees import finite, kind_of, lies_here, short
+
+
+def label_range(name: str, values: Any, classes: int) -> np.ndarray:
+    """Checks that labels are integers in [0, classes)."""
+    values = np.asarray(values)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"{name}: expected integer class labels, but got {values.dtype}.")
+    outside = values[(values < 0) | (values >= classes)]
+    if outside.size:
+        raise ValueError(
+            f"{name}: expected labels in [0, {classes}), but found {int(outside[0])}. Raise the number of classes, "
+            "relabel, or leave out what has no label."
+        )
+    return values
+
+
+def labels(name: str, values: Any, classes: int) -> None:
+    """Checks that labels are integers in [0, classes) and that every class occurs."""
+    empty = np.setdiff1d(np.arange(classes), label_range(name, values, classes))
+    if empty.size:
+        raise ValueError(
+            f"{name}: class {int(empty[0])} has no example ({empty.size} of {classes} classes are empty). Leave those "
+            "classes out of the task, or use more data."
+        )
+
+
+def batch(value: Mapping[str, Any], name: str = "batch", keys: Iterable[str] = ("image", "label")) -> None:
+    """Checks a batch: an image and a label for each of one or more examples, and weights that are not negative.
+
+    ``keys``: what has to be there.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected a batch, {{'image': ..., 'label': ...}}, but got a {type(value).__name__}.")
+    for key in keys:
+        if key not in value:
+            raise ValueError(
+                f"{name}: expected the keys {', '.join(map(repr, keys))} and optionally 'weight', but got "
+                f"{sorted(value)}."
+            )
+    for key, entry in value.items():
+        if isinstance(entry, (Mapping, tuple, list)) or not np.shape(entry):
+            raise ValueError(
+                f"{name}: expected every entry as one array with an axis of the examples first, but {key!r} is "
+                f"{kind_of(entry)}. Leave out what is not of the examples, and put parts together into one array."
+            )
+    sizes = {key: np.shape(entry)[0] for key, entry in value.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"{name}: expected as many labels and weights as images, but the lengths are {sizes}.")
+    if 0 in sizes.values():
+        raise ValueError(f"{name}: expected at least one example, but it is empty. Is the split or the task empty?")
+    if "weight" in value and not isinstance(value["weight"], Tracer):
+        weight = value["weight"]
+        # jnp where the array may lie on other hosts; NumPy cannot read it there.
+        lowest = jnp.min(weight) if isinstance(weight, jax.Array) else np.min(weight)
+        if not isinstance(lowest, Tracer) and lowest < 0:
+            raise ValueError(f"{name}: expected weights of 0 or more, but found {lowest}.")
+
+
+def batches(value: Any, name: str = "batches") -> Iterable[Any]:
+    """Checks that there are several batches, and returns what can be read again and again."""
+    if hasattr(value, "keys"):
+        raise TypeError(f"{name}: expected a list of batches, but got a single one. Pass [batch].")
+    return list(value) if isinstance(value, Iterator) else value
+
+
+def finite_batch(batch: Mapping[str, Any], name: str = "batch") -> None:
+    """Checks that images and labels of every example that counts are finite.  Does nothing under a transformation."""
+    counting = {key: value for key, value in batch.items() if key != "weight"}
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(dict(batch))) or not _are_arrays(batch):
+        return
+    if "weight" in batch:
+        finite(f"{name}: weight", batch["weight"], "Padding has the weight 0.")
+        counting = {key: _that_counts(value, batch["weight"]) for key, value in counting.items()}
+    finite(name, counting, "Look at the preprocessing, or give the example the weight 0.")
+
+
+def _that_counts(value: Any, weight: Any) -> Any:
+    """The entries of the examples of weight above 0; zero for the others."""
+    if lies_here(value) and lies_here(weight):
+        return np.asarray(value)[np.asarray(weight) > 0]
+    return _that_counts_there(value, weight)
+
+
+@jax.jit
+def _that_counts_there(value: Any, weight: Any) -> jax.Array:
+    return jnp.where((weight > 0).reshape(-1, *[1] * (value.ndim - 1)), value, jnp.zeros((), value.dtype))
+
+
+def _are_arrays(tree: Any) -> bool:
+    return all(not isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(dict(tree)))
+
+
+def floating_images(images: Any) -> None:
+    """Checks that a module gets floating-point images: bytes would be taken as numbers up to 255."""
+    if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
+        raise TypeError(
+            f"images: expected floating-point numbers, normalised, but got {jnp.result_type(images)}. Divide bytes by "
+            "255, or let jp.models.normalised(network, preprocess) do that."
+        )
+
+
+def outputs(value: Any, examples: int, name: str = "network.apply") -> None:
+    """Checks that a network returns one array [b, c] for b images."""
+    if not hasattr(value, "shape"):
+        raise ValueError(f"{name}: expected one array of outputs [b, c], but got {short(jax.tree.structure(value))}.")
+    if len(value.shape) != 2 or value.shape[0] != examples:
+        raise ValueError(
+            f"{name}: expected outputs of shape [b, c] with b = {examples} images, but got {tuple(value.shape)}. "
+            "Flatten or pool what remains of space, and keep the axis of the examples first."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected real floating-point outputs, but got {value.dtype}.")
