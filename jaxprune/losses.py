@@ -96,7 +96,9 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
     counts = weight[:, None] > 0
     outputs = jnp.where(counts, outputs, 0.0)
     label = jnp.asarray(batch["label"])
-    values = loss(outputs, {**batch, "label": jnp.where(counts if label.ndim > 1 else counts[:, 0], label, 0)})
+    # In its own type: what is no class number must not become one here.
+    kept = jnp.where(counts if label.ndim > 1 else counts[:, 0], label, jnp.zeros((), label.dtype))
+    values = loss(outputs, {**batch, "label": kept})
     check_shape(values, weight.shape[0])
     total = jnp.sum(weight)
     return jnp.sum(jnp.where(weight > 0, weight * values, 0.0)) / jnp.where(total > 0, total, 1.0)
@@ -107,7 +109,7 @@ def targets(outputs: Any, batch: Batch) -> Any:
 
     Raises:
       ValueError: labels that are neither [b] nor [b, c].
-      TypeError: labels [b] that are not integers, or [b, c] that are not numbers.
+      TypeError: labels [b] that are not integers, or [b, c] that are not numbers (True and False are none).
     """
     label = jnp.asarray(batch["label"])
     if label.ndim == 1:
@@ -124,6 +126,8 @@ def targets(outputs: Any, batch: Batch) -> Any:
             f"batch: expected labels of shape {outputs.shape[:1]} (classes) or {outputs.shape} (targets), as the "
             f"outputs are, but got {label.shape}."
         )
+    if not jnp.issubdtype(label.dtype, jnp.number):
+        raise TypeError(f"batch: expected targets [b, c] that are numbers, but got {label.dtype}.")
     return label
 
 

@@ -9,7 +9,6 @@ import jax
 if TYPE_CHECKING:
     from flax import linen as nn
 
-from jaxprune import tree
 from jaxprune.types import Apply, State, TrainApply
 
 
@@ -48,11 +47,6 @@ class Network:
     def replace(self, **changes: Any) -> "Network":
         """Returns the network with other ``params``, ``state``, ``apply`` or ``train_apply``."""
         return replace(self, **changes)
-
-    def wide(self) -> "Network":
-        """Returns the network with parameters and state in float32 where they are narrower; see ``jp.tree.wide``."""
-        params, state = tree.wide((self.params, self.state))
-        return self if params is self.params and state is self.state else self.replace(params=params, state=state)
 
     @property
     def module(self) -> "nn.Module":

@@ -168,7 +168,6 @@ def ladder(
     """
     targets = _targets(schedule)
     check.network(network)
-    check.network(network)
     check.static_bools("prunable", prunable, network.params)
 
     def run() -> Iterator[Rung]:

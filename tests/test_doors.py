@@ -16,6 +16,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
 from jaxprune.evaluate import attacks, transfer
+from jaxprune.groups import Group, Member
+from jaxprune.structured import Criterion
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -23,8 +25,8 @@ LOSS = jp.losses.cross_entropy
 
 
 def apply(params, state, images):
-    values = jnp.maximum(images.reshape(len(images), -1) @ params["w1"], 0) @ params["w2"]
-    return checkpoint_name(values, "features")
+    hidden = checkpoint_name(jnp.maximum(images.reshape(len(images), -1) @ params["w1"], 0), "hidden")
+    return checkpoint_name(hidden @ params["w2"], "features")
 
 
 def train_apply(params, state, images, rngs):
@@ -99,12 +101,26 @@ DOORS = {
     "scores.block_hessian": lambda net, data: jp.scores.block_hessian(LOSS, form="obs", matrix="ggn")(net, data),
     "scores.surgeon_update": lambda net, data: jp.scores.surgeon_update(LOSS, matrix="ggn")(net, data, mask(net)),
 }
+GROUPS = (Group("units", 3, (Member("w1", 1), Member("w2", 0, reads=True)), ("hidden",)),)
+CRITERIA = {
+    **{name: getattr(jp.structured.criteria, name)() for name in ("l1", "l2", "activation")},
+    **{name: getattr(jp.structured.effects, name)() for name in ("kl", "cka")},
+    **{name: getattr(jp.structured.effects, name)(LOSS) for name in ("second_order", "kernel_block")},
+}
+DOORS |= {
+    f"criteria.{name}": lambda net, data, rate=rate: rate(net, GROUPS, jp.structured.ones(GROUPS), data)
+    for name, rate in CRITERIA.items()
+}
 # What is under a door that is listed, or works on what was checked.
 INSIDE = {"train.step", "geometry.Operator"}
-WITHOUT_DATA = {"scores.magnitude", "scores.random"}
+WITHOUT_DATA = {"scores.magnitude", "scores.random", "criteria.l1", "criteria.l2"}
 ONLY_SHAPES = {"curvature.block_members", "curvature.columns", "scores.synflow"}
 # The loss is not read: labels may be anything.
-WITHOUT_LOSS = WITHOUT_DATA | ONLY_SHAPES | {"train.recalibrate", "evaluate.transfer.features"}
+WITHOUT_LOSS = (
+    WITHOUT_DATA
+    | ONLY_SHAPES
+    | {*("train.recalibrate", "evaluate.transfer.features", "criteria.activation", "criteria.kl", "criteria.cka")}
+)
 
 
 def is_public(station, name):
@@ -140,10 +156,12 @@ def test_doors_are_all_listed():
     assert found <= set(DOORS) | INSIDE, found - set(DOORS) - INSIDE
     # The makers of scores take a network and batches in the function that they return.
     assert {f"scores.{name}" for name in jp.scores.__all__} <= set(DOORS)
-    assert set(DOORS) - found <= {f"scores.{name}" for name in jp.scores.__all__} | {
-        "evaluate.transfer.mean_loss",
-        "evaluate.transfer.accuracy",
-    }
+    more = {f"scores.{name}" for name in jp.scores.__all__} | {f"criteria.{name}" for name in CRITERIA}
+    assert set(DOORS) - found <= more | {"evaluate.transfer.mean_loss", "evaluate.transfer.accuracy"}
+    makers = [*vars(jp.structured.criteria).items(), *vars(jp.structured.effects).items()]
+    returned = {name for name, value in makers if getattr(value, "__annotations__", {}).get("return") is Criterion}
+    # The scales of BatchNorm, which this network has not, and chance.
+    assert {name for name in returned if not name.startswith("_")} == set(CRITERIA) | {"batchnorm_scale", "random"}
 
 
 def batch(**changes):
@@ -160,6 +178,7 @@ def holed(values):
 BATCHES = {
     "no label": ({"image": BATCH["image"]}, "expected the keys 'image', 'label'"),
     "a number": (batch(epoch=3), "one array with an axis of the examples first, but 'epoch' is a int"),
+    "a list": (batch(label=[0, 1, 2, 0]), "one array with an axis of the examples first, but 'label' is a list"),
     "images in a dictionary": (batch(image={"a": BATCH["image"]}), "but 'image' is a dict"),
     "three labels": (batch(label=np.array([0, 1, 2])), "as many labels and weights as images"),
     "no example": ({name: entry[:0] for name, entry in BATCH.items()}, "at least one example, but it is empty"),
@@ -169,6 +188,8 @@ BATCHES = {
 }
 NAN = {"images that are NaN", "weights that are NaN"}
 LABELS = {
+    "booleans": (batch(label=np.array([True, False, True, True])), r"labels \[b\] that are integers.*but got bool"),
+    "boolean targets": (batch(label=np.ones((4, 3), bool)), r"targets \[b, c\] that are numbers, but got bool"),
     "real labels": (batch(label=np.array([0.0, 1.0, 2.0, 0.5])), r"labels \[b\] that are integers.*but got float64"),
     "targets of other classes": (batch(label=np.ones((4, 2))), r"expected labels of shape \(\d,\).*\(\d, 3\)"),
 }
@@ -214,7 +235,9 @@ def test_doors_refuse_bad_batches_in_words(name):
     if name in WITHOUT_DATA:
         return
     for kind, (bad, message) in BATCHES.items():
-        if not (kind in NAN and name in ONLY_SHAPES):
+        if not (kind in NAN and name in ONLY_SHAPES) and not (
+            kind == "no label" and name == "evaluate.transfer.features"
+        ):
             refuses(name, NETWORK, [bad], message)
     if name not in WITHOUT_LOSS | {"evaluate.transfer.correct", "evaluate.transfer.accuracy"}:
         for bad, message in LABELS.values():
@@ -230,7 +253,7 @@ def test_doors_refuse_bad_networks_in_words(name):
 
 @every_door
 def test_doors_refuse_other_outputs_in_words(name):
-    if name in WITHOUT_DATA | {"evaluate.transfer.features", "train.recalibrate", "curvature.block_members"}:
+    if name in WITHOUT_LOSS - {"curvature.columns", "scores.synflow"}:
         return
     for change, message in OUTPUTS.values():
         refuses(name, changed(change), [BATCH], message)
@@ -271,3 +294,17 @@ def test_curvature_takes_a_state_that_is_infinite_by_design():
     found = jp.curvature.diagonal(network, LOSS, {"image": _normal(5, 4, 3), "label": np.arange(4) % 3})["w"]
     assert jnp.isfinite(found).all()
     assert found.any()
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "fisher", "diagonal_hessian", "block_hessian", "surgeon_update"])
+def test_scores_read_an_iterator_of_batches_whole(name):
+    """Some read their batches more than once."""
+    batches = [batch(image=BATCH["image"] + shift) for shift in (0.0, 1.0)]
+    found, expected = (DOORS[f"scores.{name}"](NETWORK, given) for given in (iter(batches), batches))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_features_of_images_without_labels():
+    found = transfer.features(NETWORK, [{"image": BATCH["image"]}])
+    np.testing.assert_array_equal(found, transfer.features(NETWORK, [BATCH]))

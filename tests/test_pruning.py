@@ -218,3 +218,19 @@ def test_ladder_refuses_a_schedule_that_is_none_before_training(schedule, messag
         jp.schedules.ladder(0)
     with pytest.raises(ValueError, match="share: expected"):
         jp.schedules.ladder(3, share=1.0)
+
+
+def test_rounds_warn_of_what_position_decides_in_a_late_round():
+    """Of the weights of that round, not of all that were pruned before."""
+    net = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.arange(1.0, 10_001.0).reshape(100, 100)})
+    scores = iter([net.params, jax.tree.map(jnp.zeros_like, net.params)])
+    found = jp.pruning.rounds(net, lambda network, batches: next(scores), [], {"w": True}, (0.9, 0.905))
+    next(found)
+    with pytest.warns(jp.masks.TiesWarning, match=r"position decided 50 of the 50 weights that were pruned \(100"):
+        next(found)
+
+
+def test_unstructured_refuses_whole_numbers_that_float32_does_not_have():
+    scores = {"w": np.array([[2**24 + 1, 2**24, 3, 4]], np.int32)}
+    with pytest.raises(ValueError, match=r"scores: expected whole numbers up to 2\^24.*w has larger ones"):
+        jp.masks.unstructured(0.25)(scores, {"w": True})

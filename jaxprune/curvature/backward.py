@@ -139,7 +139,8 @@ def products(
             kept = {examples} if blocks == "layer" else {examples, *site.output_axes}
             summed = tuple(axis for axis in range(part.ndim) if axis not in kept)
             weighted = weights.reshape([-1 if axis == examples else 1 for axis in range(part.ndim)])
-            share = weighted * jnp.sum(part * moved[at], axis=summed, keepdims=True, dtype=totals[at].dtype)
+            along = part.astype(totals[at].dtype) * moved[at]
+            share = weighted * jnp.sum(along, axis=summed, keepdims=True)
             totals[at] += (share * other).astype(totals[at].dtype)
     return [signals.weight_gradient(at, total, vectors[at]) for at, total in enumerate(totals)]
 

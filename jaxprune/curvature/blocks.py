@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxprune import check, tree
 from jaxprune.curvature import outputs, partition, routes
-from jaxprune.curvature.inputs import like_parameters, ready
+from jaxprune.curvature.inputs import in_float32, like_parameters, ready
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.routes import Request, Task
 from jaxprune.memory import fits
@@ -198,7 +198,7 @@ def block_members(network: Network, batch: Batch, path: str, blocks: str | int) 
     [[0, 2, 4], [1, 3, 5]]
     """
     check.batch(batch)
-    leaf, found = tree.leaf(network.params, path), survey(network.wide(), batch["image"])
+    leaf, found = tree.leaf(network.params, path), survey(*in_float32(network, batch["image"]))
     return partition.members(leaf.shape, blocks, found.unit_axes(path, leaf.ndim))
 
 
@@ -212,7 +212,7 @@ def columns(network: Network, loss: Loss, batch: Batch, matrix: str) -> int:
     """
     check.batch(batch)
     check.choice("matrix", matrix, MATRICES)
-    return outputs.count(loss, survey(network.wide(), batch["image"]).outputs.shape[-1], matrix)
+    return outputs.count(loss, survey(*in_float32(network, batch["image"])).outputs.shape[-1], matrix)
 
 
 def request(

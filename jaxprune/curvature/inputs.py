@@ -4,9 +4,14 @@ Half precision becomes float32 before anything is computed: a derivative in half
 (what is below 6e-8 is zero in float16), and weights of zero score would be pruned by their position.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
 from jaxprune import check, tree
 from jaxprune.network import Network
-from jaxprune.types import Batch, Params
+from jaxprune.types import Apply, Batch, Params
 
 
 def ready(network: Network, batch: Batch) -> tuple[Network, Batch]:
@@ -19,7 +24,25 @@ def ready(network: Network, batch: Batch) -> tuple[Network, Batch]:
     check.batch(batch)
     check.network(network)
     check.finite_batch(batch)
-    return network.wide(), tree.wide(dict(batch))
+    network, images = in_float32(network, batch["image"])
+    return network, tree.wide({**batch, "image": images})
+
+
+def in_float32(network: Network, images: Any) -> tuple[Network, Any]:
+    """Returns a network and its images in float32 or wider.
+
+    Where the network takes its own types only, it gets these, and derivatives are those of the wide weights.
+    """
+    given = (network.params, network.state, images)
+    params, state, images = wide = tree.wide(given)
+    if wide is given:
+        return network, images
+    try:
+        jax.eval_shape(network.apply, params, state, images)
+        apply = network.apply
+    except TypeError:
+        apply = _InOwnTypes(network.apply, tuple(str(leaf.dtype) for leaf in jax.tree.leaves(given)))
+    return network.replace(apply=apply, params=params, state=state), images
 
 
 def like_parameters(vector: Params, network: Network) -> Params:
@@ -35,3 +58,14 @@ def like_parameters(vector: Params, network: Network) -> Params:
     check.same_structure("vector", vector, "network.params", network.params)
     check.finite("vector", vector, "Look at what it was computed from.")
     return tree.cast(vector, network.params)
+
+
+@dataclass(frozen=True)
+class _InOwnTypes:
+    apply: Apply
+    types: tuple[str, ...]
+
+    def __call__(self, params: Any, state: Any, images: Any) -> Any:
+        leaves, structure = jax.tree.flatten((params, state, images))
+        own = [leaf.astype(kind) for leaf, kind in zip(leaves, self.types, strict=True)]
+        return self.apply(*structure.unflatten(own))

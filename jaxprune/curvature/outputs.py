@@ -6,6 +6,7 @@ backward pass.  Of any other loss the pairs are e_k and H_out e_k.  No eigenvect
 beside the largest, and with them the curvature of single weights.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -16,7 +17,7 @@ from jax.extend import core
 
 from jaxprune import losses
 from jaxprune.sites import axes
-from jaxprune.sites.program import trace
+from jaxprune.sites.program import trace, with_inner
 from jaxprune.types import Batch, Loss
 
 # k -> (l_k [b, c], r_k [b, c], or None where it is l_k too, c_k [b]).
@@ -79,7 +80,7 @@ def _without_padding(outputs: Any, batch: Batch) -> tuple[Any, Batch]:
     """The outputs in float32 or wider, and the batch.  Padding is cut off before the loss, as in ``losses.mean``."""
     counts, label = losses.weights(batch) > 0, jnp.asarray(batch["label"])
     wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    label = jnp.where(counts[:, None] if label.ndim > 1 else counts, label, 0)
+    label = jnp.where(counts[:, None] if label.ndim > 1 else counts, label, jnp.zeros((), label.dtype))
     return jnp.where(counts[:, None], wide, 0.0), {**batch, "label": label}
 
 
@@ -178,13 +179,12 @@ _KNOWN: dict[Any, Callable[[Loss, Any, Batch], Column]] = {
 }
 
 
-def is_flat(loss: Loss, outputs: Any, batch: Batch) -> Any:
+def is_flat(loss: Loss, outputs: Any, batch: Batch, eps: float) -> Any:
     """Whether the gradient of the loss by the outputs is zero, but for rounding, on every example that counts.
 
     Rounding changes outputs f by about eps |f|, and the gradient by eps |H_out| |f|: what is no larger than 32 times
-    that says nothing.  |H_out| by power iteration.
+    that says nothing.  |H_out| by power iteration.  ``eps``: of the coarsest type that the network computes in.
     """
-    eps = jnp.finfo(outputs.dtype).eps
     counts = losses.weights(batch) > 0
     outputs, batch = _without_padding(outputs, batch)
     product = _bend(loss, outputs, batch)
@@ -230,7 +230,8 @@ def _is_per_example(loss: Loss, structure: Any, shapes: tuple[Any, ...], float64
         return False
     # What is independent has an independent second derivative, unless a rule is given by hand (relu and softplus have
     # one): that may say anything, and is looked at as it is computed.
-    if not any(step.name == "custom_jvp_call" for step in trace(loss, outputs, batch).steps):
+    steps = itertools.chain(*map(with_inner, trace(loss, outputs, batch).steps))
+    if not any(step.primitive.name in ("custom_jvp_call", "custom_vjp_call") for step in steps):
         return True
 
     def second(outputs: Any, cotangent: Any, tangent: Any, batch: Batch) -> Any:

@@ -13,6 +13,7 @@ from jaxprune.curvature.compiled import compile_only
 from jaxprune.curvature.inputs import like_parameters, ready
 from jaxprune.network import Network
 from jaxprune.sites import has_own_backward
+from jaxprune.sites.program import coarsest
 from jaxprune.types import Batch, Loss, Params
 
 MATRICES = ("hessian", "ggn", "empirical_fisher")
@@ -80,7 +81,9 @@ def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
 @jax.default_matmul_precision("highest")
 def is_flat(network: Network, batch: Batch, *, loss: Loss) -> Any:
     """Whether the gradient of the loss by the outputs is zero on every example that counts, see ``outputs.is_flat``."""
-    return outputs.is_flat(loss, _outputs(network, batch)(network.params), batch)
+    run = _outputs(network, batch)
+    eps = float(jnp.finfo(coarsest(jax.make_jaxpr(run)(network.params))).eps)
+    return outputs.is_flat(loss, run(network.params), batch, eps)
 
 
 def gradient_cost(network: Network, loss: Loss, batch: Batch) -> float:

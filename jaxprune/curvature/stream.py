@@ -49,8 +49,8 @@ def total_weight(batch: Batch) -> Any:
     if "weight" not in batch:
         return float(np.shape(batch["label"])[0])
     weights = batch["weight"]
-    if not isinstance(weights, jax.Array):
-        return float(np.sum(weights, dtype=np.float64))
+    if not isinstance(weights, Tracer) and (not isinstance(weights, jax.Array) or weights.is_fully_addressable):
+        return float(np.sum(np.asarray(weights), dtype=np.float64))
     total = _sum_there(weights)
     return total if isinstance(total, Tracer) else float(total)
 

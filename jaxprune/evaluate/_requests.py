@@ -37,9 +37,8 @@ def ready(network: Network, images: Any, targets: Any) -> tuple[jax.Array, jax.A
             f"images: expected floating-point images, which have a gradient, but got {images.dtype}. Divide grey "
             "levels by 255."
         )
-    images = tree.wide(images)  # a map, a sum of many gradients or noise in half precision has three digits
     check.finite("images", images, "Look at the preprocessing.")
-    outputs = jax.eval_shape(network.apply, network.params, network.state, images)
+    images, outputs = _in_float32(network, images)
     check.outputs(outputs, len(images))
     if targets is None:
         return images, None
@@ -51,6 +50,18 @@ def ready(network: Network, images: Any, targets: Any) -> tuple[jax.Array, jax.A
     if not isinstance(targets, Tracer):
         targets = check.label_range("targets", targets, outputs.shape[1])
     return images, jnp.asarray(targets, jnp.int32)
+
+
+def _in_float32(network: Network, images: jax.Array) -> tuple[jax.Array, Any]:
+    """Images in float32 or wider, where the network takes them so, and the shape of its outputs.
+
+    A map, a sum of many gradients or noise in half precision has three digits.
+    """
+    wide = tree.wide(images)
+    try:
+        return wide, jax.eval_shape(network.apply, network.params, network.state, wide)
+    except TypeError:
+        return images, jax.eval_shape(network.apply, network.params, network.state, images)
 
 
 def settled(network: Network, images: Any, targets: Any) -> jax.Array:

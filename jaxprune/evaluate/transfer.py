@@ -29,7 +29,7 @@ def features(network: Network, batches: Iterable[Batch], site: str = "features")
       ValueError: no such site, or its value is not [b, d].
     """
     rows = []
-    for batch in _checked(network, batches):
+    for batch in _checked(network, batches, keys=("image",)):
         (values,) = sites.read_jit(network, batch["image"], sites=(site,))
         if values.ndim != 2:
             raise ValueError(f"site: expected a value [b, d], but {site!r} is {values.shape}. Choose another site.")
@@ -138,18 +138,16 @@ def _loss(network: Network, batch: Batch, *, loss: Loss) -> Any:
     return losses.mean(loss, network(batch["image"]), batch)
 
 
-def _checked(network: Network, batches: Iterable[Batch]) -> Iterator[Batch]:
-    if hasattr(batches, "keys"):
-        raise TypeError("batches: expected a list of batches, but got a single one. Pass [batch].")
+def _checked(network: Network, batches: Iterable[Batch], keys: Sequence[str] = ("image", "label")) -> Iterator[Batch]:
     check.network(network)
-    for batch in batches:
-        check.batch(batch)
+    for batch in check.batches(batches):
+        check.batch(batch, keys=keys)
         check.finite_batch(batch)
         yield batch
 
 
 def _counted(batch: Batch) -> np.ndarray:
-    return np.asarray(losses.weights(batch)) > 0
+    return np.asarray(losses.weights({"label": batch["image"], **batch})) > 0
 
 
 def _joined(rows: list[np.ndarray]) -> np.ndarray:

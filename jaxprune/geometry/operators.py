@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxprune import check, curvature, tree
+from jaxprune.curvature.inputs import in_float32
 from jaxprune.curvature.stream import total_weight
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params, Scope
@@ -138,9 +139,7 @@ def ready(network: Network, batches: Iterable[Batch], name: str = "batches") -> 
 
     The network comes back in float32 or wider: a small step in half precision would be rounding.
     """
-    if hasattr(batches, "keys"):
-        raise TypeError(f"{name}: expected a list of batches, but got a single one. Pass [batch].")
-    held = tuple(batches)
+    held = tuple(check.batches(batches, name))
     if not held:
         raise ValueError(
             f"{name}: expected at least one batch, but got none. Pass a list, not an iterator already read."
@@ -149,7 +148,7 @@ def ready(network: Network, batches: Iterable[Batch], name: str = "batches") -> 
     for batch in held:
         check.batch(batch, name)
         check.finite_batch(batch, name)
-    return network.wide(), held
+    return in_float32(network, held[0]["image"])[0], held
 
 
 # One program each, instead of one for every leaf.

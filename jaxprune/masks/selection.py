@@ -172,6 +172,13 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
     check.finite("scores", scores, "Look at the loss and at the images; a score that is not finite ranks nothing.")
     leaves, structure = jax.tree.flatten(scores)
     leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for leaf in leaves]
+    for name, leaf in zip(tree.names(scores), leaves, strict=True):
+        whole = jnp.issubdtype(leaf.dtype, jnp.integer) and not isinstance(leaf, Tracer)
+        if whole and leaf.size and max(abs(int(jnp.min(leaf))), abs(int(jnp.max(leaf)))) > 2**24:
+            raise ValueError(
+                f"scores: expected whole numbers up to 2^24, which are ranked as float32, but {name or 'the array'} "
+                "has larger ones, and some would come out equal. Pass floating-point numbers."
+            )
     flags = [bool(flag) for flag in jax.tree.leaves(prunable)]
     if not any(flags):
         raise ValueError(
@@ -197,14 +204,16 @@ def _warn_of_ties(cut: bisection.Cut, names: list[str], leaves: list[Any], flags
         # What has the lowest score there is was empty before.
         if 0 < count == leaf.size and bool(jnp.max(leaf) > lowest(leaf))
     ]
-    share = by_position.sum() / max(1, pruned.sum())
+    # Of what was pruned now, not in the rounds before.
+    new = int(pruned.sum()) - (_count_lowest([leaf for _, leaf in chosen]) if by_position.any() else 0)
+    share = by_position.sum() / max(1, new)
     if share <= 0.01 and not emptied:
         return
     parts = []
     if share > 0.01:
         parts.append(
-            f"position decided {by_position.sum()} of the {pruned.sum()} weights that were pruned ({share:.1%}): their "
-            "scores equal those of weights that were kept"
+            f"position decided {by_position.sum()} of the {new} weights that were pruned ({share:.1%}): "
+            "their scores equal those of weights that were kept"
         )
     if emptied:
         listed = ", ".join(emptied[:5]) + (f" and {len(emptied) - 5} more" if len(emptied) > 5 else "")
@@ -214,6 +223,16 @@ def _warn_of_ties(cut: bisection.Cut, names: list[str], leaves: list[Any], flags
         TiesWarning,
         stacklevel=3,
     )
+
+
+def _count_lowest(leaves: list[Any]) -> int:
+    """Counts what was pruned before, see ``lowest``."""
+    return sum(np.asarray(_lowest_of(leaves), np.int64).tolist())
+
+
+@jax.jit
+def _lowest_of(leaves: list[Any]) -> list[Any]:
+    return [bisection.count_true(leaf <= lowest(leaf)) for leaf in leaves]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

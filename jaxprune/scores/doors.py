@@ -2,29 +2,31 @@
 
 from collections.abc import Iterable
 
-from jaxprune import check
+from jaxprune import check, tree
 from jaxprune.network import Network
-from jaxprune.types import Batch
+from jaxprune.types import Batch, Params
 
 
-def ready(network: Network, batches: Iterable[Batch]) -> Network:
-    """Checks a network to be scored on data, and returns it in float32 or wider; batches are checked one by one.
+def ready(network: Network, batches: Iterable[Batch]) -> tuple[Params, Iterable[Batch]]:
+    """Checks a network to be scored on data; batches are checked one by one.
+
+    Returns:
+      Its weights in float32 or wider, and batches that can be read again and again.
 
     Raises:
       ValueError: weights that are not finite, or NaN in the state.
       TypeError: parameters that are not real arrays; a single batch; anything traced.
     """
-    if hasattr(batches, "keys"):
-        raise TypeError("batches: expected a list of batches, but got a single one. Pass [batch].")
+    batches = check.batches(batches)
     check.concrete(
         "network, batches",
         (network, batches),
         "Call the score outside, and jit what is made of it; inside, jp.curvature.gradient, hvp and diagonal work.",
     )
-    return weights(network)
+    return weights(network), batches
 
 
-def weights(network: Network) -> Network:
-    """Checks the weights and the state of a network, and returns it in float32 or wider."""
+def weights(network: Network) -> Params:
+    """Checks the weights and the state of a network, and returns the weights in float32 or wider."""
     check.network(network)
-    return network.wide()
+    return tree.wide(network.params)

@@ -36,10 +36,10 @@ def snip(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        network = ready(network, batches)
+        weights, batches = ready(network, batches)
         _demand_slope(network, loss, batches)
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
-        return tree.map_compiled(_sensitivity, network.params, gradient)
+        return tree.map_compiled(_sensitivity, weights, gradient)
 
     return score
 
@@ -60,12 +60,11 @@ def grasp(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        network = ready(network, batches)
-        batches = list(batches)  # read again and again
+        weights, batches = ready(network, batches)
         _demand_slope(network, loss, batches)
         gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), batches)
         product = curvature.average(lambda batch: curvature.hvp(network, loss, batch, gradient), batches)
-        return tree.map_compiled(jnp.multiply, network.params, product)
+        return tree.map_compiled(jnp.multiply, weights, product)
 
     return score
 
@@ -87,12 +86,12 @@ def fisher(loss: Loss) -> Score:
     """
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        network = ready(network, batches)
+        weights, batches = ready(network, batches)
         _demand_slope(network, loss, batches)
         diagonal = curvature.average(
             lambda batch: curvature.diagonal(network, loss, batch, "empirical_fisher"), batches
         )
-        return tree.map_compiled(half_square, network.params, diagonal)
+        return tree.map_compiled(half_square, weights, diagonal)
 
     return score
 
@@ -110,10 +109,10 @@ def _demand_slope(network: Network, loss: Loss, batches: Iterable[Batch]) -> Non
     """Checks that the gradient of the loss by the outputs is not zero on every example: mostly one batch tells."""
     flat = False
     for batch in batches:
-        network, batch = inputs.ready(network, batch)
+        wide, batch = inputs.ready(network, batch)
         if not total_weight(batch):
             continue
-        flat = bool(is_flat(network, batch, loss=loss))
+        flat = bool(is_flat(wide, batch, loss=loss))
         if not flat:
             return
     if flat:

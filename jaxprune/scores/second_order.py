@@ -40,9 +40,9 @@ def diagonal_hessian(loss: Loss, *, matrix: str = "hessian", scope: Scope = None
     check.choice("matrix", matrix, MATRICES)
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        network = ready(network, batches)
+        weights, batches = ready(network, batches)
         curvature = average(lambda batch: diagonal(network, loss, batch, matrix, scope), batches)
-        return tree.map_compiled(half_square, network.params, curvature)
+        return tree.map_compiled(half_square, weights, curvature)
 
     return score
 
@@ -105,11 +105,11 @@ def block_hessian(
     check.positive("damping", damping)
 
     def quadratic(network: Network, batches: Iterable[Batch]) -> Scores:
-        network = ready(network, batches)
+        weights, batches = ready(network, batches)
         product = average(
             lambda batch: block_product(network, loss, batch, network.params, blocks, matrix, scope), batches
         )
-        return tree.map_compiled(_share if ranking == "signed" else _size_of_share, network.params, product)
+        return tree.map_compiled(_share if ranking == "signed" else _size_of_share, weights, product)
 
     if form == "quadratic":
         return quadratic

@@ -64,18 +64,18 @@ def surgeon_update(
     check.positive("damping", damping)
 
     def update(network: Network, batches: Iterable[Batch], mask: Mask) -> Params:
-        wide = ready(network, batches)
+        weights, batches = ready(network, batches)
         check.mask("mask", mask, network.params)
         batches = list(batches)  # read once for every leaf
 
         def one(path: str, given: Any, leaf: Any, kept: Any) -> Any:
             if np.asarray(kept).all():
                 return given
-            dense, members = _dense_blocks(wide, loss, batches, path, blocks, matrix)
+            dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
             change = _of_leaf(_readjustment, path, leaf, kept, dense, members, damping)
             return jnp.where(kept, leaf + change, 0).astype(given.dtype)
 
-        return tree.map_named(one, network.params, wide.params, mask)
+        return tree.map_named(one, network.params, weights, mask)
 
     return update
 
@@ -87,7 +87,7 @@ def deletion_costs(
     costs = {"obs": _costs_alone, "greedy": _costs_in_turn}[form]
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
-        network = ready(network, batches)
+        weights, batches = ready(network, batches)
         batches = list(batches)  # read once for every leaf
 
         def one(path: str, leaf: Any, wanted: bool) -> Any:
@@ -103,7 +103,7 @@ def deletion_costs(
 
         wanted = jax.tree.map(lambda _: True, network.params) if scope is None else scope
         check.static_bools("scope", wanted, network.params)
-        return tree.map_named(one, network.params, wanted)
+        return tree.map_named(one, weights, wanted)
 
     return score
 
@@ -140,7 +140,7 @@ def _factors(
     size = block_members(network, batches[0], path, blocks).shape[1]
     rows = sum(len(batch["image"]) for batch in batches) * columns(network, loss, batches[0], matrix)
     # Damping that rounding swallows is for the dense form to refuse.
-    if rows >= size or damping < size * jnp.finfo(tree.leaf(network.params, path).dtype).eps:
+    if rows >= size or damping < size * jnp.finfo(tree.wide(tree.leaf(network.params, path)).dtype).eps:
         return None
     weights = [total_weight(batch) for batch in batches]
     parts = [block_factors(network, loss, batch, path, blocks, matrix) for batch in batches]

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune import check
+from jaxprune.curvature.inputs import in_float32
 from jaxprune.network import Network
 from jaxprune.scores.doors import weights
 from jaxprune.types import Batch, Score, Scores
@@ -26,7 +27,7 @@ def magnitude() -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         del batches
-        return _magnitudes(weights(network).params)
+        return _magnitudes(weights(network))
 
     return score
 
@@ -44,7 +45,7 @@ def random(key: jax.Array) -> Score:
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         del batches
-        return _draw(key, weights(network).params)
+        return _draw(key, weights(network))
 
     return score
 
@@ -58,8 +59,8 @@ def synflow() -> Score:
     The paper prunes in 100 rounds: ``jp.schedules.exponential(sparsity, 100)``.  Of the data it uses only the shape.
 
     The flow of a deep network leaves the range of float32.  It is then computed in float64, on the host's processor,
-    and all scores are divided by one power of two, which changes no ranking.  Inside ``jax.jit`` they are not finite, or
-    zero, there.
+    and all scores are divided by one power of two, which changes no ranking.  Inside ``jax.jit`` they are then zero or
+    not finite.
 
     Raises (when applied):
       ValueError: no batch; or R is zero, not finite in float64, or does not depend on the weights (outputs behind a
@@ -77,8 +78,8 @@ def synflow() -> Score:
         if first is None:
             raise ValueError("batches: expected at least one batch, whose images say the shape of the input; got none.")
         check.batch(first)
-        network = weights(network)
-        image = _probe(network, first["image"])
+        weights(network)
+        network, image = _probe(network, first["image"])
         scores, size, share = _flow(network, image)
         if isinstance(size, Tracer):
             return scores
@@ -90,21 +91,25 @@ def synflow() -> Score:
     return score
 
 
-def _probe(network: Network, images: Any) -> jax.Array:
-    """One image of ones; of whole numbers only where the network takes nothing else (it looks something up)."""
-    shape, kind = (1, *np.shape(images)[1:]), jnp.result_type(jnp.float32, *jax.tree.leaves(network.params))
-    image = jnp.broadcast_to(jnp.asarray(_ones_of(network.apply), kind), shape)
-    kinds = [kind] if jnp.issubdtype(jnp.result_type(images), jnp.floating) else [kind, jnp.result_type(images)]
-    for place, one in enumerate(kinds):
+def _probe(network: Network, images: Any) -> tuple[Network, jax.Array]:
+    """The network in float32 or wider, and one image of ones.
+
+    They are whole numbers only where the network takes nothing else: it looks something up.
+    """
+    given, floating = jnp.result_type(images), jnp.result_type(jnp.float32, *jax.tree.leaves(network.params))
+    kinds = (floating, given)[: 1 if jnp.issubdtype(given, jnp.floating) else 2]
+    for kind in kinds:
+        image = jnp.broadcast_to(jnp.asarray(_ones_of(network.apply), kind), (1, *np.shape(images)[1:]))
+        # As the images come: a network that wants its own types wants those.
+        wide, image = in_float32(network, image.astype(given) if len(kinds) == 1 else image)
         try:
-            outputs = jax.eval_shape(network.apply, network.params, network.state, image.astype(one))
+            check.outputs(jax.eval_shape(wide.apply, wide.params, wide.state, image), 1)
         except TypeError:
-            if place == len(kinds) - 1:
+            if kind == kinds[-1]:
                 raise
-            continue
-        check.outputs(outputs, 1)
-        return image.astype(one)
-    raise AssertionError
+        else:
+            return wide, image
+    raise AssertionError  # the last one is tried, or raises
 
 
 def _ones_of(apply: Any) -> Any:

@@ -4,11 +4,12 @@
 carries a derivative rule of its own stays whole, so that the rule survives.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -131,6 +132,27 @@ def look(values: Mapping[int, Any], atom: Any) -> Any:
 def holds_program(step: Step) -> bool:
     """Whether a step runs a program of its own (a loop, a branch, a call with its own derivative)."""
     return any(isinstance(value, (core.Jaxpr, core.ClosedJaxpr)) for value in jax.tree.leaves(step.params))
+
+
+def with_inner(step: Any) -> Iterator[Any]:
+    """A step, or an equation, and every equation of the programs that it holds."""
+    yield step
+    for value in jax.tree.leaves(step.params):
+        if isinstance(value, (core.Jaxpr, core.ClosedJaxpr)):
+            for equation in value.eqns:
+                yield from with_inner(equation)
+
+
+def coarsest(program: core.ClosedJaxpr) -> Any:
+    """The floating-point type of the largest rounding among all that a program makes, loops included.
+
+    >>> coarsest(jax.make_jaxpr(lambda x: (x.astype("bfloat16") * 2).astype("float32"))(1.0)).name
+    'bfloat16'
+    """
+    equations = (inner for equation in program.eqns for inner in with_inner(equation))
+    made = {value.aval.dtype for equation in equations for value in equation.outvars}
+    floating = [kind for kind in made if jnp.issubdtype(kind, jnp.floating)]
+    return max(floating, key=lambda kind: float(jnp.finfo(kind).eps), default=jnp.dtype("float32"))
 
 
 def _inline(

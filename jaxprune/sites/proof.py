@@ -17,7 +17,7 @@ example n only.  The axis of the examples is followed through the steps that dep
 What cannot be followed is called not proven; nothing is guessed.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from jax.extend import core
 
 from jaxprune.sites import axes
 from jaxprune.sites.kernels import Site, needed
-from jaxprune.sites.program import Program, Step, holds_program, trace
+from jaxprune.sites.program import Program, Step, holds_program, trace, with_inner
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,11 @@ _OWN_BACKWARD = frozenset({"custom_vjp_call", "custom_linear_solve", "linear_cal
 
 
 def _has_own_backward(step: Step) -> bool:
-    return any(step.primitive.name in _OWN_BACKWARD for step in _with_inner(step))
+    return any(step.primitive.name in _OWN_BACKWARD for step in with_inner(step))
 
 
 def _has_other_value(step: Step) -> bool:
-    return any(step.primitive.name == "custom_jvp_call" and not _calls_itself(step) for step in _with_inner(step))
-
-
-def _with_inner(step: Any) -> Iterator[Any]:
-    """A step, and every equation of the programs that it holds."""
-    yield step
-    for value in jax.tree.leaves(step.params):
-        if isinstance(value, (core.Jaxpr, core.ClosedJaxpr)):
-            for equation in value.eqns:
-                yield from _with_inner(equation)
+    return any(step.primitive.name == "custom_jvp_call" and not _calls_itself(step) for step in with_inner(step))
 
 
 def _calls_itself(step: Any) -> bool:
@@ -169,7 +160,7 @@ def _reach(program: Program, sites: Sequence[Site], is_such: Callable[[Step], bo
 def has_own_backward(function: Callable[..., Any], *arguments: Any) -> bool:
     """Whether a function calls what has only a backward pass (``custom_vjp``), so that it cannot be pushed forward."""
     steps = trace(function, *arguments).steps
-    return any(inner.primitive.name == "custom_vjp_call" for step in steps for inner in _with_inner(step))
+    return any(inner.primitive.name == "custom_vjp_call" for step in steps for inner in with_inner(step))
 
 
 def _reads(program: Program, sources: dict[int, int], linear: Container[int]) -> list[int]:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import losses, tree
+from jaxprune import check, losses, tree
 from jaxprune.groups import Gates, Group, Member, below
 from jaxprune.network import Network
 from jaxprune.sites import read
@@ -94,12 +94,15 @@ def unit_slices(leaf: Any, member: Member, size: int) -> np.ndarray:
 
 
 def listed(batches: Iterable[Batch]) -> list[Batch]:
-    """Lists batches, to be read several times.
+    """Checks batches and lists them, to be read several times.
 
     Raises:
-      ValueError: no example has a weight above 0.
+      ValueError: a batch whose parts do not fit, or NaN; no example has a weight above 0.
     """
-    found = list(batches)
+    found = list(check.batches(batches))
+    for batch in found:
+        check.batch(batch)
+        check.finite_batch(batch)
     if not any(np.any(np.asarray(losses.weights(batch)) > 0) for batch in found):
         raise ValueError("batches: expected at least one example of weight above 0, but got none.")
     return found
@@ -107,6 +110,7 @@ def listed(batches: Iterable[Batch]) -> list[Batch]:
 
 def _norms(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch], *, order: int) -> Ratings:
     del batches
+    check.network(network)
     leaves = tree.by_name(network.params)
     living = {name: _living(name, leaf, groups, gates) for name, leaf in leaves.items()}
 
@@ -138,6 +142,7 @@ def _living(name: str, leaf: Any, groups: Sequence[Group], gates: Gates) -> np.n
 
 def _batchnorm_scale(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
     del gates, batches
+    check.network(network)
     scales = _scales(network)
     units = {member.leaf for group in groups if not group.is_layer for member in group.members}
     result = {}
@@ -163,15 +168,14 @@ def _scales(network: Network) -> dict[str, np.ndarray]:
 
 
 def _activation(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
+    check.network(network)
     open_network = gated(network, groups, gates)
     totals, weight = None, 0.0
-    for batch in batches:
+    for batch in listed(batches):
         found = _magnitudes(open_network, batch, groups=tuple(groups))
         totals = found if totals is None else tree.add(totals, found)
         weight += float(jnp.sum(losses.weights(batch)))
-    if totals is None or weight == 0:
-        raise ValueError("batches: expected at least one example of weight above 0, but got none.")
-    return {name: np.asarray(values) / weight for name, values in totals.items()}
+    return {name: np.asarray(values) / weight for name, values in (totals or {}).items()}
 
 
 @partial(jax.jit, static_argnames="groups")

@@ -77,13 +77,14 @@ def second_order(loss: Loss) -> Criterion:
     """
 
     def rate(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
+        check.network(network)
         factors = factored(network, groups, gates)
         cut = curvature.average(
             lambda batch: (
                 curvature.gradient(factors, loss, batch),
                 curvature.diagonal(factors, loss, batch),
             ),
-            batches,
+            listed(batches),
         )
         return {name: 0.5 * np.asarray(cut[1][name]) - np.asarray(cut[0][name]) for name in factors.params}
 
@@ -98,12 +99,13 @@ def kernel_block(loss: Loss) -> Criterion:
     """
 
     def rate(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
+        check.network(network)
         open_network = gated(network, groups, gates)
         wanted = tree.map_named(lambda name, leaf: np.ndim(leaf) > 1 and _is_made(name, groups), network.params)
         weights = jax.tree.map(jnp.asarray, network.params)  # of NumPy, where units were removed
         found = curvature.average(
             lambda batch: curvature.block_product(open_network, loss, batch, weights, "unit", scope=wanted),
-            batches,
+            listed(batches),
         )
         shares = jax.tree.map(lambda w, h: 0.5 * np.asarray(w, np.float64) * np.asarray(h), network.params, found)
         leaves, result = tree.by_name(shares), {}
@@ -136,9 +138,8 @@ def _leave_one_out(
     """Rates every unit by the distance between what is seen with it and without it."""
 
     def rate(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
+        check.network(network)
         kept = listed(batches)
-        for batch in kept:
-            check.batch(batch)
         whole = gated(network, groups, gates)
         alive = living(groups, whole.state["gates"])
         with_it = [look(whole, batch["image"]) for batch in kept]

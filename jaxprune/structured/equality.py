@@ -1,7 +1,7 @@
 """Whether removing units computes what gating them does: some are really cut, and the outputs compared."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxprune.groups import Gates, Group, Specification
 from jaxprune.network import Network
-from jaxprune.sites.operations import inside, opened
+from jaxprune.sites.program import coarsest
 from jaxprune.structured.gates import gated, ones, outputs
 from jaxprune.structured.probes import is_float, randomised
 from jaxprune.structured.removal import CannotRemoveError, check_members, smaller, stages
@@ -129,15 +129,7 @@ def _apart(got: np.ndarray, want: np.ndarray) -> float:
 def _tolerance(network: Network, images: Any) -> float:
     """sqrt(eps) of the coarsest type that the program of a network makes anything of."""
     with _PRECISELY():
-        kinds = set(_kinds(outputs.trace(network, images).jaxpr))
-    return math.sqrt(max(float(jnp.finfo(kind).eps) for kind in kinds))
-
-
-def _kinds(program: Any) -> Iterator[Any]:
-    for equation in opened(program).eqns:
-        yield from (value.aval.dtype for value in equation.outvars if is_float(value.aval))
-        for inner in inside(equation.params):
-            yield from _kinds(inner)
+        return math.sqrt(float(jnp.finfo(coarsest(outputs.trace(network, images).jaxpr)).eps))
 
 
 def _check_function(specification: Specification, draws: Sequence[Network], images: Any, tolerance: float) -> None:

@@ -71,8 +71,15 @@ def _attention(p, s, x):
     return jax.nn.gelu(weights @ x).mean(1) @ p["head"]
 
 
-# apply, and the shapes of its parameters: nobody's examples are mixed, and the last has no convolution.
+def _mixed(p, s, x):
+    x = _image(x, p["first"])
+    x = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-3)
+    return jax.nn.relu(_image(x, p["second"])).mean((1, 2)) @ p["head"]
+
+
+# apply, and the shapes of its parameters; one normalises by its batch, and one has no convolution.
 SPLIT = {
+    "mixed": (_mixed, {"first": (2, 2, 2, 3), "second": (2, 2, 3, 2), "head": (2, 3)}),
     "relu": (_convolved(jax.nn.relu, 1), {"first": (3, 3, 2, 4), "second": (3, 3, 4, 4), "head": (4, 3)}),
     "gelu": (_convolved(jax.nn.gelu, 1), {"first": (3, 3, 2, 2), "second": (2, 2, 2, 2), "head": (2, 3)}),
     "grouped": (_convolved(jax.nn.gelu, 2), {"first": (2, 2, 2, 2), "second": (3, 3, 1, 4), "head": (4, 3)}),
@@ -104,6 +111,10 @@ SCORES = {
     "quadratic": jp.scores.block_hessian(LOSS, form="quadratic"),
     "obs": jp.scores.block_hessian(LOSS, form="obs", matrix="ggn"),
     "greedy": jp.scores.block_hessian(LOSS, form="greedy", matrix="ggn"),
+    "random": jp.scores.random(jax.random.key(0)),
+    "update": lambda net, batches: jp.scores.surgeon_update(LOSS, matrix="ggn")(
+        net, batches, jax.tree.map(lambda leaf: leaf > 0, net.params)
+    ),
 }
 QUANTITIES = {**CURVATURE, **{name: lambda net, _, batch, s=score: s(net, [batch]) for name, score in SCORES.items()}}
 

@@ -109,7 +109,7 @@ def test_block_factors_of_a_loss_that_is_not_convex_are_none():
 
 
 def test_roots_keep_small_pivots_beside_large_ones():
-    values = jnp.asarray([[0.0, -10.0, -30.0], [1.0, 2.0, -30.0]])
+    values = jnp.asarray([[0.0, -10.0, -45.0], [1.0, 2.0, -45.0]])
     batch = {"label": np.array([0, 1])}
     lower, pivots = outputs.roots(wrapped, values, batch)
     p = np.asarray(jax.nn.softmax(values))
@@ -139,3 +139,29 @@ def test_diagonal_sees_a_rule_of_a_loss_whose_second_derivative_mixes_the_exampl
     direction["b1"] = direction["b1"].at[1].set(1)
     expected = jp.curvature.hvp(net.network, loss, net.batch, direction)["b1"][1]
     close(jp.curvature.diagonal(net.network, loss, net.batch)["b1"][1], expected, 1e-12)
+
+
+@jax.custom_vjp
+def _with_own_backward(values):
+    return values
+
+
+_with_own_backward.defvjp(lambda values: (values, values), lambda values, u: (u * (1 + jnp.sum(values)),))
+
+
+def test_diagonal_sees_a_backward_pass_in_a_loss_whose_derivative_mixes_the_examples():
+    net = networks.build("perceptron")
+    loss = lambda values, batch: jnp.sum(_with_own_backward(values) ** 2, -1)  # noqa: E731
+    request = jp.curvature.blocks.request(net.network, loss, net.batch, "hessian", "unit", None)
+    assert not request.per_example
+
+
+def test_plan_of_an_own_loss_costs_at_most_twice_that_of_cross_entropy():
+    params = {"w1": jnp.asarray(networks.normal(1, 4, 3)), "w2": jnp.asarray(networks.normal(2, 3, 40))}
+    network = jp.Network(lambda p, s, x: jnp.maximum(x @ p["w1"], 0) @ p["w2"], params)
+    batch = {"image": networks.normal(3, 5, 4), "label": np.array([0, 39, 20, 7, 7])}
+    own, known = (jp.curvature.plan(network, loss, batch, "diagonal") for loss in (smoothing, jp.losses.cross_entropy))
+    assert {leg.route for leg in own.legs} == {routes.SIGNALS}
+    assert own.gradients * jp.curvature.products.gradient_cost(network, smoothing, batch) <= 2.2 * (
+        known.gradients * jp.curvature.products.gradient_cost(network, jp.losses.cross_entropy, batch)
+    )

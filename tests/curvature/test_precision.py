@@ -89,3 +89,59 @@ def test_scores_in_float64_do_not_depend_on_the_size_of_the_batches(weight):
         close(flat(found), expected, 1e-12)
         sensitivity = jp.scores.fisher(LOSS)(network, jp.data.Batches(data, size))
         close(flat(sensitivity), flat(network.params) ** 2 * np.diag(dense.matrices["empirical_fisher"]) / 2, 1e-12)
+
+
+def strict(kind):
+    """A network that takes its own type only: JAX's convolutions refuse two types."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def convolution(p, s, x):
+        x = jax.lax.conv_general_dilated(x.astype(kind), p["k"], (1, 1), "SAME", dimension_numbers=numbers)
+        return jnp.maximum(x, 0).mean((1, 2)) @ p["w"]
+
+    params = {
+        "k": jnp.asarray(networks.normal(0, 2, 2, 2, 4) / 2, kind),
+        "w": jnp.asarray(networks.normal(1, 4, 3), kind),
+    }
+    batch = {"image": np.asarray(networks.normal(2, 4, 3, 3, 2)).astype(kind), "label": np.arange(4) % 3}
+    return jp.Network(convolution, params), batch
+
+
+def test_scores_of_networks_that_take_their_own_types_only_are_float32():
+    net, batch = strict(jnp.bfloat16)
+    same = net.replace(
+        apply=lambda p, s, x: net.apply(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), p), s, x),
+        params=jax.tree.map(lambda leaf: leaf.astype(jnp.float32), net.params),
+    )
+    for name in ("synflow", "snip", "fisher", "diagonal", "quadratic"):
+        found, expected = (SCORES[name](one, [batch]) for one in (net, same))
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert one.dtype == jnp.float32
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * np.abs(other).max())
+    assert jp.evaluate.attribution.gradient()(net, batch["image"]).shape == batch["image"].shape
+
+
+def test_block_products_of_a_network_in_half_precision_keep_what_is_small():
+    """Weights of 3e-4: their products with small signals are below the smallest number of float16."""
+
+    def apply(p, s, x):
+        hidden = jnp.maximum(x.astype(jnp.float16) @ p["w1"].astype(jnp.float16), 0)
+        return (hidden @ p["w2"].astype(jnp.float16)).astype(jnp.float32)
+
+    network, batch = small(jnp.float32)
+    network = network.replace(params=jax.tree.map(lambda leaf: 6e-4 * leaf, network.params))
+    found, expected = (
+        jp.curvature.block_product(one, LOSS, batch, network.params)["w1"]
+        for one in (network.replace(apply=apply), network)
+    )
+    assert np.count_nonzero(found) == np.count_nonzero(expected)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_scores_in_float64_do_not_depend_on_batches_whose_weights_are_arrays_of_jax(kind):
+    network = jp.Network(lambda p, s, x: x @ p, jnp.asarray(networks.normal(1, 4, 3)))
+    weight = jnp.asarray(np.linspace(0.1, 0.9, 7), kind)
+    data = {"image": networks.normal(0, 7, 4), "label": np.arange(7) % 3, "weight": weight}
+    parts = [{name: entry[start:end] for name, entry in data.items()} for start, end in ((0, 2), (2, 7))]
+    whole, split = (jp.scores.snip(LOSS)(network, batches) for batches in ([data], parts))
+    close(flat(split), flat(whole), 1e-12)

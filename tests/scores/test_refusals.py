@@ -56,6 +56,23 @@ def test_first_order_scores_rank_where_one_example_has_a_gradient(kind):
         FIRST_ORDER[kind](to_teacher)(network, [padded])
 
 
+@every_first_order
+def test_first_order_scores_know_that_a_network_computes_in_half_precision(kind):
+    network, images = perceptron()
+    run = network.apply
+
+    def half(params, state, images):
+        params, images = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, images))
+        return run(params, state, images).astype(jnp.float32)
+
+    network, images = network.replace(apply=half), jnp.asarray(images)
+    teacher = np.asarray(network(images)) * (1 + 2**-8 * np.sign(images[:, :3]))  # its last digit
+    with pytest.raises(ValueError, match="loss: expected one with a gradient"):
+        FIRST_ORDER[kind](to_teacher)(
+            network, [{"image": images, "label": np.zeros(8, int), "teacher": teacher.astype(np.float32)}]
+        )
+
+
 def test_fisher_of_a_network_that_mixes_its_batch_is_that_of_the_whole():
     network, images = perceptron(jnp.float64)
 
