@@ -76,6 +76,9 @@ class Network:
           train: the keyword arguments that mean training mode, such as ``{"train": True}``.  None: the training step
             evaluates the network as it stands (BatchNorm frozen, no dropout).
 
+        Raises:
+          ValueError: variables without ``"params"``.
+
         Returns:
           A network with ``variables["params"]`` as parameters and every other collection as state.
 
@@ -86,6 +89,12 @@ class Network:
         >>> net(images).shape
         (1, 2)
         """
+        if not isinstance(variables, Mapping) or "params" not in variables:
+            came = f"{sorted(variables)}" if isinstance(variables, Mapping) else f"a {type(variables).__name__}"
+            raise ValueError(
+                f"variables: expected what module.init returned, a dictionary with 'params', but got {came}. Pass "
+                '{"params": params} for a module without other collections.'
+            )
         state = {name: collection for name, collection in variables.items() if name != "params"}
         train_apply = None if train is None else _LinenTrainApply(module, tuple(sorted(train.items())))
         return Network(_LinenApply(module), variables["params"], state, train_apply)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import check, masks
-from jaxprune.masks.selection import lowest
+from jaxprune.masks.selection import demand_finite, lowest
 from jaxprune.network import Network
 from jaxprune.types import Batch, Mask, Params, Prunable, Score, Select
 
@@ -193,7 +193,7 @@ def _targets(schedule: Sequence[float]) -> list[float]:
 def _narrowed(mask: Mask, values: Any, select: Select, prunable: Prunable) -> Mask:
     """Selects among what a mask has left."""
     check.same_structure("scores", values, "params", mask)
-    check.finite("scores", values, "Look at the loss, the images and the weights that were scored.")
+    demand_finite(values, prunable)
     # What is pruned ranks below everything, so it stays pruned.
     values = jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, lowest(leaf)), mask, values)
     return select(values, prunable)

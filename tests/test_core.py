@@ -434,3 +434,14 @@ def test_mean_of_outputs_of_pixels_is_an_error():
         ValueError, match=r"expected outputs of shape \[b, c\] with b = 4 images, but got \(4, 4, 4, 3\)"
     ):
         jp.losses.mean(lambda outputs, batch: outputs.mean((1, 2, 3)), jnp.ones((4, 4, 4, 3)), batch)
+
+
+def test_from_linen_names_variables_without_params():
+    with pytest.raises(ValueError, match=r"variables: expected what module\.init returned.*but got \['kernel'\]"):
+        jp.Network.from_linen(nn.Dense(2), {"kernel": jnp.ones((3, 2))})
+
+
+def test_unstructured_takes_infinite_scores_of_what_is_never_pruned():
+    scores = {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.array([jnp.inf])}
+    mask = jp.masks.unstructured(0.5)(scores, {"kernel": True, "bias": False})
+    assert mask["kernel"].tolist() == [[False, True]]

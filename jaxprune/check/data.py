@@ -50,9 +50,10 @@ def batch(value: Mapping[str, Any], name: str = "batch", keys: Iterable[str] = (
             )
     for key, entry in value.items():
         if isinstance(entry, (Mapping, tuple, list)) or not np.shape(entry):
+            remedy = "Leave out what is not of the examples, and put parts together into one array."
             raise ValueError(
                 f"{name}: expected every entry as one array with an axis of the examples first, but {key!r} is "
-                f"{kind_of(entry)}. Leave out what is not of the examples, and put parts together into one array."
+                f"{kind_of(entry)}. {'Make it one: numpy.asarray(...).' if isinstance(entry, list) else remedy}"
             )
     sizes = {key: np.shape(entry)[0] for key, entry in value.items()}
     if len(set(sizes.values())) != 1:

@@ -127,6 +127,7 @@ def plan(
     'class-backward signals'
     """
     check.choice("quantity", quantity, QUANTITIES)
+    check.concrete("network, batch", (network, batch), "Ask for the plan outside; it is of shapes alone.")
     if quantity == "block":
         check.choice("path", str(path), tree.names(network.params))
     request = quantities.request(network, loss, batch, matrix, blocks, scope, path if quantity == "block" else None)

@@ -169,7 +169,7 @@ def _completed(kept: list[Any], leaves: list[Any], flags: list[bool]) -> list[An
 
 def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
     check.static_bools("prunable", prunable, scores)
-    check.finite("scores", scores, "Look at the loss and at the images; a score that is not finite ranks nothing.")
+    demand_finite(scores, prunable)
     leaves, structure = jax.tree.flatten(scores)
     leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for leaf in leaves]
     for name, leaf in zip(tree.names(scores), leaves, strict=True):
@@ -190,6 +190,17 @@ def _prepare(scores: Any, prunable: Any) -> tuple[list[Any], list[bool], Any]:
             f"scores: expected fewer than 2^32 prunable weights, whose positions fit 32 bits, but got {prunable_size}."
         )
     return leaves, flags, structure
+
+
+def demand_finite(scores: Any, prunable: Any) -> None:
+    """Checks the scores of what may be pruned; of all else they say nothing."""
+    chosen = jax.tree.map(lambda flag, leaf: leaf if flag else np.zeros(()), prunable, scores)
+    check.finite(
+        "scores",
+        chosen,
+        "A score that is not finite ranks nothing: look at the loss, the images, the labels (are they classes that the "
+        "network has?) and the weights that were scored.",
+    )
 
 
 def _warn_of_ties(cut: bisection.Cut, names: list[str], leaves: list[Any], flags: list[bool]) -> None:

@@ -25,6 +25,7 @@ def normalised(network: Network, preprocess: Preprocess) -> Network:
 
     Raises:
       ValueError: the network takes pixels already.
+      TypeError (when it is evaluated): images of other whole numbers, or without three channels.
 
     >>> net = Network(lambda params, state, images: images.mean((1, 2)), {})
     >>> half = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -60,5 +61,12 @@ def _normalise(images: Any, preprocess: Preprocess) -> Any:
     pixels = jnp.asarray(images)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
+    # Else the mean and std would be whole numbers too, and grey pictures three equal channels.
+    if not jnp.issubdtype(pixels.dtype, jnp.floating) or pixels.shape[-1:] != (3,):
+        raise TypeError(
+            f"images: expected bytes (uint8) or floating-point pixels in [0, 1], [b, h, w, 3], but got "
+            f"{pixels.dtype}{list(pixels.shape)}. jp.data.as_float(...) makes pixels of bytes; a grey picture is "
+            "repeated in three channels."
+        )
     mean, std = (jnp.asarray(values, pixels.dtype) for values in (preprocess.mean, preprocess.std))
     return (pixels - mean) / std

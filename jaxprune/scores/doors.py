@@ -1,13 +1,14 @@
 """What every score asks of a network and of batches."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from jaxprune import check, tree
 from jaxprune.network import Network
-from jaxprune.types import Batch, Params
+from jaxprune.types import Batch
 
 
-def ready(network: Network, batches: Iterable[Batch]) -> tuple[Params, Iterable[Batch]]:
+def ready(network: Network, batches: Iterable[Batch]) -> tuple[Any, Iterable[Batch]]:
     """Checks a network to be scored on data; batches are checked one by one.
 
     Returns:
@@ -26,7 +27,7 @@ def ready(network: Network, batches: Iterable[Batch]) -> tuple[Params, Iterable[
     return weights(network), batches
 
 
-def weights(network: Network) -> Params:
+def weights(network: Network) -> Any:
     """Checks the weights and the state of a network, and returns the weights in float32 or wider."""
     check.network(network)
     return tree.wide(network.params)

@@ -77,7 +77,7 @@ def synflow() -> Score:
         first = next(iter(batches), None)
         if first is None:
             raise ValueError("batches: expected at least one batch, whose images say the shape of the input; got none.")
-        check.batch(first)
+        check.batch(first, keys=("image",))
         weights(network)
         network, image = _probe(network, first["image"])
         scores, size, share = _flow(network, image)

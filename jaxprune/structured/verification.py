@@ -189,7 +189,8 @@ def _problems(
             if leaks.any():
                 found.append(
                     f"{group.name!r}: {_name(place)!r} leaks: {who} own{'s' * alone} it, but with {who} gated off "
-                    f"the outputs still change with it, at {_first(leaks)}."
+                    f"the outputs still change with it, at {_first(leaks)}. (Where a normalisation or a softmax runs "
+                    "over the units, gating is not removing: such units cannot be a group.)"
                 )
     for place, acts in after.items():
         owned = np.any([_owned(group, off[group.name], place, acts.shape[1:]) for group in chosen], axis=0)

@@ -341,3 +341,11 @@ def test_load_names_unknown_architectures_and_sizes(tmp_path):
     path = written(tmp_path / "net.npz", file_of("torchvision/vit_b16"))
     with pytest.raises(ValueError, match="image: expected a multiple of the patch"):
         pretrained.read(path, small("torchvision/vit_b16"), image=100)
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 2, 2, 3), np.int32), np.zeros((1, 2, 2, 1), np.float32)])
+def test_normalised_refuses_other_whole_numbers_and_grey_pictures(images):
+    """Of whole numbers mean and std would be whole too, and grey would become three equal channels."""
+    network = jp.models.normalised(jp.Network(lambda p, s, x: x.mean((1, 2)), {}), jp.types.Preprocess())
+    with pytest.raises(TypeError, match=r"images: expected bytes \(uint8\) or floating-point pixels"):
+        network(images)
