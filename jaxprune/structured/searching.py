@@ -165,6 +165,8 @@ class Search:
                 f"target: expected the share of operations to remove, in (0, 1), but got {self.target!r}. To remove "
                 "80 % pass 0.8."
             )
+        for kind in self.criteria:
+            check.choice("criteria", kind, KINDS)
         for kind in self.chooser.kinds:
             if kind not in self.criteria:
                 raise ValueError(f"criteria: expected one for {kind!r}, but got them for {sorted(self.criteria)}.")

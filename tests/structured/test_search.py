@@ -357,6 +357,10 @@ def test_search_wants_a_share_for_a_network_without_layers():
         ({"target": 1.0}, r"target: expected the share of operations to remove, in \(0, 1\), but got 1\.0"),
         ({"target": 0.0}, r"target: expected the share"),
         ({"criteria": {"layer": criteria.l2()}}, r"criteria: expected one for 'neurons', but got them for \['layer'\]"),
+        (
+            {"criteria": {"layers": criteria.l2(), "neurons": criteria.l2()}},
+            r"criteria: unknown value 'layers'\. Did you mean",
+        ),
         ({"allocation": "paper"}, r"allocation: 'paper' draws an exact number.*but the budget is 'macs'"),
         ({"allocation": "fair"}, r"allocation: unknown value 'fair'"),
         ({"multiple": 0}, r"multiple: expected a whole number of 1 or more"),
