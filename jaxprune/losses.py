@@ -92,16 +92,21 @@ def mean(loss: Loss, outputs: Any, batch: Batch) -> Any:
     """
     check.outputs(outputs, jnp.shape(batch["label"])[0])
     weight = weights(batch, outputs)
-    # Padding is cut off before the loss, not after: where() on the loss alone would let NaN back in as a gradient.
-    counts = weight[:, None] > 0
-    outputs = jnp.where(counts, outputs, 0.0)
-    label = jnp.asarray(batch["label"])
-    # In its own type: what is no class number must not become one here.
-    kept = jnp.where(counts if label.ndim > 1 else counts[:, 0], label, jnp.zeros((), label.dtype))
-    values = loss(outputs, {**batch, "label": kept})
+    values = loss(*without_padding(outputs, batch))
     check_shape(values, weight.shape[0])
     total = jnp.sum(weight)
     return jnp.sum(jnp.where(weight > 0, weight * values, 0.0)) / jnp.where(total > 0, total, 1.0)
+
+
+def without_padding(outputs: Any, batch: Batch) -> tuple[Any, Batch]:
+    """Returns outputs [b, c] and a batch whose examples of weight 0 have zeros as outputs and as label.
+
+    Padding is cut off before the loss, not after: where() on the loss alone would let NaN back in as a gradient.
+    """
+    counts, label = weights(batch) > 0, jnp.asarray(batch["label"])
+    # In its own type: what is no class number must not become one here.
+    kept = jnp.where(counts[:, None] if label.ndim > 1 else counts, label, jnp.zeros((), label.dtype))
+    return jnp.where(counts[:, None], outputs, 0.0), {**batch, "label": kept}
 
 
 def targets(outputs: Any, batch: Batch) -> Any:

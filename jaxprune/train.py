@@ -121,13 +121,8 @@ def fit(
     check.batch(data, "data")
     if not is_streamed(data):
         check.finite_batch(data, "data")
-    network = network.replace(params=optim.start(tx, network.params))
-    check.network(network)
-    _check_outputs(network, loss, data)
-    optimizer = tx.init(network.params)
-    optim.demand_served(tx, optimizer, network.params)
     # Private copies: the step donates its buffers, and the caller's network and mask must stay alive.
-    state = jax.tree.map(jnp.array, (network, optimizer))
+    state = jax.tree.map(jnp.array, _beginning(network, loss, tx, data))
     start, identity = 0, np.array([seed, batch_size, len(data["label"])])
     if root is not None:
         checkpoint.demand_savable((*state, identity))
@@ -163,9 +158,19 @@ def fit(
     return state[0]
 
 
+def _beginning(network: Network, loss: Loss, tx: Any, data: Mapping[str, Any]) -> tuple[Network, Any]:
+    """The network and the optimizer that training starts from, once all that can be known of them is checked."""
+    network = network.replace(params=optim.start(tx, network.params))
+    check.network(network)
+    _check_outputs(network, loss, data)
+    optimizer = tx.init(network.params)
+    optim.demand_served(tx, optimizer, network.params)
+    return network, optimizer
+
+
 def _check_outputs(network: Network, loss: Loss, data: Mapping[str, Any]) -> None:
     """Checks one row of outputs for each example, and that the labels are what the losses of the library read."""
-    one = {name: jax.ShapeDtypeStruct((1, *np.shape(entry)[1:]), _kind(entry)) for name, entry in data.items()}
+    one = {name: jax.ShapeDtypeStruct((1, *np.shape(entry)[1:]), entry.dtype) for name, entry in data.items()}
     outputs = jax.eval_shape(network.apply, network.params, network.state, one["image"])
     check.outputs(outputs, 1)
     # What other losses read of the labels only they know.
@@ -173,10 +178,6 @@ def _check_outputs(network: Network, loss: Loss, data: Mapping[str, Any]) -> Non
         jax.eval_shape(losses.targets, outputs, one)
         if np.ndim(data["label"]) == 1:
             check.label_range("data: labels", data["label"], outputs.shape[-1])
-
-
-def _kind(entry: Any) -> Any:
-    return entry.dtype if hasattr(entry, "dtype") else np.asarray(entry).dtype
 
 
 def recalibrate(network: Network, batches: Iterable[Batch], key: jax.Array) -> Network:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxprune import losses
+from jaxprune import losses, tree
 from jaxprune.sites import axes
 from jaxprune.sites.program import trace, with_inner
 from jaxprune.types import Batch, Loss
@@ -56,7 +56,7 @@ def columns(loss: Loss, outputs: Any, batch: Batch, matrix: str) -> Column:
     counts, share = losses.weights(batch) > 0, losses.shares(batch, outputs)
     kind = outputs.dtype
     make = _gradient if matrix == "empirical_fisher" else _KNOWN.get(loss, _pairs)
-    one = make(loss, *_without_padding(outputs, batch))
+    one = make(loss, *_wide(outputs, batch))
 
     def fitted(values: Any) -> tuple[Any, Any]:
         values = jnp.where(counts[:, None], values, 0)
@@ -76,12 +76,9 @@ def columns(loss: Loss, outputs: Any, batch: Batch, matrix: str) -> Column:
     return column
 
 
-def _without_padding(outputs: Any, batch: Batch) -> tuple[Any, Batch]:
-    """The outputs in float32 or wider, and the batch.  Padding is cut off before the loss, as in ``losses.mean``."""
-    counts, label = losses.weights(batch) > 0, jnp.asarray(batch["label"])
-    wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-    label = jnp.where(counts[:, None] if label.ndim > 1 else counts, label, jnp.zeros((), label.dtype))
-    return jnp.where(counts[:, None], wide, 0.0), {**batch, "label": label}
+def _wide(outputs: Any, batch: Batch) -> tuple[Any, Batch]:
+    """The outputs in float32 or wider, and the batch, both without padding."""
+    return losses.without_padding(tree.wide(outputs), batch)
 
 
 def roots(loss: Loss, outputs: Any, batch: Batch) -> tuple[Any, Any]:
@@ -92,7 +89,7 @@ def roots(loss: Loss, outputs: Any, batch: Batch) -> tuple[Any, Any]:
     where it is negative, as of a softmax that decides (float32 has of 1 - p what it has of 1).  D is NaN where there is
     no such factorisation.
     """
-    outputs, batch = _without_padding(outputs, batch)
+    outputs, batch = _wide(outputs, batch)
     width = outputs.shape[1]
     product = _bend(loss, outputs, batch)
     whole = jax.vmap(lambda index: product(_unit(outputs, index)), out_axes=-1)(jnp.arange(width))
@@ -186,7 +183,7 @@ def is_flat(loss: Loss, outputs: Any, batch: Batch, eps: float) -> Any:
     that says nothing.  |H_out| by power iteration.  ``eps``: of the coarsest type that the network computes in.
     """
     counts = losses.weights(batch) > 0
-    outputs, batch = _without_padding(outputs, batch)
+    outputs, batch = _wide(outputs, batch)
     product = _bend(loss, outputs, batch)
 
     def length(rows: Any) -> Any:

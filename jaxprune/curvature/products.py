@@ -139,8 +139,7 @@ def linearised(run: Callable[[Any], Any], loss: Loss, batch: Batch, at: Any, mat
         return lambda vector: backward(hessian_out(forward(vector)))
 
     def examples(variables: Any) -> Any:
-        # Padding is cut off before the loss, as in losses.mean: its NaN would come back through the derivative.
-        return loss(jnp.where(losses.weights(batch)[:, None] > 0, run(variables), 0.0), batch)
+        return loss(*losses.without_padding(run(variables), batch))
 
     values, forward, backward = _both_ways(examples, at)
     share = losses.shares(batch, values)

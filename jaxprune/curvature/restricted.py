@@ -65,8 +65,7 @@ def squared_gradients(network: Network, batch: Batch, indices: Any, *, loss: Los
         given = every | dict(zip(paths, leaves, strict=True))
         params = tree.map_named(lambda name, _: given[name], network.params)
         outputs = network.apply(params, network.state, losses.images(batch))
-        # Padding is cut off before the loss, as in losses.mean.
-        return loss(jnp.where(losses.weights(batch)[:, None] > 0, outputs, 0.0), batch)
+        return loss(*losses.without_padding(outputs, batch))
 
     found, pull = jax.vjp(values, [every[path] for path in paths])
     share = losses.shares(batch, found)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, losses
+from jaxprune import check, losses, tree
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss
 
@@ -58,7 +58,7 @@ def fgsm(
     Array([[0.375, 0.375]], dtype=float32)
     """
     limits = _limits(network, batch, epsilon, epsilon, bounds)
-    images, seen = _step(network, batch, _wide(batch["image"]), limits, loss=loss)
+    images, seen = _step(network, batch, tree.wide(jnp.asarray(batch["image"])), limits, loss=loss)
     return _finished(batch, images, limits, [seen])
 
 
@@ -106,7 +106,7 @@ def pgd(
     check.positive("step_size", step_size)
     check.whole("steps", steps)
     limits = _limits(network, batch, epsilon, step_size, bounds)
-    images, seen = _wide(batch["image"]), []
+    images, seen = tree.wide(jnp.asarray(batch["image"])), []
     if key is not None:
         images = _start(batch, images, limits, key)
     for _ in range(steps):
@@ -177,12 +177,6 @@ def _range(batch: Batch) -> tuple[Any, Any]:
     return tuple(jnp.where(unknown, jnp.nan, end) for end in ends)  # type: ignore[return-value]
 
 
-def _wide(images: Any) -> jax.Array:
-    """Images as steps are taken on them: in float32 or wider."""
-    images = jnp.asarray(images)
-    return images.astype(jnp.promote_types(images.dtype, jnp.float32))
-
-
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
 def _step(network: Network, batch: Batch, images: Any, limits: Any, *, loss: Loss) -> tuple[Any, Any]:
@@ -243,7 +237,7 @@ def _start(batch: Batch, images: Any, limits: Any, key: jax.Array) -> Any:
 def _projected(batch: Batch, images: Any, limits: Any) -> Any:
     """Into the ball about the clean images and into the bounds; padding keeps its image."""
     epsilon, _, low, high = limits
-    clean = _wide(batch["image"])
+    clean = tree.wide(jnp.asarray(batch["image"]))
     inside = jnp.clip(images, jnp.maximum(clean - epsilon, low), jnp.minimum(clean + epsilon, high))
     return jnp.where(_counts(batch, clean), inside, clean).astype(clean.dtype)
 

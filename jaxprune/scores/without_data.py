@@ -120,11 +120,12 @@ def _ones_of(apply: Any) -> Any:
 
 
 def _demand_flow(size: float, share: float) -> None:
-    if size == -math.inf or share < 1e-4:
+    said = "network: expected a synaptic flow, but the sum of the outputs of |network|"
+    if size == -math.inf:
+        raise ValueError(f"{said} is 0. Is everything pruned in some layer?")
+    if share < 1e-4:
         raise ValueError(
-            "network: expected a synaptic flow, but the sum of the outputs of |network| "
-            + ("is 0. Is everything pruned in some layer?" if size == -math.inf else "does not depend on its weights. ")
-            + ("" if size == -math.inf else "Are the outputs behind a softmax? Score the network before it.")
+            f"{said} does not depend on its weights. Are the outputs behind a softmax? Score the network before it."
         )
     if not math.isfinite(size):
         raise ValueError(
