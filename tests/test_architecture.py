@@ -14,8 +14,8 @@ import jaxprune as jp
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
-    {"types", "check", "files"},
-    {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
+    {"types", "check", "files", "exclusive"},
+    {"tree", "mesh", "memory", "stats", "records", "store", "tensor_files", "libraries"},
     {"network", "losses", "finite"},
     {"sites", "groups"},
     {"data", "models", "curvature", "masks", "schedules", "checkpoint", "similarity", "cost"},
