@@ -1,7 +1,8 @@
 """Work that one process at a time may do: a file that it holds, free again when the process is dead.
 
-On one host the kernel says whether the holder lives: it keeps a lock on the file (``flock``), which dies with it.  Other
-hosts may not see that lock, so the holder also touches its file; one that was not touched for a lease is abandoned.
+On one host the kernel says whether the holder lives: it keeps a lock on the file (``flock``), which dies with it.
+Other hosts may not see that lock, so the holder also touches its file; one that was not touched for a lease is
+abandoned.
 """
 
 import fcntl
@@ -127,8 +128,8 @@ def demand_supported(name: str, folder: Path) -> None:
         os.link(probe, other)
     except OSError as error:
         raise ValueError(
-            f"{name}: expected a folder on a file system with locks and hard links, which keep two processes from doing "
-            f"one thing, but got {str(folder)!r} ({error.strerror}). Choose one on a local disk or on NFS."
+            f"{name}: expected a folder on a file system with locks and hard links, which keep two processes from "
+            f"doing one thing, but got {str(folder)!r} ({error.strerror}). Choose one on a local disk or on NFS."
         ) from error
     finally:
         other.unlink(missing_ok=True)
