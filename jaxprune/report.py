@@ -84,6 +84,10 @@ class Page:
         """Starts a section."""
         self._parts.append(f"<h2>{html.escape(heading)}</h2>")
 
+    def notice(self, paragraph: str) -> None:
+        """Adds what a reader must know first, right below the first paragraph."""
+        self._parts.insert(2, f'<p class="notice">{html.escape(paragraph)}</p>')
+
     def text(self, paragraph: str) -> None:
         """Adds a paragraph of plain text."""
         self._parts.append(f"<p>{html.escape(paragraph)}</p>")

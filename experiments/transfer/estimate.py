@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
-from experiments import options, transfer_data
-from experiments.transfer_data import Opened
-from experiments.transfer_grid import FINETUNE_RATE, Study, grid, mine
-from experiments.wording import counted
-from jaxprune import memory, records, sites
+from experiments.shared import options
+from experiments.shared.pages import counted, duration
+from experiments.shared.pretrained import Weights
+from experiments.shared.splits import PROTOCOLS, Inputs
+from experiments.shared.work import part
+from experiments.transfer.settings import Settings, plan
+from jaxprune import memory, sites
 from jaxprune.evaluate import transfer
 
 # Scores that are a quantity of the curvature, and the gradients that others take for each batch.
@@ -56,23 +58,23 @@ class Cost(NamedTuple):
     said: str
 
 
-def report(study: Study, opened: Opened, console: Console) -> None:
+def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
     """Prints the plan of a study whose inputs were checked."""
     # Names of files hold colons and brackets, which rich would take for signs and styles.
     say = partial(console.print, emoji=False, markup=False, highlight=False, soft_wrap=True)
-    _say_inputs(study, opened, say)
-    if opened.weights is None:
+    _say_inputs(settings, inputs, say)
+    if inputs.weights is None:
         say("The network is trained first; times are estimated for pretrained networks only.")
         return
-    seed = study.seeds[0]
-    sizes = _sizes(study, opened, seed)
-    headed, batch, speeds = _measured(study, opened, seed)
+    seed = settings.seeds[0]
+    sizes = _sizes(settings, inputs, seed)
+    headed, batch, speeds = _measured(settings, inputs, seed)
     say(
         f"Measured on {speeds.examples} images: reading and preprocessing {speeds.fetching:,.0f} images/s, features "
         f"{speeds.features:,.0f} images/s, gradients {speeds.gradient:,.0f} images/s."
     )
-    costs = {score: _cost(study, headed, batch, score) for score in ("dense", *study.scores)}
-    seconds, unknown = _seconds(study, sizes, speeds, costs)
+    costs = {score: _cost(settings, headed, batch, score) for score in ("dense", *settings.scores)}
+    seconds, unknown = _seconds(settings, sizes, speeds, costs)
     table = Table("score", "for each batch that scores", "memory", title="What scores take")
     for score, cost in costs.items():
         table.add_row(score, cost.said, _bytes(cost.bytes))
@@ -80,49 +82,46 @@ def report(study: Study, opened: Opened, console: Console) -> None:
     peak = max(speeds.bytes, *(cost.bytes for cost in costs.values()))
     missing = "" if not unknown else f", and what {', '.join(unknown)} take to score, which is not estimated"
     say(
-        f"In all about {_time(seconds)}{missing}, on {jax.devices()[0].device_kind}. Programs take at most about "
+        f"In all about {duration(seconds)}{missing}, on {jax.devices()[0].device_kind}. Programs take at most about "
         f"{_bytes(peak)} beside the network and the images in memory; {_bytes(memory.available(None))} may be taken. "
         "Nothing was computed."
     )
 
 
-def _say_inputs(study: Study, opened: Opened, say: Callable[[str], None]) -> None:
-    runs = grid(study)
-    shared = mine(runs, study.shard, lambda run: (run.seed, run.score))
-    store = records.Store(study.out / "records", "transfer")
+def _say_inputs(settings: Settings, inputs: Inputs, say: Callable[[str], None]) -> None:
     say(
-        f"{counted(len(runs), 'run')}: {counted(len(study.seeds), 'seed')}, the dense network and "
-        f"{counted(len(study.scores), 'score')}, each at {counted(len(study.sparsities), 'share')} of zeros; "
-        f"{len(store.missing(shared))} to be done here. Results go to {study.out}."
+        f"{counted(len(plan(settings, inputs)), 'run')}: {counted(len(settings.seeds), 'seed')}, the dense network and "
+        f"{counted(len(settings.scores), 'score')}, each at {counted(len(settings.sparsities), 'share')} of zeros. "
+        f"Results go to {settings.out}."
     )
-    if opened.weights is not None:
-        _say_weights(opened.weights, say)
-    for source, indices in opened.used():
+    if inputs.weights is not None:
+        _say_weights(inputs.weights, say)
+    for source, indices in inputs.used():
         shape = " x ".join(map(str, source.image_shape))
         say(f"{source.name}: {len(indices):,} of {len(source):,} images are used, {shape}.")
-    for name, count in opened.skipped.items():
-        say(f"{name}: {counted(count, 'picture')} left out, which could not be read or are hidden.")
-    say(f"Tasks: {', '.join(task.name for task in opened.tasks)}; the source is {opened.source.name}.")
-    say(f"Protocol: {study.protocol}.")
-    for leak in transfer_data.PROTOCOLS[study.protocol]:
+    for name, count in inputs.skipped.items():
+        say(f"{name}: {counted(count, 'image')} left out, which could not be read or are hidden.")
+    say(f"Tasks: {', '.join(task.name for task in inputs.tasks)}; the source is {inputs.source.name}.")
+    say(f"Protocol: {settings.protocol}.")
+    for leak in PROTOCOLS[settings.protocol]:
         say(f"  Leak: {leak}")
-    if opened.weights is not None:
-        sizes = _sizes(study, opened, study.seeds[0])
+    if inputs.weights is not None:
+        sizes = _sizes(settings, inputs, settings.seeds[0])
         listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         say(f"Images: {listed} (head, selection and test of all tasks; test once for each shift too).")
-        taken = sum(sizes.values()) * math.prod(opened.images.image_shape)
+        taken = sum(sizes.values()) * math.prod(inputs.images.image_shape)
         say(
             f"They take {_bytes(taken)} as bytes; parts below a quarter of the memory that may be taken are held in "
             "it, others are read when they are needed."
         )
         say(
-            f"Settings: {counted(study.rounds, 'round')} of pruning, {counted(study.finetune_steps, 'step')} of "
-            f"fine-tuning on {counted(study.batch_size, 'image')} each, at a rate of "
-            f"{study.finetune_rate or FINETUNE_RATE:g}."
+            f"Settings: {counted(settings.rounds, 'round')} of pruning, {counted(settings.finetune_steps, 'step')} of "
+            f"fine-tuning on {counted(settings.batch_size, 'image')} each, at a rate of "
+            f"{settings.finetune_rate:g}."
         )
 
 
-def _say_weights(weights: transfer_data.Weights, say: Callable[[str], None]) -> None:
+def _say_weights(weights: Weights, say: Callable[[str], None]) -> None:
     prunable = options.prunable(weights.network.params, "^head/")
     chosen = sum(
         leaf.size
@@ -143,28 +142,28 @@ def _say_weights(weights: transfer_data.Weights, say: Callable[[str], None]) -> 
 def _preprocess(made: Any) -> str:
     crop = "" if made.crop is None else f", the central {made.crop} pixels"
     sizes = f"resized to {made.resize} ({made.interpolation}){crop}"
-    return f"Pictures: {sizes}, mean {made.mean}, std {made.std}."
+    return f"Images: {sizes}, mean {made.mean}, std {made.std}."
 
 
-def _sizes(study: Study, opened: Opened, seed: int) -> dict[str, int]:
+def _sizes(settings: Settings, inputs: Inputs, seed: int) -> dict[str, int]:
     """Counts the images of every part: those of the source, or of all tasks together."""
 
     def count(name: str, tasks: Any) -> int:
-        return sum(len(opened.indices(seed, name, task.classes)[1]) for task in tasks)
+        return sum(len(inputs.indices(seed, name, task.classes)[1]) for task in tasks)
 
-    sizes = {name: count(name, [opened.source]) for name in ("scoring", "finetuning")}
-    sizes |= {name: count(name, opened.tasks) for name in ("head", "selection", "test")}
-    return sizes | {"test": sizes["test"] * (1 + len(study.shifts))}
+    sizes = {name: count(name, [inputs.source]) for name in ("scoring", "finetuning")}
+    sizes |= {name: count(name, inputs.tasks) for name in ("head", "selection", "test")}
+    return sizes | {"test": sizes["test"] * (1 + len(settings.shifts))}
 
 
-def _measured(study: Study, opened: Opened, seed: int) -> tuple[jp.Network, dict[str, Any], Speeds]:
+def _measured(settings: Settings, inputs: Inputs, seed: int) -> tuple[jp.Network, dict[str, Any], Speeds]:
     """Reads one batch, and measures a pass and a gradient of the network with a head that fits it."""
-    assert opened.weights is not None
-    network = opened.weights.network
-    source, indices = opened.indices(seed, "scoring", opened.source.classes)
+    assert inputs.weights is not None
+    network = inputs.weights.network
+    source, indices = inputs.indices(seed, "scoring", inputs.source.classes)
     # Of all classes: a head of one class would have no gradient.
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(indices))
-    chosen = np.sort(indices[order[: study.largest_batch]])
+    chosen = np.sort(indices[order[: settings.largest_batch]])
     images = jp.data.Stream(source, chosen)
     fetching = _clock(lambda: images[:], len(chosen))
     labels = np.searchsorted(np.unique(source.labels[chosen]), source.labels[chosen])
@@ -175,7 +174,7 @@ def _measured(study: Study, opened: Opened, seed: int) -> tuple[jp.Network, dict
 
     features = np.asarray(look())
     headed = transfer.with_head(network, options.HEADS["ridge"](1.0)(features, labels, int(labels.max()) + 1))
-    loss = options.LOSSES[study.loss]
+    loss = options.LOSSES[settings.loss]
     gradient = jax.jit(lambda params: jp.curvature.gradient(headed.replace(params=params), loss, batch))
     compiled = gradient.lower(headed.params).compile()
     speeds = Speeds(
@@ -188,7 +187,7 @@ def _measured(study: Study, opened: Opened, seed: int) -> tuple[jp.Network, dict
     return headed, batch, speeds
 
 
-def _cost(study: Study, headed: jp.Network, batch: dict[str, Any], score: str) -> Cost:
+def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], score: str) -> Cost:
     if score in _GRADIENTS:
         gradients = _GRADIENTS[score]
         return Cost(gradients, 0, "nothing" if not gradients else f"about {counted(int(gradients), 'gradient')}")
@@ -197,28 +196,30 @@ def _cost(study: Study, headed: jp.Network, batch: dict[str, Any], score: str) -
     quantity, matrix = _QUANTITIES[score]
     scope = options.prunable(headed.params, "^head/")
     try:
-        plan = jp.curvature.plan(headed, options.LOSSES[study.loss], batch, quantity, matrix=matrix, scope=scope)
+        plan = jp.curvature.plan(headed, options.LOSSES[settings.loss], batch, quantity, matrix=matrix, scope=scope)
     except MemoryError as error:
         return Cost(None, 0, str(error))
     return Cost(plan.gradients, plan.bytes, f"{plan.gradients:.1f} gradients: {plan.route}")
 
 
-def _seconds(study: Study, sizes: dict[str, int], speeds: Speeds, costs: dict[str, Cost]) -> tuple[float, list[str]]:
+def _seconds(
+    settings: Settings, sizes: dict[str, int], speeds: Speeds, costs: dict[str, Cost]
+) -> tuple[float, list[str]]:
     """Estimates the seconds of what this shard computes, and names the scores that could not be counted."""
     streamed = True  # the worst case; what fits into memory is read once
     looking = (sizes["head"] + sizes["test"]) / speeds.of(speeds.features, streamed)
     gradient = sizes["scoring"] / speeds.of(speeds.gradient, streamed)
-    tuning = study.finetune_steps * study.batch_size / speeds.of(speeds.gradient, streamed)
-    runs = mine(grid(study), study.shard, lambda run: (run.seed, run.score))
+    tuning = settings.finetune_steps * settings.batch_size / speeds.of(speeds.gradient, streamed)
+    runs = part(plan(settings, inputs), settings.shard, lambda run: run.seed)
     total = len({run.seed for run in runs}) * ((sizes["head"] + sizes["selection"]) / speeds.features + 2 * gradient)
     total += len(runs) * (2 * looking + tuning + (_PRODUCT + 1) * gradient)
-    scored = {(run.seed, run.score, run.sparsity if study.rounds > 1 else None) for run in runs}
+    scored = {(run.seed, run.score, run.sparsity if settings.rounds > 1 else None) for run in runs}
     unknown = []
     for _, score, _ in scored:
         if costs[score].gradients is None:
             unknown.append(score)
         else:
-            total += study.rounds * (costs[score].gradients or 0.0) * gradient
+            total += settings.rounds * (costs[score].gradients or 0.0) * gradient
     return total, sorted(set(unknown))
 
 
@@ -237,9 +238,3 @@ def _taken(compiled: Any) -> int:
 
 def _bytes(count: float) -> str:
     return f"{count / 1e9:.2g} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{math.ceil(seconds)} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,27 +1,15 @@
 """The figures of the transfer study."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.transfer_results import STAGES, Results, Table
+from experiments.shared.results import Table
+from experiments.transfer.results import STAGES, Results
+from experiments.shared.splits import Inputs
+from experiments.shared.styles import label, style
 from jaxprune import data, report
-
-_LABELS = {
-    "magnitude": "magnitude",
-    "diagonal": "Hessian diagonal",
-    "block-quadratic": "Hessian block (quadratic)",
-    "block-signed": "Hessian block (quadratic, signed)",
-    "block-obs": "Hessian block (surgeon)",
-    "random": "random mask",
-}
-
-
-def label(score: str) -> str:
-    """Returns what figures and tables call a score."""
-    return _LABELS.get(score, score)
 
 
 def curves(results: Results, measured: Table) -> Figure:
@@ -99,36 +87,24 @@ def predictions(results: Results, frame: Table) -> Figure:
         return drawn
 
 
-def examples(images: Any, tasks: Sequence[data.Task], shifts: Sequence[str]) -> Figure:
+def examples(inputs: Inputs, shifts: Sequence[str]) -> Figure:
     """Draws an image of each class of the first two tasks, and the first task under each shift."""
+    images, tasks = inputs.images, inputs.tasks
     first = [[int(np.flatnonzero(images.labels == label)[0]) for label in task.classes] for task in tasks[:2]]
     rows = [
         (task.name, data.as_float(images.images(np.array(indices))))
         for task, indices in zip(tasks, first, strict=False)
     ]
     rows += [(shift, data.shift(rows[0][1], shift, 0)) for shift in shifts]
-    columns = max(len(pictures) for _, pictures in rows)
+    columns = max(len(images_) for _, images_ in rows)
     with report.figure(0.62 * columns * 3 + 0.4, 0.62 * (-(-len(rows) // 2)) + 0.5) as drawn:
         grid = drawn.add_gridspec(-(-len(rows) // 2), 2)
-        for number, (name, pictures) in enumerate(rows):
+        for number, (name, images_) in enumerate(rows):
             axis = drawn.add_subplot(grid[number // 2, number % 2])
             strip = np.concatenate(
-                [np.pad(one, ((0, 0), (0, 1), (0, 0)), constant_values=1) for one in pictures], axis=1
+                [np.pad(one, ((0, 0), (0, 1), (0, 0)), constant_values=1) for one in images_], axis=1
             )
             axis.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_title(name, fontsize=9, fontweight="normal", loc="left", pad=3)
             axis.set_axis_off()
         return drawn
-
-
-def style(results: Any, score: str) -> dict[str, Any]:
-    """Returns how the line of a score looks, in all figures of a study; ``results.scores`` are those it has."""
-    if score == "random":
-        return {"color": "#8a8578", "marker": ".", "linewidth": 1.2, "linestyle": "-."}
-    named = [other for other in results.scores if other != "random"]
-    return {
-        "color": report.COLOURS[named.index(score) % len(report.COLOURS)],
-        "marker": "o",
-        "markersize": 3.5,
-        "linewidth": 1.6,
-    }

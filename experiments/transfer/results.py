@@ -1,15 +1,13 @@
-"""From the records of the transfer study to its numbers: accuracies with intervals, and verdicts on its claims."""
+"""From the records of the transfer study to its numbers: accuracies with intervals, and its claims."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from experiments.shared.results import Case, Claim, Table, above_zero, case, interval, keeps
 from jaxprune import stats
-
-Table = Any
-"""A pandas frame.  Type checkers take a column, or a choice of rows, for many other things."""
 
 STAGES = ("pruned", "finetuned")
 GROUPS = {
@@ -22,15 +20,11 @@ GROUPS = {
 
 
 class Results:
-    """The records of a study, looked up by score and sparsity.
+    """The records of the study, looked up by score and sparsity."""
 
-    Args:
-      records: what ``Store.read`` returned, one for each run.
-      seed: of the bootstrap.
-    """
-
-    def __init__(self, records: Sequence[dict[str, Any]], seed: int) -> None:
-        self._seed = seed
+    def __init__(self, records: Sequence[dict[str, Any]], inputs: Any = None) -> None:
+        self.records, self.inputs = records, inputs
+        self.data = records[0]["provenance"]["data"]
         self._cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
         for record in records:
             config = record["config"]
@@ -59,92 +53,55 @@ class Results:
 
     def accuracy(self, score: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> stats.Interval:
         """Returns the accuracy of a cell with its interval."""
-        return stats.bootstrap(self.hits(score, sparsity, stage, group, head), seed=self._seed)
-
-    def compare(self, claim: "Claim", score: str, sparsity: float) -> tuple[stats.Interval, str]:
-        """Returns the paired difference that a claim is about, and the verdict."""
-        sides = [self.hits(*self._place(side, score, sparsity), claim.group) for side in (claim.this, claim.than)]
-        paired = [this - than for this, than in zip(*sides, strict=True)]
-        interval = stats.bootstrap(paired, seed=self._seed)
-        chance = self.chance(claim.group)
-        if all(stats.bootstrap(side, seed=self._seed).low <= chance for side in sides):
-            return interval, "undecided (floor)"
-        return interval, claim.verdict(interval)
-
-    def _place(self, side: tuple[str, str], score: str, sparsity: float) -> tuple[str, float, str]:
-        network, stage = side
-        return {"same": (score, sparsity), "dense": ("dense", 0.0), "random": ("random", sparsity)}[network] + (stage,)
+        return interval(self.hits(score, sparsity, stage, group, head))
 
 
-class Claim(NamedTuple):
-    """A comparison of two networks on a group of test domains.
-
-    ``this`` and ``than`` are (network, stage): "same" is the network of the row, "dense" the dense one, "random" that
-    with a random mask of the same sparsity.
-    """
-
-    name: str
-    meaning: str
-    group: str
-    this: tuple[str, str]
-    than: tuple[str, str]
-    verdict: Callable[[stats.Interval], str]
-
-
-def claims(margin: float, groups: Sequence[str], control: bool) -> list[Claim]:
+def claims(settings: Any) -> list[Claim]:
     """Lists the claims: P1, P2 and the comparisons with a random mask (if there is one)."""
-    keeps = lambda interval: stats.at_least(interval, -margin)  # noqa: E731
-    better = lambda interval: stats.above(interval, 0.0)  # noqa: E731
-    points = f"{100 * margin:g} points"
+    margin, shifted = settings.margin, bool(settings.shifts)
+    groups = [group for group in GROUPS if shifted or "shifted" not in group]
+    kept, within = keeps(margin), f"{100 * margin:g} points"
     pruned, tuned = ("same", "pruned"), ("same", "finetuned")
     dense, dense_tuned = ("dense", "pruned"), ("dense", "finetuned")
     others = [group for group in groups if not group.startswith("source")]
-    listed = [
-        *(Claim(f"P1 {group}", f"pruned keeps dense to {points}", group, pruned, dense, keeps) for group in groups),
-        *(Claim(f"P2 helps {group}", "fine-tuned beats pruned", group, tuned, pruned, better) for group in others),
+    compared = [
+        *((f"P1 {one}", f"pruned keeps dense to {within}", one, pruned, dense, kept) for one in groups),
+        *((f"P2 helps {one}", "fine-tuned beats pruned", one, tuned, pruned, above_zero) for one in others),
+        *((f"P2 spares {one}", f"fine-tuned keeps pruned to {within}", one, tuned, pruned, kept) for one in others),
+        *((f"P2 restores {one}", f"fine-tuned keeps dense to {within}", one, tuned, dense, kept) for one in groups),
         *(
-            Claim(f"P2 spares {group}", f"fine-tuned keeps pruned to {points}", group, tuned, pruned, keeps)
-            for group in others
-        ),
-        *(
-            Claim(f"P2 restores {group}", f"fine-tuned keeps dense to {points}", group, tuned, dense, keeps)
-            for group in groups
-        ),
-        *(
-            Claim(
-                f"P2 control {group}",
-                f"fine-tuned keeps dense fine-tuned to {points}",
-                group,
-                tuned,
-                dense_tuned,
-                keeps,
-            )
-            for group in groups
+            (f"P2 control {one}", f"fine-tuned keeps dense fine-tuned to {within}", one, tuned, dense_tuned, kept)
+            for one in groups
         ),
     ]
-    if control:
+    if "random" in settings.scores:
         for stage in STAGES:
-            this, than = ("same", stage), ("random", stage)
             name = f"beats random, {'fine-tuned' if stage == 'finetuned' else stage}"
-            listed.append(
-                Claim(name, "accuracy on transfer above that of a random mask", "transfer", this, than, better)
-            )
-    return listed
+            meaning = "accuracy on transfer above that of a random mask"
+            compared.append((name, meaning, "transfer", ("same", stage), ("random", stage), above_zero))
+    return [Claim(name, meaning, _cases(group, *sides), verdict) for name, meaning, group, *sides, verdict in compared]
 
 
-def verdicts(results: Results, listed: Sequence[Claim]) -> Table:
-    """Tests every claim for every score and sparsity: one row each, with the paired difference and its interval."""
-    rows = []
-    for claim in listed:
+def _cases(group: str, this: tuple[str, str], than: tuple[str, str]) -> Callable[[Results], Iterator[Case]]:
+    """Compares two networks of every score and sparsity on a group of test domains.
+
+    Each is (network, stage): "same" is the network of the row, "dense" the dense one, "random" that with a random mask
+    of the same sparsity.
+    """
+
+    def cases(results: Results) -> Iterator[Case]:
+        chance = results.chance(group)
         for score in results.scores:
-            if score == "random" and claim.than[0] == "random":
-                continue
             for sparsity in results.sparsities:
-                interval, verdict = results.compare(claim, score, sparsity)
-                names = {"claim": claim.name, "meaning": claim.meaning, "score": score, "sparsity": sparsity}
-                numbers = {"difference": interval.mean, "low": interval.low, "high": interval.high}
-                rows.append({**names, **numbers, "verdict": verdict})
-    return pd.DataFrame(rows)
+                if score == than[0] == "random":
+                    continue
+                networks = {"same": (score, sparsity), "dense": ("dense", 0.0), "random": ("random", sparsity)}
+                sides = [results.hits(*networks[name], stage, group) for name, stage in (this, than)]
+                paired = [one - other for one, other in zip(*sides, strict=True)]
+                floor = all(interval(side).low <= chance for side in sides)
+                yield case({"score": score, "sparsity": sparsity}, paired, verdict="undecided (floor)" if floor else "")
+
+    return cases
 
 
 def accuracies(results: Results) -> Table:
@@ -160,20 +117,6 @@ def accuracies(results: Results) -> Table:
                     keys = {"score": score, "sparsity": sparsity, "stage": stage, "group": group, "head": head}
                     numbers = {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
                     rows.append({**keys, **numbers, "n": examples, "seeds": len(results.seeds)})
-    return pd.DataFrame(rows)
-
-
-def runs(records: Sequence[dict[str, Any]]) -> Table:
-    """Lists every accuracy of every run as measured, with its standard error and n."""
-    rows = []
-    for record in records:
-        config, metrics = record["config"], record["metrics"]
-        keys = {name: config[name] for name in ("score", "sparsity", "seed")}
-        for stage in STAGES:
-            for head, domains in metrics[stage].items():
-                for name, entry in domains.items():
-                    numbers = {field: entry[field] for field in ("accuracy", "standard_error", "n")}
-                    rows.append({**keys, "stage": stage, "head": head, "domain": name, **numbers})
     return pd.DataFrame(rows)
 
 

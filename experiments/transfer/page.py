@@ -1,69 +1,52 @@
-"""The page of the transfer study: what was found, with its figures and tables."""
+"""The page of the transfer settings: what was found, with its figures and tables."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table as Printed
 
-from experiments import transfer_data, transfer_figures
-from experiments.transfer_figures import label
-from experiments.transfer_grid import FINETUNE_RATE
-from experiments.transfer_results import (
-    GROUPS,
-    STAGES,
-    Results,
-    Table,
-    accuracies,
-    by_cell,
-    claims,
-    losses,
-    reach,
-    runs,
-    verdicts,
+from experiments.shared.pages import (
+    DATA,
+    counted,
+    few_seeds,
+    joined,
+    percent,
+    verdict_table,
 )
-from experiments.wording import DATA, MARKS, TONES, counted, joined, percent, provenance
-from jaxprune import data, files, report
+from experiments.shared.results import Table
+from experiments.shared.splits import PROTOCOLS
+from experiments.shared.styles import label
+from experiments.transfer import figures
+from experiments.transfer.results import GROUPS, STAGES, Results, accuracies, by_cell, losses, reach
+from jaxprune import data, report
+from jaxprune.report import Cell
 
 
-def write(
-    study: Any, images: Any, tasks: Sequence[data.Task], records: Sequence[dict[str, Any]], console: Console
-) -> Path:
-    """Writes tables (CSV), figures and the page of a finished study; prints the main table; returns the page's path."""
-    results = Results(records, seed=0)
-    listed = claims(study.margin, results.groups, control="random" in results.scores)
-    tested, measured = verdicts(results, listed), accuracies(results)
-    tables = {"accuracy": measured, "verdicts": tested, "runs": runs(records), "losses": losses(records)}
-    for name, frame in tables.items():
-        files.write(study.out / f"{name}.csv", frame.to_csv(index=False))
-    pictures = transfer_figures.examples(images, tasks, study.shifts)
-    page = compose(study, records, results, tested, tables, pictures)
-    path = study.out / "index.html"
-    page.write(path)
-    _print(results, measured, console)
-    console.print(f"Tables: {study.out}/*.csv\nPage:   {path}")
-    return path
+def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
+    """Makes the tables beside the verdicts."""
+    del settings, tested
+    return {"accuracy": accuracies(results), "losses": losses(results.records)}
 
 
-def compose(
-    study: Any, records: Any, results: Results, tested: Table, tables: dict[str, Table], pictures: Figure
-) -> report.Page:
+def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
+    measured = accuracies(results)
     page = report.Page(
         "What a pruned network keeps",
-        f"A network pretrained on {_pretraining(study)} is pruned with data of one task only "
-        f"({study.source}). Does it keep its zero-shot accuracy on that task, and on tasks it was never shown? And "
+        f"A network pretrained on {_pretraining(settings)} is pruned with data of one task only "
+        f"({settings.source}). Does it keep its zero-shot accuracy on that task, and on tasks it was never shown? And "
         "does fine-tuning on that one task bring the others back?",
     )
     page.section("What was found")
-    page.points(findings(study, results, tested, tables["accuracy"]))
-    page.drawing(pictures, "An image of each class of the first two tasks, and of the first task under each shift.")
+    page.points(findings(settings, results, tested, measured))
+    page.drawing(
+        figures.examples(results.inputs, settings.shifts),
+        "An image of each class of the first two tasks, and of the first task under each shift.",
+    )
     page.section("Accuracy against sparsity")
     page.drawing(
-        transfer_figures.curves(results, tables["accuracy"]),
+        figures.curves(results, measured),
         "Zero-shot accuracy with the frozen head of each task; bands are 95 % bootstrap intervals over seeds and test "
         "examples. Source is the task that pruned it, transfer the tasks it was never shown. The dashed line is the "
         f"dense network (below: fine-tuned equally long), the dotted line is chance. {_count(results)}",
@@ -71,31 +54,31 @@ def compose(
     page.section("The two predictions, tested")
     page.text(
         f"P1: a pruned network keeps the accuracy of the dense one. It holds where the whole interval of the paired "
-        f"difference lies above −{100 * study.margin:g} points, and does not hold where all of it lies below. P2: "
+        f"difference lies above −{100 * settings.margin:g} points, and does not hold where all of it lies below. P2: "
         "fine-tuning on the source helps the others (its difference to the pruned network is above 0), spares them "
-        f"(it loses at most {100 * study.margin:g} points), and restores them (to {100 * study.margin:g} points of "
+        f"(it loses at most {100 * settings.margin:g} points), and restores them (to {100 * settings.margin:g} points of "
         "the dense network). A comparison of two networks that cannot be told from chance says nothing: floor. Hover "
         "over a cell for its difference and interval. Every cell stands for itself: nothing is corrected for the "
         "number of comparisons."
     )
-    _verdict_tables(page, results, tested)
+    _verdict_tables(page, tested)
     page.section("Source against transfer")
     page.drawing(
-        transfer_figures.source_against_transfer(results, tables["accuracy"]),
+        figures.source_against_transfer(results, measured),
         "Each line is one score, from dense (upper right) to the highest sparsity. Above the diagonal a network is "
         f"better on what it was never shown than on what pruned it. {_count(results)} Intervals are in the figure "
         "above.",
     )
     page.section("Does the quadratic model predict the damage?")
     page.drawing(
-        transfer_figures.predictions(results, tables["losses"]),
+        figures.predictions(results, losses(results.records)),
         "Increase of the source loss on the scoring data by pruning: measured, against w′Hw/2 of the removed weights "
         "w with the exact Hessian of the dense network. One point for each seed and sparsity; the line is equality. "
         "The quadratic model knows nothing of the gradient or of higher orders.",
     )
     page.section("All accuracies")
-    _accuracy_table(page, results, tables["accuracy"])
-    _method(page, study, records, results)
+    _accuracy_table(page, results, measured)
+    _method(page, settings, results)
     return page
 
 
@@ -108,7 +91,7 @@ def _count(results: Results) -> str:
     return f"{len(results.seeds)} seeds, n = {sum(sizes)} (source) and {sum(others)} (transfer) test examples in all."
 
 
-def findings(study: Any, results: Results, tested: Table, measured: Table) -> list[tuple[str, str]]:
+def findings(settings: Any, results: Results, tested: Table, measured: Table) -> list[tuple[str, str]]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
     first = [one["pretrained"]["accuracy"] for one in results.metrics("dense", 0.0) if "pretrained" in one]
     own = (
@@ -121,23 +104,20 @@ def findings(study: Any, results: Results, tested: Table, measured: Table) -> li
         f"{percent(results.accuracy('dense', 0.0, 'finetuned', group).mean)} once it is fine-tuned)"
         for group in results.groups
     ]
-    few = ""
-    if len(results.seeds) < 3:
-        few = " Fewer than three seeds say little about other seeds: take every verdict below as a first look."
     sentences = [
         (
             "In short.",
-            f"Pruned with data of {study.source} only, the network stays within {100 * study.margin:g} points of the "
+            f"Pruned with data of {settings.source} only, the network stays within {100 * settings.margin:g} points of the "
             f"dense one on that task {_furthest(results, tested, 'P1 source')}, and on tasks it was never shown "
-            f"{_furthest(results, tested, 'P1 transfer')}. Fine-tuned on {study.source} alone, it is that close "
+            f"{_furthest(results, tested, 'P1 transfer')}. Fine-tuned on {settings.source} alone, it is that close "
             f"again on the tasks never shown {_furthest(results, tested, 'P2 restores transfer')}.",
         ),
         (
             "The dense network.",
-            f"{own}ith the frozen heads it reaches {', '.join(dense)} ({len(results.seeds)} seeds).{few}",
+            f"{own}ith the frozen heads it reaches {', '.join(dense)} ({len(results.seeds)} seeds).{few_seeds(len(results.seeds))}",
         ),
     ]
-    within = f"shown to stay within {100 * study.margin:g} points of dense"
+    within = f"shown to stay within {100 * settings.margin:g} points of dense"
     for group in results.groups:
         told = f"Pruned and not fine-tuned, accuracy is {within} {_reaches(results, tested, f'P1 {group}')}."
         sentences.append((f"P1, {GROUPS[group]}.", told))
@@ -146,7 +126,7 @@ def findings(study: Any, results: Results, tested: Table, measured: Table) -> li
             continue
         rows = tested[(tested.claim == f"P2 helps {group}") & (tested.score != "random")]
         told = (
-            f"Fine-tuning on {study.source} alone {_tally(rows)}. After it, accuracy is {within} "
+            f"Fine-tuning on {settings.source} alone {_tally(rows)}. After it, accuracy is {within} "
             f"{_reaches(results, tested, f'P2 restores {group}')}. Against the dense network fine-tuned equally "
             f"long, it is {within.replace('dense', 'it')} {_reaches(results, tested, f'P2 control {group}')}."
         )
@@ -203,23 +183,11 @@ def _order_on_transfer(results: Results, measured: Table) -> list[tuple[str, str
     return [("What a score looks at.", told)]
 
 
-def _verdict_tables(page: report.Page, results: Results, tested: Table) -> None:
-    header = ["", *(percent(sparsity) for sparsity in results.sparsities)]
+def _verdict_tables(page: report.Page, tested: Table) -> None:
     for claim, rows in tested.groupby("claim", sort=False):
-        table = [
-            [label(str(score)), *map(_verdict, cells.itertuples())]
-            for score, cells in rows.groupby("score", sort=False)
-        ]
         # The two questions of the paper lie open; what belongs to them can be unfolded.
         folded = str(claim) not in {f"{start} {group}" for start in _OPEN for group in ("source", "transfer")}
-        page.table(f"{claim}: {rows.meaning.iloc[0]}", header, table, folded=folded)
-
-
-def _verdict(cell: Any) -> report.Cell:
-    ends = f"95 % interval {100 * cell.low:+.1f} to {100 * cell.high:+.1f}"
-    return report.Cell(
-        MARKS[cell.verdict], TONES[cell.verdict], f"{cell.verdict}: {100 * cell.difference:+.1f} points, {ends}"
-    )
+        verdict_table(page, rows, "score", "sparsity", label=label, head=percent, folded=folded)
 
 
 def _accuracy_table(page: report.Page, results: Results, measured: Table) -> None:
@@ -238,50 +206,50 @@ def _accuracy_table(page: report.Page, results: Results, measured: Table) -> Non
         page.table(caption, ["", "sparsity", *results.groups], rows, folded=True)
 
 
-def _pair(stages: Table) -> report.Cell:
+def _pair(stages: Table) -> Cell:
     values = [stages.loc[stage] for stage in STAGES]
     hint = "; ".join(f"95 % interval {100 * one.low:.1f} to {100 * one.high:.1f}, n = {one.n:.0f}" for one in values)
-    return report.Cell(" → ".join(f"{100 * one.accuracy:.1f}" for one in values), "", hint)
+    return Cell(" → ".join(f"{100 * one.accuracy:.1f}" for one in values), "", hint)
 
 
-def _method(page: report.Page, study: Any, records: Any, results: Results) -> None:
-    first = records[0]
-    statistics = "were re-estimated after pruning" if study.recalibrate else "stay"
-    pruning = "one-shot" if study.rounds == 1 else f"{study.rounds} rounds, scored anew in each"
+def _method(page: report.Page, settings: Any, results: Results) -> None:
+    first = results.records[0]
+    statistics = "were re-estimated after pruning" if settings.recalibrate else "stay"
+    pruning = "one-shot" if settings.rounds == 1 else f"{settings.rounds} rounds, scored anew in each"
     page.section("How it was done")
     page.points(
         [
             (
                 "Network.",
-                f"{_network(study)} Every kernel but the classifier's is prunable "
+                f"{_network(settings, results)} Every kernel but the classifier's is prunable "
                 f"({len(first['metrics']['layer_sparsity'])} kernels).",
             ),
-            ("Splits.", _splits(study, first["metrics"].get("separate_tests", False))),
-            *[("Leak.", leak) for leak in transfer_data.PROTOCOLS[study.protocol]],
+            ("Splits.", _splits(settings, first["metrics"].get("separate_tests", False))),
+            *[("Leak.", leak) for leak in PROTOCOLS[settings.protocol]],
             *[
-                ("Left out.", f"{counted(count, 'picture')} of {name} could not be read, or are hidden files.")
+                ("Left out.", f"{counted(count, 'image')} of {name} could not be read, or are hidden files.")
                 for name, count in first["metrics"].get("skipped", {}).items()
             ],
             (
                 "Heads.",
-                f"A {study.head} head is fitted for each task on features of the dense network, then frozen; its "
+                f"A {settings.head} head is fitted for each task on features of the dense network, then frozen; its "
                 "penalty is chosen on the selection split. That is what zero-shot means here.",
             ),
             (
                 "Pruning.",
-                f"Global, {pruning}, by scores of the {study.loss.replace('_', ' ')} of the source task through its "
+                f"Global, {pruning}, by scores of the {settings.loss.replace('_', ' ')} of the source task through its "
                 "frozen head, on the scoring split.",
             ),
             (
                 "Hessian block.",
                 "The exact Hessian of all weights into one unit. Quadratic: |w (Hw)| / 2, ranked by size. Surgeon: "
-                f"w² / 2[H⁻¹]jj, damped by {study.damping:g} of the mean diagonal, without update of the other "
+                f"w² / 2[H⁻¹]jj, damped by {settings.damping:g} of the mean diagonal, without update of the other "
                 "weights. The paper's own block score could not be had; neither form is called the paper's.",
             ),
             (
                 "Fine-tuning.",
-                f"{study.finetune_steps} steps of {_OPTIMIZERS[study.protocol]}, at a rate of "
-                f"{study.finetune_rate or FINETUNE_RATE:g}, on the source task through its frozen head, which is not "
+                f"{settings.finetune_steps} steps of {_OPTIMIZERS[settings.protocol]}, at a rate of "
+                f"{settings.finetune_rate:g}, on the source task through its frozen head, which is not "
                 f"trained; BatchNorm statistics {statistics}.",
             ),
             (
@@ -296,39 +264,43 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
             ),
         ]
     )
-    page.text(provenance(records))
 
 
 _OPTIMIZERS = {"leak-free": "Adam", "public-proxy": "SGD with momentum and weight decay"}
 
 
-def _pretraining(study: Any) -> str:
+def _pretraining(settings: Any) -> str:
     """What a sentence calls the data that the network has seen before it is pruned."""
-    if study.weights:
-        return f"other data ({study.architecture})"
-    return DATA.get(study.data, Path(study.data.partition(":")[2] or study.data).name)
+    if settings.weights or settings.network:
+        return f"other data ({settings.architecture or settings.network})"
+    return DATA.get(settings.data, Path(settings.data.partition(":")[2] or settings.data).name)
 
 
-def _network(study: Any) -> str:
-    if study.weights:
-        return f"{study.architecture}, of a file; the hash of weights and pictures together is {study.inputs}."
-    return f"CIFAR ResNet of depth {study.depth} and width {study.width}, pretrained on all classes."
+def _network(settings: Any, results: Results) -> str:
+    if settings.weights:
+        return f"{settings.architecture}, of a file; the hash of weights and images together is {results.data}."
+    if settings.network:
+        return f"That of {settings.network}; the hash of network and images together is {results.data}."
+    return f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, pretrained on all classes."
 
 
-def _splits(study: Any, tests: bool) -> str:
-    if study.protocol == "public-proxy":
+def _splits(settings: Any, tests: bool) -> str:
+    if settings.protocol == "public-proxy":
         return "None: every part is all test images of a task, as in the authors' closest public code (CVPR 2024)."
-    without = ({"pretraining"} if study.weights else set()) | ({"test"} if tests else set())
+    without = ({"pretraining"} if settings.weights or settings.network else set()) | ({"test"} if tests else set())
     kept = {name: share for name, share in data.FRACTIONS.items() if name not in without}
     total = sum(kept.values())
     sizes = ", ".join(f"{share / total:.0%} {part}" for part, share in kept.items())
-    most = f", at most {study.most_per_class} images of a class in each" if study.most_per_class else ""
+    most = f", at most {settings.most_per_class} images of a class in each" if settings.most_per_class else ""
     ours = " The data set has images of its own for tests; these are of the others." if tests else ""
     return f"Disjoint and stratified, anew for each seed: {sizes}{most}.{ours}"
 
 
-def _print(results: Results, measured: Table, console: Console) -> None:
-    rows = measured[measured["head"] == "frozen"]
+def summary(settings: Any, results: Results, tested: Table) -> Printed:
+    """Makes the main table, for the console."""
+    del settings, tested
+    rows = accuracies(results)
+    rows = rows[rows["head"] == "frozen"]
     shown = ("source", "transfer")
     table = Printed(title="Zero-shot accuracy (%): pruned → fine-tuned on the source")
     table.add_column("score")
@@ -339,4 +311,4 @@ def _print(results: Results, measured: Table, console: Console) -> None:
         value = cells.set_index(["group", "stage"]).accuracy
         cell = [" → ".join(f"{100 * value[group, stage]:5.1f}" for stage in STAGES) for group in shown]
         table.add_row(label(str(score)), percent(sparsity), *cell)
-    console.print(table)
+    return table

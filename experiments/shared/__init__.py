@@ -1,0 +1,1 @@
+"""What studies share: the skeleton, settings, data, networks, tables of functions, pages."""

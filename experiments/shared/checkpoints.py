@@ -1,0 +1,46 @@
+"""Networks that runs share: trained once, whoever comes first, and loaded by all others."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxprune as jp
+from jaxprune import check, exclusive, records
+from jaxprune.types import Loss
+
+
+def trained(
+    out: Path,
+    network: jp.Network,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    data: dict[str, Any],
+    identity: dict[str, Any],
+    mask: Any = None,
+    **fit: Any,
+) -> jp.Network:
+    """Trains a network, or loads it, in a folder that is named by all that decides it.
+
+    Another process that wants the same network waits for it.
+
+    Args:
+      out: the folder of the study.
+      network: where to start.
+      loss: per-example loss.
+      tx: the transformation, without its mask.
+      data: what it is trained on.
+      identity: what decides the network and cannot be read off the arrays: module, rate, and their kin.
+      mask: of the weights that stay; None: all.
+      fit: further arguments of ``jp.train.fit``.
+    """
+    start = [network.params, network.state, *([] if mask is None else [mask])]
+    named = {**identity, "steps": fit["steps"], "batch_size": fit["batch_size"], "seed": fit["seed"]}
+    named["start"] = records.fingerprint(*map(np.asarray, jax.tree.leaves(start)))
+    named["data"] = records.fingerprint(data["image"], data["label"])
+    folder = check.writable("out", out / "checkpoints" / records.digest(named)[:16])
+    with exclusive.wait(folder.with_suffix(".claim")):
+        masked = tx if mask is None else jp.optim.with_mask(tx, mask)
+        return jp.train.fit(network, loss, masked, data, folder=folder, **fit)

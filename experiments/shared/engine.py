@@ -1,0 +1,62 @@
+"""Many machines: workers of a study as jobs of submitit, on Slurm or on this machine.
+
+Nothing is scheduled here.  Every job is the same worker; the folder of results says what is left to do, so that a job
+that is lost, preempted or started twice costs nothing but its time.
+"""
+
+import dataclasses
+import importlib
+from typing import Any
+
+from rich.console import Console
+
+from experiments.shared.work import Plan
+
+
+def submit(plan: Plan, console: Console) -> None:
+    """Has workers do the runs of a study, and waits for them; again, as long as they get on and runs are left.
+
+    Raises:
+      ModuleNotFoundError: submitit is not installed.
+      ValueError: its executor does not know an option.
+    """
+    executor = _executor(plan.settings)
+    worker = dataclasses.replace(plan.asked, engine="", worker=True, retry=False)
+    todo = _left(plan)
+    while todo:
+        count = min(plan.settings.workers, todo)
+        console.print(f"{todo} runs to do, by {count} jobs; their logs: {plan.settings.out}/jobs.", highlight=False)
+        jobs = executor.map_array(_work, [plan.study] * count, [worker] * count)
+        for job in jobs:
+            job.wait()
+        before, todo = todo, _left(plan)
+        if todo == before:
+            console.print("No job got on; see their logs.")
+            return
+
+
+def _executor(settings: Any) -> Any:
+    try:
+        submitit = importlib.import_module("submitit")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "engine: submitit is not installed. Do pip install submitit, or pip install -e '.[sweeps]'."
+        ) from None
+    options: dict[str, Any] = dict(option.split("=", 1) for option in settings.engine_options)
+    executor = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=options.pop("cluster", None))
+    try:
+        executor.update_parameters(**{name: int(one) if one.isdecimal() else one for name, one in options.items()})
+    except (TypeError, NameError, AssertionError) as error:
+        raise ValueError(f"engine_options: {error}") from None
+    return executor
+
+
+def _left(plan: Plan) -> int:
+    return sum(plan.state(one) in ("waiting", "running") for one in plan.mine)
+
+
+def _work(study: Any, settings: Any) -> None:
+    """What a job does."""
+    from experiments.shared.study import run
+
+    run(study, settings)

@@ -1,0 +1,357 @@
+"""A network with a frozen head for each task: pruned and fine-tuned with one of them, tested on all.
+
+The head of a task is fitted once, on features of the dense network, and then frozen: that is what zero-shot means here.
+Every split is disjoint.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxprune as jp
+from experiments.shared import named, options
+from experiments.shared.checkpoints import trained
+from experiments.shared.images import FORMS, OnError
+from experiments.shared.named import Named
+from experiments.shared.settings import each_once, fits, listed, positive
+from experiments.shared.splits import Inputs
+from jaxprune import check, records
+from jaxprune.evaluate import transfer
+from jaxprune.evaluate.heads import HeadMaker
+
+FINETUNE_RATE, PRETRAINED_RATE = 2e-3, 1e-4
+"""Of fine-tuning, where no setting says so: the small network that is trained here, and pretrained ones."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What decides the networks of a run, and their heads, apart from seed, score and sparsity."""
+
+    data: Annotated[Named, listed(FORMS)] = "digits"
+    """tfds:<name> is a prepared TensorFlow data set; folder:<path> holds a folder for each class, or train and val with
+    such, whose images of val test pretrained networks; a function returns a jp.data.Source."""
+    data_folder: str | None = None
+    """Where prepared TensorFlow data sets lie."""
+    image: int | None = None
+    """Side of the images in pixels; the digits have 8 whatever it says.  None: 32, or that of pretrained weights."""
+    on_error: OnError = "error"
+    """What becomes of images that can't be read: error, or skip, which leaves them out before any split."""
+    source: str = ""
+    """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
+    network: Named = ""
+    """A function that returns a jp.Network, or (jp.Network, Preprocess), which tags "features".  Empty: weights, or a
+    ResNet that is trained first."""
+    weights: str = ""
+    """A file of pretrained weights, or a folder that jp.structured.save wrote."""
+    architecture: str = ""
+    """Of the weights, such as torchvision/resnet50, moco_v2/resnet50 or dino/vit_s16."""
+    most_per_class: int = 0
+    """Images of a class in each split, at most, where weights are given.  0: all."""
+    largest_batch: int = 256
+    """Images that are scored or evaluated at a time: it changes memory, and results by rounding only."""
+    depth: int = 8
+    """Depth of the CIFAR ResNet that is trained first, 6 n + 2."""
+    width: int = 6
+    """Channels of its first stage."""
+    pretrain_steps: int = 1000
+    pretrain_rate: float = 5e-3
+    """Peak learning rate of AdamW on cross-entropy over all classes, with cosine decay."""
+    batch_size: int = 64
+    head: Annotated[str, listed(options.HEADS)] = "ridge"
+    """What reads a task off the features."""
+    penalties: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+    """Of the head; chosen for each task by its accuracy on the selection split, with dense features."""
+    loss: Annotated[str, listed(options.LOSSES)] = "squared_error"
+    """Through the frozen source head, for scoring and fine-tuning."""
+    rounds: int = 1
+    """Rounds of pruning: 1 is one-shot, more re-score after each (exponential schedule)."""
+    damping: float = 1e-2
+    """Of block-obs and block-greedy, relative to the mean diagonal of a leaf."""
+    recalibrate: bool = False
+    """Re-estimate BatchNorm statistics after pruning, on the fine-tuning images of the source task."""
+    finetune_steps: int = 100
+    finetune_rate: float | None = None
+    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen.  None: 2e-3 for the network that
+    is trained here, 1e-4 for pretrained ones."""
+
+
+def check_conditions(settings: Any) -> None:
+    """Finds every bad value among what studies of pruned networks share, but for those of data and weights."""
+    each_once("scores", settings.scores)
+    for score in settings.scores:
+        options.check_score("scores", score)
+    check.choice("head", settings.head, options.HEADS)
+    check.choice("loss", settings.loss, options.LOSSES)
+    check.choice("on_error", settings.on_error, ("error", "skip"))
+    positive(settings, "width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "pretrain_rate", "damping")
+    positive(settings, "image", "finetune_rate")
+    check.whole("most_per_class", settings.most_per_class, least=0)
+    check.whole("largest_batch", settings.largest_batch)
+    each_once("penalties", settings.penalties)
+    for penalty in settings.penalties:
+        check.positive("penalties", penalty)
+    module = jp.models.resnet_cifar(settings.depth, 2, settings.width)
+    fits("width, depth", f"{settings.width}, {settings.depth}", module, (settings.image or 32, settings.image or 32, 3))
+
+
+def completed(settings: Any, inputs: Inputs) -> dict[str, Any]:
+    """Fills in what the settings leave open: names in place of functions, the source, the rate of fine-tuning."""
+    rate = settings.finetune_rate
+    return {
+        "source": inputs.source.name,
+        "network": named.name(settings.network),
+        "data": named.name(settings.data),
+        "scores": tuple(map(named.name, settings.scores)),
+        "finetune_rate": rate or (FINETUNE_RATE if inputs.weights is None else PRETRAINED_RATE),
+    }
+
+
+# ----------------------------------------------------------------------------- the dense network and its heads
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Test images of a task: as they are, or shifted."""
+
+    task: jp.data.Task
+    shift: str | None
+    data: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What records and figures call it."""
+        return f"{self.task.name} + {self.shift}" if self.shift else self.task.name
+
+
+@dataclass(frozen=True)
+class World:
+    """What all runs of one seed share."""
+
+    settings: Any
+    seed: int
+    inputs: Inputs
+    dense: jp.Network
+    pretrained: dict[str, float] | None
+    makers: dict[str, HeadMaker]
+    heads: dict[str, jp.Network]
+    prunable: Any
+    scoring: Sequence[dict[str, Any]]
+    finetuning: dict[str, Any]
+    fitting: dict[str, dict[str, Any]]
+    tests: dict[str, Domain]
+    tx: optax.GradientTransformation
+    """What fine-tunes: one for all runs, so that fine-tuning is compiled once."""
+    scored: dict[str, Any] = field(default_factory=dict)
+    """The score that was computed last, by its name: one-shot pruning scores once for all sparsities."""
+
+    @property
+    def loss(self) -> jp.types.Loss:
+        """Of scoring and fine-tuning."""
+        return options.LOSSES[self.settings.loss]
+
+    @cached_property
+    def scoring_loss(self) -> float:
+        """The loss of the dense network on the scoring images."""
+        return transfer.mean_loss(self.loss, self.scoring)(self.headed(self.dense))["loss"]
+
+    @cached_property
+    def scoring_gradient(self) -> Any:
+        """The gradient of that loss."""
+        headed = self.headed(self.dense)
+        return jp.curvature.average(lambda batch: jp.curvature.gradient(headed, self.loss, batch), self.scoring)
+
+    def headed(self, network: jp.Network, task: str = "") -> jp.Network:
+        """Puts the frozen head of a task on a network; of the source where none is named."""
+        return transfer.with_head(network, self.heads[task or self.inputs.source.name])
+
+    def batches(self, data: dict[str, Any], name: str = "images") -> Sequence[dict[str, Any]]:
+        """Cuts data into batches; see ``batches``."""
+        return batches(data, self.settings.largest_batch, name)
+
+    def features(self, network: jp.Network, data: dict[str, Any], name: str = "images") -> np.ndarray:
+        """Reads the features of all images."""
+        return transfer.features(network, self.batches(data, name))
+
+
+def prepare(settings: Any, inputs: Inputs, seed: int, *, shifts: Sequence[str] = (), tx: Any = None) -> World:
+    """Splits the data, pretrains the network (or takes the one that was loaded) and fits the frozen heads."""
+    tasks, largest = inputs.tasks, settings.largest_batch
+    dense, pretrained = the_dense_network(settings, seed, inputs)
+    data = {
+        (task.name, name): inputs.part(seed, name, task.classes)
+        for task in tasks
+        for name in ("head", "selection", "test")
+    }
+    makers, heads = {}, {}
+    for task in tasks:
+        fitting = data[task.name, "head"]
+        features = transfer.features(dense, batches(fitting, largest))
+        makers[task.name] = choose_head(settings, dense, features, fitting["label"], data[task.name, "selection"])
+        heads[task.name] = makers[task.name](features, fitting["label"], len(task.classes))
+    clean = [Domain(task, None, data[task.name, "test"]) for task in tasks]
+    shifted = [Domain(task, shift, inputs.shifted(seed, task.classes, shift)) for task in tasks for shift in shifts]
+    return World(
+        settings=settings,
+        seed=seed,
+        inputs=inputs,
+        dense=dense,
+        pretrained=pretrained,
+        makers=makers,
+        heads=heads,
+        # The classifier of the pretraining is not part of the pruned network: the heads replace it.
+        prunable=options.prunable(dense.params, "^head/"),
+        scoring=batches(inputs.part(seed, "scoring", inputs.source.classes), largest, "scoring"),
+        finetuning=inputs.part(seed, "finetuning", inputs.source.classes),
+        fitting={task.name: data[task.name, "head"] for task in tasks},
+        tests={one.name: one for one in (*clean, *shifted)},
+        tx=tx or optax.adam(optax.cosine_decay_schedule(settings.finetune_rate, settings.finetune_steps)),
+    )
+
+
+def batches(data: dict[str, Any], largest: int, name: str = "images") -> Sequence[dict[str, Any]]:
+    """Cuts data into batches of at most so many examples; those from disk come to the device ahead, with a bar."""
+    cut = jp.data.Batches(data, min(largest, len(data["label"])))
+    if not isinstance(data["image"], jp.data.Stream):
+        return cut
+    return jp.data.with_progress(jp.data.prefetch(cut, place=jax.device_put), name)
+
+
+def the_dense_network(settings: Any, seed: int, inputs: Inputs) -> tuple[jp.Network, dict[str, float] | None]:
+    """Returns the network that is pruned, and its accuracy on all classes where it was trained here."""
+    if inputs.weights is not None:
+        return inputs.weights.network, None
+    dense = pretrain(settings, seed, inputs.part(seed, "pretraining"), len(inputs.images.classes))
+    return dense, transfer.accuracy(batches(inputs.part(seed, "test"), settings.largest_batch))(dense)
+
+
+def pretrain(settings: Any, seed: int, data: dict[str, Any], classes: int) -> jp.Network:
+    """Trains the network on all classes with cross-entropy, or loads the checkpoint of an earlier run."""
+    module = jp.models.resnet_cifar(settings.depth, classes, settings.width)
+    variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
+    network = jp.Network.from_linen(module, variables, train={"train": True})
+    rate = optax.cosine_decay_schedule(settings.pretrain_rate, settings.pretrain_steps)
+    return trained(
+        settings.out,
+        network,
+        jp.losses.cross_entropy,
+        optax.adamw(rate, weight_decay=1e-2),
+        data,
+        {"module": module.describe(), "rate": settings.pretrain_rate},
+        steps=settings.pretrain_steps,
+        batch_size=settings.batch_size,
+        seed=seed,
+        progress=f"pretraining, seed {seed}",
+    )
+
+
+def choose_head(settings: Any, dense: jp.Network, features: Any, labels: Any, selection: Any) -> HeadMaker:
+    """Chooses the penalty of a task's head: the best on the selection split, with dense features."""
+    makers = [options.HEADS[settings.head](penalty) for penalty in sorted(settings.penalties, reverse=True)]
+    if len(makers) == 1:
+        return makers[0]
+    held_out = transfer.features(dense, batches(selection, settings.largest_batch))
+
+    def accuracy(maker: HeadMaker) -> float:
+        outputs = maker(features, labels, int(labels.max()) + 1)(held_out)
+        return float(np.mean(np.argmax(np.asarray(outputs), axis=-1) == selection["label"]))
+
+    return max(makers, key=accuracy)  # the first of equals: the largest penalty, so the simplest head
+
+
+# ------------------------------------------------------------------------------------------------------ the runs
+
+
+def mask_of(world: World, score: str, sparsity: float, select: Callable[[float], Any] = jp.masks.unstructured) -> Any:
+    """Prunes: "dense" is the network as it is.
+
+    Args:
+      world: of the seed.
+      score: by which weights are ranked.
+      sparsity: the share that goes.
+      select: sparsity -> what selects.
+    """
+    if score == "dense":
+        return jp.masks.ones(world.dense.params)
+    headed = world.headed(world.dense)
+    configured = options.ScoreOptions(world.loss, world.prunable, world.seed, world.settings.damping)
+    make = options.score("scores", score, configured)
+    if world.settings.rounds > 1:
+        schedule = jp.schedules.exponential(sparsity, world.settings.rounds)
+        return jp.pruning.prune(headed, make, world.scoring, world.prunable, schedule)
+    if score not in world.scored:
+        world.scored.clear()
+        values = make(headed, world.scoring)
+        check.finite("scores", values, "Look at the loss and at the images.")
+        world.scored[score] = values
+    return select(sparsity)(world.scored[score], world.prunable)
+
+
+def accuracies(world: World, network: jp.Network) -> dict[str, Any]:
+    """Evaluates every test domain with the frozen head, and with one fitted anew on this network's features."""
+    refitted = {}
+    for task, data in world.fitting.items():
+        features, classes = world.features(network, data, f"head of {task}"), int(data["label"].max()) + 1
+        refitted[task] = world.makers[task](features, data["label"], classes)
+    result: dict[str, Any] = {"frozen": {}, "refitted": {}}
+    for name, one in world.tests.items():
+        features = world.features(network, one.data, name)
+        for kind, heads in (("frozen", world.heads), ("refitted", refitted)):
+            outputs = np.asarray(heads[one.task.name](features))
+            check.finite(f"outputs on {name}", outputs, "The network is damaged: lower finetune_rate.")
+            hits = np.argmax(outputs, axis=-1) == one.data["label"]
+            result[kind][name] = {**transfer.summary(hits), "hits": "".join("01"[int(hit)] for hit in hits)}
+    return result
+
+
+def pruned_network(world: World, mask: Any) -> jp.Network:
+    """Returns the dense network under a mask, with BatchNorm statistics of its own where the settings say so."""
+    pruned = world.dense.replace(params=jp.masks.apply(mask, world.dense.params))
+    if world.settings.recalibrate:
+        # A network that is trained here sees all images at once; a pretrained one is too large for that.
+        largest = world.settings.largest_batch if world.pretrained is None else len(world.finetuning["label"])
+        pruned = jp.train.recalibrate(pruned, whole_batches(world.finetuning, largest), jax.random.key(world.seed))
+    return pruned
+
+
+def whole_batches(data: dict[str, Any], largest: int) -> list[dict[str, Any]]:
+    """Cuts data into batches of one size, since padding would enter statistics.  What is left over is left out."""
+    count = -(-len(data["label"]) // largest)
+    return list(jp.data.Batches(data, len(data["label"]) // count))[:count]
+
+
+def finetuned(world: World, pruned: jp.Network, mask: Any, order: int | None = None) -> jp.Network:
+    """Trains a pruned network on the source task through its frozen head.
+
+    Args:
+      world: of the seed.
+      pruned: where to start.
+      mask: of the weights that stay.
+      order: the seed of the order of the images; None: that of the world.
+    """
+    tuned = jp.train.fit(
+        world.headed(pruned),
+        world.loss,
+        jp.optim.with_mask(world.tx, mask),
+        world.finetuning,
+        steps=world.settings.finetune_steps,
+        batch_size=world.settings.batch_size,
+        seed=world.seed if order is None else order,
+        progress="fine-tuning" if isinstance(world.finetuning["image"], jp.data.Stream) else None,
+    )
+    return pruned.replace(params=tuned.params)
+
+
+def sparsities(world: World, mask: Any) -> dict[str, Any]:
+    """Says how sparse a mask is, in all and in every kernel, and which one it is."""
+    kept = jp.tree.map_named(lambda name, leaf: float(np.mean(np.asarray(leaf))), mask)
+    layers = zip(jp.tree.names(mask), jax.tree.leaves(kept), jax.tree.leaves(world.prunable), strict=True)
+    return {
+        "sparsity": jp.masks.sparsity(mask, world.prunable),
+        "layer_sparsity": {name: 1 - share for name, share, flag in layers if flag},
+        "mask": records.fingerprint(*map(np.asarray, jax.tree.leaves(mask))),
+    }

@@ -1,0 +1,88 @@
+"""What words of the command line mean: losses, heads and scores by name, and scores of the user's own."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+import jaxprune as jp
+from experiments.shared import named
+from jaxprune import check
+from jaxprune.evaluate import heads
+from jaxprune.types import Loss, Prunable, Score
+
+LOSSES: Mapping[str, Loss] = {"squared_error": jp.losses.squared_error, "cross_entropy": jp.losses.cross_entropy}
+
+HEADS: Mapping[str, Callable[[float], heads.HeadMaker]] = {
+    "ridge": heads.ridge,
+    "logistic": heads.logistic,
+    "nearest-mean": lambda penalty: heads.nearest_mean(),
+    "nearest-neighbours": lambda penalty: heads.nearest_neighbours(),
+}
+
+
+def prunable(params: Any, *exclude: str) -> Prunable:
+    """Says which kernels of one of several architectures may be pruned: all but those that a pattern matches.
+
+    Where ``jp.tree.prunable`` refuses a pattern that matches none, here it leaves nothing out: not every architecture
+    has the kernels that are named for one of them.
+    """
+    found = jp.tree.by_name(jp.tree.prunable(params))
+    names = [name for name, inside in found.items() if inside]
+    patterns = [pattern for pattern in exclude if pattern and any(re.search(pattern, name) for name in names)]
+    return jp.tree.prunable(params, exclude="|".join(f"(?:{pattern})" for pattern in patterns) or None)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a score may be configured with."""
+
+    loss: Loss
+    scope: Prunable
+    seed: int
+    damping: float
+
+
+SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
+    "magnitude": lambda o: jp.scores.magnitude(),
+    "diagonal": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope),
+    "block-quadratic": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", scope=o.scope),
+    "block-signed": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", ranking="signed", scope=o.scope),
+    "block-obs": lambda o: jp.scores.block_hessian(o.loss, form="obs", damping=o.damping, scope=o.scope),
+    "block-greedy": lambda o: jp.scores.block_hessian(o.loss, form="greedy", damping=o.damping, scope=o.scope),
+    "fisher": lambda o: jp.scores.fisher(o.loss),
+    "snip": lambda o: jp.scores.snip(o.loss),
+    "grasp": lambda o: jp.scores.grasp(o.loss),
+    "synflow": lambda o: jp.scores.synflow(),
+    "random": lambda o: jp.scores.random(jax.random.key(o.seed)),
+}
+
+
+def check_score(setting: str, word: str | Callable[..., Any]) -> None:
+    """Checks that a score is known, or that there is such a function."""
+    if isinstance(word, str) and not named.is_own(word):
+        check.choice(setting, word, SCORES)
+    else:
+        named.find(setting, word)
+
+
+def score(setting: str, word: str | Callable[..., Any], options: ScoreOptions) -> Score:
+    """Makes the score of a name.
+
+    A function of the user's is the score itself, ``(network, batches) -> scores``; where it has an argument ``loss``,
+    it gets that of the study.
+    """
+    if isinstance(word, str) and word in SCORES:
+        return SCORES[word](options)
+    own = named.find(setting, word)
+    return partial(own, loss=options.loss) if "loss" in inspect.signature(own).parameters else own
+
+
+def own_scores(words: Any) -> str:
+    """Hashes the text of those scores that are functions of the user's."""
+    own = [named.find("scores", word) for word in words if not (isinstance(word, str) and word in SCORES)]
+    return named.fingerprint(*own) if own else ""

@@ -1,0 +1,174 @@
+"""From the records of a study to numbers: cells looked up, claims tested, two tidy tables."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxprune import stats
+
+Table = Any
+"""A pandas frame.  Type checkers take a column, or a choice of rows, for many other things."""
+
+COLUMNS = ("claim", "case", "mean", "low", "high", "n", "seeds", "verdict")
+"""What the verdicts of every study have; after them ``meaning``, ``unit``, and what names the case."""
+
+
+class Results:
+    """The records of a study, looked up by what decides them; those of one cell in the order of their seeds."""
+
+    def __init__(self, found: Sequence[dict[str, Any]]) -> None:
+        self.records = sorted(found, key=lambda one: one["config"]["seed"])
+        self.seeds = sorted({one["config"]["seed"] for one in found})
+
+    def of(self, **place: Any) -> list[dict[str, Any]]:
+        """Returns the metrics of a cell, one for each seed; none where there is no such cell."""
+        return [
+            one["metrics"]
+            for one in self.records
+            if all(one["config"].get(name) == value for name, value in place.items())
+        ]
+
+    def values(self, name: str) -> list[Any]:
+        """Lists the values that a field of the runs has, in the order in which runs have them."""
+        return list(dict.fromkeys(one["config"][name] for one in self.records))
+
+
+def interval(values: Sequence[np.ndarray]) -> stats.Interval:
+    """Returns the mean of numbers for each seed and example, with its interval."""
+    return stats.bootstrap(values, seed=0)
+
+
+class Case(NamedTuple):
+    """One comparison of a claim.
+
+    Attributes:
+      where: what names it, such as {"score": "magnitude", "sparsity": 0.5}.
+      interval: of what is claimed.
+      n: how many examples are behind it, of all seeds.
+      seeds: how many seeds.
+      verdict: where the interval alone does not decide; else empty.
+      more: further columns of the table.
+    """
+
+    where: dict[str, Any]
+    interval: stats.Interval
+    n: int
+    seeds: int
+    verdict: str = ""
+    more: Mapping[str, Any] = {}
+
+
+def case(where: dict[str, Any], values: Sequence[Any], *, verdict: str = "", more: Mapping[str, Any] = {}) -> Case:
+    """Makes a case of a number for each example, or of one number, for every seed."""
+    each = [np.atleast_1d(np.asarray(one, np.float64)) for one in values]
+    return Case(where, interval(each), sum(map(len, each)), len(each), verdict, more)
+
+
+class Claim(NamedTuple):
+    """Something that holds of a number, in every case.
+
+    Attributes:
+      name: short.
+      meaning: what is compared, in words.
+      cases: results -> the comparisons.
+      verdict: interval -> "holds", "does not hold" or "undecided".
+      unit: of the number: "share" (1 is all), or what it is.
+    """
+
+    name: str
+    meaning: str
+    cases: Callable[[Any], Iterable[Case]]
+    verdict: Callable[[stats.Interval], str]
+    unit: str = "share"
+
+
+def above_zero(found: stats.Interval) -> str:
+    """Says whether a number is above 0."""
+    return stats.above(found, 0.0)
+
+
+def keeps(margin: float) -> Callable[[stats.Interval], str]:
+    """Makes what says whether a difference is no further than a margin below 0."""
+    return lambda found: stats.at_least(found, -margin)
+
+
+def verdicts(results: Any, claims: Sequence[Claim]) -> Table:
+    """Tests every claim in every case: one row each."""
+    rows = []
+    for claim in claims:
+        for one in claim.cases(results):
+            row = {"claim": claim.name, "case": ", ".join(f"{name} {value}" for name, value in one.where.items())}
+            row |= {**one.interval._asdict(), "n": one.n, "seeds": one.seeds}
+            row |= {"verdict": one.verdict or claim.verdict(one.interval), "meaning": claim.meaning, "unit": claim.unit}
+            rows.append({**row, **one.where, **one.more})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*COLUMNS, "meaning", "unit"])
+
+
+def metrics(records: Sequence[dict[str, Any]]) -> Table:
+    """Lists every number of every run: what decides the run where runs differ, the metric, its value."""
+    configs = [record["config"] for record in records]
+    names = list(dict.fromkeys(name for config in configs for name in config))
+    telling = [name for name in names if name == "seed" or any(_differ(configs, name))]
+    rows = []
+    for config, record in zip(configs, records, strict=True):
+        place = {name: config.get(name) for name in telling}
+        rows += [{**place, "metric": name, "value": value} for name, value in _numbers(record["metrics"])]
+    return pd.DataFrame(rows, columns=[*telling, "metric", "value"])
+
+
+def complete(records: Sequence[dict[str, Any]], failed_seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Leaves out seeds of which a run failed: comparisons are paired, and every cell has the same seeds."""
+    return [record for record in records if record["config"]["seed"] not in failed_seeds]
+
+
+class Loaded(NamedTuple):
+    """The tables of a study.
+
+    Attributes:
+      verdicts: a row for each claim and case: claim, case, mean, low, high, n, seeds, verdict, and what names the case.
+      metrics: a row for each number of each run: what decides the run, metric, value.
+    """
+
+    verdicts: Table
+    metrics: Table
+
+
+def load(out: str | Path) -> Loaded:
+    """Loads the tables of a study that is finished.
+
+    Raises:
+      ValueError: there are none in that folder.
+    """
+    names = [Path(out) / f"{name}.csv" for name in Loaded._fields]
+    if missing := [str(path) for path in names if not path.exists()]:
+        raise ValueError(f"out: expected the folder of a finished study, but {missing[0]!r} is not there.")
+    frames = [pd.read_csv(path) for path in names]
+    # An empty word is a word, as that of a quantity which has no methods.
+    return Loaded(
+        *(
+            one.fillna(dict.fromkeys(one.select_dtypes("str" if "str" in map(str, one.dtypes) else object), ""))
+            for one in frames
+        )
+    )
+
+
+def fields_of(settings: Any, run_type: type[Any]) -> dict[str, Any]:
+    """The settings that a run shares: those of its fields that the study has."""
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(run_type) if hasattr(settings, f.name)}
+
+
+def _differ(configs: Sequence[dict[str, Any]], name: str) -> Iterator[bool]:
+    return (config.get(name) != configs[0].get(name) for config in configs)
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a tree, by their place; lists, which are examples or curves, are left to the records."""
+    if isinstance(value, bool | int | float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _numbers(entry, f"{name}/{key}".lstrip("/"))

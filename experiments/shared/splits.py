@@ -1,0 +1,237 @@
+"""Which images a study of one network and several tasks uses for what."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import jaxprune as jp
+from experiments.shared import images, pretrained
+from experiments.shared.pretrained import Weights
+from experiments.shared.settings import at_most_images
+from jaxprune import memory, records
+
+PROTOCOLS: Mapping[str, tuple[str, ...]] = {
+    "leak-free": (),
+    "public-proxy": (
+        "The head of a task is fitted on the very images that test it: zero-shot accuracy is training accuracy.",
+        "The images that prune the network are test images of the source task.",
+        "The images that fine-tune it are the test images of the source task, all of them.",
+        "The first 128 images of the source task prune it, which in the order of the classes are of few classes.",
+        "The head's penalty is 1; were there several, they would be compared on the test images.",
+    ),
+}
+"""What leaks between training and test under each protocol.  The second is that of the authors' closest public code."""
+
+PROXY_SCORING = 128
+"""Images that prune the network under the protocol public-proxy: two batches of 64, in the order of the classes."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a study, its tasks, and its network where that was trained elsewhere.
+
+    Attributes:
+      settings: of the study.
+      images: all that are split.
+      tests: those kept for testing, where a data set has such.
+      tasks: among the classes.
+      source: the task whose images prune the network.
+      weights: None where the network is trained first.
+      protocol: one of ``PROTOCOLS``.
+      most_per_class: images of a class in each split, at most; 0: all.
+      fingerprint: of network and images.
+    """
+
+    settings: Any
+    images: jp.data.Source
+    tests: jp.data.Source | None
+    tasks: tuple[jp.data.Task, ...]
+    source: jp.data.Task
+    weights: Weights | None = None
+    protocol: str = "leak-free"
+    most_per_class: int = 0
+    fingerprint: str = ""
+
+    @property
+    def streams(self) -> bool:
+        """Whether images are brought to the size of a pretrained network, as bytes, when they are asked for."""
+        return self.weights is not None and self.weights.preprocess is not None
+
+    def part(self, seed: int, name: str, classes: tuple[int, ...] | None = None) -> dict[str, Any]:
+        """Returns the images of a split, of these classes: in memory where they fit, else streamed from disk."""
+        source, indices = self.indices(seed, name, classes)
+        if not self.streams:
+            return jp.data.select(source, indices, classes)
+        return _held(jp.data.stream(source, indices, classes, complete=self.has_every_class(name)))
+
+    def has_every_class(self, name: str) -> bool:
+        """Whether a split must have an image of every class; the few images that prune by the public code need not."""
+        return not (self.protocol == "public-proxy" and name == "scoring")
+
+    def shifted(self, seed: int, classes: tuple[int, ...], shift: str) -> dict[str, Any]:
+        """Returns the test images of these classes under a shift."""
+        if not self.streams:
+            data = self.part(seed, "test", classes)
+            return {**data, "image": jp.data.shift(data["image"], shift, seed)}
+        source, indices = self.indices(seed, "test", classes)
+        moved = _Shifted(source, indices, shift, seed)
+        return _held(jp.data.stream(moved, np.arange(len(indices)), classes))
+
+    def indices(
+        self, seed: int, name: str, classes: tuple[int, ...] | None = None
+    ) -> tuple[jp.data.Source, np.ndarray]:
+        """Says which images a split has: (the source, their numbers there)."""
+        if self.protocol == "public-proxy":
+            source = self.tests or self.images
+            found = _of(source, self.classes if classes is None else classes)
+            if name == "scoring":
+                # In the order of the classes, in which a data set need not be.
+                found = found[np.argsort(source.labels[found], kind="stable")][:PROXY_SCORING]
+            return source, found
+        if name == "test" and self.tests is not None:
+            source, found = self.tests, _of(self.tests, self.classes)
+        else:
+            source, found = self.images, self._split(seed)[name]
+        if classes is not None:
+            found = found[np.isin(source.labels[found], classes)]
+        return source, _first(source, found, self.most_per_class)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that matter: those of the tasks, or all where the network is trained on all."""
+        if self.weights is None:
+            return tuple(range(len(self.images.classes)))
+        return tuple(sorted({one for task in self.tasks for one in task.classes}))
+
+    def used(self) -> list[tuple[jp.data.Source, np.ndarray]]:
+        """Lists the images that any seed may use, by source."""
+        sources = [self.images, self.tests] if self.protocol == "leak-free" else [self.tests or self.images]
+        return [(source, _of(source, self.classes)) for source in sources if source is not None]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How many images of each folder were left out, since they could not be read or are hidden."""
+        counts = {source.name: len(getattr(source, "skipped", ())) for source, _ in self.used()}
+        return {name: count for name, count in counts.items() if count}
+
+    def _split(self, seed: int) -> dict[str, np.ndarray]:
+        """The splits of the images; pretrained networks need none for pretraining, a set of its own none for tests."""
+        if self.weights is None:
+            return jp.data.split(self.images.labels, self.images.name, seed)
+        without = {"pretraining"} | ({"test"} if self.tests is not None else set())
+        shares = {name: share for name, share in jp.data.FRACTIONS.items() if name not in without}
+        total = sum(shares.values())
+        fractions = {name: share / total for name, share in shares.items()}
+        found = _of(self.images, self.classes)
+        parts = jp.data.split(self.images.labels[found], self.images.name, seed, fractions)
+        return {name: found[places] for name, places in parts.items()}
+
+
+def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "leak-free") -> Inputs:
+    """Opens the network and the images of a study, and checks all that can be checked before anything is computed.
+
+    Where a network was trained elsewhere, every image in use is decoded once: one that can't be read is found now, and
+    not in the middle of a study.
+
+    Args:
+      settings: ``frozen_heads.Conditions``, with ``seeds``.
+      tasks: the names of the tasks.  Empty: all.
+      protocol: one of ``PROTOCOLS``.
+    """
+    weights = _weights(settings)
+    preprocess = None if weights is None else weights.preprocess
+    side = settings.image or 32
+    found = images.load(settings.data, settings.data_folder, side, preprocess, settings.on_error)
+    chosen = tuple(jp.data.find_task(found.tasks, name) for name in tasks) or tuple(found.tasks)
+    if len(chosen) < 2:
+        raise ValueError(
+            f"tasks: expected two or more, one that prunes the network and one that it is never shown, but got "
+            f"{', '.join(task.name for task in chosen) or 'none'}."
+        )
+    source = jp.data.find_task(chosen, settings.source) if settings.source else chosen[0]
+    tests = found.tests if preprocess is not None else None
+    inputs = Inputs(settings, found.images, tests, chosen, source, weights, protocol, settings.most_per_class)
+    programs = []
+    for one, indices in inputs.used() if weights is not None else ():
+        programs.append(pretrained.demand_fitting(weights, one))
+        # Where images are skipped, all were decoded when the folder was inputs.
+        if isinstance(one, jp.data.Folder) and settings.on_error == "error":
+            one.check(indices, whole=True)
+    _demand_every_class(inputs, settings.seeds)
+    at_most_images(settings.batch_size, len(inputs.images), inputs.images.name)
+    parts = [weights.fingerprint if weights else "", *(one.fingerprint() for one, _ in inputs.used())]
+    # Names of architectures say what the network computes; of a user's function only its program does.
+    parts += programs if settings.network else []
+    return dataclasses.replace(inputs, fingerprint=records.digest(parts)[:16])
+
+
+def _weights(settings: Any) -> Weights | None:
+    if settings.network:
+        if settings.weights or settings.architecture:
+            raise ValueError("weights, architecture: expected none beside network. Leave out one of them.")
+        return pretrained.own(settings.network)
+    if settings.weights:
+        return pretrained.load_weights(settings.weights, settings.architecture, settings.image)
+    for name in ("architecture", "most_per_class"):
+        if value := getattr(settings, name):
+            raise ValueError(
+                f"{name}: expected none where a network is trained first, but got {value!r}. Pass weights."
+            )
+    return None
+
+
+def _demand_every_class(inputs: Inputs, seeds: Sequence[int]) -> None:
+    """Makes the splits of every seed once: each part of a task has an image of every class."""
+    for seed in seeds:
+        for task in inputs.tasks:
+            for name in ("scoring", "head", "finetuning", "selection", "test"):
+                source, found = inputs.indices(seed, name, task.classes)
+                jp.data.relabelled(source, found, task.classes, complete=inputs.has_every_class(name))
+
+
+def _of(source: jp.data.Source, classes: tuple[int, ...]) -> np.ndarray:
+    return np.flatnonzero(np.isin(source.labels, classes))
+
+
+def _first(source: jp.data.Source, indices: np.ndarray, most: int) -> np.ndarray:
+    """Takes the first examples of each class, at most so many; 0: all.  Splits are random, so these are too."""
+    if not most:
+        return indices
+    labels = source.labels[indices]
+    return np.sort(np.concatenate([indices[labels == one][:most] for one in np.unique(labels)]))
+
+
+def _held(data: dict[str, Any]) -> dict[str, Any]:
+    """Reads a stream into memory where it takes less than a quarter of what may be taken; numbers are the same."""
+    images = data["image"]
+    if math.prod(images.shape) * images.dtype.itemsize > memory.available(None) // 4:
+        return data
+    return {**data, "image": np.asarray(images)}
+
+
+class _Shifted(jp.data.Source):
+    """Some images of a source, moved into a shifted domain when they are asked for."""
+
+    def __init__(self, source: jp.data.Source, indices: np.ndarray, shift: str, seed: int) -> None:
+        self.name, self.classes = f"{source.name}+{shift}", source.classes
+        self.labels = source.labels[indices]
+        self._source, self._indices, self._shift, self._seed = source, indices, shift, seed
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self._source.image_shape
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        whole = jp.data.as_float(self._source.images(self._indices[indices]))
+        moved = [
+            jp.data.shift(image[None], self._shift, self._seed, first=int(place))
+            for image, place in zip(whole, indices, strict=True)
+        ]
+        return np.concatenate(moved)
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()

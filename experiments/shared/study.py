@@ -1,0 +1,213 @@
+"""What every study is: settings -> runs -> records -> results -> claims -> a page.  A study fills in the functions."""
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import tyro
+from rich.console import Console
+
+from experiments.shared import engine, pages
+from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
+from experiments.shared.settings import Execution, check_execution
+from experiments.shared.work import Plan, part, work
+from jaxprune import files, report
+from jaxprune.store import Store
+
+BROKEN, BAD_INPUT, FAILED_RUNS, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+"""The exit codes of a study, beside 0."""
+
+
+class Study(NamedTuple):
+    """A study as data: functions, from the settings to the page.
+
+    Attributes:
+      name: enters the key of every record.
+      open: settings -> inputs.  Every bad value is found here.  ``inputs.fingerprint`` names the data, and enters every
+        key; ``inputs.settings``, if it is there, are the settings with everything filled in that was left open.
+      plan: (settings, inputs) -> runs: frozen dataclasses of all that decides a record, one field of them ``seed``.
+      shared: run -> what is prepared once for all runs that have an equal one, such as their seed.
+      prepare: (settings, inputs, shared) -> world.
+      measure: (world, run) -> metrics, as JSON has them.
+      claims: settings -> what is tested.
+      page: (settings, results, tested) -> the page.
+      version: of the method: raised whenever the same settings give other numbers, so that no old record is used.
+      results: (inputs, records) -> the records looked up by what decides them.
+      tables: (settings, results, tested) -> further tables, by the name of their file.
+      said: (run, metrics) -> what the line of a finished run says.
+      summary: (settings, results, tested) -> what is printed at the end.
+      estimate: (settings, inputs, console): what a dry run says beside the number of runs.
+    """
+
+    name: str
+    open: Callable[[Any], Any]
+    plan: Callable[[Any, Any], Sequence[Any]]
+    shared: Callable[[Any], Hashable]
+    prepare: Callable[[Any, Any, Any], Any]
+    measure: Callable[[Any, Any], dict[str, Any]]
+    claims: Callable[[Any], Sequence[Claim]]
+    page: Callable[[Any, Any, Table], report.Page]
+    version: int = 1
+    results: Callable[[Any, Sequence[dict[str, Any]]], Any] = lambda inputs, records: Results(records)
+    tables: Callable[[Any, Any, Table], dict[str, Table]] = lambda settings, results, tested: {}
+    said: Callable[[Any, dict[str, Any]], str] = lambda run, metrics: ""
+    summary: Callable[[Any, Any, Table], Any] = lambda settings, results, tested: pages.tally(tested)
+    estimate: Callable[[Any, Any, Console], None] = lambda settings, inputs, console: None
+
+
+class Outcome(NamedTuple):
+    """Where the page of a study lies, or its folder while there is none; and how many of its runs failed."""
+
+    path: Path
+    failed: int
+
+
+def run(study: Study, settings: Any, console: Console | None = None) -> Path:
+    """Computes what is missing of a study, tests its claims, and writes its tables and page.
+
+    A run that fails is kept with its traceback, and the others go on.
+
+    Returns:
+      The page; or the folder, where there is no page yet: a dry run, or runs that are left to others.
+
+    Raises:
+      ValueError: bad settings, before anything is computed.
+    """
+    return _carry_out(_begin(study, settings), console or Console()).path
+
+
+def command(study: Study, settings: type[Any], description: str | None) -> NoReturn:
+    """Runs a study from the command line; whatever a user can mend ends in one line.
+
+    Exit codes: 0; 1 something broke; 2 bad input; 3 some runs failed; 130 and 143 stopped by Ctrl-C and by SIGTERM.
+    """
+    console, plan = Console(), None
+    # Of the process as it starts: what training does with a signal ends in the same exceptions.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        try:
+            plan = _begin(study, _read(study.name, settings, description))
+        except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
+            _end(BAD_INPUT, f"error: {error}")
+        outcome = _carry_out(plan, console)
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, f"interrupted: {_kept(plan)}")
+    except SystemExit as ended:
+        if ended.code == TERMINATED:
+            _end(TERMINATED, f"stopped by SIGTERM: {_kept(plan)}")
+        raise
+    except OSError as error:  # a full disk, a folder that is gone: not ours, and no traceback helps
+        _end(BROKEN, f"error: {error}. {_kept(plan)}")
+    except Exception:
+        traceback.print_exc()
+        _end(BROKEN, f"error: this is a fault of the study. {_kept(plan)}")
+    _end(FAILED_RUNS if outcome.failed else 0, "")
+
+
+# -------------------------------------------------------------------------------------------------------------- steps
+
+
+def _begin(study: Study, settings: Any) -> Plan:
+    check_execution(settings)
+    asked, inputs = settings, study.open(settings)
+    settings = getattr(inputs, "settings", settings)
+    runs = list(study.plan(settings, inputs))
+    store = Store(settings.out, study.name, version=study.version, data=inputs.fingerprint)
+    if len({store.key(one) for one in runs}) < len(runs):
+        raise ValueError("plan: expected runs that differ, but two of them are equal. Name every value once.")
+    return Plan(study, asked, settings, inputs, runs, store, part(runs, settings.shard, study.shared))
+
+
+def _carry_out(plan: Plan, console: Console) -> Outcome:
+    study, settings, store = plan.study, plan.settings, plan.store
+    if settings.status:
+        for one in plan.runs:
+            console.print(f"{plan.state(one):8} {plan.name(one)}", highlight=False, soft_wrap=True)
+    if settings.dry_run:
+        study.estimate(settings, plan.inputs, console)
+    if settings.dry_run or settings.status:
+        if others := store.strangers(plan.runs):
+            console.print(f"{others} records of other settings, data or methods lie there too; they stay as they are.")
+        console.print(plan.counts(), highlight=False)
+        return Outcome(settings.out, 0)
+    if settings.retry:
+        store.forget(plan.mine)
+    if settings.engine:
+        engine.submit(plan, console)
+    else:
+        work(plan, console)
+    return finish(plan, console)
+
+
+def finish(plan: Plan, console: Console) -> Outcome:
+    """Writes tables and page of a study of which no run is left to be done; of another one, says how many are."""
+    study, settings, store = plan.study, plan.settings, plan.store
+    failed = store.failures(plan.runs)
+    made = [store.read(one) for one in plan.runs if store.has(one)]
+    if left := len(plan.runs) - len(made) - len(failed):
+        console.print(f"{left} runs are left to others; the page is written by whichever command finishes last.")
+        return Outcome(settings.out, len(failed))
+    kept = complete(made, [one.seed for one, _ in failed])
+    path = settings.out / "index.html"
+    if not kept:
+        page = report.Page(study.name, "No seed has all of its runs, so that nothing can be compared.")
+        page.section("Failed runs")
+        page.text(pages.failures(failed))
+        page.write(path)
+    else:
+        results = study.results(plan.inputs, kept)
+        tested = verdicts(results, study.claims(settings))
+        tables = {"verdicts": tested, "metrics": metrics(kept), **study.tables(settings, results, tested)}
+        for name, frame in tables.items():
+            files.write(settings.out / f"{name}.csv", frame.to_csv(index=False))
+        page = study.page(settings, results, tested)
+        page.text(pages.provenance(kept))
+        if failed:
+            page.notice(pages.failures(failed))
+        page.write(path)
+        console.print(study.summary(settings, results, tested))
+        console.print(f"Tables: {settings.out}/*.csv\nPage:   {path}", highlight=False, soft_wrap=True)
+    for one, failure in failed:
+        console.print(f"failed: {plan.name(one)}: {failure['error']}", style="red", highlight=False, soft_wrap=True)
+    if failed:
+        console.print(f"Tracebacks: {settings.out}/failed. --retry tries these runs again.")
+    return Outcome(path, len(failed))
+
+
+# -------------------------------------------------------------------------------------------------- the command line
+
+
+def _read(name: str, settings: type[Any], description: str | None) -> Any:
+    """Reads the settings; a word that is no option of this study is an error that says so."""
+    found, unknown = tyro.cli(
+        settings, prog=f"python -m experiments.{name}", description=description, return_unknown_args=True
+    )
+    if unknown:
+        wrong = next((word for word in unknown if word.startswith("-")), unknown[0])
+        raise ValueError(f"{wrong}: the study {name} has no such option. See python -m experiments.{name} --help.")
+    return found
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def _kept(plan: Plan | None) -> str:
+    if plan is None:
+        return "nothing was computed."
+    with contextlib.suppress(OSError):
+        return (
+            f"{plan.done()} of {len(plan.runs)} runs are kept in {plan.settings.out}; the same command does the others."
+        )
+    return f"What is done is kept in {plan.settings.out}; the same command does the others."
+
+
+def _end(code: int, line: str) -> NoReturn:
+    if line:
+        print(line, file=sys.stderr)
+    raise SystemExit(code)

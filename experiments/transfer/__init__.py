@@ -1,0 +1,96 @@
+"""What does a network pruned for one task keep on the others?
+
+Predictions of Iurada, Occhiena and Tommasi (2025), arXiv 2509.24066: (P1) a pretrained network pruned with data of one
+task keeps its zero-shot accuracy on that task and on tasks it was never shown, up to high sparsity; (P2) fine-tuning on
+the source task alone helps the others too.  The protocol is ours: the paper's splits, runs and settings were not to be
+had.  Every split is disjoint, and the head of a task is fitted once, on features of the dense network, and then frozen.
+"""
+
+from typing import Any
+
+import jax
+
+import jaxprune as jp
+from experiments.shared import study
+from experiments.shared.frozen_heads import (
+    World,
+    accuracies,
+    finetuned,
+    mask_of,
+    prepare,
+    pruned_network,
+    sparsities,
+)
+from experiments.shared.splits import Inputs
+from experiments.transfer import page, protocol
+from experiments.transfer.estimate import estimate
+from experiments.transfer.results import Results, claims
+from experiments.transfer.settings import Run, Settings, open_study, plan
+from jaxprune.evaluate import transfer
+
+
+def prepare_seed(settings: Settings, inputs: Inputs, seed: int) -> World:
+    """Makes what all runs of a seed share."""
+    tx = None
+    if settings.protocol == "public-proxy":
+        tx = protocol.transformation(settings.finetune_rate or 0.0, settings.finetune_steps)
+    return prepare(settings, inputs, seed, shifts=settings.shifts, tx=tx)
+
+
+def measure(world: World, run: Run) -> dict[str, Any]:
+    """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again."""
+    inputs, mask = world.inputs, mask_of(world, run.score, run.sparsity)
+    pruned = pruned_network(world, mask)
+    tuned = finetuned(world, pruned, mask)
+    separate = inputs.tests is not None and inputs.protocol == "leak-free"
+    return {
+        "source": inputs.source.name,
+        **({} if world.pretrained is None else {"pretrained": world.pretrained}),
+        **({"skipped": inputs.skipped} if inputs.skipped else {}),
+        **({"separate_tests": True} if separate else {}),
+        "domains": {
+            name: {"task": one.task.name, "shift": one.shift, "chance": one.task.chance}
+            for name, one in world.tests.items()
+        },
+        "pruned": accuracies(world, pruned),
+        "finetuned": accuracies(world, tuned),
+        "loss_increase": increase(world, pruned.params),
+        **sparsities(world, mask),
+    }
+
+
+def increase(world: World, pruned: Any) -> dict[str, float]:
+    """Compares the increase of the loss on the scoring data with what its Taylor expansion predicts."""
+    dense = world.headed(world.dense)
+    step = jax.tree.map(lambda new, old: new - old, pruned, dense.params)
+    product = jp.curvature.average(lambda batch: jp.curvature.hvp(dense, world.loss, batch, step), world.scoring)
+    after = transfer.mean_loss(world.loss, world.scoring)(dense.replace(params=pruned))["loss"]
+    return {
+        "true": after - world.scoring_loss,
+        "quadratic": float(jp.tree.dot(step, product)) / 2,
+        "linear": float(jp.tree.dot(step, world.scoring_gradient)),
+    }
+
+
+def said(run: Run, metrics: dict[str, Any]) -> str:
+    """Says what came out of a run."""
+    shown = [metrics[stage]["frozen"][metrics["source"]]["accuracy"] for stage in ("pruned", "finetuned")]
+    return f"source {shown[0]:.3f} -> {shown[1]:.3f}"
+
+
+STUDY = study.Study(
+    name="transfer",
+    version=2,  # 2: other SynFlow and Fisher scores than the first
+    open=open_study,
+    plan=plan,
+    shared=lambda run: run.seed,
+    prepare=prepare_seed,
+    measure=measure,
+    results=lambda inputs, records: Results(records, inputs),
+    claims=claims,
+    page=page.compose,
+    tables=page.tables,
+    said=said,
+    summary=page.summary,
+    estimate=estimate,
+)

@@ -1,0 +1,88 @@
+"""What the transfer study computes: its settings, its runs, and the check of every value."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jaxprune as jp
+from experiments.shared import frozen_heads, options
+from experiments.shared.frozen_heads import Conditions
+from experiments.shared.named import Named
+from experiments.shared.results import fields_of
+from experiments.shared.settings import Execution, each_once, listed
+from experiments.shared.splits import PROTOCOLS, Inputs, open_inputs
+from experiments.transfer import protocol
+from jaxprune import check
+
+
+@dataclass(frozen=True)
+class Decisive(Conditions):
+    """What decides the numbers of a run, apart from seed, score and sparsity."""
+
+    shifts: Annotated[tuple[str, ...], listed(jp.data.SHIFTS)] = ("noise", "rotation", "blur", "contrast")
+    """Shifted domains of every task, evaluated as well."""
+    protocol: Annotated[str, listed(PROTOCOLS)] = "leak-free"
+    """leak-free: disjoint splits.  public-proxy: that of the authors' closest public code, which says what leaks."""
+    tasks: tuple[str, ...] = ()
+    """Which tasks of the data.  Empty: all."""
+
+
+@dataclass(frozen=True)
+class Run(Decisive):
+    """A network, pruned and fine-tuned, and one record."""
+
+    seed: int = dataclasses.field(kw_only=True)
+    score: str = dataclasses.field(kw_only=True)
+    sparsity: float = dataclasses.field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Settings(Decisive, Execution):
+    """Every score at every sparsity for every seed, and the dense network for every seed."""
+
+    scores: Annotated[tuple[Named, ...], listed(options.SCORES, own=True, alias="--score")] = (
+        *("magnitude", "diagonal", "block-quadratic", "block-obs", "random"),
+    )
+    """By which weights are ranked; a function takes (network, batches), and loss if it has such an argument."""
+    sparsities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    out: Path = Path("results/transfer")
+    margin: float = 0.05
+    """A network keeps an accuracy if it loses less than this; only the verdicts depend on it."""
+
+
+def open_study(settings: Settings) -> Inputs:
+    """Opens weights and data, and finds every bad value before anything expensive starts."""
+    for shift in settings.shifts:
+        check.choice("shifts", shift, jp.data.SHIFTS)
+    for sparsity in settings.sparsities:
+        check.sparsity(sparsity, "sparsities")
+    each_once("sparsities", settings.sparsities)
+    check.positive("margin", settings.margin)
+    frozen_heads.check_conditions(settings)
+    check.choice("protocol", settings.protocol, PROTOCOLS)
+    each_once("tasks", settings.tasks or ("all",))
+    if settings.most_per_class and settings.protocol == "public-proxy":
+        raise ValueError(
+            f"most_per_class: expected 0 under public-proxy, which is about all test images, but got "
+            f"{settings.most_per_class}. Leave it out, or take the protocol leak-free."
+        )
+    if settings.protocol != "leak-free" and not settings.weights:
+        raise ValueError(
+            f"protocol: {settings.protocol!r} is about pretrained networks. Pass weights, or leave it out."
+        )
+    inputs = open_inputs(settings, tasks=settings.tasks, protocol=settings.protocol)
+    if settings.protocol == "public-proxy":
+        settings = protocol.with_protocol(settings, inputs)
+    return dataclasses.replace(
+        inputs, settings=dataclasses.replace(settings, **frozen_heads.completed(settings, inputs))
+    )
+
+
+def plan(settings: Settings, inputs: Any) -> list[Run]:
+    """Lists the runs of a study, in an order that keeps a seed, and a score, together."""
+    fields = fields_of(settings, Decisive)
+    cells = [("dense", 0.0), *((score, sparsity) for score in settings.scores for sparsity in settings.sparsities)]
+    return [
+        Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in settings.seeds for score, sparsity in cells
+    ]
