@@ -1,10 +1,11 @@
 """Work that one process at a time may do: a file that it holds, free again when the process is dead.
 
-On one host the kernel says whether the holder lives: it keeps a lock on the file (``flock``), which dies with it.
-Other hosts may not see that lock, so the holder also touches its file; one that was not touched for a lease is
-abandoned.
+On one machine the kernel says whether the holder lives: it keeps a lock on the file (``flock``), which dies with it.
+Other machines may not see that lock, so the holder also touches its file; one that was not touched for a lease is
+abandoned.  Where they do not see it, two of them may take an abandoned file in the same moment, and both have it.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,31 +13,42 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from pathlib import Path
 from typing import Any
 
 LEASE = 60.0
-"""Seconds after which a file that no process of this host locks, and that another host does not touch, is abandoned."""
+"""Seconds after which a file that no process of this machine locks, and that another does not touch, is abandoned."""
 
 
 class Hold:
-    """A file that this process holds, until ``release`` or until the process ends.  A context manager."""
+    """A file that this process holds, until ``release`` or until the process ends.  A context manager.
 
-    def __init__(self, path: Path, descriptor: int, lease: float) -> None:
+    A process that is forked meanwhile does not hold it.
+    """
+
+    def __init__(self, path: Path, descriptor: int, written: bytes, lease: float) -> None:
         self.path = path
-        self._descriptor = descriptor
+        self._descriptor: int | None = descriptor
+        self._written = written
+        self._guard = threading.Lock()
         self._released = threading.Event()
+        _HELD.add(self)
         # A daemon: it must never keep a process alive.
         threading.Thread(target=self._touch, args=(lease / 4,), daemon=True).start()
 
     def release(self) -> None:
         """Lets others have it; the file goes."""
-        if not self._released.is_set():
-            self._released.set()
-            # Removed while it is locked, so that whoever opened it before sees that it is no longer the one.
-            if _is_same(self._descriptor, self.path):
+        with self._guard:
+            if self._descriptor is None:
+                return
+            descriptor, self._descriptor = self._descriptor, None
+            # Removed while it is locked, so that whoever opened it before sees that it is no longer the one.  Not where
+            # another machine has taken it, when this one slept for longer than the lease.
+            if _is_same(descriptor, self.path) and os.pread(descriptor, 4096, 0) == self._written:
                 self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
+            os.close(descriptor)
+            self._released.set()
 
     def __enter__(self) -> "Hold":
         return self
@@ -46,10 +58,20 @@ class Hold:
 
     def _touch(self, every: float) -> None:
         while not self._released.wait(every):
-            try:
-                os.utime(self._descriptor)
-            except OSError:
-                return  # released in between
+            # The guard, because the number of a closed descriptor is soon that of another file.
+            with self._guard, contextlib.suppress(OSError):
+                if self._descriptor is not None:
+                    os.utime(self._descriptor)
+
+    def _forget(self) -> None:
+        """Closes the copy of a forked process: the lock would live as long as that, and not as long as the holder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor, self._guard = None, threading.Lock()
+
+
+_HELD: weakref.WeakSet[Hold] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [one._forget() for one in list(_HELD)])
 
 
 def hold(path: Path, *, lease: float = LEASE) -> Hold | None:
@@ -57,7 +79,7 @@ def hold(path: Path, *, lease: float = LEASE) -> Hold | None:
 
     Args:
       path: made where it is missing; its folder must be there.
-      lease: seconds after which the file of another host counts as abandoned.
+      lease: seconds without a touch after which other machines may take the file from this one.
 
     Returns:
       The hold, or None where somebody alive has it: another process, or another part of this one.
@@ -72,24 +94,24 @@ def hold(path: Path, *, lease: float = LEASE) -> Hold | None:
     False
     """
     while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_same(descriptor, path):
-                os.close(descriptor)  # its holder removed it after it was opened here
-                continue
-            if _is_foreign(descriptor) and _age(path) < lease:
+            # Whoever held it may have removed it after it was opened here.
+            if _is_same(descriptor, path):
+                if not _is_foreign(found := _read(os.pread(descriptor, 4096, 0))) or _is_old(path, found):
+                    return _take(path, descriptor, lease)
                 os.close(descriptor)
                 return None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
-            return Hold(path, descriptor, lease)
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except FileNotFoundError:
+            pass  # removed in between, by a holder of another machine
         except BaseException:
             os.close(descriptor)
             raise
+        os.close(descriptor)
 
 
 def wait(path: Path, *, every: float = 0.2) -> Hold:
@@ -106,12 +128,35 @@ def holder(path: Path) -> str:
     'nobody'
     """
     try:
-        found = json.loads(path.read_text())
-        return f"process {found['process']} on {found['host']}"
+        found = _read(path.read_bytes())
     except FileNotFoundError:
         return "nobody"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a process that has not said its name"
+    return f"process {found['process']} on {found['host']}" if found else "a process that has not said its name"
+
+
+def is_held(path: Path) -> bool:
+    """Whether the holder of a file seems to live, without getting into the way of whoever wants to take it."""
+    try:
+        found = _read(path.read_bytes())
+        if not found or _is_old(path, found):
+            return False
+        if not _is_foreign(found):
+            os.kill(found["process"], 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # it is another user's, and lives
+    return True
+
+
+def age(path: Path) -> float:
+    """Returns the seconds since a file was touched, by the clock of the machine that keeps the files."""
+    probe = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    probe.touch()
+    try:
+        return probe.stat().st_mtime - path.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def demand_supported(name: str, folder: Path) -> None:
@@ -136,8 +181,35 @@ def demand_supported(name: str, folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
+def _take(path: Path, descriptor: int, lease: float) -> Hold:
+    """Signs a file that is locked; one that cannot be signed, as the disk is full, goes."""
+    content = {**_self(), "process": os.getpid(), "lease": lease, "hold": uuid.uuid4().hex}
+    written = json.dumps(content).encode()
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, written, 0)
+        return Hold(path, descriptor, written, lease)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def _self() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "process": os.getpid()}
+    """This machine: its name, and the start of its kernel, as two machines may have one name."""
+    start = Path("/proc/sys/kernel/random/boot_id")
+    return {"host": socket.gethostname(), "boot": start.read_text().strip() if start.exists() else ""}
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    """What a holder wrote; nothing where it was killed before it had."""
+    try:
+        found = json.loads(content)
+        return {name: kind(found[name]) for name, kind in _FIELDS.items()}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+_FIELDS = {"host": str, "boot": str, "process": int, "lease": float}
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
@@ -148,19 +220,11 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _is_foreign(descriptor: int) -> bool:
-    """Whether a process of another host wrote the file; an empty one is of nobody."""
-    try:
-        return json.loads(os.pread(descriptor, 4096, 0))["host"] != socket.gethostname()
-    except (ValueError, KeyError, TypeError):
-        return False
+def _is_foreign(found: dict[str, Any]) -> bool:
+    """Whether a process of another machine wrote a file; an empty one is of nobody."""
+    return bool(found) and any(found[name] != value for name, value in _self().items())
 
 
-def _age(path: Path) -> float:
-    """Seconds since a file was touched, by the clock of the machine that keeps the files."""
-    probe = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    probe.touch()
-    try:
-        return probe.stat().st_mtime - path.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+def _is_old(path: Path, found: dict[str, Any]) -> bool:
+    """Whether a file was not touched for the lease that its own holder promised to keep."""
+    return age(path) >= found["lease"]

@@ -11,28 +11,39 @@ from pathlib import Path
 from typing import Any
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write(path: Path, content: str | bytes, *, over: bool = True) -> None:
     """Writes a file at once: to a temporary name in the same folder, flushed to disk, then renamed.
 
-    A process killed at any moment leaves the old file, or the new one, or a stray ``.tmp-*`` beside it.
+    A process killed at any moment leaves the old file, or the new one, or a stray ``.tmp-<stem>-*`` beside it.
+
+    Args:
+      path: the file.
+      content: of the file.
+      over: whether a file that is there is replaced; else it stays, also where it appears in this very moment.
+
+    Raises:
+      FileExistsError: it is there, and is not to be replaced.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    temporary = path.with_name(f".tmp-{path.stem[:32]}-{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        if over:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)  # a rename would replace
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON, keys sorted; errors are those of ``demand_finite``."""
+def write_json(path: Path, value: Any, *, over: bool = True) -> None:
+    """Writes a value as JSON, keys sorted; errors are those of ``demand_finite`` and ``write``."""
     demand_finite("value", value)
-    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write(path, json.dumps(value, indent=1, sort_keys=True) + "\n", over=over)
 
 
 def demand_finite(name: str, value: Any) -> None:
@@ -55,6 +66,15 @@ def _numbers(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
     elif isinstance(value, (dict, list, tuple)):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _numbers(entry, f"{where}/{key}".lstrip("/"))
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Returns what tells a file from the next one of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
     {"types", "check", "files", "exclusive"},
-    {"tree", "mesh", "memory", "stats", "records", "store", "tensor_files", "libraries"},
-    {"network", "losses", "finite"},
+    {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
+    {"network", "losses", "finite", "store"},
     {"sites", "groups"},
     {"data", "models", "curvature", "masks", "schedules", "checkpoint", "similarity", "cost"},
     {"scores", "structured", "optim"},
