@@ -69,8 +69,8 @@ def provenance(records: Sequence[dict[str, Any]]) -> str:
     place = records[0]["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
     return (
-        f"{len(records)} runs, {sum(one['provenance']['seconds'] for one in records) / 60:.1f} minutes without what they share, "
-        f"on {', '.join(sorted(set(place['devices'])))}. {versions}; Python "
+        f"{len(records)} runs, {sum(one['provenance']['seconds'] for one in records) / 60:.1f} minutes without what "
+        f"they share, on {', '.join(sorted(set(place['devices'])))}. {versions}; Python "
         f"{place['python']}; commit {place['commit'][:12]}."
     )
 

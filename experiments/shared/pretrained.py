@@ -67,8 +67,8 @@ def own(function: str | Callable[..., Any]) -> Weights:
     network, preprocess = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(network, jp.Network) or not isinstance(preprocess, Preprocess | None):
         raise ValueError(
-            f"network: expected {named.name(function)} to return a jp.Network, or (jp.Network, jp.types.Preprocess), but "
-            f"got {type(found).__name__}. jp.Network.from_linen, from_nnx and from_equinox make one of a model."
+            f"network: expected {named.name(function)} to return a jp.Network, or (jp.Network, jp.types.Preprocess), "
+            f"but got {type(found).__name__}. jp.Network.from_linen, from_nnx and from_equinox make one of a model."
         )
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
     made = network if preprocess is None else jp.models.normalised(network, preprocess)
@@ -106,8 +106,9 @@ def demand_fitting(weights: Weights, images: jp.data.Source, site: str = "featur
 def _how_to_tag(name: str, site: str, tags: Sequence[str]) -> str:
     has = f"it tags {', '.join(tags[:5])}" if tags else "it tags nothing"
     return (
-        f"network: expected {name} to tag {site!r}, the values [b, d] that heads are fitted on, but {has}. In its code, "
-        f'where the classifier begins, write: from jax.ad_checkpoint import checkpoint_name; x = checkpoint_name(x, "{site}")'
+        f"network: expected {name} to tag {site!r}, the values [b, d] that heads are fitted on, but {has}. In its "
+        "code, where the classifier begins, write: from jax.ad_checkpoint import checkpoint_name; "
+        f'x = checkpoint_name(x, "{site}")'
     )
 
 

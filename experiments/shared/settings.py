@@ -24,7 +24,7 @@ class Execution:
     shard: str = "1/1"
     """i/n: only the i-th of n parts of the runs, for n machines whose parts are fixed in advance."""
     worker: bool = False
-    """Take runs that nobody has until none is left: start as many as you like, on all machines that share the folder."""
+    """Take runs that nobody has until none is left: start as many as you like, on machines that share the folder."""
     retry: bool = False
     """Try the runs again that failed before."""
     dry_run: bool = False

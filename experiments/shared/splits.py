@@ -156,7 +156,9 @@ def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "le
     tests = found.tests if preprocess is not None else None
     inputs = Inputs(settings, found.images, tests, chosen, source, weights, protocol, settings.most_per_class)
     programs = []
-    for one, indices in inputs.used() if weights is not None else ():
+    for one, indices in inputs.used():
+        if weights is None:
+            continue
         programs.append(pretrained.demand_fitting(weights, one))
         # Where images are skipped, all were decoded when the folder was inputs.
         if isinstance(one, jp.data.Folder) and settings.on_error == "error":

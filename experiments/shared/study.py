@@ -1,11 +1,10 @@
 """What every study is: settings -> runs -> records -> results -> claims -> a page.  A study fills in the functions."""
 
 import contextlib
-import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from experiments.shared import engine, pages
 from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
-from experiments.shared.settings import Execution, check_execution
+from experiments.shared.settings import check_execution
 from experiments.shared.work import Plan, part, work
 from jaxprune import files, report
 from jaxprune.store import Store

@@ -117,7 +117,7 @@ def _take(plan: Plan, progress: "_Progress") -> None:
 
 
 class _World:
-    """What runs share, prepared when the first of them asks for it; what went wrong with it goes wrong with them all."""
+    """What runs share, prepared when the first of them asks for it; where that fails, it fails for all of them."""
 
     def __init__(self, plan: Plan, key: Hashable) -> None:
         self._plan, self._key = plan, key

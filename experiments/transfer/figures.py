@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.shared.results import Table
-from experiments.transfer.results import STAGES, Results
 from experiments.shared.splits import Inputs
 from experiments.shared.styles import label, style
+from experiments.transfer.results import STAGES, Results
 from jaxprune import data, report
 
 

@@ -31,7 +31,7 @@ def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
 
 def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    measured = accuracies(results)
+    measured, within = accuracies(results), f"{100 * settings.margin:g} points"
     page = report.Page(
         "What a pruned network keeps",
         f"A network pretrained on {_pretraining(settings)} is pruned with data of one task only "
@@ -54,9 +54,9 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     page.section("The two predictions, tested")
     page.text(
         f"P1: a pruned network keeps the accuracy of the dense one. It holds where the whole interval of the paired "
-        f"difference lies above −{100 * settings.margin:g} points, and does not hold where all of it lies below. P2: "
+        f"difference lies above −{within}, and does not hold where all of it lies below. P2: "
         "fine-tuning on the source helps the others (its difference to the pruned network is above 0), spares them "
-        f"(it loses at most {100 * settings.margin:g} points), and restores them (to {100 * settings.margin:g} points of "
+        f"(it loses at most {within}), and restores them (to {within} of "
         "the dense network). A comparison of two networks that cannot be told from chance says nothing: floor. Hover "
         "over a cell for its difference and interval. Every cell stands for itself: nothing is corrected for the "
         "number of comparisons."
@@ -107,14 +107,15 @@ def findings(settings: Any, results: Results, tested: Table, measured: Table) ->
     sentences = [
         (
             "In short.",
-            f"Pruned with data of {settings.source} only, the network stays within {100 * settings.margin:g} points of the "
-            f"dense one on that task {_furthest(results, tested, 'P1 source')}, and on tasks it was never shown "
+            f"Pruned with data of {settings.source} only, the network stays within {100 * settings.margin:g} points of "
+            f"the dense one on that task {_furthest(results, tested, 'P1 source')}, and on tasks it was never shown "
             f"{_furthest(results, tested, 'P1 transfer')}. Fine-tuned on {settings.source} alone, it is that close "
             f"again on the tasks never shown {_furthest(results, tested, 'P2 restores transfer')}.",
         ),
         (
             "The dense network.",
-            f"{own}ith the frozen heads it reaches {', '.join(dense)} ({len(results.seeds)} seeds).{few_seeds(len(results.seeds))}",
+            f"{own}ith the frozen heads it reaches {', '.join(dense)} ({len(results.seeds)} seeds)."
+            f"{few_seeds(len(results.seeds))}",
         ),
     ]
     within = f"shown to stay within {100 * settings.margin:g} points of dense"
