@@ -6,11 +6,11 @@ A study is made in a process of its own that compiles in haste, because compilin
 
 import dataclasses
 import importlib
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,28 @@ import pytest
 from rich.console import Console
 
 import jaxprune as jp
+from experiments import load
+from experiments.shared.results import COLUMNS
+from experiments.shared.study import command, run
+from jaxprune.report import Page
 from tests import haste
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # Makes the study whole; and, shard by shard, killed before every one of its trainings.
 RUN = """
 import importlib, sys
-from collections.abc import Callable
 from pathlib import Path
 from rich.console import Console
 import jaxprune as jp
+from experiments.shared.study import run
+from jaxprune.report import Page
 
 name, settings, shards, out = sys.argv[1], eval(sys.argv[2]), sys.argv[3].split(), Path(sys.argv[4])
-study, fit, console = importlib.import_module(f"experiments.{name}"), jp.train.fit, Console(stderr=True)
-study.main(study.Study(**settings, out=out / "whole"), console=console)
-page = next(value for name, value in vars(study).items() if name.endswith("_page"))
-page.write = lambda *_, **__: out  # once is enough
+made, fit, console = importlib.import_module(f"experiments.{name}"), jp.train.fit, Console(stderr=True)
+run(made.STUDY, made.Settings(**settings, out=out / "whole"), console)
+# Once is enough for the page.
+study = made.STUDY._replace(claims=lambda _: [], tables=lambda *_: {}, page=lambda *_: Page("", ""))
 for shard in shards:
     allowed = 0
     while True:
@@ -47,8 +52,7 @@ for shard in shards:
             return fit(*arguments, **named)
         jp.train.fit = dying
         try:
-            part = {} if shard == "1/1" else {"shard": shard}
-            study.main(study.Study(**settings | part, out=out / "killed"), console=console)
+            run(study, made.Settings(**settings, shard=shard, out=out / "killed"), console)
             break
         except KeyboardInterrupt:
             allowed += 1
@@ -72,7 +76,11 @@ class Made:
 
     @property
     def study(self) -> Any:
-        return importlib.import_module(f"experiments.{self.name}").Study(**self.settings, out=self.whole)
+        return importlib.import_module(f"experiments.{self.name}").STUDY
+
+    @property
+    def asked(self) -> Any:
+        return importlib.import_module(f"experiments.{self.name}").Settings(**self.settings, out=self.whole)
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in sorted((self.whole / "records").glob("*.json"))]
@@ -90,13 +98,27 @@ def make(name: str, settings: dict[str, Any], out: Path, shards: str = "1/1") ->
     return Made(name, settings, out, shards.split(), kills)
 
 
-def said(command: Callable[[], None], words: list[str], patch: pytest.MonkeyPatch, capsys: Any) -> tuple[Any, str]:
-    """What a command says on these words, and the code or the message that it ends with."""
+def said(name: str, words: list[str], patch: pytest.MonkeyPatch, capsys: Any) -> tuple[Any, str]:
+    """What the command of a study says on these words, and the code that it ends with."""
+    made = importlib.import_module(f"experiments.{name}")
     patch.setattr(sys, "argv", ["study", *words])
     patch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as ended:
-        command()
+        command(made.STUDY, made.Settings, made.__doc__)
     return ended.value.code, "".join(capsys.readouterr())
+
+
+def refused(name: str, out: Path, patch: pytest.MonkeyPatch, match: str, **settings: Any) -> None:
+    """Sees a study refuse its settings before anything is trained."""
+    made = importlib.import_module(f"experiments.{name}")
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("training started")
+
+    patch.setattr(jp.train, "fit", forbidden)
+    with pytest.raises(ValueError, match=match):
+        run(made.STUDY, made.Settings(**settings, out=out), Console(quiet=True))
+    assert not (out / "checkpoints").exists()
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -105,31 +127,36 @@ def digests(folder: Path) -> dict[str, str]:
 
 def check_promises(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds a study to what all of them owe; it damages a record."""
-    study = importlib.import_module(f"experiments.{made.name}")
     whole, killed = digests(made.whole), digests(made.out / "killed")
     assert all(made.kills), "it was never killed"
     assert killed
     assert killed.items() <= whole.items()
     assert made.shards == ["1/2"] or len(killed) == len(whole)
+    assert not list((made.out / "killed" / "claims").iterdir())
 
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished study was computed again")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(jp.train, "fit", forbidden)
-        page = next(value for name, value in vars(study).items() if name.endswith("_page"))
-        patch.setattr(page, "write", lambda *_, **__: made.whole / "index.html")
-        before = {path: path.stat().st_mtime_ns for path in made.whole.rglob("records/*")}
-        assert study.main(made.study, console=Console(quiet=True)).exists()
-        assert before == {path: path.stat().st_mtime_ns for path in made.whole.rglob("records/*")}
+    monkeypatch.setattr(jp.train, "fit", forbidden)
+    brief = made.study._replace(page=lambda *_: Page("", ""), tables=lambda *_: {}, claims=lambda _: [])
+    before = {path: path.stat().st_mtime_ns for path in made.whole.rglob("records/*")}
+    page = (made.whole / "index.html").read_text()
+    assert run(brief, made.asked, Console(quiet=True)).exists()
+    assert before == {path: path.stat().st_mtime_ns for path in made.whole.rglob("records/*")}
+    (made.whole / "index.html").write_text(page)
+
+    tables = load(made.whole)
+    assert list(tables.verdicts.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert set(tables.metrics.columns) >= {"seed", "metric", "value"}
 
     path = min((made.whole / "records").glob("*.json"))
     text = path.read_text()
     path.write_text(text[:-20])
-    try:
-        with pytest.raises(
-            ValueError, match=rf"record: '{path}' is damaged \(.+\)\. Delete it; running again makes it"
-        ):
-            study.main(made.study, console=Console(quiet=True))
-    finally:
-        path.write_text(text)
+    shown = io.StringIO()
+    with pytest.warns(UserWarning, match=path.name):
+        run(brief, dataclasses.replace(made.asked, dry_run=True), Console(file=shown, width=200))
+    count = len(whole)
+    assert shown.getvalue().splitlines()[-1] == f"runs {count}, done {count - 1}, to do 1"
+    assert not path.exists()
+    assert len(list((made.whole / "damaged").iterdir())) == 1
+    path.write_text(text)

@@ -1,4 +1,3 @@
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +8,12 @@ import pytest
 
 import jaxprune as jp
 from experiments import transfer
-from jaxprune import records
-from tests import studies
+from experiments.shared import frozen_heads
+from experiments.shared.study import run
+from jaxprune.store import Store
+from tests.experiments import studies
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 SMOKE: dict[str, Any] = {
     "pretrain_steps": 20,
     "finetune_steps": 2,
@@ -26,8 +27,8 @@ SMOKE: dict[str, Any] = {
 }
 
 
-def study(out: Path, **options: Any) -> transfer.Study:
-    return transfer.Study(**{**SMOKE, **options}, out=out)
+def asked(out: Path, **options: Any) -> transfer.Settings:
+    return transfer.Settings(**{**SMOKE, **options}, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,10 @@ def test_transfer_keeps_what_every_study_promises(made, monkeypatch):
 
 def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
     found = studies.digests(made.whole)
-    runs = transfer.grid(study(made.whole, source="0-4"))
+    inputs = transfer.open_study(asked(made.whole))
+    runs = transfer.plan(inputs.settings, inputs)
     assert len(runs) == len(found) == 5
-    store = records.Store(made.whole / "records", "transfer")
+    store = Store(made.whole, "transfer", version=transfer.STUDY.version, data=inputs.fingerprint)
     for run in runs:
         record = store.read(run)
         assert record["digest"] == found[store.path(run).name]
@@ -93,64 +95,58 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
     ],
 )
 def test_transfer_finds_a_bad_value_before_anything_expensive(tmp_path, monkeypatch, change, message):
-    def forbidden(*_: Any, **__: Any) -> None:
-        raise AssertionError("training started")
-
-    monkeypatch.setattr(jp.train, "fit", forbidden)
-    with pytest.raises(ValueError, match=message):
-        transfer.main(study(tmp_path, **change))
-    assert not (tmp_path / "networks").exists()
+    studies.refused("transfer", tmp_path, monkeypatch, message, **{**SMOKE, **change})
 
 
 def test_transfer_names_a_folder_that_cannot_be_written_before_anything_expensive(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"out: cannot write in '.*file/results' \(Not a directory\). Choose a folder"):
-        transfer.main(study(tmp_path / "file" / "results"))
+        run(transfer.STUDY, asked(tmp_path / "file" / "results"))
 
 
-def test_grid_holds_every_cell_once_and_every_seeds_dense_network():
-    runs = transfer.grid(study(Path(), seeds=(0, 1)))
-    cells = [(run.seed, run.score, run.sparsity) for run in runs]
+def test_plan_holds_every_cell_once_and_every_seeds_dense_network():
+    runs = transfer.plan(asked(Path(), seeds=(0, 1)), None)
+    cells = [(one.seed, one.score, one.sparsity) for one in runs]
     assert len(set(cells)) == len(cells) == 2 * (1 + 2 * 2)
     assert [cell[2] for cell in cells if cell[1] == "dense"] == [0.0, 0.0]
-    keys = {records.key("transfer", run) for run in runs}
-    assert len(keys) == len(runs)
-    moved = [dataclasses.replace(run, seed=run.seed + 7) for run in runs]
-    assert not keys & {records.key("transfer", run) for run in moved}
-    pruned = [run for run in runs if run.score != "dense"]
-    assert not keys & {records.key("transfer", dataclasses.replace(run, rounds=3)) for run in pruned}
 
 
 def test_command_of_transfer_explains_itself_and_its_errors(monkeypatch, capsys):
     def said(*words):
-        return studies.said(transfer.command, list(words), monkeypatch, capsys)
+        return studies.said("transfer", list(words), monkeypatch, capsys)
 
     code, text = said("--help")
     assert code == 0
-    assert all(flag in text for flag in ("--scores", "--sparsities", "--shard", "--out"))
-    code, text = said("--scroes", "magnitude")
-    assert (code, "--scores" in text) == (2, True)
+    assert all(flag in text for flag in ("--scores", "--sparsities", "--shard", "--out", "--worker", "--dry-run"))
+    assert all(value in text for value in ("block-quadratic", "nearest-mean", "cross_entropy", "public-proxy"))
+    code, text = said("--budgets", "macs")
+    assert (code, text) == (
+        2,
+        "error: --budgets: the study transfer has no such option. See python -m experiments.transfer --help.\n",
+    )
     code, text = said("--sparsities", "many")
     assert (code, "--sparsities" in text) == (2, True)
-    code, _ = said("--data", "digit")
-    assert code.startswith("error: data: unknown value 'digit'. Did you mean 'digits'?")
+    code, text = said("--data", "digit")
+    assert code == 2
+    assert text.startswith("error: data: unknown value 'digit'. Did you mean 'digits'?")
 
 
-# That a message such as those above ends in one line and the code 1 is Python's own doing; here it is seen once.
+# That a message such as those above ends in one line is Python's own doing; here it is seen once.
 def test_command_of_transfer_runs_as_a_module():
     words = [sys.executable, "-m", "experiments.transfer", "--data", "digit"]
     done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, timeout=900, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: data: unknown value 'digit'. Did you mean 'digits'?")
+    assert done.stderr.count("\n") == 1
 
 
 def test_pretrain_never_shares_networks_of_other_images(tmp_path, monkeypatch):
     folders = []
     monkeypatch.setattr(jp.train, "fit", lambda *_, folder, **__: folders.append(folder))
-    settings, images = study(tmp_path), np.zeros((2, 8, 8, 1), np.float32)
+    settings, images = asked(tmp_path), np.zeros((2, 8, 8, 1), np.float32)
     for side in (8, 16, 8):
         data = {"image": np.zeros((2, side, side, 1), np.float32), "label": np.array([0, 1])}
-        transfer.pretrain(settings, 0, data, 2, tmp_path)
-    transfer.pretrain(settings, 0, {"image": images + 1, "label": np.array([0, 1])}, 2, tmp_path)
+        frozen_heads.pretrain(settings, 0, data, 2)
+    frozen_heads.pretrain(settings, 0, {"image": images + 1, "label": np.array([0, 1])}, 2)
     assert folders[0] == folders[2]
     assert len(set(folders)) == 3
