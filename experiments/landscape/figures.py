@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.landscape_results import STAGE_NAMES, TASKS, Results
-from experiments.transfer_figures import label, style
+from experiments.landscape.results import STAGE_NAMES, TASKS, Results
+from experiments.shared.styles import label, style
 from jaxprune import report
 
 _INK = "#2b2922"

@@ -1,61 +1,45 @@
-"""The page of the landscape study: what was found, with its figures and tables."""
+"""The page of the landscape settings: what was found, with its figures and tables."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as Printed
 
-from experiments import landscape_figures
-from experiments.landscape_results import (
-    STAGE_NAMES,
-    TASKS,
-    Results,
-    Table,
-    claims,
-    curves,
-    spectra,
-    verdicts,
-)
-from experiments.transfer_figures import label
-from experiments.wording import DATA, MARKS, TONES, joined, percent, provenance
-from jaxprune import data, files, report
+from experiments.landscape import figures
+from experiments.landscape.results import STAGE_NAMES, TASKS, Results, curves, spectra
+from experiments.shared import pages
+from experiments.shared.pages import few_seeds, joined, percent, verdict_table
+from experiments.shared.results import Table
+from experiments.shared.styles import label
+from jaxprune import report
 
 
-def write(study: Any, records: Sequence[dict[str, Any]], console: Console) -> Path:
-    """Writes tables (CSV), figures and the page of a finished study; prints its verdicts; returns the page's path."""
-    results = Results(records, seed=0)
-    tested = verdicts(results, claims(study.margin))
-    tables = {"verdicts": tested, "spectra": spectra(records), "curves": curves(results)}
-    for name, frame in tables.items():
-        files.write(study.out / f"{name}.csv", frame.to_csv(index=False))
-    path = study.out / "index.html"
-    compose(study, records, results, tested, tables["spectra"]).write(path)
-    _print(tested, console)
-    console.print(f"Tables: {study.out}/*.csv\nPage:   {path}")
-    return path
+def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
+    """Makes the tables beside the verdicts."""
+    del settings, tested
+    return {"spectra": spectra(results.records), "curves": curves(results)}
 
 
-def compose(study: Any, records: Any, results: Results, tested: Table, measured: Table) -> report.Page:
+def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
+    measured = spectra(results.records)
     page = report.Page(
         "The loss around a pruned network",
-        f"A network pretrained on {DATA.get(study.data, study.data)} is pruned to {percent(study.sparsity)} sparsity "
-        f"and fine-tuned with data of one task only (source: {study.source}). How does the loss look around it, on "
-        f"that task and on one that it was never shown (transfer: {study.transfer})?",
+        f"A network pretrained on {pages.pretraining(settings)} is pruned to {percent(settings.sparsity)} sparsity "
+        f"and fine-tuned with data of one task only (source: {settings.source}). How does the loss look around it, on "
+        f"that task and on one that it was never shown (transfer: {settings.transfer})?",
     )
     page.section("What was found")
-    page.points(findings(study, results, tested, measured))
-    for heading, drawing, caption in _figures(study, results):
+    page.points(findings(settings, results, tested, measured))
+    for heading, drawing, caption in _figures(settings, results):
         page.section(heading)
         page.drawing(drawing(results), caption)
         for claim in _CLAIMS.get(heading, ()):
-            _verdict_table(page, tested[tested.claim == claim])
+            rows = tested[tested.claim == claim]
+            verdict_table(page, rows, "network", "where", label=label, shown=lambda row: f"{row.mean:.3g}")
     page.section("All numbers")
     _spectra_table(page, measured)
-    _method(page, study, records, results)
+    _method(page, settings, results)
     return page
 
 
@@ -69,35 +53,35 @@ _CLAIMS = {
 """The claims that belong under each figure."""
 
 
-def _figures(study: Any, results: Results) -> list[tuple[str, Callable[[Results], Any], str]]:
-    drawn, seeds = landscape_figures, _seeds(results)
-    matrix = {"hessian": "Hessian", "ggn": "generalised Gauss-Newton matrix"}[study.matrix]
+def _figures(settings: Any, results: Results) -> list[tuple[str, Callable[[Results], Any], str]]:
+    drawn, seeds = figures, _seeds(results)
+    matrix = {"hessian": "Hessian", "ggn": "generalised Gauss-Newton matrix"}[settings.matrix]
     return [
         (
             "How sharp is the loss?",
             drawn.spectra,
-            f"The {study.count} largest eigenvalues of the {matrix} of the loss, in the prunable weights that each "
+            f"The {settings.count} largest eigenvalues of the {matrix} of the loss, in the prunable weights that each "
             f"network has: a pruned network has fewer directions. {seeds}",
         ),
         (
             "The whole spectrum",
             drawn.densities,
-            f"Density of the eigenvalues, by stochastic Lanczos quadrature with {study.probes} random vectors and "
-            f"{study.steps} steps, smoothed by a Gaussian of 1 % of the width of the spectrum: a peak narrower than "
+            f"Density of the eigenvalues, by stochastic Lanczos quadrature with {settings.probes} random vectors and "
+            f"{settings.steps} steps, smoothed by a Gaussian of 1 % of the width of the spectrum: a peak narrower than "
             f"that is not resolved. A line for each of {len(results.seeds)} seeds; eigenvalues on a scale that is "
             "linear between −1 and 1.",
         ),
         (
             "Do the two tasks agree about the sharpest directions?",
             drawn.alignment,
-            f"Mean squared cosine of the principal angles between the top {study.count} eigenvectors on the source and "
-            "those on the transfer task (filled), or on other images of the source (open): what the sampling of images "
-            f"leaves. Dotted: two random subspaces, {study.count} / number of weights. {seeds}",
+            f"Mean squared cosine of the principal angles between the top {settings.count} eigenvectors on the source "
+            "and those on the transfer task (filled), or on other images of the source (open): what the sampling of "
+            f"images leaves. Dotted: two random subspaces, {settings.count} / number of weights. {seeds}",
         ),
         (
             "Does pruning remove what is flat?",
             drawn.removed,
-            f"Mean curvature (trace of the {matrix} / number of weights, by {study.trace_probes} random vectors) of "
+            f"Mean curvature (trace of the {matrix} / number of weights, by {settings.trace_probes} random vectors) of "
             f"the dense network in all prunable weights, and in those that each score removes. {seeds}",
         ),
         (
@@ -139,23 +123,20 @@ def _seeds(results: Results) -> str:
 # ----------------------------------------------------------------------------------------------------- what was found
 
 
-def findings(study: Any, results: Results, tested: Table, measured: Table) -> list[tuple[str, str]]:
+def findings(settings: Any, results: Results, tested: Table, measured: Table) -> list[tuple[str, str]]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
-    few = ""
-    if len(results.seeds) < 3:
-        few = " Fewer than three seeds say little about other seeds: take every verdict below as a first look."
-    sentences = [("The networks.", _accuracies(results, measured) + few)]
+    sentences = [("The networks.", _accuracies(results, measured) + few_seeds(len(results.seeds)))]
     spoken = {
         "sharper than dense": ("Sharpness.", "The largest eigenvalue of a network pruned and fine-tuned is above that "
                                "of the dense one fine-tuned equally long"),
-        "alignment": ("Shared directions.", f"Source and transfer share more of their top {study.count} directions "
+        "alignment": ("Shared directions.", f"Source and transfer share more of their top {settings.count} directions "
                       "than chance"),
         "tasks differ": ("Directions of their own.", "Source and transfer share less than the source shares with "
                          "itself on other images"),
         "flat directions": ("What is removed.", "A score removes weights that are flatter, on average, than those a "
                             "random mask removes"),
         "second order": ("Prediction.", "The second order predicts the change of the loss better than the first"),
-        "no barrier": ("Barriers.", f"The loss rises by less than {percent(study.margin)} between two networks"),
+        "no barrier": ("Barriers.", f"The loss rises by less than {percent(settings.margin)} between two networks"),
     }  # fmt: skip
     for claim, (lead, told) in spoken.items():
         rows = tested[tested.claim == claim]
@@ -214,22 +195,6 @@ def _named(rows: Table) -> str:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def _verdict_table(page: report.Page, rows: Table) -> None:
-    if not len(rows):
-        return
-    places = list(dict.fromkeys(rows["where"]))
-    table = []
-    for score, cells in rows.groupby("network", sort=False):
-        found = {row.where: row for row in cells.itertuples()}
-        table.append([label(str(score)), *(_verdict(found[where]) if where in found else "" for where in places)])
-    page.table(f"{rows.claim.iloc[0]}: {rows.meaning.iloc[0]}", ["", *places], table)
-
-
-def _verdict(cell: Any) -> report.Cell:
-    hint = f"{cell.verdict}: 95 % interval {cell.low:.3g} to {cell.high:.3g}"
-    return report.Cell(f"{cell.mean:.3g} {MARKS[cell.verdict]}", TONES[cell.verdict], hint)
-
-
 def _spectra_table(page: report.Page, measured: Table) -> None:
     rows = []
     for (score, stage, task), cells in measured.groupby(["score", "stage", "task"], sort=False):
@@ -259,36 +224,37 @@ def _spectra_table(page: report.Page, measured: Table) -> None:
     )
 
 
-def _method(page: report.Page, study: Any, records: Any, results: Results) -> None:
-    sizes = ", ".join(f"{share:.0%} {part}" for part, share in data.FRACTIONS.items())
+def _method(page: report.Page, settings: Any, results: Results) -> None:
     page.section("How it was done")
     page.points(
         [
             (
                 "Networks.",
-                f"CIFAR ResNet of depth {study.depth} and width {study.width}, pretrained on all classes; pruned one "
-                f"mask per score, global over all kernels but the classifier's; fine-tuned for {study.finetune_steps} "
-                "steps of Adam on the source through its frozen head. Controls: a random mask of equal sparsity, and "
-                "the dense network fine-tuned equally long.",
+                f"{pages.network(settings, results.records[0]['provenance']['data'])} Pruned by one mask per score, "
+                f"global over all kernels but the classifier's; fine-tuned for {settings.finetune_steps} steps of "
+                "Adam on the source through its frozen head. Controls: a random mask of equal sparsity, and the dense "
+                "network fine-tuned equally long.",
             ),
-            ("Splits.", f"Disjoint and stratified, anew for each seed: {sizes}."),
+            ("Splits.", pages.splits(settings)),
             (
                 "Loss.",
-                f"The {study.loss.replace('_', ' ')} through the frozen head of each task, on its part of the scoring "
-                "split. On the source, scores that look at data were computed from these very images; on the transfer "
-                "task nothing was. The control of the alignment uses the images that fitted the source's head.",
+                f"The {settings.loss.replace('_', ' ')} through the frozen head of each task, on its part of the "
+                "scoring split. On the source, scores that look at data were computed from these very images; on the "
+                "transfer task nothing was. The control of the alignment uses the images that fitted the source's "
+                "head.",
             ),
             (
                 "Curvature.",
                 "Exact products of the mean loss in evaluation mode, restricted to the prunable weights that a network "
-                f"has. Lanczos with full reorthogonalisation, {study.steps} steps; traces by Hutchinson's estimator. "
-                "Sharpness changes with the scale of the weights even where the function does not (Dinh et al. 2017, "
-                "arXiv 1703.04933): of networks on other scales it is no measure of quality.",
+                f"has. Lanczos with full reorthogonalisation, {settings.steps} steps; traces by Hutchinson's "
+                "estimator. Sharpness changes with the scale of the weights even where the function does not (Dinh et "
+                "al. 2017, arXiv 1703.04933): of networks on other scales it is no measure of quality.",
             ),
             (
                 "Barriers.",
                 "max over the path of the loss above the chord between its ends. BatchNorm statistics of every point "
-                "are those of its own activations on all pretraining images, in one batch, so they are exact.",
+                "are those of its own activations on all images of one split (that of the pretraining, if there is "
+                "one), in one batch, so they are exact.",
             ),
             (
                 "Verdicts.",
@@ -304,15 +270,3 @@ def _method(page: report.Page, study: Any, records: Any, results: Results) -> No
             ),
         ]
     )
-    page.text(provenance(records))
-
-
-def _print(tested: Table, console: Console) -> None:
-    table = Printed(title="Verdicts: how many cases of each claim")
-    names = ("holds", "does not hold", "undecided")
-    table.add_column("claim")
-    for name in names:
-        table.add_column(name, justify="right")
-    for claim, rows in tested.groupby("claim", sort=False):
-        table.add_row(str(claim), *(str(int((rows.verdict == name).sum())) for name in names))
-    console.print(table)

@@ -1,28 +1,24 @@
-"""From the records of the landscape study to its numbers: intervals over seeds, and verdicts on its claims."""
+"""From the records of the landscape study to its numbers, and its claims: one number, or curve, for each seed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.transfer_results import STAGES, Table
+from experiments.shared.results import Case, Claim, Table, above_zero, case, interval
 from jaxprune import stats
 
+STAGES = ("pruned", "finetuned")
 TASKS = {"source": "the task that pruned it", "transfer": "a task it was never shown"}
 STAGE_NAMES = {"pruned": "pruned", "finetuned": "fine-tuned on source"}
 
 
 class Results:
-    """The records of a study, looked up by score; everything comes as one value, or one curve, for each seed.
+    """The records of the study, looked up by score."""
 
-    Args:
-      records: what ``Store.read`` returned, one for each run.
-      seed: of the bootstrap.
-    """
-
-    def __init__(self, records: Sequence[dict[str, Any]], seed: int) -> None:
-        self._seed = seed
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self.records = records
         self._runs: dict[str, list[dict[str, Any]]] = {}
         for record in records:
             self._runs.setdefault(record["config"]["score"], []).append(record["metrics"])
@@ -68,72 +64,54 @@ class Results:
 
     def interval(self, values: np.ndarray) -> stats.Interval:
         """Returns the mean over seeds with its bootstrap interval; of three seeds, from the least to the most."""
-        return stats.bootstrap([np.array([value]) for value in values], seed=self._seed)
+        return interval([np.array([value]) for value in values])
 
 
-class Case(NamedTuple):
-    """What a claim says of one network: a number for each seed."""
-
-    score: str
-    where: str
-    values: np.ndarray
-
-
-class Claim(NamedTuple):
-    """Something that holds of a number, for every case."""
-
-    name: str
-    meaning: str
-    cases: Callable[[Results], Iterator[Case]]
-    verdict: Callable[[stats.Interval], str]
-
-
-def above_zero(interval: stats.Interval) -> str:
-    """Says whether a number is above 0."""
-    return stats.above(interval, 0.0)
-
-
-def claims(margin: float) -> list[Claim]:
+def claims(settings: Any) -> list[Claim]:
     """Lists the claims; whatever way each comes out is what the page says."""
+    margin = settings.margin
+
+    def claim(name: str, meaning: str, each: Callable[[Results], Iterator[_Number]], unit: str) -> Claim:
+        return Claim(name, meaning, _cases(each), above_zero, unit)
+
+    no_barrier = Claim(
+        "no barrier",
+        f"height below {100 * margin:g} % of the mean loss at the ends",
+        _cases(_barriers),
+        lambda found: stats.at_least(stats.Interval(-found.mean, -found.high, -found.low), -margin),
+        "share of the loss",
+    )
     return [
-        Claim("alignment", "overlap of source and transfer, above chance", _aligned, above_zero),
-        Claim("tasks differ", "overlap with other images of the source, above that with transfer", _differ, above_zero),
-        Claim(
+        claim("alignment", "overlap of source and transfer, above chance", _aligned, "overlap"),
+        claim("tasks differ", "overlap with other images of the source, above that with transfer", _differ, "overlap"),
+        claim(
             "second order",
             "error of the first order in the change of the loss, above that of the second, after a share of the way",
             _second_order,
-            above_zero,
+            "loss",
         ),
-        Claim(
+        claim(
             "flat directions",
             "mean curvature of what a random mask removes, above that of what the score removes",
             _flat,
-            above_zero,
+            "curvature",
         ),
-        Claim(
+        claim(
             "sharper than dense",
             "largest eigenvalue, fine-tuned, above that of the dense network fine-tuned equally long",
             _sharper,
-            above_zero,
+            "curvature",
         ),
-        Claim(
-            "no barrier",
-            f"height below {100 * margin:g} % of the mean loss at the ends",
-            _barriers,
-            lambda interval: stats.at_least(stats.Interval(-interval.mean, -interval.high, -interval.low), -margin),
-        ),
+        no_barrier,
     ]
 
 
-def verdicts(results: Results, listed: Sequence[Claim]) -> Table:
-    """Tests every claim in every case: one row each, with the mean over seeds and its interval."""
-    rows = []
-    for claim in listed:
-        for score, where, values in claim.cases(results):
-            interval = results.interval(values)
-            names = {"claim": claim.name, "meaning": claim.meaning, "network": score, "where": where}
-            rows.append({**names, **interval._asdict(), "verdict": claim.verdict(interval)})
-    return pd.DataFrame(rows, columns=["claim", "meaning", "network", "where", "mean", "low", "high", "verdict"])
+_Number = tuple[str, str, np.ndarray]
+"""(network, where, a number for each seed)."""
+
+
+def _cases(each: Callable[[Results], Iterator[_Number]]) -> Callable[[Results], Iterator[Case]]:
+    return lambda results: (case({"network": network, "where": at}, values) for network, at, values in each(results))
 
 
 def spectra(records: Sequence[dict[str, Any]]) -> Table:
@@ -172,51 +150,51 @@ def curves(results: Results) -> Table:
     return pd.DataFrame(rows)
 
 
-def _aligned(results: Results) -> Iterator[Case]:
+def _aligned(results: Results) -> Iterator[_Number]:
     for score in results.networks:
         for stage, name in STAGE_NAMES.items():
             chance = results.overlap(score, stage, "transfer", "chance")
-            yield Case(score, name, results.overlap(score, stage, "transfer") - chance)
+            yield (score, name, results.overlap(score, stage, "transfer") - chance)
 
 
-def _differ(results: Results) -> Iterator[Case]:
+def _differ(results: Results) -> Iterator[_Number]:
     for score in results.networks:
         for stage, name in STAGE_NAMES.items():
             control = results.overlap(score, stage, "other images")
-            yield Case(score, name, control - results.overlap(score, stage, "transfer"))
+            yield (score, name, control - results.overlap(score, stage, "transfer"))
 
 
-def _second_order(results: Results) -> Iterator[Case]:
+def _second_order(results: Results) -> Iterator[_Number]:
     for score in results.scores:
         for task in TASKS:
             shares = results.path(score, task, "shares")[0]
             true, first, second = (results.path(score, task, name) for name in ("true", "first", "second"))
             better = np.abs(first - true) - np.abs(second - true)
             for point in (1, len(shares) - 1):
-                yield Case(score, f"{task}, {100 * shares[point]:.3g} %", better[:, point])
+                yield (score, f"{task}, {100 * shares[point]:.3g} %", better[:, point])
 
 
-def _flat(results: Results) -> Iterator[Case]:
+def _flat(results: Results) -> Iterator[_Number]:
     for score in results.scores:
         if score != "random" and "random" in results.scores:
             for task in TASKS:
-                yield Case(score, task, results.removed("random", task) - results.removed(score, task))
+                yield (score, task, results.removed("random", task) - results.removed(score, task))
 
 
-def _sharper(results: Results) -> Iterator[Case]:
+def _sharper(results: Results) -> Iterator[_Number]:
     for score in results.scores:
         for task in TASKS:
             pruned, dense = (
                 results.curvature(network, "finetuned", task, "eigenvalues")[:, 0] for network in (score, "dense")
             )
-            yield Case(score, task, pruned - dense)
+            yield (score, task, pruned - dense)
 
 
-def _barriers(results: Results) -> Iterator[Case]:
+def _barriers(results: Results) -> Iterator[_Number]:
     for pair in results.pairs:
         for score in results.networks:
             if results.has(score, pair):
                 for task in TASKS:
                     losses = results.barrier(score, pair, task, "losses")
                     ends = (losses[:, 0] + losses[:, -1]) / 2
-                    yield Case(score, f"{pair}, {task}", results.barrier(score, pair, task, "height") / ends)
+                    yield (score, f"{pair}, {task}", results.barrier(score, pair, task, "height") / ends)

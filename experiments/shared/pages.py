@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table as Printed
 
 from jaxprune import report
+from jaxprune.data import FRACTIONS
 from jaxprune.report import Cell
 
 TONES = {"holds": "good", "does not hold": "bad", "undecided": "unsure", "undecided (floor)": "none"}
@@ -62,6 +64,36 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{math.ceil(seconds)} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def pretraining(settings: Any) -> str:
+    """What a sentence calls the data that a network has seen before it is pruned."""
+    if settings.weights or settings.network:
+        return f"other data ({settings.architecture or settings.network})"
+    return DATA.get(settings.data, Path(settings.data.partition(":")[2] or settings.data).name)
+
+
+def network(settings: Any, data: str) -> str:
+    """Says which network is pruned; ``data`` is the hash of network and images."""
+    if settings.weights:
+        return f"{settings.architecture}, of a file; the hash of weights and images together is {data}."
+    if settings.network:
+        return f"That of {settings.network}; the hash of network and images together is {data}."
+    return f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, pretrained on all classes."
+
+
+def splits(settings: Any, tests: bool = False, protocol: str = "leak-free") -> str:
+    """Says how images are split; ``tests``: whether the data set keeps some for testing."""
+    if protocol == "public-proxy":
+        return "None: every part is all test images of a task, as in the authors' closest public code (CVPR 2024)."
+    pretrained = bool(settings.weights or settings.network)
+    without = ({"pretraining"} if pretrained else set()) | ({"test"} if tests else set())
+    kept = {name: share for name, share in FRACTIONS.items() if name not in without}
+    total = sum(kept.values())
+    sizes = ", ".join(f"{share / total:.0%} {part}" for part, share in kept.items())
+    most = f", at most {settings.most_per_class} images of a class in each" if settings.most_per_class else ""
+    ours = " The data set has images of its own for tests; these are of the others." if tests else ""
+    return f"Disjoint and stratified, anew for each seed: {sizes}{most}.{ours}"
 
 
 def provenance(records: Sequence[dict[str, Any]]) -> str:

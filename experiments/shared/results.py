@@ -62,7 +62,7 @@ class Case(NamedTuple):
     more: Mapping[str, Any] = {}
 
 
-def case(where: dict[str, Any], values: Sequence[Any], *, verdict: str = "", more: Mapping[str, Any] = {}) -> Case:
+def case(where: dict[str, Any], values: Iterable[Any], *, verdict: str = "", more: Mapping[str, Any] = {}) -> Case:
     """Makes a case of a number for each example, or of one number, for every seed."""
     each = [np.atleast_1d(np.asarray(one, np.float64)) for one in values]
     return Case(where, interval(each), sum(map(len, each)), len(each), verdict, more)

@@ -78,6 +78,8 @@ def said(run: Run, metrics: dict[str, Any]) -> str:
     return f"source {shown[0]:.3f} -> {shown[1]:.3f}"
 
 
+__all__ = ["STUDY", "Settings"]
+
 STUDY = study.Study(
     name="transfer",
     version=2,  # 2: other SynFlow and Fisher scores than the first

@@ -1,13 +1,12 @@
 """The page of the transfer settings: what was found, with its figures and tables."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table as Printed
 
+from experiments.shared import pages
 from experiments.shared.pages import (
-    DATA,
     counted,
     few_seeds,
     joined,
@@ -19,7 +18,7 @@ from experiments.shared.splits import PROTOCOLS
 from experiments.shared.styles import label
 from experiments.transfer import figures
 from experiments.transfer.results import GROUPS, STAGES, Results, accuracies, by_cell, losses, reach
-from jaxprune import data, report
+from jaxprune import report
 from jaxprune.report import Cell
 
 
@@ -34,7 +33,7 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     measured, within = accuracies(results), f"{100 * settings.margin:g} points"
     page = report.Page(
         "What a pruned network keeps",
-        f"A network pretrained on {_pretraining(settings)} is pruned with data of one task only "
+        f"A network pretrained on {pages.pretraining(settings)} is pruned with data of one task only "
         f"({settings.source}). Does it keep its zero-shot accuracy on that task, and on tasks it was never shown? And "
         "does fine-tuning on that one task bring the others back?",
     )
@@ -222,10 +221,10 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
         [
             (
                 "Network.",
-                f"{_network(settings, results)} Every kernel but the classifier's is prunable "
+                f"{pages.network(settings, results.data)} Every kernel but the classifier's is prunable "
                 f"({len(first['metrics']['layer_sparsity'])} kernels).",
             ),
-            ("Splits.", _splits(settings, first["metrics"].get("separate_tests", False))),
+            ("Splits.", pages.splits(settings, first["metrics"].get("separate_tests", False), settings.protocol)),
             *[("Leak.", leak) for leak in PROTOCOLS[settings.protocol]],
             *[
                 ("Left out.", f"{counted(count, 'image')} of {name} could not be read, or are hidden files.")
@@ -268,33 +267,6 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
 
 
 _OPTIMIZERS = {"leak-free": "Adam", "public-proxy": "SGD with momentum and weight decay"}
-
-
-def _pretraining(settings: Any) -> str:
-    """What a sentence calls the data that the network has seen before it is pruned."""
-    if settings.weights or settings.network:
-        return f"other data ({settings.architecture or settings.network})"
-    return DATA.get(settings.data, Path(settings.data.partition(":")[2] or settings.data).name)
-
-
-def _network(settings: Any, results: Results) -> str:
-    if settings.weights:
-        return f"{settings.architecture}, of a file; the hash of weights and images together is {results.data}."
-    if settings.network:
-        return f"That of {settings.network}; the hash of network and images together is {results.data}."
-    return f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, pretrained on all classes."
-
-
-def _splits(settings: Any, tests: bool) -> str:
-    if settings.protocol == "public-proxy":
-        return "None: every part is all test images of a task, as in the authors' closest public code (CVPR 2024)."
-    without = ({"pretraining"} if settings.weights or settings.network else set()) | ({"test"} if tests else set())
-    kept = {name: share for name, share in data.FRACTIONS.items() if name not in without}
-    total = sum(kept.values())
-    sizes = ", ".join(f"{share / total:.0%} {part}" for part, share in kept.items())
-    most = f", at most {settings.most_per_class} images of a class in each" if settings.most_per_class else ""
-    ours = " The data set has images of its own for tests; these are of the others." if tests else ""
-    return f"Disjoint and stratified, anew for each seed: {sizes}{most}.{ours}"
 
 
 def summary(settings: Any, results: Results, tested: Table) -> Printed:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jaxprune as jp
-from experiments.shared import frozen_heads, options
+from experiments.shared import frozen_heads, named, options
 from experiments.shared.frozen_heads import Conditions
 from experiments.shared.named import Named
 from experiments.shared.results import fields_of
@@ -82,7 +82,10 @@ def open_study(settings: Settings) -> Inputs:
 def plan(settings: Settings, inputs: Any) -> list[Run]:
     """Lists the runs of a study, in an order that keeps a seed, and a score, together."""
     fields = fields_of(settings, Decisive)
-    cells = [("dense", 0.0), *((score, sparsity) for score in settings.scores for sparsity in settings.sparsities)]
+    cells = [
+        ("dense", 0.0),
+        *((score, sparsity) for score in map(named.name, settings.scores) for sparsity in settings.sparsities),
+    ]
     return [
         Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in settings.seeds for score, sparsity in cells
     ]

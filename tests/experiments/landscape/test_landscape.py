@@ -4,12 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import jaxprune as jp
 from experiments import landscape
-from jaxprune import records
-from tests import studies
+from jaxprune.store import Store
+from tests.experiments import studies
 
-ROOT = Path(__file__).parents[1]
 SMOKE: dict[str, Any] = {
     "pretrain_steps": 5,
     "finetune_steps": 2,
@@ -25,8 +23,8 @@ SMOKE: dict[str, Any] = {
 }
 
 
-def study(out: Path, **options: Any) -> landscape.Study:
-    return landscape.Study(**{**SMOKE, **options}, out=out)
+def asked(out: Path, **options: Any) -> landscape.Settings:
+    return landscape.Settings(**{**SMOKE, **options}, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +38,10 @@ def test_landscape_keeps_what_every_study_promises(made, monkeypatch):
 
 def test_landscape_leaves_a_record_of_every_run_with_finite_numbers_that_agree(made):
     out = made.whole
-    runs = landscape.grid(study(out, source="0-4", transfer="5-9"))
+    inputs = landscape.open_study(asked(out))
+    runs = landscape.plan(inputs.settings, inputs)
     assert [one.score for one in runs] == ["dense", "random"]
-    store = records.Store(out / "records", "landscape")
+    store = Store(out, "landscape", version=landscape.STUDY.version, data=inputs.fingerprint)
     dense, pruned = (store.read(one)["metrics"] for one in runs)
     assert dense["pruning"] == {}
     np.testing.assert_allclose(pruned["sparsity"], 0.8, atol=1e-2)
@@ -91,14 +90,10 @@ def test_landscape_says_on_its_page_what_came_out(made):
     ],
 )
 def test_landscape_finds_a_bad_value_before_anything_expensive(tmp_path, monkeypatch, change, message):
-    def forbidden(*_: Any, **__: Any) -> None:
-        raise AssertionError("training started")
-
-    monkeypatch.setattr(jp.train, "fit", forbidden)
-    with pytest.raises(ValueError, match=message):
-        landscape.main(study(tmp_path, **change))
+    studies.refused("landscape", tmp_path, monkeypatch, message, **{**SMOKE, **change})
 
 
 def test_command_of_landscape_explains_its_errors(monkeypatch, capsys):
-    code, _ = studies.said(landscape.command, ["--matrix", "hesian"], monkeypatch, capsys)
-    assert code.startswith("error: matrix: unknown value 'hesian'. Did you mean 'hessian'?")
+    code, text = studies.said("landscape", ["--matrix", "hesian"], monkeypatch, capsys)
+    assert code == 2
+    assert text.startswith("error: matrix: unknown value 'hesian'. Did you mean 'hessian'?")

@@ -1,0 +1,90 @@
+"""What the landscape study computes: its settings, its runs, and the check of every value."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jaxprune as jp
+from experiments.shared import frozen_heads, named, options
+from experiments.shared.frozen_heads import Conditions
+from experiments.shared.named import Named
+from experiments.shared.results import fields_of
+from experiments.shared.settings import Execution, listed, positive
+from experiments.shared.splits import Inputs, open_inputs
+from jaxprune import check
+
+
+@dataclass(frozen=True)
+class Decisive(Conditions):
+    """What decides the numbers of a run, apart from seed and score."""
+
+    transfer: str = ""
+    """The task that the network is never shown.  Empty: the first one that is not the source."""
+    sparsity: float = 0.8
+    """Of every pruned network."""
+    matrix: Annotated[str, listed(("hessian", "ggn"))] = "hessian"
+    """What the curvature is taken of."""
+    count: int = 10
+    """Eigenvalues and eigenvectors."""
+    steps: int = 40
+    """Products that Lanczos takes, for the eigenpairs and for each probe of the density."""
+    probes: int = 2
+    """Random vectors behind a density."""
+    trace_probes: int = 15
+    """Random vectors behind a trace."""
+    points: int = 11
+    """Of a pruning path, of a barrier, and along each direction of a slice."""
+    reach: float = 1.0
+    """Of a slice, in lengths of the filters."""
+
+
+@dataclass(frozen=True)
+class Run(Decisive):
+    """A network, pruned and fine-tuned, and one record."""
+
+    seed: int = dataclasses.field(kw_only=True)
+    score: str = dataclasses.field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Settings(Decisive, Execution):
+    """For every seed the dense network, and one pruned by every score."""
+
+    scores: Annotated[tuple[Named, ...], listed(options.SCORES, own=True, alias="--score")] = (
+        *("magnitude", "snip", "random"),
+    )
+    """By which weights are ranked; a function takes (network, batches), and loss if it has such an argument."""
+    out: Path = Path("results/landscape")
+    margin: float = 0.1
+    """A barrier is none if it stays below this share of the loss at its ends; only the verdicts depend on it."""
+
+
+def open_study(settings: Settings) -> Inputs:
+    """Opens the data and finds the two tasks, and every bad value, before anything expensive starts."""
+    check.sparsity(settings.sparsity)
+    check.choice("matrix", settings.matrix, ("hessian", "ggn"))
+    positive(settings, "count", "steps", "probes", "reach", "margin")
+    for name in ("trace_probes", "points"):
+        if getattr(settings, name) < 2:
+            raise ValueError(f"{name}: expected 2 or more, but got {getattr(settings, name)}.")
+    if settings.count > settings.steps:
+        raise ValueError(
+            f"count: expected at most steps ({settings.steps}), but got {settings.count}. Take more steps."
+        )
+    frozen_heads.check_conditions(settings)
+    inputs = open_inputs(settings)
+    others = [task for task in inputs.tasks if task.name != inputs.source.name]
+    other = jp.data.find_task(others, settings.transfer) if settings.transfer else others[0]
+    filled = frozen_heads.completed(settings, inputs) | {"transfer": other.name}
+    return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))
+
+
+def plan(settings: Settings, inputs: object) -> list[Run]:
+    """Lists the runs of a study, a seed at a time, the dense network first."""
+    fields = fields_of(settings, Decisive)
+    return [
+        Run(**fields, seed=seed, score=score)
+        for seed in settings.seeds
+        for score in ("dense", *map(named.name, settings.scores))
+    ]
