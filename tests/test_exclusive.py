@@ -193,16 +193,20 @@ def test_release_leaves_what_another_host_took_in_the_meantime(tmp_path):
 
 def test_touch_keeps_a_file_young_while_it_is_held(tmp_path):
     path = tmp_path / "claim"
-    with exclusive.hold(path, lease=0.04) as held:
+    with exclusive.hold(path, lease=0.04):
         for _ in range(2):
             os.utime(path, (0, 0))
             touched = threading.Event()
             while path.stat().st_mtime == 0:  # for ever, where nobody touches it
                 touched.wait(0.01)
-    # What is closed is not touched: its number may be that of another file.
+
+
+def test_touch_leaves_what_is_closed_alone(tmp_path):
+    # Its number may be that of another file.
     turns = iter([False, True])
-    held._released = SimpleNamespace(wait=lambda every: next(turns))
-    held._touch(0.0)
+    released = SimpleNamespace(wait=lambda every: next(turns))
+    exclusive.Hold._touch(SimpleNamespace(_released=released, _guard=threading.Lock(), _descriptor=None), 0.0)
+    assert not [*turns]
 
 
 def test_wait_takes_a_file_as_soon_as_it_is_free(tmp_path):
