@@ -6,6 +6,7 @@ abandoned.  Where they do not see it, two of them may take an abandoned file in 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -187,7 +188,8 @@ def _take(path: Path, descriptor: int, lease: float) -> Hold:
     written = json.dumps(content).encode()
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, written, 0)
+        if os.pwrite(descriptor, written, 0) < len(written):  # an unreadable holder would be nobody to other machines
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return Hold(path, descriptor, written, lease)
     except BaseException:
         path.unlink(missing_ok=True)

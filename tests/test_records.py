@@ -1,128 +1,266 @@
 import dataclasses
+import enum
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from jaxprune import files, records
-from jaxprune.records import Store
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Inner:
+    z: Any = 0
+
+
+@dataclass(frozen=True)
+class Other:
+    z: Any = 0
 
 
 @dataclass(frozen=True)
 class Run:
-    seed: int
-    score: str = "magnitude"
-    rounds: int = 1
-    shifts: tuple[str, ...] = ("noise",)
+    seed: Any
+    score: Any = "magnitude"
+    more: Any = ()
 
 
 @dataclass(frozen=True)
-class LaterRun(Run):
-    warmup: int = 0
-    names: list[str] = dataclasses.field(default_factory=list)
+class LaterRun:
+    seed: Any
+    score: Any = "snip"
+    more: Any = ()
 
 
 RUN = Run(seed=3, score="snip")
 METRICS = {"accuracy": 0.75, "hits": "0111", "by_task": {"low": [1.0, 2.5]}}
+NEAR = [
+    *(0, 0.0, -0.0, False, 1, 1.0, True, np.True_, np.int64(1), np.float32(1), "1", "True", "", None, "None"),
+    *(2**53, 2**53 + 1, float(2**53), 10**16, 1e16, 1e300, 10**300, int(1e300), -1, -1.0),
+    *(0.1, np.float32(0.1), np.float64(0.1), float("inf"), float("-inf"), np.float32("inf"), "inf"),
+    *(Path("1"), PurePosixPath("1"), Path("1/"), "red", Colour.RED, np.str_("red"), "\udcff"),
+]
 
 
-def test_key_is_a_function_of_study_and_changed_fields():
-    assert records.changed(RUN) == {"seed": 3, "score": "snip"}
-    assert records.key("transfer", RUN) == records.key("transfer", Run(seed=3, score="snip", rounds=1))
+def drawn(source: random.Random, depth: int = 0) -> Any:
+    """A value of a configuration; equal ones of unlike forms are frequent."""
+    kind = source.randrange(10 if depth < 3 else 4)
+    if kind < 4:
+        return source.choice(NEAR)
+    inner = [drawn(source, depth + 1) for _ in range(source.randrange(3))]
+    if kind < 6:
+        return inner if kind == 4 else tuple(inner)
+    if kind < 8:
+        names = source.sample(["a", "b", "1", ""], len(inner))
+        return dict(zip(names, inner, strict=True))
+    return source.choice([Inner, Other])(*inner[:1])
+
+
+def as_python_compares(value: Any) -> Any:
+    """The value in a form that Python can hash: equal forms are equal values, lists counting as tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(as_python_compares, value))
+    if isinstance(value, dict):
+        return frozenset((name, as_python_compares(entry)) for name, entry in value.items())
+    if dataclasses.is_dataclass(value):
+        fields = {one.name: as_python_compares(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
+
+
+def test_key_is_equal_for_ten_thousand_configurations_if_and_only_if_they_are_equal():
+    source = random.Random(0)
+    pairs = set()
+    for _ in range(10_000):
+        run = source.choice([Run, LaterRun])(drawn(source), source.choice(NEAR[:6]))
+        pairs.add((as_python_compares(run), records.key("transfer", run)))
+    configs, keys = {config for config, _ in pairs}, {key for _, key in pairs}
+    assert 1000 < len(configs) < 5000
+    assert len(pairs) == len(configs) == len(keys)
+
+
+def test_key_has_every_field_also_those_of_defaults_and_all_around_the_configuration():
     others = [
-        Run(seed=4, score="snip"),
-        Run(seed=3),
-        dataclasses.replace(RUN, shifts=()),
-        dataclasses.replace(RUN, rounds=2),
+        *(Run(4, "snip"), Run(3), Run(3, "snip", more=[0]), LaterRun(3)),
+        *(RUN, RUN, RUN),
     ]
-    keys = {records.key("transfer", run) for run in (RUN, *others)} | {records.key("other", RUN)}
-    assert len(keys) == len(others) + 2
+    options = [{}, {}, {}, {}, {"version": 2}, {"data": "a"}, {"data": "b"}]
+    keys = {records.key("transfer", run, **option) for run, option in zip(others, options, strict=True)}
+    assert len({records.key("transfer", RUN), records.key("other", RUN), *keys}) == len(others) + 2
+    assert records.key("transfer", RUN, version=1, data="") == records.key("transfer", Run(3, "snip", []))
 
+    @dataclass(frozen=True)
+    class Before:
+        rate: float = 0.1
 
-def test_key_stays_the_old_one_with_a_new_field_of_a_default():
-    assert records.key("transfer", LaterRun(seed=3, score="snip")) == records.key("transfer", RUN)
-    assert records.key("transfer", LaterRun(seed=3, score="snip", warmup=1)) != records.key("transfer", RUN)
+    old = records.key("transfer", Before())
+    Before.__init__.__defaults__ = (0.2,)
+    assert records.key("transfer", Before()) != old
 
 
 def test_key_never_changes_between_versions():
-    assert records.key("transfer", RUN) == "7ef894fb79d6f238"
-
-
-def test_store_gives_a_record_back_as_it_was_written(tmp_path):
-    store = Store(tmp_path / "deep" / "records", "transfer")
-    assert not store.has(RUN)
-    store.write(RUN, METRICS, {"seconds": 1.5})
-    assert store.has(RUN)
-    assert not store.has(Run(seed=4))
-    record = store.read(RUN)
-    assert record["config"] == {"seed": 3, "score": "snip", "rounds": 1, "shifts": ["noise"]}
-    assert record["metrics"] == METRICS
-    assert record["provenance"] == {"seconds": 1.5}
-    assert [path.name for path in store.folder.iterdir()] == [f"{records.key('transfer', RUN)}.json"]
-
-
-def test_digest_covers_configuration_and_metrics_and_nothing_else(tmp_path):
-    digests = []
-    for number, (run, metrics, seconds) in enumerate(
-        [
-            (RUN, METRICS, 1.0),
-            (RUN, METRICS, 2.0),
-            (RUN, {**METRICS, "accuracy": 0.5}, 1.0),
-            (Run(seed=4), METRICS, 1.0),
-        ]
-    ):
-        store = Store(tmp_path / str(number), "transfer")
-        store.write(run, metrics, {"seconds": seconds})
-        digests.append(store.read(run)["digest"])
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 3
+    assert records.key("transfer", RUN, version=2, data="abc") == "b92dfd7047f3dff6"
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("value", "error", "message"),
     [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: "[]",
-        lambda text: "{}",
-        lambda text: text.replace("0.75", "0.76"),
-        lambda text: text.replace('"snip"', '"snap"'),
-        lambda text: text.replace('"digest"', '"digger"'),
+        (np.zeros(2), TypeError, r"config\.more: expected None, text, .* but got ndarray\. Give what"),
+        ([{1, 2}], TypeError, r"config\.more\[0\]: .* but got set\."),
+        ({"a": Inner(print)}, TypeError, r"config\.more\['a'\]\.z: .* but got builtin_function_or_method"),
+        (Inner, TypeError, r"config\.more: .* but got type"),
+        (1j, TypeError, r"config\.more: .* but got complex"),
+        (np.complex64(1), TypeError, r"config\.more: .* but got complex"),
+        (np.datetime64("2020-01-01"), TypeError, r"config\.more: .* but got date"),
+        (b"1", TypeError, r"config\.more: .* but got bytes"),
+        (PureWindowsPath("a"), TypeError, r"config\.more: .* but got PureWindowsPath"),
+        ({1: 0}, TypeError, r"config\.more: expected text that does not begin with @ for keys, but got 1"),
+        (
+            {"@path": "a"},
+            TypeError,
+            r"config\.more: expected text that does not begin with @ for keys, but got '@path'",
+        ),
+        ((0, float("nan")), ValueError, r"config\.more\[1\]: expected a number, and NaN equals none, but got nan"),
+        (np.float32("nan"), ValueError, r"config\.more: expected a number"),
+        (10**4000, ValueError, r"config\.more: expected a whole number of 10000 bits at most"),
     ],
 )
-def test_store_names_a_damaged_record_with_a_remedy(tmp_path, damage):
-    store = Store(tmp_path, "transfer")
-    store.write(RUN, METRICS, {})
-    path = store.path(RUN)
-    path.write_text(damage(path.read_text()))
-    with pytest.raises(
-        ValueError, match=rf"record: '{path}' is damaged \(.+\)\. Delete it; running again makes it anew"
-    ):
-        store.read(RUN)
+def test_plain_refuses_what_has_no_equal_by_the_name_of_its_field(value, error, message):
+    with pytest.raises(error, match=message):
+        records.plain(Run(0, more=value))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_store_refuses_a_metric_that_is_not_finite_by_name_and_leaves_no_file(tmp_path, bad):
-    store = Store(tmp_path, "transfer")
-    with pytest.raises(ValueError, match="accuracy"):
-        store.write(RUN, {"loss": 1.0, "accuracy": bad}, {})
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("config", [{"seed": 3}, 3, Run])
+def test_plain_refuses_what_is_no_dataclass(config):
+    with pytest.raises(TypeError, match=r"config: expected a dataclass, but got .* Write @dataclass"):
+        records.plain(config)
 
 
-def test_store_names_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ValueError, match=r"folder: cannot write in '.*file/records' \(Not a directory\). Choose a folder"
-    ):
-        Store(tmp_path / "file" / "records", "transfer")
+def test_plain_is_the_same_after_it_was_written_and_read():
+    run = Run(np.int64(3), Path("a/b"), (float("-inf"), 0.1, 2**70, None, True, {"x": Inner([Colour.RED])}))
+    tree = records.plain(run)
+    assert tree == {
+        "@type": "Run",
+        "seed": 3,
+        "score": {"@path": "a/b"},
+        "more": [{"@float": "-inf"}, 0.1, 2**70, None, True, {"x": {"@type": "Inner", "z": ["red"]}}],
+    }
+    assert type(tree["more"][-1]["x"]["z"][0]) is str
+    assert json.loads(json.dumps(tree, allow_nan=False)) == tree
+
+
+def test_changed_lists_the_fields_without_their_defaults():
+    assert records.changed(RUN) == {"seed": 3, "score": "snip"}
+
+
+def made(run: Any = RUN, metrics: Any = METRICS, **changes: Any) -> dict[str, Any]:
+    options = {"study": "transfer", "version": 1, "data": "", "provenance": {"seconds": 1.0}, **changes}
+    return records.make(config=run, metrics=metrics, **options)
+
+
+def test_make_hashes_configuration_and_metrics_in_the_digest_and_everything_in_sha256():
+    variants = [
+        made(),
+        made(provenance={"seconds": 2.0}),
+        made(data="b"),
+        made(metrics={**METRICS, "accuracy": 0.5}),
+        made(Run(4, "snip")),
+    ]
+    digests = [record["digest"] for record in variants]
+    assert digests[0] == digests[1] == digests[2]
+    assert len(set(digests)) == 3
+    assert len({record["sha256"] for record in variants}) == len(variants)
+    assert digests[0] == records.digest({"config": records.plain(RUN), "metrics": METRICS})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.float32("inf")])
+def test_make_refuses_what_is_not_finite_by_name(bad):
+    with pytest.raises(ValueError, match=r"metrics\['by'\]\[1\]: expected a finite number, but got (nan|inf)"):
+        made(metrics={"loss": 1.0, "by": [0, bad]})
+    with pytest.raises(ValueError, match=r"provenance\['x'\]: expected a finite number"):
+        made(provenance={"x": bad})
+
+
+def test_make_takes_numbers_of_numpy_as_those_of_python():
+    assert made(metrics={"a": np.float32(0.5), "b": (np.int32(1),)})["metrics"] == {"a": 0.5, "b": [1]}
+
+
+def test_load_reads_what_was_written_under_its_own_name_only(tmp_path):
+    path = tmp_path / f"{records.key('transfer', RUN)}.json"
+    files.write_json(path, made())
+    assert records.load(path) == made()
+    other = tmp_path / f"{records.key('transfer', Run(4))}.json"
+    path.rename(other)
+    with pytest.raises(records.DamagedError, match="it is of another run"):
+        records.load(other)
+
+
+# Each of them has hashes that fit, but for the one that it is about.
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record["provenance"].update(seconds=2.0), "sha256"),
+        (lambda record: record.pop("sha256"), "sha256"),
+        (lambda record: rehashed(record["metrics"].update(accuracy=0.5), record), "digest"),
+        (lambda record: rehashed(record.update(version=2), record), "another run"),
+        (lambda record: rehashed(record.update(data="b"), record), "another run"),
+        (lambda record: rehashed(record.update(schema=1), record), "another run"),
+        (lambda record: rehashed(record.pop("study"), record), "study"),
+    ],
+)
+def test_load_sees_every_change(tmp_path, change, message):
+    path, record = tmp_path / f"{records.key('transfer', RUN)}.json", made()
+    change(record)
+    files.write_json(path, record)
+    with pytest.raises(records.DamagedError, match=message):
+        records.load(path)
+
+
+def rehashed(_: Any, record: dict[str, Any]) -> None:
+    record["sha256"] = records.digest({name: value for name, value in record.items() if name != "sha256"})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", "{", "[" * 100_000, "\0" * 9, '{"sha256": NaN}'])
+def test_load_calls_what_is_no_record_damaged(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(records.DamagedError):
+        records.load(tmp_path / "a.json")
+    assert not records.is_whole(tmp_path / "a.json")
+
+
+def test_load_calls_a_folder_and_bytes_that_are_no_text_damaged(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe")
+    for name in ("a.json", "b.json"):
+        with pytest.raises(records.DamagedError):
+            records.load(tmp_path / name)
+
+
+def test_is_whole_is_true_of_records_of_the_first_schema(tmp_path):
+    body = {"config": {"seed": 3}, "metrics": METRICS}
+    files.write_json(tmp_path / "a.json", {**body, "digest": records.digest(body), "provenance": {}})
+    files.write_json(tmp_path / "b.json", {**body, "digest": "0", "provenance": {}})
+    assert records.is_whole(tmp_path / "a.json")
+    assert not records.is_whole(tmp_path / "b.json")
+    assert not records.is_whole(tmp_path / "c.json")
 
 
 # Plain modules of the standard library: loaded alone, they start in no time.
@@ -165,6 +303,29 @@ def test_write_json_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
             files.write_json(path, {"a": bad})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_write_replaces_a_file_or_leaves_it(tmp_path, over):
+    path = tmp_path / "file"
+    files.write(path, "first", over=over)
+    if over:
+        files.write(path, "second")
+    else:
+        with pytest.raises(FileExistsError):
+            files.write(path, "second", over=False)
+    assert path.read_text() == ("second" if over else "first")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_identity_tells_a_file_from_the_next_of_its_name(tmp_path):
+    path = tmp_path / "file"
+    assert files.identity(path) is None
+    files.write(path, "a")
+    first = files.identity(path)
+    assert files.identity(path) == first
+    files.write(path, "a")
+    assert files.identity(path) != first
 
 
 LOCK = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
@@ -228,6 +389,8 @@ def test_provenance_says_what_is_needed_to_do_it_again():
     assert made["packages"]["numpy"] == np.__version__
     assert len(made["devices"]) == jax.device_count()
     assert made["devices"][0].startswith(jax.default_backend())
+    assert made["host"] == socket.gethostname()
+    assert made["process"] == os.getpid()
     assert made["python"] == ".".join(map(str, sys.version_info[:3]))
     assert made["commit"] == "unknown" or len(made["commit"].rstrip("+")) == 40
     json.dumps(made, allow_nan=False)

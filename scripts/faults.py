@@ -1,0 +1,305 @@
+"""Breaks things on purpose, and counts what is lost: ``python scripts/faults.py`` prints a row for each fault.
+
+Arguments choose among them (``F1 F4``); ``--small`` is the size that the tests run.  The exit code is 1 where a row
+breaks its promise.
+"""
+
+import argparse
+import collections
+import json
+import math
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxprune import exclusive
+from jaxprune.store import Store
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that does nothing."""
+
+    seed: int
+    rate: float = 0.5
+
+
+class Row:
+    """What was counted, and which of the counts break their promise."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Any] = {}
+        self.broken: list[str] = []
+
+    def count(self, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+        """Adds a count, and what was promised of it."""
+        self.counts[name] = value
+        self.broken += [] if isinstance(value, str) or least <= value <= most else [name]
+
+    def __str__(self) -> str:
+        text = " ".join(f"{name}={value}" for name, value in self.counts.items())
+        return text + (f" BROKEN: {', '.join(self.broken)}" if self.broken else "")
+
+
+def work(store: Store, runs: Sequence[Any], compute: Callable[[Any], Mapping[str, Any]], first: int = 0) -> int:
+    """Does the runs that nobody has done or does; says how many.
+
+    Args:
+      store: of the study.
+      runs: all of them.
+      compute: run -> metrics.
+      first: where this process begins, so that not all of them ask for the same run.
+    """
+    turned = [*runs[first:], *runs[:first]]
+    done = 0
+    # Those that have a file come last: a look at the folder is all that most of them need.
+    for run in sorted(turned, key=lambda run: store.path(run).exists()):
+        claim = store.claim(run)
+        if claim is None:
+            continue
+        with claim:
+            start = time.perf_counter()
+            try:
+                metrics = compute(run)
+            except Exception as error:
+                store.fail(run, error, time.perf_counter() - start)
+            else:
+                done += store.write(run, metrics, {"process": os.getpid()})
+    return done
+
+
+def _fork(action: Callable[[], int]) -> int:
+    """Starts a process that ends with what the action returns, or with 255 where it raises; says its number."""
+    with warnings.catch_warnings():
+        # JAX and Python warn of threads that the child lacks; it uses none of theirs.
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child:
+        return child
+    code = 255
+    try:
+        code = action()
+    finally:
+        os._exit(code)
+
+
+def _append(path: Path, line: str) -> None:
+    """Adds a line to a file that many processes write to, at once."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
+class _Counted(Store):
+    """A store that writes down what was published, and what another process had published before."""
+
+    def write(self, config: Any, metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> bool:
+        published = super().write(config, metrics, provenance)
+        _append(self.folder / "log", f"{'published' if published else 'beaten'} {config.seed}")
+        return published
+
+
+def leftovers(store: Store) -> int:
+    """Counts claims and unfinished files."""
+    return sum(1 for path in store.folder.rglob("*") if path.parent.name == "claims" or path.name.startswith(".tmp-"))
+
+
+def kills(folder: Path, small: bool) -> Row:
+    """F1: workers are killed at random moments, and others come in their place."""
+    keys, workers, wanted, job = (60, 4, 10, 0.005) if small else (2000, 8, 100, 0.02)
+    store, source = _Counted(folder, "squares"), random.Random(0)
+    runs = [Run(seed) for seed in range(keys)]
+
+    def compute(run: Run) -> dict[str, float]:
+        _append(folder / "log", f"executed {run.seed}")
+        time.sleep(job)
+        return {"square": run.seed**2}
+
+    def start() -> int:
+        first = source.randrange(keys)
+        return _fork(lambda: 0 * work(store, runs, compute, first))
+
+    alive, killed, faults = {start() for _ in range(workers)}, 0, 0
+    while alive:
+        # The last is killed when about two thirds of the runs are done.
+        time.sleep(source.uniform(0.0, 1.3 * keys * job / workers / wanted))
+        if killed < wanted:
+            os.kill(source.choice(sorted(alive)), signal.SIGKILL)
+            killed += 1
+        for child in sorted(alive):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                alive.remove(child)
+                faults += os.WIFEXITED(status) and status != 0
+                alive |= {start()} if os.WIFSIGNALED(status) else set()
+    store.sweep()
+    lines = collections.Counter((folder / "log").read_text().splitlines())
+    kinds = collections.Counter(line.split()[0] for line in lines.elements())
+    twice = sum(number > 1 for line, number in lines.items() if line.startswith("published"))
+    row = Row()
+    row.count("lost", sum(not _is_right(store, run) for run in runs), most=0)
+    row.count("twice", twice + kinds["beaten"], most=0)
+    row.count("executed", kinds["executed"], least=keys, most=keys + wanted)
+    row.count("leftovers", leftovers(store), most=0)
+    row.count("kills", killed, least=wanted)
+    row.count("faults", faults, most=0)
+    return row
+
+
+def _is_right(store: Store, run: Run) -> bool:
+    return store.has(run) and store.read(run)["metrics"] == {"square": run.seed**2}
+
+
+def _damage(source: random.Random, content: bytes, other: bytes) -> bytes:
+    """Damages the bytes of a record, or takes those of another."""
+    place, kind = source.randrange(len(content)), source.randrange(8)
+    if kind == 0:
+        return content[:place]
+    if kind == 1:
+        return source.choice([b"", b"{}", b"[]", b"null", b"[" * 100_000, source.randbytes(300), b"\0" * len(content)])
+    if kind == 2:
+        return other
+    record = json.loads(content)
+    if kind == 3:
+        record["metrics"]["square"] += 1
+    elif kind == 4:
+        record["provenance"]["process"] += 1
+    elif kind == 5:
+        record[source.choice(["study", "version", "data", "schema", "digest"])] = "other"
+    else:
+        return content[:place] + bytes([content[place] ^ 1 << source.randrange(8)]) + content[place + 1 :]
+    return json.dumps(record).encode()
+
+
+def damage(folder: Path, small: bool) -> Row:
+    """F4: records are cut, flipped, emptied, edited and exchanged."""
+    keys = 40 if small else 500
+    store, source, runs, wrong, refused = (
+        Store(folder, "squares"),
+        random.Random(0),
+        [Run(i) for i in range(keys)],
+        0,
+        0,
+    )
+    work(store, runs, lambda run: {"square": run.seed**2})
+    whole = {run: store.path(run).read_bytes() for run in runs}
+    for run in runs:
+        content = _damage(source, whole[run], whole[source.choice([other for other in runs if other != run])])
+        store.path(run).write_bytes(content)
+        try:
+            wrong += store.read(run) != json.loads(whole[run])
+        except ValueError:
+            refused += 1
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        again = work(store, runs, lambda run: {"square": run.seed**2})
+    row = Row()
+    row.count("damaged", keys)
+    row.count("wrong", wrong, most=0)
+    row.count("refused", refused, least=1)
+    row.count("warned", len(told), least=refused, most=refused)
+    row.count("again", again, least=refused, most=refused)
+    row.count("kept", len([*(folder / "damaged").iterdir()]), least=refused, most=refused)
+    row.count("lost", sum(not _is_right(store, run) for run in runs), most=0)
+    return row
+
+
+def full(folder: Path, small: bool) -> Row:
+    """F9: files cannot grow, as on a full disk, and later they can again."""
+    runs = [Run(seed) for seed in range(3 if small else 30)]
+    store = Store(folder, "squares")
+
+    def compute(run: Run) -> dict[str, Any]:
+        return {"square": run.seed**2, "hits": "01" * 10_000}
+
+    def errors(limit: int) -> int:
+        # The kernel writes what still fits, and refuses the rest; a full disk does the same.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        found = 0
+        for run in runs:
+            try:
+                work(store, [run], compute)
+            except OSError:
+                found += 1
+        return found
+
+    row, found = Row(), 0
+    for limit in (0, 10, 8192):
+        found += os.waitstatus_to_exitcode(os.waitpid(_fork(partial(errors, limit)), 0)[1])
+    row.count("by", "RLIMIT_FSIZE")
+    row.count("errors", found, least=3 * len(runs), most=3 * len(runs))
+    row.count("partial", sum(store.path(run).exists() for run in runs), most=0)
+    row.count("leftovers", leftovers(store), most=0)
+    row.count("again", work(store, runs, compute), least=len(runs))
+    row.count("lost", len(store.missing(runs)), most=0)
+    return row
+
+
+def second(folder: Path, small: bool) -> Row:
+    """F18: a second writer is refused, until the first one is dead."""
+    most = math.inf if small else 1.0
+    folder.mkdir(exist_ok=True)
+    place, (reading, writing) = folder / "writer", os.pipe()
+
+    def first() -> int:
+        held = exclusive.hold(place)
+        os.write(writing, b"1" if held else b"0")
+        signal.pause()
+        return 0
+
+    child, row = _fork(first), Row()
+    row.count("held", int(os.read(reading, 1)), least=1)
+    begin = time.perf_counter()
+    row.count("refused", int(exclusive.hold(place) is None), least=1)
+    row.count("named", int(exclusive.holder(place).startswith(f"process {child} on ")), least=1)
+    row.count("refusal_s", round(time.perf_counter() - begin, 4), most=most)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    begin = time.perf_counter()
+    mine = exclusive.hold(place)
+    row.count("freed", int(mine is not None), least=1)
+    row.count("freeing_s", round(time.perf_counter() - begin, 4), most=most)
+    if mine:
+        mine.release()
+    row.count("leftovers", len([*folder.iterdir()]), most=0)
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+    return row
+
+
+FAULTS: dict[str, Callable[[Path, bool], Row]] = {"F1": kills, "F4": damage, "F9": full, "F18": second}
+"""(an empty folder, whether it is to be small) -> what was counted."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Prints the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faults", nargs="*", help=f"of {', '.join(FAULTS)}; all where there are none")
+    parser.add_argument("--small", action="store_true")
+    chosen = parser.parse_args(words)
+    if unknown := set(chosen.faults) - set(FAULTS):
+        parser.error(f"unknown faults {', '.join(sorted(unknown))}; choose among {', '.join(FAULTS)}")
+    broken = 0
+    for name in chosen.faults or FAULTS:
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            row = FAULTS[name](Path(folder) / name, chosen.small)
+            row.count("s", f"{time.perf_counter() - begin:.1f}")
+        broken += bool(row.broken)
+        sys.stdout.write(f"{name} {row}\n")
+        sys.stdout.flush()
+    return min(broken, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
