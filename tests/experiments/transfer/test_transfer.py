@@ -46,11 +46,11 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
     runs = transfer.plan(inputs.settings, inputs)
     assert len(runs) == len(found) == 5
     store = Store(made.whole, "transfer", version=transfer.STUDY.version, data=inputs.fingerprint)
-    for run in runs:
-        record = store.read(run)
-        assert record["digest"] == found[store.path(run).name]
-        assert (record["config"]["score"], record["config"]["sparsity"]) == (run.score, run.sparsity)
-        np.testing.assert_allclose(record["metrics"]["sparsity"], run.sparsity, atol=1e-3)
+    for one in runs:
+        record = store.read(one)
+        assert record["digest"] == found[store.path(one).name]
+        assert (record["config"]["score"], record["config"]["sparsity"]) == (one.score, one.sparsity)
+        np.testing.assert_allclose(record["metrics"]["sparsity"], one.sparsity, atol=1e-3)
         assert set(record["metrics"]["domains"]) == {"0-4", "5-9", "0-4 + noise", "5-9 + noise"}
         for stage in ("pruned", "finetuned"):
             for kind in ("frozen", "refitted"):
