@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faults_study
+
 from jaxprune import exclusive
 from jaxprune.store import Store
 
@@ -277,7 +279,28 @@ def second(folder: Path, small: bool) -> Row:
     return row
 
 
-FAULTS: dict[str, Callable[[Path, bool], Row]] = {"F1": kills, "F4": damage, "F9": full, "F18": second}
+def failing(folder: Path, small: bool) -> Row:
+    """F7: some runs of a study fail."""
+    row = Row()
+    faults_study.failures(folder, row)
+    return row
+
+
+def killed_jobs(folder: Path, small: bool) -> Row:
+    """A job of submitit is killed."""
+    row = Row()
+    faults_study.jobs(folder, row, small)
+    return row
+
+
+FAULTS: dict[str, Callable[[Path, bool], Row]] = {
+    "F1": kills,
+    "F4": damage,
+    "F7": failing,
+    "F9": full,
+    "F18": second,
+    "submitit": killed_jobs,
+}
 """(an empty folder, whether it is to be small) -> what was counted."""
 
 

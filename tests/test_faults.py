@@ -16,7 +16,7 @@ def faults(monkeypatch):
     return importlib.import_module("faults")
 
 
-@pytest.mark.parametrize("name", ["F1", "F4", "F9", "F18"])
+@pytest.mark.parametrize("name", ["F1", "F4", "F7", "F9", "F18", "submitit"])
 def test_faults_keep_their_promises(tmp_path, faults, name):
     row = faults.FAULTS[name](tmp_path / name, small=True)
     assert row.counts

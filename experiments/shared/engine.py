@@ -13,6 +13,9 @@ from rich.console import Console
 from experiments.shared.work import Plan
 
 
+_IN_VAIN = 3  # a job that is preempted in its first run may do better next time
+
+
 def submit(plan: Plan, console: Console) -> None:
     """Has workers do the runs of a study, and waits for them; again, as long as they get on and runs are left.
 
@@ -22,17 +25,17 @@ def submit(plan: Plan, console: Console) -> None:
     """
     executor = _executor(plan.settings)
     worker = dataclasses.replace(plan.asked, engine="", worker=True, retry=False)
-    todo = _left(plan)
-    while todo:
+    todo, in_vain = _left(plan), 0
+    while todo and in_vain < _IN_VAIN:
         count = min(plan.settings.workers, todo)
         console.print(f"{todo} runs to do, by {count} jobs; their logs: {plan.settings.out}/jobs.", highlight=False)
         jobs = executor.map_array(_work, [plan.study] * count, [worker] * count)
         for job in jobs:
             job.wait()
         before, todo = todo, _left(plan)
-        if todo == before:
-            console.print("No job got on; see their logs.")
-            return
+        in_vain = in_vain + 1 if todo == before else 0
+    if todo:
+        console.print(f"{_IN_VAIN} times no job finished a run; see their logs.")
 
 
 def _executor(settings: Any) -> Any:

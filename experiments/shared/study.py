@@ -172,7 +172,8 @@ def finish(plan: Plan, console: Console) -> Outcome:
         console.print(study.summary(settings, results, tested))
         console.print(f"Tables: {settings.out}/*.csv\nPage:   {path}", highlight=False, soft_wrap=True)
     for one, failure in failed:
-        console.print(f"failed: {plan.name(one)}: {failure['error']}", style="red", highlight=False, soft_wrap=True)
+        line = f"failed: {plan.name(one)}: {failure['error']}"
+        console.print(line, style="red", highlight=False, soft_wrap=True, markup=False)
     if failed:
         console.print(f"Tracebacks: {settings.out}/failed. --retry tries these runs again.")
     return Outcome(path, len(failed))

@@ -42,9 +42,11 @@ class Plan:
         return sum(self.store.path(one).exists() for one in self.runs)
 
     def counts(self) -> str:
-        """Says how many runs there are, how many are done, and how many are to be done here."""
-        to_do = len(self.store.missing(self.mine))
-        return f"runs {len(self.mine)}, done {len(self.mine) - to_do}, to do {to_do}"
+        """Says how many runs there are, how many are done, how many failed, and how many are to be done here."""
+        states = [self.state(one) for one in self.mine]
+        done, failed = states.count("done"), 0 if self.settings.retry else states.count("failed")
+        kept = f", failed {failed}" if failed else ""
+        return f"runs {len(states)}, done {done}{kept}, to do {len(states) - done - failed}"
 
     def state(self, run: Any) -> str:
         """Says what has become of a run: done, failed, running or waiting."""
@@ -84,6 +86,7 @@ def work(plan: Plan, console: Console) -> None:
     """
     store, alone = plan.store, not plan.settings.worker and len(plan.mine) == len(plan.runs)
     progress = _Progress(plan, console)
+    store.sweep()
     console.print(f"{len(plan.runs)} runs, {len(store.missing(plan.mine))} of them to do here.", highlight=False)
     waited = False
     while True:
@@ -141,15 +144,14 @@ def _do(plan: Plan, run: Any, world: _World, progress: "_Progress") -> None:
     if claim is None:
         return
     with claim:
-        if plan.store.failures([run]):
-            return
+        start = time.perf_counter()
         try:
             shared = world()
             start = time.perf_counter()
             metrics = plan.study.measure(shared, run)
             seconds = time.perf_counter() - start
         except Exception as error:
-            plan.store.fail(run, error)
+            plan.store.fail(run, error, time.perf_counter() - start)
             progress.failed(run, error)
             return
         # What is measured by a clock is no metric: it would differ from run to run.
