@@ -17,6 +17,7 @@ import json
 import os
 import re
 import socket
+import time
 import traceback
 import uuid
 import warnings
@@ -70,6 +71,7 @@ class Store:
         self.folder = check.writable("out", folder)
         exclusive.demand_supported("out", self.folder)
         self._lease = lease
+        self._whole: dict[Path, tuple[int, ...]] = {}
         self._own()
         self._records, self._failed, self._claims, self._damaged = (
             check.writable("out", self.folder / name) for name in ("records", "failed", "claims", "damaged")
@@ -199,6 +201,10 @@ class Store:
             return "failed"
         return "running" if exclusive.is_held(self._claims / name) else "waiting"
 
+    def claimed(self) -> set[str]:
+        """Lists the keys of the runs that have a claim, of a living process or of a dead one; at once."""
+        return {path.name for path in self._claims.iterdir()}
+
     def holder(self, config: Any) -> str:
         """Says who does a run, or did it when it was killed: "process 123 on host", or "nobody"."""
         return exclusive.holder(self._claims / self.key(config))
@@ -252,8 +258,14 @@ class Store:
 
     def _is_done(self, path: Path) -> bool:
         """Whether a whole record lies under its own name; what lies there else is put aside."""
+        identity = files.identity(path)
+        if identity is not None and self._whole.get(path) == identity:
+            return True  # read before, and not touched since
         try:
             records.load(path)
+            # What was written in this moment could be written again without another time.
+            if identity is not None and time.time() - identity[2] / 1e9 > 1.0:
+                self._whole[path] = identity
             return True
         except FileNotFoundError:
             return False

@@ -24,7 +24,7 @@ from typing import Any
 
 import faults_study
 
-from jaxprune import exclusive
+from jaxprune import exclusive, sweep
 from jaxprune.store import Store
 
 
@@ -53,31 +53,9 @@ class Row:
         return text + (f" BROKEN: {', '.join(self.broken)}" if self.broken else "")
 
 
-def work(store: Store, runs: Sequence[Any], compute: Callable[[Any], Mapping[str, Any]], first: int = 0) -> int:
-    """Does the runs that nobody has done or does; says how many.
-
-    Args:
-      store: of the study.
-      runs: all of them.
-      compute: run -> metrics.
-      first: where this process begins, so that not all of them ask for the same run.
-    """
-    turned = [*runs[first:], *runs[:first]]
-    done = 0
-    # Those that have a file come last: a look at the folder is all that most of them need.
-    for run in sorted(turned, key=lambda run: store.path(run).exists()):
-        claim = store.claim(run)
-        if claim is None:
-            continue
-        with claim:
-            start = time.perf_counter()
-            try:
-                metrics = compute(run)
-            except Exception as error:
-                store.fail(run, error, time.perf_counter() - start)
-            else:
-                done += store.write(run, metrics, {"process": os.getpid()})
-    return done
+def work(store: Store, runs: Sequence[Any], compute: Callable[[Any], Mapping[str, Any]]) -> int:
+    """Does runs as studies do them; every run is a group of its own."""
+    return sweep.work(store, runs, lambda _, run: compute(run), shared=lambda run: run)
 
 
 def _fork(action: Callable[[], int]) -> int:
@@ -128,8 +106,9 @@ def kills(folder: Path, small: bool) -> Row:
         return {"square": run.seed**2}
 
     def start() -> int:
+        # Each begins at another place, so that not all of them ask for the same run.
         first = source.randrange(keys)
-        return _fork(lambda: 0 * work(store, runs, compute, first))
+        return _fork(lambda: 0 * work(store, [*runs[first:], *runs[:first]], compute))
 
     alive, killed, faults = {start() for _ in range(workers)}, 0, 0
     while alive:

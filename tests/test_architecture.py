@@ -17,7 +17,7 @@ FLOORS = [
     {"types", "check", "files", "exclusive"},
     {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
     {"network", "losses", "finite", "store"},
-    {"sites", "groups"},
+    {"sites", "groups", "sweep"},
     {"data", "models", "curvature", "masks", "schedules", "checkpoint", "similarity", "cost"},
     {"scores", "structured", "optim"},
     {"pruning", "train"},

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from experiments.shared.work import Plan
 
-
 _IN_VAIN = 3  # a job that is preempted in its first run may do better next time
 
 

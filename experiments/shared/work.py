@@ -4,12 +4,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from experiments.shared.pages import duration
-from jaxprune import records
+from jaxprune import sweep
 from jaxprune.store import Store
 
 _PATIENCE = 1.0  # seconds between two looks at runs that others hold
@@ -84,7 +85,7 @@ def work(plan: Plan, console: Console) -> None:
 
     A run whose process has died is free again.  A worker, and a shard, ends as soon as nothing is free.
     """
-    store, alone = plan.store, not plan.settings.worker and len(plan.mine) == len(plan.runs)
+    study, store, alone = plan.study, plan.store, not plan.settings.worker and len(plan.mine) == len(plan.runs)
     progress = _Progress(plan, console)
     store.sweep()
     console.print(f"{len(plan.runs)} runs, {len(store.missing(plan.mine))} of them to do here.", highlight=False)
@@ -92,7 +93,14 @@ def work(plan: Plan, console: Console) -> None:
     while True:
         states = [store.state(one) for one in plan.mine]
         if "waiting" in states:
-            _take(plan, progress)
+            sweep.work(
+                store,
+                plan.mine,
+                study.measure,
+                prepare=partial(study.prepare, plan.settings, plan.inputs),
+                shared=study.shared,
+                told=progress,
+            )
             if states == [store.state(one) for one in plan.mine]:
                 time.sleep(_PATIENCE)  # somebody takes and drops them
         elif alone and "running" in states:
@@ -105,80 +113,22 @@ def work(plan: Plan, console: Console) -> None:
             return
 
 
-def _take(plan: Plan, progress: "_Progress") -> None:
-    """Goes once through all runs, those that share a world together; first to worlds that few others are at."""
-    store, shared = plan.store, plan.study.shared
-    groups: dict[Hashable, list[Any]] = {}
-    for one in plan.mine:
-        groups.setdefault(shared(one), []).append(one)
-    while groups:
-        states = {key: [store.state(one) for one in group] for key, group in groups.items()}
-        key = min(groups, key=lambda one: (states[one].count("running"), -states[one].count("waiting")))
-        world = _World(plan, key)
-        for one in groups.pop(key):
-            _do(plan, one, world, progress)
-
-
-class _World:
-    """What runs share, prepared when the first of them asks for it; where that fails, it fails for all of them."""
-
-    def __init__(self, plan: Plan, key: Hashable) -> None:
-        self._plan, self._key = plan, key
-        self._made: Any = None
-        self._error: Exception | None = None
-
-    def __call__(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        if self._made is None:
-            try:
-                self._made = (self._plan.study.prepare(self._plan.settings, self._plan.inputs, self._key),)
-            except Exception as error:
-                self._error = error
-                raise
-        return self._made[0]
-
-
-def _do(plan: Plan, run: Any, world: _World, progress: "_Progress") -> None:
-    claim = plan.store.claim(run)
-    if claim is None:
-        return
-    with claim:
-        start = time.perf_counter()
-        try:
-            shared = world()
-            start = time.perf_counter()
-            metrics = plan.study.measure(shared, run)
-            seconds = time.perf_counter() - start
-        except Exception as error:
-            plan.store.fail(run, error, time.perf_counter() - start)
-            progress.failed(run, error)
-            return
-        # What is measured by a clock is no metric: it would differ from run to run.
-        aside = metrics.pop("provenance", {})
-        provenance = records.provenance(plan.inputs.fingerprint, seconds)
-        plan.store.write(run, metrics, {**provenance, **aside})
-    progress.done(run, metrics, seconds)
-
-
 class _Progress:
     """A line for each run that is finished here: how many there are, and how long the others will take."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self._plan, self._console, self._seconds = plan, console, []
 
-    def done(self, run: Any, metrics: dict[str, Any], seconds: float) -> None:
-        """Says that a run is done."""
+    def __call__(self, run: Any, metrics: Any, error: Exception | None, seconds: float) -> None:
+        if error is not None:
+            self._say(run, f"failed: {type(error).__name__}: {error}")
+            return
         self._seconds.append(seconds)
         states = [self._plan.state(one) for one in self._plan.mine]
         left = states.count("waiting") + states.count("running")
         each = sum(self._seconds) / len(self._seconds) / (states.count("running") + 1)
         time_left = f"  about {duration(left * each)} left" if left else ""
         self._say(run, f"{self._plan.study.said(run, metrics)}{time_left}")
-
-    def failed(self, run: Any, error: Exception) -> None:
-        """Says that a run failed."""
-        self._say(run, f"failed: {type(error).__name__}: {error}")
 
     def _say(self, run: Any, text: str) -> None:
         done, total = self._plan.done(), len(self._plan.runs)
