@@ -81,9 +81,9 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a network expects of its pictures: a record that travels beside a loaded network.
+    """What a network expects of its images: a record that travels beside a loaded network.
 
-    A picture is resized, its central square is cut out, and the network sees ``(byte / 255 - mean) / std``.  The
+    An image is resized, its central square is cut out, and the network sees ``(byte / 255 - mean) / std``.  The
     record is JSON: ``Preprocess(**json.loads(json.dumps(dataclasses.asdict(record))))`` equals it.
 
     Attributes:

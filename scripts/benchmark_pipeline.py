@@ -1,4 +1,4 @@
-"""What stands between pictures on disk and a network: our pipeline beside bare decoding by as many threads."""
+"""What stands between images on disk and a network: our pipeline beside bare decoding by as many threads."""
 
 import functools
 import statistics
@@ -71,7 +71,7 @@ def consumed(rounds: int) -> Iterator[Row]:
 
 
 def write(folder: Path) -> float:
-    """Writes seeded pictures into a folder for each class; returns the mean size of the files in bytes."""
+    """Writes seeded images into a folder for each class; returns the mean size of the files in bytes."""
     rng, sizes = np.random.default_rng(SEED), []
     for number in range(PICTURES):
         path = folder / f"class{number % CLASSES}" / f"{number:04d}.jpg"
@@ -99,7 +99,7 @@ def opened(folder: str) -> Any:
 
 
 def bare(path: Path) -> Image.Image:
-    """Does what has to be done for one picture, and nothing else."""
+    """Does what has to be done for one image, and nothing else."""
     picture = Image.open(path).convert("RGB")
     scale = RESIZE / min(picture.size)
     picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.BILINEAR)

@@ -1,7 +1,7 @@
-"""Writes what torchvision's evaluation transforms make of pictures, for tests/data/test_preprocessing.py.
+"""Writes what torchvision's evaluation transforms make of images, for tests/data/test_preprocessing.py.
 
 Run it with a Python that has PyTorch, torchvision, Pillow and NumPy: ``python scripts/golden_preprocess.py``.  It
-writes tests/data/golden/preprocess.npz: for every transform and picture of tests/data/pictures.py the SHA-256 of the
+writes tests/data/golden/preprocess.npz: for every transform and image of tests/data/images.py the SHA-256 of the
 bytes after resize and crop, then that of the normalised float32 [h, w, 3]; the files that were decoded; and every 14th
 pixel of what the transforms of tensors make of the smooth ones.
 """
@@ -44,7 +44,7 @@ def sizes(name: str) -> transforms.Compose:
 
 
 def digests(name: str, picture: Image.Image) -> np.ndarray:
-    """Applies a transform to a picture, as ``ImageFolder`` loads it."""
+    """Applies a transform to an image, as ``ImageFolder`` loads it."""
     _, _, _, mean, std = pictures.TRANSFORMS[name]
     cut = sizes(name)(picture.convert("RGB"))
     numbers = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])(cut)
@@ -54,7 +54,7 @@ def digests(name: str, picture: Image.Image) -> np.ndarray:
 
 
 def main() -> None:
-    """Makes the pictures, and stores what became of them."""
+    """Makes the images, and stores what became of them."""
     made, files = pictures.made(), pictures.files()
     arrays = {f"file/{name}": np.frombuffer(data, np.uint8) for name, data in files.items()}
     opened = {name: Image.open(io.BytesIO(data)) for name, data in files.items()}

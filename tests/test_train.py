@@ -726,7 +726,7 @@ def background() -> list[str]:
 
 
 def unreadable() -> None:
-    raise ValueError("a/5.jpg: cannot be read as a picture (truncated).")
+    raise ValueError("a/5.jpg: cannot be read as an image (truncated).")
 
 
 def test_fit_on_a_stream_is_that_on_the_array_bit_for_bit(tmp_path):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of pictures, in any case."""
+"""Of images, in any case."""
 
 
 def is_hidden(name: str) -> bool:
@@ -16,7 +16,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is called as a picture is, and not hidden.
+    """Whether a file is called as an image is, and not hidden.
 
     >>> [is_picture(name) for name in ("cat.JPG", "cat.txt", ".cat.jpg")]
     [True, False, False]
@@ -25,7 +25,7 @@ def is_picture(name: str) -> bool:
 
 
 def by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Lists the pictures that lie in a folder by their names without suffix, sorted."""
+    """Lists the images that lie in a folder by their names without suffix, sorted."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if is_picture(path.name):
@@ -34,7 +34,7 @@ def by_stem(folder: Path) -> dict[str, list[Path]]:
 
 
 def only(paths: list[Path], shared: str) -> Path:
-    """Returns the one picture of a name; several would share what belongs to it.
+    """Returns the one image of a name; several would share what belongs to it.
 
     Raises:
       ValueError: there are several.

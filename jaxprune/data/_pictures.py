@@ -1,4 +1,4 @@
-"""Pictures, masks and boxes of any size, read from files and brought to one size."""
+"""Images, masks and boxes of any size, read from files and brought to one size."""
 
 import io
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from jaxprune.data.source import as_float
 from jaxprune.types import Preprocess
 
 MAX_PIXELS = 89_478_485
-"""The most pixels that a picture may have: 256 MB of RGB, above which Pillow warns of a decompression bomb."""
+"""The most pixels that an image may have: 256 MB of RGB, above which Pillow warns of a decompression bomb."""
 
 T = TypeVar("T")
 
 
 def preprocessed(where: Any, file: str | Path | bytes, rule: Preprocess, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads a picture of a file, or of its bytes, as ``jp.data.preprocess`` makes it, uint8 [h, w, 3].
+    """Reads an image of a file, or of its bytes, as ``jp.data.preprocess`` makes it, uint8 [h, w, 3].
 
     Raises:
       ValueError: it can't be read to its end, is too large before or after its resize, or its levels mean nothing;
@@ -30,7 +30,7 @@ def preprocessed(where: Any, file: str | Path | bytes, rule: Preprocess, max_pix
 
 
 def check_picture(where: Any, file: str | Path | bytes, rule: Preprocess, max_pixels: int, whole: bool) -> None:
-    """Checks what the head of a picture says, or decodes it ``whole``; raises what ``preprocessed`` does."""
+    """Checks what the head of an image says, or decodes it ``whole``; raises what ``preprocessed`` does."""
 
     def look(picture: Image.Image) -> None:
         if whole:
@@ -42,7 +42,7 @@ def check_picture(where: Any, file: str | Path | bytes, rule: Preprocess, max_pi
 
 
 def pixels(where: Any, file: str | Path | bytes, channels: int = 3) -> np.ndarray:
-    """Reads a picture as uint8 [h, w, channels] of 1 (grey), 3 or 4 (transparency) channels; raises as the others."""
+    """Reads an image as uint8 [h, w, channels] of 1 (grey), 3 or 4 (transparency) channels; raises as the others."""
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
 
     def read(picture: Image.Image) -> np.ndarray:
@@ -69,7 +69,7 @@ def numbers(where: Any, file: str | Path | bytes) -> np.ndarray:
 
 
 def shape(path: Path) -> tuple[int, int]:
-    """Reads height and width from the head of a picture."""
+    """Reads height and width from the head of an image."""
     return _reading(path, path, lambda picture: (picture.height, picture.width))
 
 
@@ -84,7 +84,7 @@ def _reading(
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ValueError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES: expected False, but it is set, so that Pillow fills what is missing "
-            "of a picture with grey. Set it to False."
+            "of an image with grey. Set it to False."
         )
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
@@ -96,44 +96,44 @@ def _reading(
     except (_TooLarge, WrongLevels, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _TooLarge(f"{where}: {error} Remove the picture, or make it smaller.") from error
+        raise _TooLarge(f"{where}: {error} Remove the image, or make it smaller.") from error
     # For damaged files the readers of Pillow raise many kinds of errors, and each of them means the same.
     except Exception as error:
         said = str(error).replace(repr(str(file)), "it") if not isinstance(file, bytes) else type(error).__name__
         remedy = "Is it complete?"
         if isinstance(error, OSError) and error.errno is not None and error.strerror:  # the system's word, not Pillow's
             said, remedy = error.strerror, "Check its rights and links."
-        raise ValueError(f"{where}: cannot be read as a picture ({said}). {remedy}") from error
+        raise ValueError(f"{where}: cannot be read as an image ({said}). {remedy}") from error
 
 
 class _TooLarge(ValueError):
-    """A picture with more pixels than are allowed."""
+    """An image with more pixels than are allowed."""
 
 
 def _check_size(where: Any, shape: tuple[int, int], most: int, when: str) -> None:
     if shape[0] * shape[1] > most:
         raise _TooLarge(
-            f"{where}: expected a picture of {most:,} pixels at most, but it has {shape[0]:,} x {shape[1]:,} (height x "
+            f"{where}: expected an image of {most:,} pixels at most, but it has {shape[0]:,} x {shape[1]:,} (height x "
             f"width){when}. Remove it, make it smaller, or raise max_pixels."
         )
 
 
 def same_size(where: Any, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Checks that a picture is as large as its mask."""
+    """Checks that an image is as large as its mask."""
     if found[:2] != expected[:2]:
         raise ValueError(
             f"{where}: expected {expected[0]} x {expected[1]} pixels (height x width), as its mask has, but got "
-            f"{found[0]} x {found[1]}. Are picture and mask of the same image, and neither is resized?"
+            f"{found[0]} x {found[1]}. Are image and mask of the same image, and neither is resized?"
         )
 
 
 def squeezed(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a picture of bytes [h, w, c] to float32 [size, size, c] in [0, 1], bilinearly with antialiasing."""
+    """Resizes an image of bytes [h, w, c] to float32 [size, size, c] in [0, 1], bilinearly with antialiasing."""
     return as_float(squeezed_bytes(image, size))
 
 
 def squeezed_bytes(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a picture of bytes [h, w, c] to uint8 [size, size, c], bilinearly with antialiasing."""
+    """Resizes an image of bytes [h, w, c] to uint8 [size, size, c], bilinearly with antialiasing."""
     if image.dtype != np.uint8:
         raise ValueError(f"data: expected images of bytes, uint8, but got {image.dtype}.")
     if image.shape[:2] != (size, size):
@@ -164,7 +164,7 @@ def fitted(where: Any, mask: np.ndarray, void: np.ndarray, size: int) -> tuple[n
 
 
 def outward(boxes: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
-    """Scales boxes, int [k, 4] of a picture of this shape, to [size, size], rounded outward to whole pixels."""
+    """Scales boxes, int [k, 4] of an image of this shape, to [size, size], rounded outward to whole pixels."""
     sides = np.array([shape[0], shape[1]] * 2, np.int64)
     scaled = boxes.reshape(-1, 4).astype(np.int64) * size
     return np.concatenate([scaled[:, :2] // sides[:2], -(-scaled[:, 2:] // sides[2:])], axis=1).astype(np.int32)

@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
     mocked: Sequence[Any] = ()
 
     def part(self, index: int, feature: str) -> Any:
-        """Returns one feature of an example, not decoded: a picture as the bytes of its file."""
+        """Returns one feature of an example, not decoded: an image as the bytes of its file."""
         if self.records is None:
             return self.mocked[index][feature]
         from tensorflow_datasets.core.example_parser import ExampleParserNp

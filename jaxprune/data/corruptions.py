@@ -1,4 +1,4 @@
-"""Common corruptions: fifteen ways in which a camera, the weather or a file spoils a picture, at five severities."""
+"""Common corruptions: fifteen ways in which a camera, the weather or a file spoils an image, at five severities."""
 
 import io
 from collections.abc import Callable, Sequence

@@ -12,14 +12,14 @@ from jaxprune import check
 from jaxprune.data._draws import Draws
 from jaxprune.data._pixels import checked_images, checked_indices
 
-_GREY = 0.4423  # the mean of the benchmark's pictures: around the image, and the mean after the high-pass filter
+_GREY = 0.4423  # the mean of the benchmark's images: around the image, and the mean after the high-pass filter
 _LUMINANCE = (0.2125, 0.7154, 0.0721)  # Rec. 709, rounded as the published script has it
 _NOISE_CONTRAST = 0.3  # left under the noise, so that little of it is clipped
 _CHUNK = 2**19  # numbers at once
 
 
 class _Setting(NamedTuple):
-    """What a distortion depends on beside the grey pictures [n, h, w] and the level."""
+    """What a distortion depends on beside the grey images [n, h, w] and the level."""
 
     draws: Draws
     unit: float
@@ -105,7 +105,7 @@ def distort(
 ) -> np.ndarray:
     """Distorts images as the parametric data sets of the benchmark model-vs-human do; g is grey, L is luminance.
 
-    colour: "cr" leaves the image, "bw" gives g = L.  All others show grey pictures, in every channel:
+    colour: "cr" leaves the image, "bw" gives g = L.  All others show grey images, in every channel:
     contrast: ``(1 - c) / 2 + c g``, c in percent.  uniform-noise: contrast 0.3, then ``+ U(-w, w)`` at each pixel.
     low-pass: a Gaussian filter of that standard deviation, the image standing in grey 0.4423.  high-pass:
     ``g - low-pass(g)``, its mean moved to 0.4423; "inf" removes the surrounding grey only.  phase-scrambling: the phase
@@ -165,7 +165,7 @@ def distort(
 
 
 def mean_amplitude(images: np.ndarray) -> np.ndarray:
-    """Computes the mean over images of the amplitudes ``|FFT(g)|`` of the grey pictures: what power-equalisation gives.
+    """Computes the mean over images of the amplitudes ``|FFT(g)|`` of the grey images: what power-equalisation gives.
 
     Args:
       images: float [n, h, w, c] in [0, 1].

@@ -1,4 +1,4 @@
-"""Pictures in a folder, a subfolder for each class."""
+"""Images in a folder, a subfolder for each class."""
 
 import os
 import warnings
@@ -22,7 +22,7 @@ _SHOWN = 5
 
 
 class Folder(Source):
-    """Pictures of a folder, decoded when asked for; ``jp.data.folder`` opens one.
+    """Images of a folder, decoded when asked for; ``jp.data.folder`` opens one.
 
     Attributes:
       name: "folder:" and the name of the folder.
@@ -30,7 +30,7 @@ class Folder(Source):
       classes: the names of the subfolders, sorted, or those that were asked for in their order.
       files: the file of each example, relative to the folder.
       skipped: the files, and folders whose names begin with a dot, that were left out, each with the reason.
-      preprocess: what is made of each picture.
+      preprocess: what is made of each image.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Folder(Source):
         return output_shape(self.preprocess)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Decodes and preprocesses the pictures of these indices, uint8 [len(indices), h, w, 3].
+        """Decodes and preprocesses the images of these indices, uint8 [len(indices), h, w, 3].
 
         Raises:
-          ValueError: a picture can't be read; the message names it.  None is left out in silence.
+          ValueError: an image can't be read; the message names it.  None is left out in silence.
         """
         result = np.empty((len(indices), *self.image_shape), np.uint8)
         for place, index in enumerate(indices):
@@ -62,7 +62,7 @@ class Folder(Source):
     def check(
         self, indices: Iterable[SupportsIndex] | None = None, *, workers: int | None = None, whole: bool = False
     ) -> None:
-        """Checks that pictures can be read, in threads.
+        """Checks that images can be read, in threads.
 
         Args:
           indices: which examples.  None: all.
@@ -77,7 +77,7 @@ class Folder(Source):
         if wrong:
             listed = "\n".join(f"  {reason}" for reason in list(wrong.values())[:_SHOWN])
             raise ValueError(
-                f"folder: {len(wrong)} of {len(files)} pictures of {self.name} cannot be used. Repair or remove them, "
+                f"folder: {len(wrong)} of {len(files)} images of {self.name} cannot be used. Repair or remove them, "
                 f'or leave them out with on_error="skip". The first:\n{listed}'
             )
 
@@ -99,31 +99,31 @@ def folder(
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
 ) -> Folder:
-    """Opens a folder of pictures, a subfolder for each class, with the order of torchvision's ``ImageFolder``.
+    """Opens a folder of images, a subfolder for each class, with the order of torchvision's ``ImageFolder``.
 
         CLASS/NAME.jpg    or .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp in any case; CLASS/ANY/NAME.jpg
 
-    Pictures lie anywhere below the subfolders, links are followed.  Files outside of the classes, or with other
+    Images lie anywhere below the subfolders, links are followed.  Files outside of the classes, or with other
     suffixes, are not looked at.  What begins with a dot, and ``__MACOSX``, is no data, and is listed in ``skipped``
-    where ``ImageFolder`` would read it.  No picture is decoded here, unless ``on_error`` says so.
+    where ``ImageFolder`` would read it.  No image is decoded here, unless ``on_error`` says so.
 
     Args:
       path: the folder.
-      preprocess: what is made of each picture; with it all must get one size.
+      preprocess: what is made of each image; with it all must get one size.
       classes: the names of the classes in the order of a network's outputs; one without a folder keeps its number.
         None: the sorted names of the subfolders, so that the labels depend on which of them are there.
-      on_error: what becomes of pictures that can't be read.  "error": ``check`` and ``images`` raise.  "skip": all are
+      on_error: what becomes of images that can't be read.  "error": ``check`` and ``images`` raise.  "skip": all are
         decoded now, and these are left out, before any split; if one is found later, that is an error.
-      max_pixels: of a picture, before and after its resize; 89 million, where Pillow begins to warn.
+      max_pixels: of an image, before and after its resize; 89 million, where Pillow begins to warn.
       workers: threads that decode for "skip".  None: as many as there are CPUs that this process may use.
 
     Returns:
       The source.
 
     Raises:
-      ValueError: a folder that is missing, has no class or one without a picture (also after skipping), a subfolder
+      ValueError: a folder that is missing, has no class or one without an image (also after skipping), a subfolder
         that is not among the ``classes`` that were asked for, names that are not UTF-8, links that lead in a circle,
-        pictures that are no regular files, sizes that differ.
+        images that are no regular files, sizes that differ.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -194,13 +194,13 @@ def _demand_pictures(place: Path, found: dict[str, list[str]], kind: str) -> Non
     empty = [name for name, files in found.items() if not files]
     if empty:
         raise ValueError(
-            f"folder: {len(empty)} of {len(found)} classes in {str(place)!r} have no picture{kind}, the first "
+            f"folder: {len(empty)} of {len(found)} classes in {str(place)!r} have no image{kind}, the first "
             f"{empty[0]!r} ({', '.join(SUFFIXES)}). Remove these folders, or fill them."
         )
 
 
 def _listed(place: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Lists the pictures of each class, in the order of ``ImageFolder``, relative to the folder, and what is hidden."""
+    """Lists the images of each class, in the order of ``ImageFolder``, relative to the folder, and what is hidden."""
     if not place.is_dir():
         raise ValueError(f"folder: {str(place)!r} is not a folder. Pass the one that holds a subfolder for each class.")
     try:
@@ -223,7 +223,7 @@ def _listed(place: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
 
 
 def _pictures(place: Path, name: str, skipped: dict[str, str]) -> list[str]:
-    """Lists the pictures of a class: folder by folder in the order of their paths, in each sorted by name.
+    """Lists the images of a class: folder by folder in the order of their paths, in each sorted by name.
 
     What is hidden is added to ``skipped``.
     """
@@ -247,7 +247,7 @@ def _pictures(place: Path, name: str, skipped: dict[str, str]) -> list[str]:
         folders = [each.name for each in listed if each.is_dir()]
         pictures = [each for each in listed if not each.is_dir()]
         found[inside] = sorted(each.name for each in pictures)
-        # A link that leads nowhere is an unreadable picture; to wait for a pipe would be for ever.
+        # A link that leads nowhere is an unreadable image; to wait for a pipe would be for ever.
         if special := [each.path for each in pictures if not each.is_file() and Path(each.path).exists()]:
             raise ValueError(f"folder: {special[0]!r} is neither a regular file nor a folder. Remove it.")
         waiting += [(f"{inside}/{each}", above | {identity}) for each in folders]

@@ -130,11 +130,11 @@ def _joined(
 
 
 def _pairs(folder: Path) -> dict[str, list[tuple[Path, Path]]]:
-    """Lists the pictures of each class with their masks, all of which are there."""
+    """Lists the images of each class with their masks, all of which are there."""
     for part in ("images", "masks"):
         if not (folder / part).is_dir():
             raise ValueError(
-                f"folder: expected {part}/CLASS/ in {str(folder)!r}, but there is no folder {part!r}. Pictures lie in "
+                f"folder: expected {part}/CLASS/ in {str(folder)!r}, but there is no folder {part!r}. Images lie in "
                 "images/CLASS/NAME.jpg, masks in masks/CLASS/NAME.png."
             )
     classes = sorted(each for each in (folder / "images").iterdir() if each.is_dir() and not is_hidden(each.name))

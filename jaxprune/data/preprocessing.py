@@ -1,4 +1,4 @@
-"""From a picture to what a network sees, with the bits of torchvision's evaluation transform."""
+"""From an image to what a network sees, with the bits of torchvision's evaluation transform."""
 
 from typing import Any
 
@@ -13,24 +13,24 @@ from jaxprune.types import Preprocess
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def preprocess(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """Converts a picture to RGB, resizes it and cuts out its central square, all on bytes.
+def preprocess(image: Image.Image | np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """Converts an image to RGB, resizes it and cuts out its central square, all on bytes.
 
     Bit for bit what torchvision's ``Resize`` and ``CenterCrop`` make of a Pillow image: the longer side is rounded
-    down, an odd margin is halved to even, and a picture smaller than the crop gets black borders.  An orientation in
+    down, an odd margin is halved to even, and an image smaller than the crop gets black borders.  An orientation in
     EXIF is ignored, as ``ImageFolder`` does; transparency is dropped, not blended.  Grey levels of 16 bits and floats
     in [0, 1] are scaled to bytes first, ``255 v / white`` rounded to nearest, where ``ImageFolder`` makes of all above
     255 white, and of floats black.  (Of colours with 16 bits Pillow reads the upper 8.)
 
     Args:
-      picture: of Pillow, in any mode, or uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (its last channel dropped).
+      image: of Pillow, in any mode, or uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (its last channel dropped).
       preprocess: sizes and interpolation; its mean and std are for ``jp.data.normalise``.
 
     Returns:
       uint8 [h, w, 3].
 
     Raises:
-      ValueError: an array of another shape or type, or without a pixel; a picture of integers of more than 16 bits, of
+      ValueError: an array of another shape or type, or without a pixel; an image of integers of more than 16 bits, of
         12, or of floats outside [0, 1], whose white nobody knows.
 
     Source: transforms of torchvision 0.28, on Pillow.
@@ -38,16 +38,16 @@ def preprocess(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.
     >>> preprocess(np.zeros((10, 20), np.uint8), Preprocess(resize=8, crop=6)).shape
     (6, 6, 3)
     """
-    picture = in_bytes(_image(picture), "picture")
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    height, width = resized_shape((picture.height, picture.width), preprocess)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), _FILTERS[preprocess.interpolation])
+    image = in_bytes(_image(image), "image")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    height, width = resized_shape((image.height, image.width), preprocess)
+    if image.size != (width, height):
+        image = image.resize((width, height), _FILTERS[preprocess.interpolation])
     if preprocess.crop is not None:
         top, left = (_margin(side, preprocess.crop) for side in (height, width))
-        picture = picture.crop((left, top, left + preprocess.crop, top + preprocess.crop))
-    return np.asarray(picture)
+        image = image.crop((left, top, left + preprocess.crop, top + preprocess.crop))
+    return np.asarray(image)
 
 
 def normalise(images: Any, preprocess: Preprocess) -> Any:
@@ -82,7 +82,7 @@ def normalise(images: Any, preprocess: Preprocess) -> Any:
 
 
 def resized_shape(shape: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
-    """Returns (height, width) of a picture of this (height, width) after the resize, before the crop.
+    """Returns (height, width) of an image of this (height, width) after the resize, before the crop.
 
     >>> resized_shape((375, 500), Preprocess(resize=256))
     (256, 341)
@@ -98,7 +98,7 @@ def resized_shape(shape: tuple[int, int], preprocess: Preprocess) -> tuple[int, 
 
 
 def output_shape(preprocess: Preprocess) -> tuple[int, int, int]:
-    """Returns the one shape (h, w, 3) that all pictures get.
+    """Returns the one shape (h, w, 3) that all images get.
 
     Raises:
       ValueError: they keep different shapes, and can't be in one batch.
@@ -112,13 +112,13 @@ def output_shape(preprocess: Preprocess) -> tuple[int, int, int]:
         height, width = preprocess.resize
         return height, width, 3
     raise ValueError(
-        f"preprocess: expected one size for all pictures, but with resize={preprocess.resize!r} and no crop each keeps "
+        f"preprocess: expected one size for all images, but with resize={preprocess.resize!r} and no crop each keeps "
         "its own proportions. Give a crop, or resize=(height, width)."
     )
 
 
 def _margin(side: int, crop: int) -> int:
-    """Where the crop begins: before the picture (negative) where that is smaller, and Pillow fills with black."""
+    """Where the crop begins: before the image (negative) where that is smaller, and Pillow fills with black."""
     return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
 
 
@@ -128,7 +128,7 @@ def _image(picture: Image.Image | np.ndarray) -> Image.Image:
     shape = picture.shape
     if picture.dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (1,), (3,), (4,)) or 0 in shape:
         raise ValueError(
-            f"picture: expected bytes, uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], but got {picture.dtype} "
+            f"image: expected bytes, uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], but got {picture.dtype} "
             f"{shape}. Scale to 0 ... 255, and keep the channels last."
         )
     return Image.fromarray(picture[..., 0] if shape[2:] == (1,) else picture)

@@ -15,7 +15,7 @@ def shapes(seed: int, *, per_class: int = 100, image: int = 32, difficulty: floa
     Args:
       seed: another seed paints other scenes.
       per_class: scenes of each class.
-      image: side of the pictures in pixels, 32 or more.
+      image: side of the images in pixels, 32 or more.
       difficulty: in [0, 1], see ``jp.data.scenes``.
 
     Returns:

@@ -37,7 +37,7 @@ class Scenes:
     -1, all else is 0 or False.  Objects are ordered from back to front.
 
     Attributes:
-      image: the pictures, sRGB in [0, 255], uint8 [n, h, w, 3].
+      image: the images, sRGB in [0, 255], uint8 [n, h, w, 3].
       shape: index into ``SHAPES``, int32 [n, k].
       texture: index into ``TEXTURES``, int32 [n, k].
       colour: index into ``COLOURS``, int32 [n, k].
@@ -77,11 +77,11 @@ def scenes(
     and a study that was run on the first thousand stays valid.  Random bits are drawn from the key
     by integer arithmetic, and everything after uses only operations that IEEE 754 rounds exactly (no
     sine, no power, no sum whose order is open), so neither the machine nor the version of JAX
-    or NumPy shows in a picture.  The image size does not matter either: 64 pixels show the scene
+    or NumPy shows in an image.  The image size does not matter either: 64 pixels show the scene
     of 32 pixels, sharper.
 
     With one object in a scene, its shape, texture, colour, size, position and rotation, and the
-    background, are independent.  With several, the picture is divided into 2 x 2 cells (3 x 3 from
+    background, are independent.  With several, the image is divided into 2 x 2 cells (3 x 3 from
     five objects on); objects shrink with the cells, get one each, and wander off as far as the
     difficulty says.
     They may overlap, but where an object would show less than half of its pixels (judged at 32 x 32)
@@ -95,7 +95,7 @@ def scenes(
     Args:
       key: a JAX PRNG key, ``jax.random.key(0)``, or a legacy key of two or four uint32.
       count: how many scenes, n, 1 or more.
-      image: side of the pictures in pixels, 32 or more.
+      image: side of the images in pixels, 32 or more.
       objects: how many objects a scene has, 1 to 9, or the (low, high) of that number, which is then
         drawn, both included.
       difficulty: 0 gives a large upright object in the middle of an almost plain ground; 1 gives

@@ -19,7 +19,7 @@ from jaxprune.types import Preprocess
 class _Split(Source):
     """A source over a split: labels read once, images decoded when asked for.
 
-    Inside of ``data`` other features are read too: ``decoded`` as TFDS does it, pictures by ``pixels`` and ``numbers``.
+    Inside of ``data`` other features are read too: ``decoded`` as TFDS does it, images by ``pixels`` and ``numbers``.
     """
 
     def __init__(self, name: str, split: Prepared, labels: np.ndarray, classes: Any, shape: Any, rule: Any) -> None:
@@ -93,7 +93,7 @@ def tfds(
       split: which split, such as "train" or "train[:10%]".
       image: height and width of the images, in pixels, to which they are squeezed, bilinearly with antialiasing; grey
         ones stay grey.
-      preprocess: instead of ``image``: what is made of each picture; with it all must get one size.
+      preprocess: instead of ``image``: what is made of each image; with it all must get one size.
       folder: where prepared sets lie, or the folder of one version, which holds dataset_info.json.  None: the default
         of TensorFlow Datasets.
       classes: the names of the classes where the set has plain integers as labels, and does not name them.  None: the
@@ -105,7 +105,7 @@ def tfds(
     Raises:
       ValueError: no such data set or split, a split that reads an example twice, a set that was not prepared or not to
         its end, another format, files that are missing or damaged, another number of examples than the metadata says,
-        an empty split, or examples without "image" and one "label" each; all before any picture is decoded.
+        an empty split, or examples without "image" and one "label" each; all before any image is decoded.
     """
     if (image is None) == (preprocess is None):
         raise ValueError(
@@ -130,7 +130,7 @@ def _check_image(feature: Any, said: str) -> None:
     kind, channels = np.dtype(getattr(feature, "np_dtype", object)), (getattr(feature, "shape", None) or (None,))[-1]
     if kind not in (np.uint8, np.uint16) or channels not in (1, 3, 4):
         raise ValueError(
-            f"data: expected pictures of uint8 or uint16 with 1, 3 or 4 channels as 'image', but {said} has "
+            f"data: expected images of uint8 or uint16 with 1, 3 or 4 channels as 'image', but {said} has "
             f"{type(feature).__name__} of {kind} with {channels}. Read it with TensorFlow Datasets, and write an npz."
         )
 

@@ -190,6 +190,6 @@ def _indices(path: Path) -> np.ndarray:
     if unknown.size:
         raise ValueError(
             f"{path}: expected the indices 0 to {len(_NAMES)} and {_VOID}, but found {int(unknown[0])}. Is it a mask "
-            "of classes (SegmentationClass), and not a picture?"
+            "of classes (SegmentationClass), and not an image?"
         )
     return indices

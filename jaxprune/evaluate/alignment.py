@@ -1,4 +1,4 @@
-"""Alignment with people: do networks decide as they do, and do they fail on the same pictures?
+"""Alignment with people: do networks decide as they do, and do they fail on the same images?
 
 Everything is computed from which trials are right, by the rules of the benchmark model-vs-human, so that numbers can
 be set beside published ones.  ``read_trials`` reads people's trials, ``make_trials`` makes those of a network, and
@@ -89,7 +89,7 @@ Excluded = Mapping[str, Sequence[str]]
 def compare(model: Trials, humans: Trials, *, dataset: str | None = None, exclude: Excluded = EXCLUDED) -> Alignment:
     """Compares the trials of a network with those of people, as the benchmark model-vs-human does.
 
-    Pictures are paired by ``image_id``, so the order of the rows does not matter; conditions by ``condition_key``.  In
+    Images are paired by ``image_id``, so the order of the rows does not matter; conditions by ``condition_key``.  In
     ``WITHOUT_CONDITIONS`` all trials are one condition.
 
     Args:
@@ -102,8 +102,8 @@ def compare(model: Trials, humans: Trials, *, dataset: str | None = None, exclud
       The four numbers of the benchmark.  With the 17 data sets they are its mean numbers.
 
     Raises:
-      ValueError: trials of several networks, or of nobody; a data set, a condition or a picture that only one side
-        has; a picture twice in one condition.
+      ValueError: trials of several networks, or of nobody; a data set, a condition or an image that only one side
+        has; an image twice in one condition.
 
     Source: Geirhos et al. (2021), arXiv 2106.07411; github.com/bethgelab/model-vs-human.
 
@@ -140,7 +140,7 @@ def human_human(trials: Trials, *, dataset: str | None = None, exclude: Excluded
     """Compares every person with every other: the level that a network would have to reach.
 
     Args:
-      trials: of two or more people ("subject-01" and so on), on the same pictures.  Those of networks, which the field
+      trials: of two or more people ("subject-01" and so on), on the same images.  Those of networks, which the field
         keeps in the same folders, are left out.
       dataset: which data set.  None: all, averaged.
       exclude: conditions that do not count.
@@ -149,7 +149,7 @@ def human_human(trials: Trials, *, dataset: str | None = None, exclude: Excluded
       The mean over all pairs of the means over the conditions that both saw.  The accuracy is that of all kept trials.
 
     Raises:
-      ValueError: fewer than two people; pairs without a common condition, or with other pictures in it.
+      ValueError: fewer than two people; pairs without a common condition, or with other images in it.
 
     Source: Geirhos et al. (2021), arXiv 2106.07411.
 
@@ -175,7 +175,7 @@ def human_human(trials: Trials, *, dataset: str | None = None, exclude: Excluded
 
 
 class _Cell(NamedTuple):
-    """The trials of one subject in one condition, sorted by picture."""
+    """The trials of one subject in one condition, sorted by image."""
 
     image: np.ndarray
     category: np.ndarray
@@ -230,7 +230,7 @@ def _table(side: str, trials: Trials, dataset: str, exclude: Excluded) -> dict[s
             cell = _Cell(images[chosen], kept.category[chosen], correct[chosen])
             if twice := cell.image[1:][cell.image[1:] == cell.image[:-1]].tolist():
                 raise ValueError(
-                    f"{side}: expected every picture once in a condition, but {subject!r} answered {twice[0]!r} more "
+                    f"{side}: expected every image once in a condition, but {subject!r} answered {twice[0]!r} more "
                     f"than once in the condition {key!r} of {dataset!r} ({len(twice)} such). Was a file read twice?"
                 )
             result.setdefault(subject, {})[key] = cell
@@ -248,14 +248,14 @@ def _pair(dataset: str, a: _Table, b: _Table) -> np.ndarray:
         one, two = a[key], b[key]
         if only := sorted(set(one.image.tolist()) ^ set(two.image.tolist())):
             raise ValueError(
-                f"trials: expected the same pictures in the condition {key!r} of {dataset!r}, but only one side has "
+                f"trials: expected the same images in the condition {key!r} of {dataset!r}, but only one side has "
                 f"{only[0]!r} ({len(only)} such of {len(one.image)} and {len(two.image)}). Leave them out of both."
             )
         other = np.flatnonzero(one.category != two.category)
         if other.size:
             image, *named = (str(column[other[0]]) for column in (one.image, one.category, two.category))
             raise ValueError(
-                f"trials: expected one right answer for a picture, but {image!r} of {dataset!r} is {named[0]!r} and "
+                f"trials: expected one right answer for an image, but {image!r} of {dataset!r} is {named[0]!r} and "
                 f"{named[1]!r}."
             )
     hits = [(a[key].correct, b[key].correct) for key in keys]

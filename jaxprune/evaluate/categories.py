@@ -118,7 +118,7 @@ class ShapeBias(NamedTuple):
 
 
 def cues(imagename: str) -> tuple[str, str]:
-    """Reads shape and texture from the name of a picture with conflicting cues.
+    """Reads shape and texture from the name of an image with conflicting cues.
 
     Raises:
       ValueError: the name does not end as those do.

@@ -1,4 +1,4 @@
-"""Consistency of two observers: are they right on the same pictures, and more often than by chance?"""
+"""Consistency of two observers: are they right on the same images, and more often than by chance?"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Trials: who answered what to which picture, in the CSV format in which the field shares them.
+"""Trials: who answered what to which image, in the CSV format in which the field shares them.
 
 A file has one row for each trial, under the header ``COLUMNS``, and is called ``<dataset>_<subject>_session_1.csv``.
 What is read is kept as it was written: a condition "0.90" stays "0.90".  Only comparisons know that it is "0.9".
@@ -73,7 +73,7 @@ class Trials:
 
     @property
     def image(self) -> np.ndarray:
-        """What identifies the picture behind each file name, [n]."""
+        """What identifies the image behind each file name, [n]."""
         return _strings(image_id(name) for name in self.imagename.tolist())
 
     def where(self, rows: Any) -> "Trials":
@@ -103,9 +103,9 @@ class Trials:
 _FIELDS = tuple(field.name for field in fields(Trials))
 
 _EXPECTED = {
-    "object_response": "the answer to each picture, strings [n]",
-    "category": "the right answer to each picture, strings [n]",
-    "imagename": "the name of each picture, strings [n]",
+    "object_response": "the answer to each image, strings [n]",
+    "category": "the right answer to each image, strings [n]",
+    "imagename": "the name of each image, strings [n]",
     "condition": "a string for all trials, or one for each, strings [n]",
 }
 
@@ -126,7 +126,7 @@ def make_trials(
       subject: what the network is called.
       object_response: its answers, names of categories [n].
       category: the right answers [n].
-      imagename: what the pictures are called [n]; their ``image_id`` pairs them with other subjects' trials.
+      imagename: what the images are called [n]; their ``image_id`` pairs them with other subjects' trials.
       condition: of all trials, or of each [n].
       dataset: of all trials.
       session: of all trials.
@@ -158,7 +158,7 @@ def make_trials(
 
 
 def image_id(imagename: str) -> str:
-    """Says which picture a file shows: its name without what the experiment put before it.
+    """Says which image a file shows: its name without what the experiment put before it.
 
     That is what stands behind the last "_", or behind the last but one where the name ends in an ImageNet file's.
 

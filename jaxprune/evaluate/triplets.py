@@ -1,4 +1,4 @@
-"""Triplets: of three pictures, which is the odd one out, and do features and people choose the same?
+"""Triplets: of three images, which is the odd one out, and do features and people choose the same?
 
 The odd one is what remains beside the most similar pair.  Equal similarities are no choice: they count by expectation,
 so that a network whose features are all the same scores chance, one third.
@@ -20,8 +20,8 @@ def odd_one_out(features: Any, triplets: Any, *, similarity: str = "cosine") -> 
     """Chooses the odd one out of each triplet: ``argmax over i of s(x_j, x_k)``, where j and k are the other two.
 
     Args:
-      features: of n pictures, [n, d].
-      triplets: indices of three different pictures, int [m, 3].
+      features: of n images, [n, d].
+      triplets: indices of three different images, int [m, 3].
       similarity: "cosine", or "dot".  The cosine with features that are all 0 is 0.
 
     Returns:
@@ -45,8 +45,8 @@ def choice_shares(features: Any, triplets: Any, *, similarity: str = "cosine") -
     """Computes the choices of ``odd_one_out`` as shares: 1, or 1/2 or 1/3 each where two or three are tied.
 
     Args:
-      features: of n pictures, [n, d].
-      triplets: indices of three different pictures, int [m, 3].
+      features: of n images, [n, d].
+      triplets: indices of three different images, int [m, 3].
       similarity: "cosine", or "dot".
 
     Returns:
@@ -61,7 +61,7 @@ def choice_shares(features: Any, triplets: Any, *, similarity: str = "cosine") -
     check.choice("similarity", similarity, ("cosine", "dot"))
     values = np.asarray(features, np.float64)
     if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(f"features: expected [n, d], one row for each picture, but got the shape {values.shape}.")
+        raise ValueError(f"features: expected [n, d], one row for each image, but got the shape {values.shape}.")
     check.finite("features", values, "Look at the network's outputs.")
     rows = _checked(triplets, len(values))
     if similarity == "cosine":
@@ -149,7 +149,7 @@ def _checked(triplets: Any, n: int) -> np.ndarray:
     twice = np.flatnonzero((rows[:, 0] == rows[:, 1]) | (rows[:, 1] == rows[:, 2]) | (rows[:, 2] == rows[:, 0]))
     if twice.size:
         raise ValueError(
-            f"triplets: expected three different pictures, but row {twice[0]} is {rows[twice[0]].tolist()} "
+            f"triplets: expected three different images, but row {twice[0]} is {rows[twice[0]].tolist()} "
             f"({twice.size} such). Leave those out."
         )
     return rows

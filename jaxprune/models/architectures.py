@@ -87,7 +87,7 @@ def _scaled(image: int, *, resize: int = 256, crop: int = 224, **options: Any) -
 
 
 def _timm(image: int, **options: Any) -> Preprocess:
-    # timm evaluates at nine tenths of the picture, but all of it from 384 pixels on.
+    # timm evaluates at nine tenths of the image, but all of it from 384 pixels on.
     share = 0.9 if image < 384 else 1.0
     return Preprocess(resize=math.floor(image / share), crop=image, interpolation="bicubic", **options)
 
@@ -226,7 +226,7 @@ _LISTED = (
     _torchvision_vit("b", 16),
     _torchvision_vit("b", 32),
     _torchvision_vit("l", 16, preprocess=partial(_scaled, resize=242)),
-    # Weights of SWAG, whose pictures are resized to the size itself, at whatever size.
+    # Weights of SWAG, whose images are resized to the size itself, at whatever size.
     *(_torchvision_vit(size, 16, "_swag", _WHOLE) for size in ("b", "l")),
     Architecture(
         "torchvision/swin_v2_t",

@@ -1,4 +1,4 @@
-"""A network that takes pictures as they are stored: the normalisation becomes part of it."""
+"""A network that takes images as they are stored: the normalisation becomes part of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -61,11 +61,11 @@ def _normalise(images: Any, preprocess: Preprocess) -> Any:
     pixels = jnp.asarray(images)
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
-    # Else the mean and std would be whole numbers too, and grey pictures three equal channels.
+    # Else the mean and std would be whole numbers too, and grey images three equal channels.
     if not jnp.issubdtype(pixels.dtype, jnp.floating) or pixels.shape[-1:] != (3,):
         raise TypeError(
             f"images: expected bytes (uint8) or floating-point pixels in [0, 1], [b, h, w, 3], but got "
-            f"{pixels.dtype}{list(pixels.shape)}. jp.data.as_float(...) makes pixels of bytes; a grey picture is "
+            f"{pixels.dtype}{list(pixels.shape)}. jp.data.as_float(...) makes pixels of bytes; a grey image is "
             "repeated in three channels."
         )
     mean, std = (jnp.asarray(values, pixels.dtype) for values in (preprocess.mean, preprocess.std))

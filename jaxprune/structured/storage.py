@@ -51,7 +51,7 @@ def save(
       params: nested dictionaries of arrays.
       state: nested dictionaries of arrays.
       image_shape: (h, w, c) of the images that it was made for.
-      preprocess: how pictures become these images; ``preprocess_of`` reads it.
+      preprocess: how images become these images; ``preprocess_of`` reads it.
 
     Returns:
       The folder.
@@ -140,7 +140,7 @@ def export_pytorch(
       params: nested dictionaries of arrays.
       state: nested dictionaries of arrays.
       image_shape: (h, w, c) of the images that it was made for.
-      preprocess: how pictures become these images; ``preprocess_of`` reads it.
+      preprocess: how images become these images; ``preprocess_of`` reads it.
 
     Returns:
       The folder.
@@ -166,13 +166,13 @@ def export_pytorch(
 
 
 def preprocess_of(folder: str | os.PathLike[str]) -> Preprocess:
-    """Reads how pictures become the images of a saved network.
+    """Reads how images become the images of a saved network.
 
     Args:
       folder: where ``save`` wrote it.
 
     Returns:
-      What was saved; where nothing was, the pictures squeezed to the size of its images, as pixels in [0, 1].
+      What was saved; where nothing was, the images squeezed to the size of its images, as pixels in [0, 1].
 
     Raises:
       ValueError: the folder holds no specification, or a damaged one; ``load`` checks it together with the weights.

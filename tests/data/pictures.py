@@ -1,4 +1,4 @@
-"""Pictures of noise in every mode of bytes and in awkward sizes, the same everywhere, and the transforms for them.
+"""Images of noise in every mode of bytes and in awkward sizes, the same everywhere, and the transforms for them.
 
 scripts/golden_preprocess.py makes them too, in a Python that has torchvision.
 """
@@ -53,7 +53,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 
 
 def made() -> dict[str, Image.Image]:
-    """The pictures, by size and mode."""
+    """The images, by size and mode."""
     pictures = {}
     for seed, (height, width, mode) in enumerate(SIZES):
         data = noise(seed, height * width * CHANNELS.get(mode, 1)).tobytes()
@@ -67,13 +67,13 @@ def made() -> dict[str, Image.Image]:
 
 
 def smooth(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
-    """Bytes of a picture without edges, black or white."""
+    """Bytes of an image without edges, black or white."""
     small = Image.fromarray(64 + noise(seed, 5, 7, 4) // 2)
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))[..., :channels]
 
 
 def smooth_ones() -> dict[str, np.ndarray]:
-    """Pictures that no kernel takes beyond black or white, where Pillow clips twice, and PyTorch once."""
+    """Images that no kernel takes beyond black or white, where Pillow clips twice, and PyTorch once."""
     sizes = ((375, 500), (500, 333), (257, 255), (31, 517))
     return {f"{height}x{width}": smooth(seed, height, width) for seed, (height, width) in enumerate(sizes)}
 

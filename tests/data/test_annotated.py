@@ -95,7 +95,7 @@ def test_annotated_scenes_keep_their_masks_and_boxes():
 
 
 def test_fitted_masks_take_the_pixel_at_the_middle_and_lie_where_the_image_does():
-    """A mask and a picture of itself, resized their own ways, differ only where the picture is half covered."""
+    """A mask and an image of itself, resized their own ways, differ only where the image is half covered."""
     mask = np.zeros((37, 53), bool)
     mask[5:22, 11:40] = True
     small, _ = _pictures.fitted("it", mask, mask & False, 16)
@@ -171,7 +171,7 @@ def test_annotated_folder_takes_what_folder_takes_and_nothing_hidden(folder):
     want = jp.data.annotated_folder(folder, image=4)
     for name in (".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png", "cat/._a.jpg"):
         (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "images" / name).write_bytes(b"no picture")
+        (folder / "images" / name).write_bytes(b"no image")
     shutil.move(folder / "images/cat/b.png", folder / "images/cat/b.PNG")
     Image.open(folder / "images/dog/c.png").save(folder / "images/dog/c.webp", lossless=True)
     (folder / "images/dog/c.png").unlink()
@@ -199,7 +199,7 @@ def encoded(values: np.ndarray) -> io.BytesIO:
 
 
 class JaxpruneMasks(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Six pictures of 10 x 20 pixels, an object with a border (1, 3) on a ground of 2, and two boxes each."""
+    """Six images of 10 x 20 pixels, an object with a border (1, 3) on a ground of 2, and two boxes each."""
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
     MASKS = BOXES = True

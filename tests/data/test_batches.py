@@ -28,7 +28,7 @@ class Files(jp.data.Source):
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         if self.broken in indices:
-            raise ValueError(f"a/{self.broken}.jpg: cannot be read as a picture (truncated). Is it complete?")
+            raise ValueError(f"a/{self.broken}.jpg: cannot be read as an image (truncated). Is it complete?")
         self.fetched.extend(indices.tolist())
         return self.pixels[indices]
 
@@ -142,7 +142,7 @@ def test_batches_stop_at_a_corrupt_image_and_name_it(unchecked):
     # Checked annotations would look at some batch themselves.
     data = data_of(Files(29, broken=17), "stream")
     evaluate = jp.evaluate.transfer.accuracy(jp.data.Batches(data, 4))
-    with pytest.raises(ValueError, match=r"^a/17\.jpg: cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"^a/17\.jpg: cannot be read as an image"):
         evaluate(linear(2))
     batches = iter(jp.data.Batches(data, 4))
     assert [next(batches)["weight"].sum() for _ in range(4)] == [4.0] * 4

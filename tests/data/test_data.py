@@ -345,7 +345,7 @@ def test_shift_names_an_unknown_shift_and_what_are_no_images():
 
 
 class JaxpruneToy(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Twenty pictures, each in one grey; given as encoded bytes, so that TensorFlow is not needed."""
+    """Twenty images, each in one grey; given as encoded bytes, so that TensorFlow is not needed."""
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
 

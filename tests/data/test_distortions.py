@@ -18,7 +18,7 @@ def pictures(shape: tuple[int, int, int] = (16, 16, 3), count: int = 5) -> np.nd
 
 
 def faint(shape: tuple[int, int, int] = (16, 16, 1), count: int = 4) -> np.ndarray:
-    """Pictures so close to grey that nothing is clipped."""
+    """Images so close to grey that nothing is clipped."""
     return 0.5 + 0.01 * (np.random.default_rng(1).random((count, *shape)) - 0.5)
 
 

@@ -32,11 +32,11 @@ def write(place: Path, files: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
-    """Three classes; nested folders, suffixes in capitals, and files that are no pictures."""
+    """Three classes; nested folders, suffixes in capitals, and files that are no images."""
     names = ["cat/b.png", "cat/a.JPEG", "cat/x/z.jpg", "cat/x-y/0.png", "Dog/1.bmp", "Dog/2.webp", "eel/0/0/0.jpg"]
     kinds = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "bmp": "BMP", "webp": "WEBP"}
     files = {name: encoded(seed, kind=kinds[name.split(".")[1].lower()]) for seed, name in enumerate(names)}
-    return write(tmp_path / "three", {**files, "cat/notes.txt": b"no picture", "outside.png": encoded(9)})
+    return write(tmp_path / "three", {**files, "cat/notes.txt": b"no image", "outside.png": encoded(9)})
 
 
 def opened(path: Path, **options) -> jp.data.Folder:
@@ -193,18 +193,18 @@ def test_fingerprint_of_much_data_hashes_the_ends(tmp_path):
     assert {value.split(":")[0] for value in ends.values()} == {"sha256-ends"}
 
 
-# -------------------------------------------------------------------------------------------------- damaged pictures
+# -------------------------------------------------------------------------------------------------- damaged images
 
 
 DAMAGE = {
     "bomb.png": (lambda: claimed(20_000, 20_000), r"20,000 x 20,000|decompression bomb"),
     "large.png": (lambda: claimed(10_000, 10_000), r"10,000 x 10,000|decompression bomb"),
     "wide.png": (lambda: claimed(1, 200_000), r"has 20 x 4,000,000 \(height x width\) after its resize"),
-    "empty.jpg": (lambda: b"", "cannot be read as a picture"),
-    "text.jpg": (lambda: b"GIF is not this" * 10, "cannot be read as a picture"),
-    "cut.jpg": (lambda: encoded(1, 64, 64, "JPEG")[:-300], "cannot be read as a picture .*truncated"),
-    "cut.png": (lambda: encoded(1, 64, 64)[:-300], "cannot be read as a picture"),
-    "flipped.png": (lambda: flipped(), "cannot be read as a picture"),
+    "empty.jpg": (lambda: b"", "cannot be read as an image"),
+    "text.jpg": (lambda: b"GIF is not this" * 10, "cannot be read as an image"),
+    "cut.jpg": (lambda: encoded(1, 64, 64, "JPEG")[:-300], "cannot be read as an image .*truncated"),
+    "cut.png": (lambda: encoded(1, 64, 64)[:-300], "cannot be read as an image"),
+    "flipped.png": (lambda: flipped(), "cannot be read as an image"),
 }
 HEADS = {"bomb.png", "large.png", "wide.png", "empty.jpg", "text.jpg"}
 
@@ -238,7 +238,7 @@ def test_check_finds_and_names_a_damaged_picture(three, damaged_files, name):
     limit = {"max_pixels": 10_000_000} if name == "wide.png" else {}
     source = opened(write(three, {f"Dog/{name}": damaged_files[name]}), **limit)
     place, message = source.files.index(f"Dog/{name}"), DAMAGE[name][1]
-    named = rf"(?s)folder: 1 of 8 pictures of folder:three cannot be used\. .*Dog/{re.escape(name)}.*({message})"
+    named = rf"(?s)folder: 1 of 8 images of folder:three cannot be used\. .*Dog/{re.escape(name)}.*({message})"
     with pytest.raises(ValueError, match=named):
         source.check(whole=True, workers=2)
     if name in HEADS:
@@ -267,7 +267,7 @@ def test_folder_refuses_a_picture_too_large_before_it_is_decoded(three, damaged_
 
 
 def test_check_says_how_many_pictures_are_damaged_and_names_five(damaged):
-    with pytest.raises(ValueError, match=r"folder: 8 of 15 pictures .* The first:\n(  .*\n){4}  .*$") as caught:
+    with pytest.raises(ValueError, match=r"folder: 8 of 15 images .* The first:\n(  .*\n){4}  .*$") as caught:
         opened(damaged).check(whole=True)
     assert len(re.findall(r"cat/", str(caught.value))) == 5
 
@@ -281,7 +281,7 @@ def test_folder_skips_damaged_pictures_before_any_split(damaged):
     assert (len(source), np.bincount(source.labels).tolist()) == (7, [2, 4, 1])
     source.check(whole=True)
     assert source.images(np.arange(7)).shape == (7, 16, 16, 3)
-    # A picture that is damaged later is an error all the same: nothing is left out of an evaluation.
+    # An image that is damaged later is an error all the same: nothing is left out of an evaluation.
     (damaged / source.files[3]).write_bytes(b"")
     with pytest.raises(ValueError, match=re.escape(source.files[3])):
         source.images(np.arange(7))
@@ -291,15 +291,13 @@ def test_folder_finds_one_percent_of_damage_in_both_ways(tmp_path):
     good, bad = encoded(3, kind="JPEG"), {7, 130}
     place = write(tmp_path / "many", {f"{i % 2}/{i:03}.jpg": good[:-50] if i in bad else good for i in range(200)})
     assert sorted(opened(place, on_error="skip").skipped) == ["0/130.jpg", "1/007.jpg"]
-    with pytest.raises(ValueError, match="folder: 2 of 200 pictures"):
+    with pytest.raises(ValueError, match="folder: 2 of 200 images"):
         opened(place).check(whole=True)
 
 
 def test_folder_refuses_a_class_left_empty_by_skipping(three):
     (three / "eel/0/0/0.jpg").write_bytes(b"")
-    with pytest.raises(
-        ValueError, match=r"folder: 1 of 3 classes .* have no picture that can be read, the first 'eel'"
-    ):
+    with pytest.raises(ValueError, match=r"folder: 1 of 3 classes .* have no image that can be read, the first 'eel'"):
         opened(three, on_error="skip")
 
 
@@ -322,7 +320,7 @@ def test_folder_names_what_is_wrong_with_folders(tmp_path, three):
     (three / "empty").mkdir()
     (three / "notes").mkdir()
     (three / "notes/a.txt").touch()
-    with pytest.raises(ValueError, match=r"folder: 2 of 5 classes in .* have no picture, the first 'empty' \(.jpg"):
+    with pytest.raises(ValueError, match=r"folder: 2 of 5 classes in .* have no image, the first 'empty' \(.jpg"):
         opened(three)
 
 
@@ -357,7 +355,7 @@ def test_folder_refuses_links_in_a_circle(three, target):
 
 def test_folder_names_links_to_themselves_and_to_nothing(three):
     (three / "cat/gone.png").symlink_to("nothing.png")
-    with pytest.raises(ValueError, match=r"folder: 1 of 8 pictures.*\n.*cat/gone.png: cannot be read"):
+    with pytest.raises(ValueError, match=r"folder: 1 of 8 images.*\n.*cat/gone.png: cannot be read"):
         opened(three).check()
     assert list(opened(three, on_error="skip").skipped) == ["cat/gone.png"]
     (three / "cat/self.png").symlink_to("self.png")
@@ -377,7 +375,7 @@ def test_folder_refuses_bad_arguments(three):
         opened(three, on_error="ignore")
     with pytest.raises(ValueError, match="max_pixels: expected a whole number"):
         opened(three, max_pixels=0)
-    with pytest.raises(ValueError, match="preprocess: expected one size for all pictures"):
+    with pytest.raises(ValueError, match="preprocess: expected one size for all images"):
         jp.data.folder(three, preprocess=Preprocess(resize=256))
     with pytest.raises(ValueError, match="workers: expected a whole number"):
         opened(three).check(workers=0)

@@ -18,7 +18,7 @@ FLOATS = (BYTES / np.float32(255)).astype(np.float32)
 
 
 def saved(path: Path, values: np.ndarray, kind: str = "", tags: dict[int, int] | None = None) -> Path:
-    """A picture in the mode of Pillow that the array has."""
+    """An image in the mode of Pillow that the array has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture, options = Image.fromarray(values), {}
     if tags:
@@ -80,7 +80,7 @@ def test_folder_names_a_picture_whose_white_nobody_knows(tmp_path, kind):
     source = jp.data.folder(tmp_path / "data", preprocess=RULE)
     with pytest.raises(ValueError, match=rf"cat/bad\.tif: .*{message}"):
         source.images(np.array([0]))
-    with pytest.raises(ValueError, match=rf"1 of 2 pictures .*\n.*cat/bad\.tif: .*{message}"):
+    with pytest.raises(ValueError, match=rf"1 of 2 images .*\n.*cat/bad\.tif: .*{message}"):
         source.check(whole=True)
     skipping = jp.data.folder(tmp_path / "data", preprocess=RULE, on_error="skip")
     assert (skipping.files, list(skipping.skipped)) == (("cat/good.png",), ["cat/bad.tif"])
@@ -99,7 +99,7 @@ def test_preprocess_scales_pictures_of_16_bits_before_it_resizes_them():
         want = jp.data.preprocess(BYTES, rule)
         np.testing.assert_array_equal(jp.data.preprocess(Image.fromarray(DEEP), rule), want)
         np.testing.assert_array_equal(jp.data.preprocess(Image.open(stream), rule), want)
-    with pytest.raises(ValueError, match=r"picture: expected a picture of 8 or 16 bits"):
+    with pytest.raises(ValueError, match=r"image: expected an image of 8 or 16 bits"):
         jp.data.preprocess(Image.fromarray(DEEP.astype(np.int32)), RULE)
 
 

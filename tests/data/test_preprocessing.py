@@ -84,7 +84,7 @@ def test_preprocess_takes_arrays_as_pictures():
         picture = Image.frombytes(mode, (25, 30), np.ascontiguousarray(array).tobytes())
         np.testing.assert_array_equal(jp.data.preprocess(array, rule), jp.data.preprocess(picture, rule))
     for wrong in (data.astype(np.float32), data[..., :2], data[0, 0], data[:0]):
-        with pytest.raises(ValueError, match=r"picture: expected bytes, uint8 \[h, w\], .* but got .*Scale to 0"):
+        with pytest.raises(ValueError, match=r"image: expected bytes, uint8 \[h, w\], .* but got .*Scale to 0"):
             jp.data.preprocess(wrong, rule)
 
 
@@ -113,7 +113,7 @@ def test_output_shape_is_known_or_refused():
         (100, 100),
     ]
     for rule in (Preprocess(), Preprocess(resize=256)):
-        with pytest.raises(ValueError, match=r"preprocess: expected one size for all pictures, .* Give a crop"):
+        with pytest.raises(ValueError, match=r"preprocess: expected one size for all images, .* Give a crop"):
             output_shape(rule)
 
 

@@ -30,7 +30,7 @@ class Painted(jp.data.Source):
             self.before(indices)
         for index in indices.tolist():
             if index in self.broken:
-                raise ValueError(f"/data/a/{index}.jpg: cannot be read as a picture (truncated).")
+                raise ValueError(f"/data/a/{index}.jpg: cannot be read as an image (truncated).")
         return painted(indices)
 
     def fingerprint(self) -> str:

@@ -25,7 +25,7 @@ def encoded(values: np.ndarray) -> io.BytesIO:
 
 
 def prepared(folder: Path, name: str, label=LABEL, give=lambda number: number % 2, kind=np.uint8, **more) -> str:
-    """Prepares a set of ``COUNT`` grey pictures, 20 times their number (of 16 bits: 5000 times), in two splits."""
+    """Prepares a set of ``COUNT`` grey images, 20 times their number (of 16 bits: 5000 times), in two splits."""
     scale = 5000 if kind == np.uint16 else 20
 
     def info(self):
@@ -160,7 +160,7 @@ def test_tfds_scales_levels_of_16_bits_and_reads_masks_of_16_bits_as_numbers(tmp
 
 
 def test_tfds_does_not_take_levels_of_16_bits_modulo_256(tmp_path):
-    """The set says that its pictures have 8 bits, and a file has 16: TFDS would take what is left over 256."""
+    """The set says that its images have 8 bits, and a file has 16: TFDS would take what is left over 256."""
     name = prepared(tmp_path, "JaxpruneOverCase")
     source = jp.data.tfds(name, image=4, folder=tmp_path)
     deep = encoded(np.full((4, 5), 0x8001, np.uint16)).getvalue()
@@ -171,5 +171,5 @@ def test_tfds_does_not_take_levels_of_16_bits_modulo_256(tmp_path):
 def test_tfds_refuses_pictures_of_floats():
     """TFDS keeps each float as the four bytes of a PNG, which would be read as colours."""
     image = FEATURES.Image(shape=(None, None, 1), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"expected pictures of uint8 or uint16 .* but tfds:x has Image of float32"):
+    with pytest.raises(ValueError, match=r"expected images of uint8 or uint16 .* but tfds:x has Image of float32"):
         importlib.import_module("jaxprune.data.tfds")._check_image(image, "tfds:x")

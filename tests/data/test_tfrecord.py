@@ -120,7 +120,7 @@ def test_records_name_a_file_that_becomes_shorter_or_goes(file):
 
 
 class JaxpruneRecords(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Twenty pictures with a mask each, given as encoded bytes, so that TensorFlow is not needed."""
+    """Twenty images with a mask each, given as encoded bytes, so that TensorFlow is not needed."""
 
     VERSION = tensorflow_datasets.core.Version("2.0.0")
 
@@ -341,7 +341,7 @@ def test_tfds_names_a_damaged_picture(folder):
     for options in ({"image": 6}, {"image": None, "preprocess": RULE}):
         source = opened(folder, "test", **options)
         source.images(np.array([0, 1, 2, 4]))
-        with pytest.raises(ValueError, match="example 3 of tfds:jaxprune_records:test: cannot be read as a picture"):
+        with pytest.raises(ValueError, match="example 3 of tfds:jaxprune_records:test: cannot be read as an image"):
             source.images(np.arange(5))
 
 
@@ -349,5 +349,5 @@ def test_tfds_asks_for_exactly_one_size(sets):
     for options in ({"image": None}, {"image": 6, "preprocess": RULE}):
         with pytest.raises(ValueError, match="image, preprocess: expected exactly one of them, but got"):
             opened(sets[1], **options)
-    with pytest.raises(ValueError, match="preprocess: expected one size for all pictures"):
+    with pytest.raises(ValueError, match="preprocess: expected one size for all images"):
         opened(sets[1], image=None, preprocess=Preprocess(resize=5))

@@ -15,7 +15,7 @@ RNG = np.random.default_rng
 
 
 def answers(correct: np.ndarray, subject: str, *, condition="0", dataset="toy", first: int = 0) -> Trials:
-    """Trials of which the given ones are right; pictures are numbered from ``first``."""
+    """Trials of which the given ones are right; images are numbered from ``first``."""
     given = np.where(correct, "dog", "cat")
     names = [f"{i:04d}_toy_{subject}_dog{i + first}.png" for i in range(len(correct))]
     return make_trials(subject, given, ["dog"] * len(correct), names, condition=condition, dataset=dataset)
@@ -457,9 +457,9 @@ SURE = np.array([[0.25, 0.75]])
         (lambda: alignment.compare("a", "b"), r"model: expected Trials, but got a str\. read_trials reads"),
         (lambda: alignment.compare(made(), "b"), r"humans: expected Trials, but got a str"),
         (lambda: alignment.human_human(["a"]), r"trials: expected Trials, but got a list"),
-        (lambda: made(object_response="dog"), r"object_response: expected the answer to each picture.* but got 'dog'"),
-        (lambda: made(category=None), r"category: expected the right answer to each picture.* but got None"),
-        (lambda: made(imagename="a.png"), r"imagename: expected the name of each picture.* but got 'a\.png'"),
+        (lambda: made(object_response="dog"), r"object_response: expected the answer to each image.* but got 'dog'"),
+        (lambda: made(category=None), r"category: expected the right answer to each image.* but got None"),
+        (lambda: made(imagename="a.png"), r"imagename: expected the name of each image.* but got 'a\.png'"),
         (lambda: made(condition=None), r"condition: expected a string for all trials, or one for each.* but got None"),
         (lambda: alignment.error_consistency(True, [True]), r"a: expected one or more answers \[n\]"),
         (lambda: alignment.observed_consistency([True], True), r"b: expected one or more answers \[n\]"),
@@ -504,16 +504,14 @@ def test_compare_names_trials_that_do_not_fit_each_other():
         ValueError, match=r"dataset: expected one of both sides, but humans has no trials of \['edge'\]"
     ):
         alignment.compare(answers(draws(0, 6), "dense", dataset="edge"), person)
-    with pytest.raises(ValueError, match=r"same pictures in the condition '0\.0' of 'toy'.*'dog5\.png' \(1 such of 6"):
+    with pytest.raises(ValueError, match=r"same images in the condition '0\.0' of 'toy'.*'dog5\.png' \(1 such of 6"):
         alignment.compare(network, person.where(np.arange(5)))
     with pytest.raises(ValueError, match=r"humans: .*'subject-01' answered 'dog0\.png' more than once.*read twice\?"):
         alignment.compare(network, joined(person, person))
     other = make_trials(
         "subject-01", person.object_response, ["cat"] * 6, person.imagename, condition="0", dataset="toy"
     )
-    with pytest.raises(
-        ValueError, match=r"one right answer for a picture, but 'dog0\.png' of 'toy' is 'dog' and 'cat'"
-    ):
+    with pytest.raises(ValueError, match=r"one right answer for an image, but 'dog0\.png' of 'toy' is 'dog' and 'cat'"):
         alignment.compare(network, other)
     with pytest.raises(ValueError, match=r"trials: expected two or more people, .* but got \['subject-01'\]"):
         alignment.human_human(person)

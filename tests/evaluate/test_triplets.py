@@ -96,7 +96,7 @@ FEATURES = np.eye(4)
         (lambda: triplets.odd_one_out(FEATURES, [[0, 1]]), r"triplets: expected indices \[m, 3\].*the shape \(1, 2\)"),
         (
             lambda: triplets.odd_one_out(FEATURES, [[0, 1, 2], [3, 1, 3]]),
-            r"triplets: expected three different pictures, but row 1 is \[3, 1, 3\] \(1 such\)",
+            r"triplets: expected three different images, but row 1 is \[3, 1, 3\] \(1 such\)",
         ),
         (lambda: triplets.odd_one_out(FEATURES, [[0, 1, 2]], similarity="cos"), r"similarity: unknown value 'cos'"),
         (lambda: triplets.agreement([0, 3], [0, 1]), r"choices: expected labels in \[0, 3\), but found 3"),

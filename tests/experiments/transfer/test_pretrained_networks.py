@@ -14,11 +14,15 @@ from PIL import Image
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import convert, transfer, transfer_data, transfer_dry_run
-from jaxprune import records, tensor_files
+from experiments import convert, transfer
+from experiments.shared import frozen_heads, pretrained, splits
+from experiments.shared.study import run
+from experiments.transfer import protocol
+from jaxprune import tensor_files
 from jaxprune.models import mapping
+from jaxprune.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 TASKS = ("food", "landscape")
 COUNTS = {"train": 10, "val": 3}
 
@@ -43,7 +47,7 @@ def tensors(name: str, classes: int = 1000) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with 1000 synsets in train and in val, one tiny picture in each but for those of two tasks."""
+    """A folder with 1000 synsets in train and in val, one tiny image in each but for those of two tasks."""
     root = tmp_path_factory.mktemp("imagenet")
     wanted = {one for task in jp.data.imagenet_tasks() if task.name in TASKS for one in task.classes}
     draw = np.random.default_rng(0)
@@ -59,7 +63,7 @@ def place(tmp_path_factory):
     return root
 
 
-def study(place: Path, out: Path, **options: Any) -> transfer.Study:
+def asked(place: Path, out: Path, **options: Any) -> transfer.Settings:
     settings: dict[str, Any] = {
         "data": f"folder:{place}",
         "weights": str(place / "resnet18.pth"),
@@ -75,49 +79,46 @@ def study(place: Path, out: Path, **options: Any) -> transfer.Study:
         "batch_size": 10,
         "largest_batch": 10,
     }
-    return transfer.Study(**settings | options, out=out)
+    return transfer.Settings(**settings | options, out=out)
 
 
-def said(study: transfer.Study) -> str:
+def said(settings: transfer.Settings) -> str:
     """What a dry run prints."""
-    opened = transfer.validate(study)
     text = io.StringIO()
-    transfer_dry_run.report(transfer.completed(study, opened), opened, Console(file=text, width=200))
+    run(transfer.STUDY, dataclasses.replace(settings, dry_run=True), Console(file=text, width=200))
     return text.getvalue()
 
 
 def test_transfer_runs_from_a_folder_and_a_file_to_its_page(place, tmp_path):
-    asked = study(place, tmp_path)
-    page = transfer.main(asked, console=Console(file=io.StringIO()))
-    text = page.read_text()
+    settings = asked(place, tmp_path)
+    text = run(transfer.STUDY, settings, Console(file=io.StringIO())).read_text()
     assert "torchvision/resnet18" in text
     assert str(place) not in text
-    opened = transfer.validate(asked)
-    store = records.Store(tmp_path / "records", "transfer")
-    runs = transfer.grid(transfer.completed(asked, opened))
-    found = [store.read(run) for run in runs]
+    inputs = transfer.open_study(settings)
+    store = Store(tmp_path, "transfer", version=transfer.STUDY.version, data=inputs.fingerprint)
+    found = [store.read(one) for one in transfer.plan(inputs.settings, inputs)]
     assert [record["config"]["score"] for record in found] == ["dense", "magnitude"]
     for record in found:
-        assert record["config"]["inputs"] == opened.fingerprint
+        assert record["data"] == inputs.fingerprint
         measured = record["metrics"]["pruned"]["frozen"]
         assert {name: one["n"] for name, one in measured.items()} == dict.fromkeys(TASKS, 30)
     assert found[1]["metrics"]["sparsity"] == pytest.approx(0.5, abs=1e-6)
     # Every example of the dense network is classified as by the network and the head alone.
     world_hits = found[0]["metrics"]["pruned"]["frozen"]["food"]["hits"]
-    assert world_hits == by_hand(place, opened)
+    assert world_hits == by_hand(place, inputs)
 
 
-def by_hand(place: Path, opened: transfer_data.Opened) -> str:
-    """Hits of the source task, from the file and the pictures with as little of the study as possible."""
+def by_hand(place: Path, inputs: splits.Inputs) -> str:
+    """Hits of the source task, from the file and the images with as little of the study as possible."""
     network, preprocess = jp.models.load(place / "resnet18.pth", "torchvision/resnet18", image=32)
-    task = opened.source
+    task = inputs.source
 
     def features(source: jp.data.Source, indices: np.ndarray) -> np.ndarray:
         pixels = jp.data.normalise(source.images(indices), preprocess)
         return np.asarray(jp.sites.read(network, pixels, ["features"])[0])
 
-    train, head = opened.indices(0, "head", task.classes)
-    val, test = opened.indices(0, "test", task.classes)
+    train, head = inputs.indices(0, "head", task.classes)
+    val, test = inputs.indices(0, "test", task.classes)
     position = {number: place for place, number in enumerate(task.classes)}
     labels = [
         np.array([position[int(one)] for one in source.labels[found]]) for source, found in ((train, head), (val, test))
@@ -128,8 +129,8 @@ def by_hand(place: Path, opened: transfer_data.Opened) -> str:
 
 
 def test_indices_share_no_image_among_splits_and_test_on_the_images_kept_for_it(place, tmp_path):
-    opened = transfer.validate(study(place, tmp_path))
-    parts = {name: opened.indices(0, name) for name in ("scoring", "head", "finetuning", "selection", "test")}
+    inputs = transfer.open_study(asked(place, tmp_path))
+    parts = {name: inputs.indices(0, name) for name in ("scoring", "head", "finetuning", "selection", "test")}
     assert parts["test"][0].name == "folder:val"
     assert len(parts["test"][1]) == 20 * COUNTS["val"]
     others = np.concatenate([found for name, (_, found) in parts.items() if name != "test"])
@@ -138,91 +139,90 @@ def test_indices_share_no_image_among_splits_and_test_on_the_images_kept_for_it(
 
 
 def test_shifted_images_when_asked_for_are_those_shifted_together(place, tmp_path):
-    opened = transfer.validate(study(place, tmp_path))
-    classes = opened.source.classes
-    together = jp.data.shift(jp.data.as_float(opened.part(0, "test", classes)["image"]), "noise", 0)
-    asked = opened.shifted(0, classes, "noise")
-    np.testing.assert_array_equal(asked["image"], together)
-    np.testing.assert_array_equal(asked["label"], opened.part(0, "test", classes)["label"])
+    inputs = transfer.open_study(asked(place, tmp_path))
+    classes = inputs.source.classes
+    together = jp.data.shift(jp.data.as_float(inputs.part(0, "test", classes)["image"]), "noise", 0)
+    moved = inputs.shifted(0, classes, "noise")
+    np.testing.assert_array_equal(moved["image"], together)
+    np.testing.assert_array_equal(moved["label"], inputs.part(0, "test", classes)["label"])
 
 
 def test_indices_hold_at_most_so_many_images_of_a_class(place, tmp_path):
-    opened = transfer.validate(study(place, tmp_path, most_per_class=2))
-    source, found = opened.indices(0, "test")
+    inputs = transfer.open_study(asked(place, tmp_path, most_per_class=2))
+    source, found = inputs.indices(0, "test")
     assert np.unique(source.labels[found], return_counts=True)[1].tolist() == [2] * 20
 
 
 def test_transfer_by_the_public_protocol_says_what_leaks_and_what_it_does(place, tmp_path):
-    asked = study(place, tmp_path, protocol="public-proxy", shifts=())
-    opened = transfer.validate(asked)
+    settings = asked(place, tmp_path, protocol="public-proxy", shifts=())
+    inputs = transfer.open_study(settings)
     for name in ("head", "finetuning", "test"):
-        source, found = opened.indices(0, name, opened.source.classes)
+        source, found = inputs.indices(0, name, inputs.source.classes)
         assert (source.name, len(found)) == ("folder:val", 30)
-    completed = transfer.completed(asked, opened)
+    completed = inputs.settings
     assert (completed.rounds, completed.finetune_rate, completed.loss) == (100, 5e-5, "squared_error")
     assert completed.batch_size == 10  # what was asked for stays
-    assert "Leak: The head of a task is fitted on the very images that test it" in said(asked)
+    assert "Leak: The head of a task is fitted on the very images that test it" in said(settings)
 
 
 def test_part_by_the_public_protocol_is_the_first_images_by_class_not_of_every_class(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer_data, "PROXY_SCORING", 4)
-    opened = transfer.validate(study(place, tmp_path, protocol="public-proxy"))
-    data = opened.part(0, "scoring", opened.source.classes)
-    source, found = opened.indices(0, "scoring", opened.source.classes)
+    monkeypatch.setattr(splits, "PROXY_SCORING", 4)
+    inputs = transfer.open_study(asked(place, tmp_path, protocol="public-proxy"))
+    data = inputs.part(0, "scoring", inputs.source.classes)
+    source, found = inputs.indices(0, "scoring", inputs.source.classes)
     assert np.asarray(source.labels[found]).tolist() == [928, 928, 928, 932]  # the lowest classes of food
     assert data["label"].tolist() == [4, 4, 4, 8]  # as the task counts them
-    epochs = transfer.completed(study(place, tmp_path, protocol="public-proxy"), opened).finetune_steps
-    assert epochs == 1  # as asked for
-    unasked = dataclasses.replace(study(place, tmp_path, protocol="public-proxy"), finetune_steps=100, batch_size=20)
-    assert transfer.completed(unasked, opened).finetune_steps == 90 * 2
+    assert inputs.settings.finetune_steps == 1  # as asked for
+    unasked = dataclasses.replace(asked(place, tmp_path, protocol="public-proxy"), finetune_steps=100, batch_size=20)
+    assert transfer.open_study(unasked).settings.finetune_steps == 90 * 2
 
 
 def test_whole_batches_are_the_same_from_memory_and_from_disk(place, tmp_path):
-    opened = transfer.validate(study(place, tmp_path))
-    source, found = opened.indices(0, "finetuning", opened.source.classes)
-    streamed = jp.data.stream(source, found, opened.source.classes)
+    inputs = transfer.open_study(asked(place, tmp_path))
+    source, found = inputs.indices(0, "finetuning", inputs.source.classes)
+    streamed = jp.data.stream(source, found, inputs.source.classes)
     held = {**streamed, "image": np.asarray(streamed["image"])}
-    cut = [transfer.whole_batches(data, 6) for data in (streamed, held)]
+    cut = [frozen_heads.whole_batches(data, 6) for data in (streamed, held)]
     assert [len(batch["label"]) for batch in cut[0]] == [5, 5, 5, 5]
     for one, other in zip(*cut, strict=True):
         np.testing.assert_array_equal(one["image"], other["image"])
 
 
-def test_completed_tells_other_pictures_of_one_name_apart_also_without_weights(place, tmp_path):
-    pictures, changed = tmp_path / "pictures", []
+def test_open_inputs_tells_other_images_of_one_name_apart_also_without_weights(place, tmp_path):
+    images, changed = tmp_path / "images", []
     for name in ("cat", "dog"):
-        (pictures / name).mkdir(parents=True)
+        (images / name).mkdir(parents=True)
         for number in range(25):
-            Image.new("RGB", (8, 8), (number, 0, 0)).save(pictures / name / f"{number}.png")
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(images / name / f"{number}.png")
     for colour in (1, 2):
-        Image.new("RGB", (8, 8), (0, colour, 0)).save(pictures / "cat" / "0.png")
-        asked = transfer.Study(data=f"folder:{pictures}", image=8, out=tmp_path / "out")
-        changed.append(transfer.completed(asked, transfer.validate(asked)).inputs)
+        Image.new("RGB", (8, 8), (0, colour, 0)).save(images / "cat" / "0.png")
+        settings = transfer.Settings(data=f"folder:{images}", image=8, batch_size=16, out=tmp_path / "out")
+        changed.append(transfer.open_study(settings).fingerprint)
     assert changed[0] != changed[1]
 
 
-def test_validate_brings_arrays_to_the_size_of_the_network(place, tmp_path):
+def test_open_study_brings_arrays_to_the_size_of_the_network(place, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 48, 40, 3), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", image=pixels, label=np.arange(60) % 2)
     options = {"data": f"npz:{tmp_path / 'data.npz'}", "tasks": ()}
-    opened = transfer.validate(study(place, tmp_path / "out", **options))
+    inputs = transfer.open_study(asked(place, tmp_path / "out", **options))
     np.testing.assert_array_equal(
-        opened.images.images(np.array([5]))[0], jp.data.preprocess(pixels[5], opened.weights.preprocess)
+        inputs.images.images(np.array([5]))[0], jp.data.preprocess(pixels[5], inputs.weights.preprocess)
     )
     np.savez(tmp_path / "data.npz", image=(pixels / 255).astype(np.float32), label=np.arange(60) % 2)
     with pytest.raises(ValueError, match="data: expected images of 32 x 32 pixels, or bytes that can be resized"):
-        transfer.validate(study(place, tmp_path / "out", **options))
+        transfer.open_study(asked(place, tmp_path / "out", **options))
 
 
-def test_validate_refuses_train_without_val(place, tmp_path):
+def test_open_study_refuses_train_without_val(place, tmp_path):
     (tmp_path / "data" / "train" / "cat").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"data: expected a folder for each class .* has train and no val"):
-        transfer.validate(study(place, tmp_path / "out", data=f"folder:{tmp_path / 'data'}"))
+        transfer.open_study(asked(place, tmp_path / "out", data=f"folder:{tmp_path / 'data'}"))
 
 
-def test_proxy_transformation_steps_as_sgd_in_pytorch():
+def test_transformation_of_the_public_protocol_steps_as_sgd_in_pytorch():
     # w <- w - rate (m <- 0.9 m + g + 1e-4 w), and a tenth of the rate after 30 of 90 epochs.
-    tx = transfer_data.proxy_transformation(0.1, 90)
+    tx = protocol.transformation(0.1, 90)
     weight, momentum = 2.0, 0.0
     params, state = jax.numpy.asarray(2.0), tx.init(jax.numpy.asarray(2.0))
     for step in range(40):
@@ -235,9 +235,10 @@ def test_proxy_transformation_steps_as_sgd_in_pytorch():
 
 
 def test_transfer_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path):
-    text = said(study(place, tmp_path, scores=("magnitude", "block-obs")))
+    text = said(asked(place, tmp_path, scores=("magnitude", "block-obs")))
     for part in (
         "3 runs: 1 seed, the dense network and 2 scores",
+        "runs 3, done 0, to do 3",
         "11,176,512 parameters, 11,166,912 prunable",
         "folder:train: 200 of 1,180 images are used, 32 x 32 x 3",
         "scoring 40, finetuning 20, head 60, selection 20, test 60",
@@ -250,14 +251,14 @@ def test_transfer_dry_run_says_what_would_be_done_and_computes_nothing(place, tm
     assert not list((tmp_path / "records").iterdir())
 
 
-def test_validate_refuses_or_counts_pictures_that_cannot_be_read(place, tmp_path):
+def test_open_study_refuses_or_counts_images_that_cannot_be_read(place, tmp_path):
     broken = place / "train" / "n00000933" / "broken.JPEG"
     broken.write_bytes((place / "train" / "n00000933" / "0.JPEG").read_bytes()[:100])
     try:
-        with pytest.raises(ValueError, match=r"folder: 1 of 201 pictures of folder:train cannot[\s\S]*broken\.JPEG"):
-            transfer.validate(study(place, tmp_path))
-        opened = transfer.validate(study(place, tmp_path, on_error="skip"))
-        assert opened.skipped == {"folder:train": 1}
+        with pytest.raises(ValueError, match=r"folder: 1 of 201 images of folder:train cannot[\s\S]*broken\.JPEG"):
+            transfer.open_study(asked(place, tmp_path))
+        inputs = transfer.open_study(asked(place, tmp_path, on_error="skip"))
+        assert inputs.skipped == {"folder:train": 1}
     finally:
         broken.unlink()
 
@@ -271,13 +272,24 @@ def test_validate_refuses_or_counts_pictures_that_cannot_be_read(place, tmp_path
             {"architecture": "torchvision/resnet34"},
             r"is not of torchvision/resnet34.*It looks like torchvision/resnet18\.",
         ),
-        ({"weights": "nowhere.pth"}, "nowhere.pth"),
+        (
+            {"architecture": "resnet18"},
+            r"architecture: 'resnet18' lacks its source\. Write torchvision/resnet18\.",
+        ),
+        (
+            {"architecture": "resnet50"},
+            r"lacks its source\. Write torchvision/resnet50 or moco_v2/resnet50 or dino/resnet50 or clip/resnet50",
+        ),
+        ({"weights": "nowhere.pth"}, r"weights: there is no file 'nowhere\.pth'"),
+        ({"data": "npz:nowhere.npz"}, r"npz: .*nowhere\.npz"),
+        ({"tasks": ("food",)}, "tasks: expected two or more"),
+        ({"batch_size": 10**9}, "batch_size: expected at most the 1,180 images of folder:train, but got 1,000,000,000"),
         ({"tasks": ("fod",)}, "task: unknown value 'fod'. Did you mean 'food'"),
         ({"source": "birds"}, "task: unknown value 'birds'"),
         ({"most_per_class": -1}, "most_per_class: expected a whole number of 0 or more"),
         ({"protocol": "leaky"}, "protocol: unknown value 'leaky'"),
         ({"protocol": "public-proxy", "most_per_class": 5}, "most_per_class: expected 0 under public-proxy"),
-        ({"data": "digits", "tasks": ()}, r"data: expected pictures in colours"),
+        ({"data": "digits", "tasks": ()}, r"data: expected images in colours"),
         ({"data": "folder:"}, "data: unknown value"),
         ({"weights": "", "architecture": "torchvision/resnet18"}, "architecture: expected none"),
         (
@@ -290,20 +302,20 @@ def test_transfer_finds_bad_values_before_any_work(place, tmp_path, monkeypatch,
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("work started")
 
-    monkeypatch.setattr(transfer, "prepare", forbidden)
+    study = transfer.STUDY._replace(prepare=forbidden)
     with pytest.raises(ValueError, match=message):
-        transfer.main(dataclasses.replace(study(place, tmp_path), **change))
+        run(study, dataclasses.replace(asked(place, tmp_path), **change), Console(file=io.StringIO()))
 
 
-def test_validate_takes_one_flipped_bit_of_the_weights_as_another_study(place, tmp_path):
+def test_open_study_takes_one_flipped_bit_of_the_weights_as_another_asked(place, tmp_path):
     content = bytearray((place / "resnet18.pth").read_bytes())
     found = tensor_files.read(place / "resnet18.pth").tensors["fc.bias"]
     changed = {**tensors("torchvision/resnet18"), "fc.bias": np.where(np.arange(1000) == 3, 0, found)}
     tensor_files.write(tmp_path / "other.pth", {name: np.asarray(one, np.float32) for name, one in changed.items()})
     assert (tmp_path / "other.pth").read_bytes() != bytes(content)
-    asked = study(place, tmp_path / "out")
+    settings = asked(place, tmp_path / "out")
     first, second = (
-        transfer.validate(dataclasses.replace(asked, weights=str(path))).fingerprint
+        transfer.open_study(dataclasses.replace(settings, weights=str(path))).fingerprint
         for path in (place / "resnet18.pth", tmp_path / "other.pth")
     )
     assert first != second
@@ -315,10 +327,10 @@ def test_load_weights_takes_a_network_of_ours_with_its_preprocessing(place, tmp_
     preprocess = jp.types.Preprocess(resize=20, crop=16, interpolation="bicubic")
     params, state = made["params"], {"batch_stats": made["batch_stats"]}
     jp.structured.save(tmp_path / "net", module, params, state, (16, 16, 3), preprocess)
-    loaded = transfer_data.load_weights(str(tmp_path / "net"), "jaxprune", None)
+    loaded = pretrained.load_weights(str(tmp_path / "net"), "jaxprune", None)
     other = jp.types.Preprocess(resize=20, crop=16, interpolation="bilinear")
     jp.structured.save(tmp_path / "other", module, params, state, (16, 16, 3), other)
-    assert transfer_data.load_weights(str(tmp_path / "other"), "jaxprune", None).fingerprint != loaded.fingerprint
+    assert pretrained.load_weights(str(tmp_path / "other"), "jaxprune", None).fingerprint != loaded.fingerprint
     assert loaded.preprocess == preprocess
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     expected = module.apply(made, jp.data.normalise(pixels, preprocess))
