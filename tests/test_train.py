@@ -22,58 +22,7 @@ from flax import linen as nn
 
 import jaxprune as jp
 from tests import haste
-
-
-def data(count: int = 30, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(3, size=count).astype(np.int32)
-    images = 0.3 * rng.standard_normal((count, 2, 2, 1)) + np.eye(3, 4)[labels].reshape(count, 2, 2, 1)
-    return {"image": images.astype(np.float32), "label": labels}
-
-
-def apply(params, state, images):
-    del state
-    hidden = jax.nn.relu(images.reshape(len(images), -1) @ params["first"] + params["bias"])
-    return hidden @ params["second"]
-
-
-def network() -> jp.Network:
-    rng = np.random.default_rng(0)
-    shapes = {"first": (4, 8), "bias": (8,), "second": (8, 3)}
-    params = {name: jnp.asarray(0.5 * rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
-    return jp.Network(apply, params, {"steps": jnp.zeros((), jnp.int32)})
-
-
-def train_apply(params, state, images, rngs):
-    del rngs
-    return apply(params, {}, images), {"steps": state["steps"] + 1}
-
-
-def mask_of(params: Any, seed: int = 0) -> Any:
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.5), params)
-
-
-def copied(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.array(leaf), tree)
-
-
-def same(left: Any, right: Any) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), left, right)
-
-
-def fit(net: jp.Network, tx: Any, examples: Any = None, **options: Any) -> jp.Network:
-    settings = {"steps": 12, "batch_size": 8, "seed": 0, **options}
-    return jp.train.fit(net, jp.losses.cross_entropy, tx, data() if examples is None else examples, **settings)
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def steps_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
-
+from tests.train.tiny import apply, copied, data, fit, mask_of, network, rows, same, steps_in, train_apply
 
 # --------------------------------------------------------------------------------------------------- the laws
 
@@ -427,6 +376,7 @@ ASKING = {
     "value in a chain": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
     "value_fn": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
     "obj_fn": optax.contrib.sophia(0.1),
+    "all of these": optax.lbfgs(),
     "grad_fn": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=True),
     "nothing": optax.scale(-0.1),
 }
@@ -559,7 +509,7 @@ for words in sys.argv[1:]:
 
 def process(*runs: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
-    environment["XLA_FLAGS"] = haste.FLAGS
+    environment |= {"XLA_FLAGS": haste.FLAGS, "PYTHONHASHSEED": "random"}
     words = [sys.executable, "-c", RUN, *runs]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=900)
 
@@ -771,7 +721,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np, optax
 import jaxprune as jp
-from test_train import data, fit, mask_of, network
+from tests.train.tiny import data, fit, mask_of, network
 
 assert jax.device_count() == 8
 mesh, net, tx = jp.mesh.make(), network(), optax.adam(0.01)
@@ -796,6 +746,6 @@ print("same")
 
 def test_fit_on_many_devices_gives_the_result_of_one():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    words = [sys.executable, "-c", SHARDED, str(Path(__file__).parent)]
+    words = [sys.executable, "-c", SHARDED, str(Path(__file__).parents[1])]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=900)
     assert done.stdout == "same\n", done.stderr

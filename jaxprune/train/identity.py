@@ -31,7 +31,9 @@ _FORMAT = 1
 def parts(
     network: Network, optimizer: Any, data: Mapping[str, Any], functions: Functions, batch_size: int, seed: int
 ) -> dict[str, Any]:
-    """Describes a run: {"values": {part: hash or number}, "programs": {part: hash}, "shapes": hash}.
+    """Describes a run: {"values": {part: hash or number}, "programs": {part: hash}, "inputs": hash}.
+
+    Programs of inputs of other shapes are others, though the functions be the same; so those are told too.
 
     Args:
       network: where training begins.
@@ -45,19 +47,19 @@ def parts(
     values = {
         "start": _digest((network.params, network.state)),
         "mask": _digest(masks),
-        "optimizer": _digest(rest),
+        "initial state of tx": _digest(rest),
         "data": _digest_data(data),
         "batch_size": int(batch_size),
         "seed": int(seed),
         "rngs": list(functions.rngs),
     }
     batch = abstract_batch(data, batch_size)
-    # Programs depend on shapes; those of other shapes are others, though the functions be the same.
     shapes = jax.tree.map(lambda leaf: f"{np.shape(leaf)}{leaf.dtype}", (network.params, network.state, rest, batch))
+    inputs = [*jax.tree.leaves(shapes), bool(masks), functions.rngs]
     return {
         "values": values,
         "programs": _programs(network, optimizer, batch, functions),
-        "shapes": hashlib.sha256(repr((jax.tree.leaves(shapes), bool(masks))).encode()).hexdigest(),
+        "inputs": hashlib.sha256(repr(inputs).encode()).hexdigest(),
     }
 
 
@@ -91,7 +93,7 @@ def _read(root: Path) -> dict[str, Any]:
         written = json.loads(path.read_text())
         if written["format"] != _FORMAT:
             raise ValueError(f"its format is {written['format']!r}, not {_FORMAT}")
-        _ = written["jax"], written["shapes"], dict(written["values"]), dict(written["programs"])
+        _ = written["jax"], written["inputs"], dict(written["values"]), dict(written["programs"])
     except FileNotFoundError:
         raise ValueError(
             f"folder: {str(root)!r} holds checkpoints of an earlier version of jaxprune, without {_NAME}: of which "
@@ -113,11 +115,13 @@ def _differing(written: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name, value in now["values"].items()
         if written["values"].get(name) != value
     ]
-    if written["shapes"] != now["shapes"]:
+    if written["inputs"] != now["inputs"]:
         return found or ["numbers of another precision (jax_enable_x64)"]
     if written["jax"] != now["jax"]:
         return found
     others = [name for name, value in now["programs"].items() if written["programs"].get(name) != value]
+    if "augment" in others:  # what comes after it may see other shapes
+        others = [name for name in others if name not in ("network", "loss")]
     # The step holds all the rest: it says something of its own only where that is the same.
     if others == ["step"] and not found:
         return ["another derivative of loss or network, or another version of jaxprune"]

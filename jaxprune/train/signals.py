@@ -8,25 +8,24 @@ from typing import Any
 
 
 class Stop:
-    """Which signal came first, if any; false as long as none has."""
+    """Which signals came; false as long as none has."""
 
     def __init__(self) -> None:
-        self._first: int | None = None
+        self._came: list[int] = []
 
     def __bool__(self) -> bool:
-        return self._first is not None
+        return bool(self._came)
 
     def __call__(self, number: int, _: Any = None) -> None:
         """Handles a signal."""
-        if self._first is None:
-            self._first = number
-        elif number == signal.SIGINT:
+        self._came.append(number)
+        if number == signal.SIGINT and self._came.count(number) > 1:
             raise KeyboardInterrupt  # the person does not want to wait
 
     @property
     def error(self) -> BaseException:
         """What the training ends with."""
-        return KeyboardInterrupt() if self._first == signal.SIGINT else SystemExit(143)
+        return KeyboardInterrupt() if self._came[0] == signal.SIGINT else SystemExit(143)
 
 
 @contextmanager
