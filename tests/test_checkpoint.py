@@ -311,8 +311,6 @@ def test_save_that_is_killed_leaves_whole_checkpoints(tmp_path):
 
 def taken_by(folder: Path, process: int) -> str:
     return rf"folder: expected one that nobody else writes into, but process {process} on \S+ does into '{folder}'\."
-        rf"folder: expected one that nobody else writes into, but process {process} on \S+ does into '{folder}'\. Wait"
-    )
 
 
 def test_save_refuses_while_another_part_of_the_process_saves(tmp_path, monkeypatch):
