@@ -2,6 +2,9 @@
 
 Orbax restores flipped bits, and casts another dtype, without a word.  So every leaf's SHA-256 is kept, a damaged
 checkpoint falls back to the one before it (with a warning), and a checkpoint of another network is an error.
+
+One writer at a time has a folder; it holds the file ``.writer`` there.  Readers need nothing, and change nothing while
+somebody writes.
 """
 
 import hashlib
@@ -10,6 +13,8 @@ import os
 import shutil
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxprune import check, files, tree
+from jaxprune import check, exclusive, files, tree
+
+_HELD = ".writer"
 
 
 def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -> Path:
     """Saves a tree of arrays as the checkpoint of a step; older ones are deleted but for ``keep``.
-
-    One process writes into a folder.
 
     Args:
       folder: where checkpoints live, one folder each.
@@ -36,31 +41,91 @@ def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -
       The folder of the checkpoint, complete.
 
     Raises:
-      ValueError: the folder cannot be written, has a checkpoint of this step, or a leaf is empty or a PRNG key.
+      ValueError: the folder cannot be written, has a checkpoint of this step, or somebody else writes into it at this
+        time (another process, or another thread of this one; a ``jp.train.fit`` does until it ends); its file system
+        has no locks; or a leaf is empty or a PRNG key.
+
+    >>> import tempfile
+    >>> save(tempfile.mkdtemp(), 7, {"w": np.ones(2)}).name
+    '00000007'
     """
-    root = check.writable("folder", folder)
-    check.positive("keep", keep)
-    final = root / f"{step:08d}"
-    if final.exists():
-        raise ValueError(f"step: {str(final)!r} exists. Resume from it, or choose another folder.")
-    demand_savable(state)
-    names, leaves = tree.names(state), jax.tree.leaves(state)
-    arrays = [np.asarray(leaf) for leaf in leaves]
-    temporary = root / f".tmp-{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
-        ocp.save(str((temporary / "arrays").absolute()), {str(index): leaf for index, leaf in enumerate(arrays)})
-        files.write_json(temporary / "manifest.json", _manifest(step, names, arrays))
-        temporary.rename(final)
-        files.sync_folder(root)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for old in _steps(root)[:-keep]:
-        # Renamed first: whoever is killed in the middle leaves no half under a final name.
-        (root / f"{old:08d}").rename(root / f".tmp-{uuid.uuid4().hex}")
-    for leftover in root.glob(".tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    return final
+    with Writer(folder) as writer:
+        return writer.save(step, state, keep)
+
+
+class Writer:
+    """A folder of checkpoints that this part of this process writes into, and nobody else, until the context ends.
+
+    Args:
+      folder: where checkpoints live; made where it is missing.
+
+    Raises:
+      ValueError: it cannot be written, somebody else writes into it, or its file system has no locks.
+
+    >>> import tempfile
+    >>> with Writer(tempfile.mkdtemp()) as writer:
+    ...     _ = writer.save(7, {"w": np.ones(2)})
+    ...     writer.restore({"w": np.zeros(2)})
+    (7, {'w': array([1., 1.])})
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.root = check.writable("folder", folder)
+        while (hold := _taken(self.root)) is None:
+            # Nobody: it has ended in between.
+            if (owner := exclusive.holder(self.root / _HELD)) != "nobody":
+                raise ValueError(
+                    f"folder: expected one that nobody else writes into, but {owner} does into {str(self.root)!r}. "
+                    "Wait until it ends, or choose another folder."
+                )
+        self._hold = hold
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._hold.release()
+
+    def save(self, step: int, state: Any, keep: int = 2) -> Path:
+        """Saves as ``jp.checkpoint.save`` does."""
+        check.positive("keep", keep)
+        final = self.root / f"{step:08d}"
+        if final.exists():
+            raise ValueError(f"step: {str(final)!r} exists. Resume from it, or choose another folder.")
+        demand_savable(state)
+        names, leaves = tree.names(state), jax.tree.leaves(state)
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        temporary = self.root / f".tmp-{uuid.uuid4().hex}"
+        temporary.mkdir()
+        try:
+            ocp.save(str((temporary / "arrays").absolute()), {str(index): leaf for index, leaf in enumerate(arrays)})
+            files.write_json(temporary / "manifest.json", _manifest(step, names, arrays))
+            temporary.rename(final)
+            files.sync_folder(self.root)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for old in steps(self.root)[:-keep]:
+            # Renamed first: whoever is killed in the middle leaves no half under a final name.
+            (self.root / f"{old:08d}").rename(self.root / f".tmp-{uuid.uuid4().hex}")
+        for leftover in self.root.glob(".tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        return final
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """Restores as ``jp.checkpoint.restore`` does."""
+        return _restore(self.root, like, self)
+
+
+def steps(folder: str | os.PathLike[str]) -> list[int]:
+    """Lists the steps that have a checkpoint, whole or damaged, in order.
+
+    >>> steps("nowhere")
+    []
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        return []
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit() and path.is_dir())
 
 
 def demand_savable(state: Any) -> None:
@@ -73,7 +138,10 @@ def demand_savable(state: Any) -> None:
 
 
 def restore(folder: str | os.PathLike[str], like: Any) -> tuple[int, Any] | None:
-    """Loads the newest checkpoint that is whole; damaged ones are put aside, under names that begin with a dot.
+    """Loads the newest checkpoint that is whole.
+
+    Damaged ones are put aside, under names that begin with a dot, so that training can go on from here; but where
+    somebody writes into the folder, or this process must not, they are left where they are.
 
     Args:
       folder: where checkpoints live.
@@ -88,33 +156,71 @@ def restore(folder: str | os.PathLike[str], like: Any) -> tuple[int, Any] | None
 
     Warns:
       UserWarning: a checkpoint is damaged, and an older one is tried.
+
+    >>> import tempfile
+    >>> restore(tempfile.mkdtemp(), {"w": np.zeros(2)}) is None
+    True
     """
-    root = Path(folder)
-    steps = _steps(root)
-    for step in reversed(steps):
-        path = root / f"{step:08d}"
+    return _restore(Path(folder), like, None)
+
+
+def _restore(root: Path, like: Any, writer: Writer | None) -> tuple[int, Any] | None:
+    damaged: set[int] = set()
+    while left := [step for step in steps(root) if step not in damaged]:
+        path = root / f"{left[-1]:08d}"
         try:
             leaves = _load(path, like)
         except _DamagedError as damage:
-            aside = root / f".damaged-{path.name}-{uuid.uuid4().hex[:8]}"
-            path.rename(aside)
-            message = f"The checkpoint {str(path)!r} is damaged ({damage}); trying the one before it."
-            warnings.warn(f"{message} It was renamed to {aside.name!r}.", stacklevel=2)
+            # Its writer deletes old ones, perhaps while they are read here; then there is a newer one.
+            if path.is_dir():
+                damaged.add(left[-1])
+                message = f"The checkpoint {str(path)!r} is damaged ({damage}); trying the one before it."
+                warnings.warn(f"{message} It {_put_aside(path, writer)}.", stacklevel=3)
             continue
-        return step, jax.tree.unflatten(jax.tree.structure(like), leaves)
-    if steps:
+        return left[-1], jax.tree.unflatten(jax.tree.structure(like), leaves)
+    if damaged:
         raise ValueError(f"folder: every checkpoint in {str(root)!r} is damaged. Call again to start anew.")
     return None
 
 
+def _put_aside(path: Path, writer: Writer | None) -> str:
+    """Renames a damaged checkpoint, if that is nobody else's to do; says what became of it."""
+    with _may_write(path.parent, writer) as may:
+        if not may:
+            return "was left there, since somebody writes into the folder, or this process may not"
+        if not path.is_dir():
+            return "is gone, since somebody else has put it aside"
+        aside = path.with_name(f".damaged-{path.name}-{uuid.uuid4().hex[:8]}")
+        path.rename(aside)
+        return f"was renamed to {aside.name!r}"
+
+
+@contextmanager
+def _may_write(root: Path, writer: Writer | None) -> Iterator[bool]:
+    if writer is not None:
+        yield True
+        return
+    try:
+        hold = exclusive.hold(root / _HELD)
+    except OSError:  # a reader need not be able to write
+        hold = None
+    try:
+        yield hold is not None
+    finally:
+        if hold is not None:
+            hold.release()
+
+
+def _taken(root: Path) -> exclusive.Hold | None:
+    try:
+        return exclusive.hold(root / _HELD)
+    except OSError:
+        exclusive.demand_supported("folder", root)
+        raise
+
+
 class _DamagedError(Exception):
     """The files of a checkpoint are not as they were written."""
-
-
-def _steps(root: Path) -> list[int]:
-    if not root.is_dir():
-        return []
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit() and path.is_dir())
 
 
 def _manifest(step: int, names: list[str], leaves: list[np.ndarray]) -> dict[str, Any]:

@@ -156,6 +156,23 @@ def start(tx: optax.GradientTransformation, params: Any) -> Any:
     return masks.apply(tx.init.mask, params) if isinstance(tx.init, _MaskedInit) else params
 
 
+def without_masks(state: Any) -> tuple[Any, list[Any]]:
+    """Returns a state without the masks of ``with_mask``, and those masks, outer ones first."""
+    found: list[Any] = []
+
+    def inside(node: Any) -> Any:
+        while isinstance(node, MaskedState):
+            found.append(node.mask)
+            node = node.inner
+        return node
+
+    rest = jax.tree.map(inside, state, is_leaf=lambda node: isinstance(node, MaskedState))
+    if not found:
+        return rest, []
+    rest, more = without_masks(rest)
+    return rest, found + more
+
+
 def refuse_lookahead(value: Any) -> None:
     """Raises where parameters or a state are those of ``optax.lookahead``."""
     kinds = (optax.LookaheadParams, optax.LookaheadState)
@@ -184,8 +201,12 @@ def arguments(objective: Callable[[Any], Any], value: Any, gradient: Any) -> dic
     }
 
 
-def demand_served(tx: optax.GradientTransformation, state: Any, params: Any) -> None:
-    """Checks, without computing, that ``tx`` makes updates of these parameters from a mean gradient."""
+def demand_served(tx: optax.GradientTransformation, state: Any, params: Any) -> Any:
+    """Checks, without computing, that ``tx`` makes updates of these parameters from a mean gradient.
+
+    Returns:
+      The traced program (jaxpr) of one update.
+    """
     refuse_lookahead(state)
 
     def total(point: Any) -> Any:
@@ -195,7 +216,7 @@ def demand_served(tx: optax.GradientTransformation, state: Any, params: Any) -> 
         return call(tx.update, params, state, params, arguments(total, total(params), params))
 
     try:
-        updates, after = jax.eval_shape(once, state, params)
+        program, (updates, after) = jax.make_jaxpr(once, return_shape=True)(state, params)
         check.same_structure("its updates", updates, "the parameters", params)
         check.same_structure("its state", after, "the state before", state)
     except Exception as error:  # optax, and whoever made tx, raises what it likes
@@ -204,3 +225,4 @@ def demand_served(tx: optax.GradientTransformation, state: Any, params: Any) -> 
             f"value_fn, obj_fn or grad_fn, but got {type(error).__name__}: {error} Choose another one, or write the "
             "loop around tx.update yourself."
         ) from error
+    return program

@@ -1,8 +1,11 @@
+import errno
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxprune import checkpoint
+from jaxprune import checkpoint, exclusive
 
 # Where a file is damaged, Orbax closes its event loop before its threads are done with it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -275,7 +278,7 @@ def demand_whole(folder: Path, like: Any) -> None:
 KILLED = """
 import os, random, signal, sys, time
 import numpy as np
-from jaxprune import checkpoint
+from jaxprune import checkpoint, exclusive
 
 folder = sys.argv[1]
 random.seed(0)
@@ -303,11 +306,129 @@ def test_save_that_is_killed_leaves_whole_checkpoints(tmp_path):
     checkpoint.save(folder, step + 1, like)
 
 
+# --------------------------------------------------------------------------------------------- one writer at a time
+
+
+def taken_by(folder: Path, process: int) -> str:
+    return rf"folder: expected one that nobody else writes into, but process {process} on \S+ does into '{folder}'\."
+
+
+def test_save_refuses_while_another_part_of_the_process_saves(tmp_path, monkeypatch):
+    """Each would delete what the other has not yet given its name."""
+    write, refused = checkpoint.files.write_json, []
+
+    def meanwhile(*arguments: Any) -> None:
+        def other() -> None:
+            with pytest.raises(ValueError, match=taken_by(tmp_path, os.getpid())):
+                checkpoint.save(tmp_path, 2, SMALL)
+            refused.append(1)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint.files, "write_json", meanwhile)
+    checkpoint.save(tmp_path, 1, SMALL)
+    monkeypatch.undo()
+    assert refused == [1]
+    demand_whole(tmp_path, SMALL)
+    checkpoint.save(tmp_path, 2, SMALL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000002"]
+
+
+HOLDING = """
+import sys, time
+from jaxprune import checkpoint
+with checkpoint.Writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(900)
+"""
+
+
+def test_save_refuses_while_another_process_writes_and_not_once_it_is_dead(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=taken_by(tmp_path, other.pid)):
+            checkpoint.save(tmp_path, 1, SMALL)
+        other.kill()
+    assert checkpoint.save(tmp_path, 1, SMALL).name == "00000001"
+
+
+def test_save_takes_a_folder_that_was_let_go_while_it_asked_who_has_it(tmp_path, monkeypatch):
+    writer = checkpoint.Writer(tmp_path)
+    holder = exclusive.holder
+
+    def ending(path: Path) -> str:
+        writer.__exit__()
+        return holder(path)
+
+    monkeypatch.setattr(exclusive, "holder", ending)
+    assert checkpoint.save(tmp_path, 1, SMALL).name == "00000001"
+
+
+def test_save_names_a_file_system_without_locks(tmp_path, monkeypatch):
+    def without(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(ValueError, match="folder: expected a folder on a file system with locks and hard links"):
+        checkpoint.save(tmp_path, 1, SMALL)
+
+
+def damaged(folder: Path) -> None:
+    """Two checkpoints, the newer one without its manifest."""
+    checkpoint.save(folder, 1, SMALL)
+    (checkpoint.save(folder, 2, SMALL) / "manifest.json").unlink()
+
+
+def test_restore_leaves_a_damaged_checkpoint_to_whoever_writes(tmp_path):
+    damaged(tmp_path)
+    with checkpoint.Writer(tmp_path) as writer:
+        with pytest.warns(UserWarning, match="00000002' is damaged .* It was left there, since somebody writes"):
+            same(checkpoint.restore(tmp_path, SMALL), (1, SMALL))
+        assert checkpoint.steps(tmp_path) == [1, 2]
+        with pytest.warns(UserWarning, match=r"00000002' is damaged .* It was renamed to '\.damaged-00000002-"):
+            same(writer.restore(SMALL), (1, SMALL))
+        assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_restore_reads_where_it_must_not_write(tmp_path, monkeypatch):
+    damaged(tmp_path)
+
+    def forbidden(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(exclusive, "hold", forbidden)
+    with pytest.warns(UserWarning, match="It was left there, since .* this process may not"):
+        same(checkpoint.restore(tmp_path, SMALL), (1, SMALL))
+    assert checkpoint.steps(tmp_path) == [1, 2]
+
+
+def test_restore_takes_the_newest_where_the_one_it_reads_is_deleted(tmp_path, monkeypatch):
+    """A writer goes on while it reads: that is no damage, and no reason to warn."""
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
+    load, reads = checkpoint._load, []
+
+    def slow(path: Path, like: Any) -> Any:
+        reads.append(path.name)
+        if len(reads) == 1:
+            for step in (3, 4):
+                checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
+        return load(path, like)
+
+    monkeypatch.setattr(checkpoint, "_load", slow)
+    same(checkpoint.restore(tmp_path, {"w": np.zeros(3, int)}), (4, {"w": np.full(3, 4)}))
+    assert reads == ["00000002", "00000004"]
+
+
 SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 import jaxprune as jp
-from jaxprune import checkpoint
+from jaxprune import checkpoint, exclusive
 
 assert jax.device_count() == 8
 mesh = jp.mesh.make()

@@ -1,6 +1,7 @@
 """Images that do not fit into memory: fetched in threads when they are asked for."""
 
 import functools
+import hashlib
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -66,6 +67,11 @@ class Stream:
         if copy is False:
             raise ValueError("copy: expected None or True, but got False. The images are not in memory yet.")
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
+    def fingerprint(self) -> str:
+        """Returns what changes when the images do, without fetching them: that of the source, and which of them."""
+        which = hashlib.sha256(np.ascontiguousarray(self._indices, np.int64).tobytes()).hexdigest()
+        return f"{self._source.fingerprint()}/{self.dtype}{list(self.shape)}/{which}"
 
     def _fetch(self, chosen: np.ndarray) -> np.ndarray:
         """Fetches examples of the source, by their numbers there."""
