@@ -136,18 +136,22 @@ def holder(path: Path) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether the holder of a file seems to live, without getting into the way of whoever wants to take it."""
+    """Whether the holder of a file seems to live.
+
+    For a moment whoever wants to take the file may find it held, and has to ask again.
+    """
     try:
         found = _read(path.read_bytes())
-        if not found or _is_old(path, found):
-            return False
-        if not _is_foreign(found):
-            os.kill(found["process"], 0)
-    except (FileNotFoundError, ProcessLookupError):
+        if _is_foreign(found):
+            return not _is_old(path, found)
+        # Not by its number: a dead process keeps that until its parent has asked, and another one may have it.
+        with path.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    except PermissionError:
-        pass  # it is another user's, and lives
-    return True
+    except BlockingIOError:
+        return True
+    return False
 
 
 def age(path: Path) -> float:

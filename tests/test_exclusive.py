@@ -224,13 +224,14 @@ def test_wait_takes_a_file_as_soon_as_it_is_free(tmp_path):
     thread.join()
 
 
-def test_is_held_is_false_of_a_process_that_has_the_number_of_an_older_one(tmp_path):
+def test_is_held_is_by_the_lock_and_not_by_the_number_of_a_process(tmp_path):
     path = tmp_path / "claim"
     with exclusive.hold(path):
         content = path.read_text()
-    path.write_text(content)
-    assert exclusive.is_held(path)
-    age(path, exclusive.LEASE + 1)
+        age(path, exclusive.LEASE + 1)
+        assert exclusive.is_held(path)  # stopped for a while, and alive
+        assert exclusive.hold(path) is None
+    path.write_text(content)  # this process lives, and does not hold it
     assert not exclusive.is_held(path)
     assert not exclusive.is_held(tmp_path / "nowhere")
 

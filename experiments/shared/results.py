@@ -111,7 +111,7 @@ def verdicts(results: Any, claims: Sequence[Claim]) -> Table:
 def metrics(records: Sequence[dict[str, Any]]) -> Table:
     """Lists every number of every run: what decides the run where runs differ, the metric, its value."""
     configs = [record["config"] for record in records]
-    names = list(dict.fromkeys(name for config in configs for name in config))
+    names = sorted({name for config in configs for name in config}, key=lambda name: (name != "seed", name))
     telling = [name for name in names if name == "seed" or any(_differ(configs, name))]
     rows = []
     for config, record in zip(configs, records, strict=True):

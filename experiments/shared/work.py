@@ -88,7 +88,8 @@ def work(plan: Plan, console: Console) -> None:
     study, store, alone = plan.study, plan.store, not plan.settings.worker and len(plan.mine) == len(plan.runs)
     progress = _Progress(plan, console)
     store.sweep()
-    console.print(f"{len(plan.runs)} runs, {len(store.missing(plan.mine))} of them to do here.", highlight=False)
+    todo = sum(store.state(one) in ("waiting", "running") for one in plan.mine)
+    console.print(f"{len(plan.runs)} runs, {todo} of them to do here.", highlight=False)
     waited = False
     while True:
         states = [store.state(one) for one in plan.mine]
