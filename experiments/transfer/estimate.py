@@ -63,8 +63,8 @@ def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
     # Names of files hold colons and brackets, which rich would take for signs and styles.
     say = partial(console.print, emoji=False, markup=False, highlight=False, soft_wrap=True)
     _say_inputs(settings, inputs, say)
-    if inputs.weights is None:
-        say("The network is trained first; times are estimated for pretrained networks only.")
+    if not inputs.streams:
+        say("Times are estimated for pretrained networks that have a Preprocess only.")
         return
     seed = settings.seeds[0]
     sizes = _sizes(settings, inputs, seed)
@@ -140,6 +140,8 @@ def _say_weights(weights: Weights, say: Callable[[str], None]) -> None:
 
 
 def _preprocess(made: Any) -> str:
+    if made is None:
+        return "Images as they are."
     crop = "" if made.crop is None else f", the central {made.crop} pixels"
     sizes = f"resized to {made.resize} ({made.interpolation}){crop}"
     return f"Images: {sizes}, mean {made.mean}, std {made.std}."

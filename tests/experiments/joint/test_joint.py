@@ -6,11 +6,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from experiments.joint_settings import PAPER, Settings, Study, grid, quirks, resolved, trajectory, validate
+from experiments.joint_trajectory import Trajectory
 
 import jaxprune as jp
 from experiments import joint_pruning, joint_search
-from experiments.joint_settings import PAPER, Settings, Study, grid, quirks, resolved, trajectory, validate
-from experiments.joint_trajectory import Trajectory
 from jaxprune import records
 from tests import studies
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from experiments.joint_claims import claims, verdicts
+from experiments.joint_results import CONTROLS, Results, aligned, dense, kinds, share
+from experiments.joint_settings import CONTROL, Study
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from experiments import joint_figures, joint_findings, joint_page, joint_settings, joint_shapes, joint_tables
-from experiments.joint_claims import claims, verdicts
-from experiments.joint_results import CONTROLS, Results, aligned, dense, kinds, share
-from experiments.joint_settings import CONTROL, Study
 from jaxprune.evaluate import robustness
 
 BLOCKS = [f"stage{stage}_block{number}" for stage in (1, 2, 3) for number in range(3)]

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.representation_measures import pairs_and_others, places, stands, written
+from experiments.transfer_grid import mine
 from jax.ad_checkpoint import checkpoint_name
 from PIL import Image
 
@@ -15,8 +17,6 @@ from experiments import options
 from experiments import representation_data as looked
 from experiments import representation_settings as settings
 from experiments.representation import demand_same_data, world_and_network
-from experiments.representation_measures import pairs_and_others, places, stands, written
-from experiments.transfer_grid import mine
 from jaxprune.evaluate import alignment
 from tests import studies
 

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from experiments.representation_data import SHOWN
+from experiments.representation_quantities import RANDOM_MAP, Quantity
+from experiments.representation_results import Results
+from experiments.representation_settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Study
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Rectangle
 from rich.console import Console
@@ -27,10 +31,6 @@ from experiments import (
     representation_settings,
     representation_strip,
 )
-from experiments.representation_data import SHOWN
-from experiments.representation_quantities import RANDOM_MAP, Quantity
-from experiments.representation_results import Results
-from experiments.representation_settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Study
 from jaxprune import stats
 from jaxprune.evaluate import alignment
 

@@ -1,0 +1,139 @@
+"""Networks, scores and data of a user's own, in the studies that take them."""
+
+import io
+import sys
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import transfer
+from experiments.shared import images, named, options, pretrained
+from experiments.shared.study import run
+from jaxprune.store import Store
+from tests.experiments import small, studies
+
+OWN = {
+    "network": "tests.experiments.small:network",
+    "data": "tests.experiments.small:images",
+    "scores": ("tests.experiments.small:smallest_first", "random"),
+}
+TINY = {"sparsities": (0.5,), "seeds": (0,), "shifts": (), "penalties": (1.0,), "finetune_steps": 1, "batch_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def float32(float64):
+    """Studies run as their users run them."""
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("own")
+    with jax.enable_x64(False):
+        run(transfer.STUDY, transfer.Settings(**OWN, **TINY, out=out), Console(file=io.StringIO()))
+    return out
+
+
+def kept(folder, score: str) -> str:
+    """The hash of the mask of a score."""
+    inputs = transfer.open_study(transfer.Settings(**OWN, **TINY, out=folder))
+    store = Store(folder, "transfer", version=transfer.STUDY.version, data=inputs.fingerprint)
+    (one,) = [one for one in transfer.plan(inputs.settings, inputs) if one.score == score]
+    return store.read(one)["metrics"]["mask"]
+
+
+def test_run_takes_a_network_a_score_and_data_of_ones_own(folder):
+    text = (folder / "index.html").read_text()
+    assert "tests.experiments.small:network" in text
+    assert "smallest_first" in text
+    # The score is what it says: the largest weights go.
+    params = small.network().params["conv"]["kernel"]
+    mask = jp.masks.unstructured(0.5)({"k": -np.abs(params)}, {"k": True})["k"]
+    whole = {"conv": {"kernel": np.asarray(mask)}, "head": {"kernel": np.ones((4, 10), bool)}}
+    assert kept(folder, "tests.experiments.small:smallest_first") == jp.records.fingerprint(*jax.tree.leaves(whole))
+
+
+def test_run_takes_the_functions_themselves_for_the_same_runs(folder):
+    settings = transfer.Settings(
+        network=small.network,
+        data=small.images,
+        scores=(small.smallest_first, "random"),
+        **TINY,
+        out=folder,
+        dry_run=True,
+    )
+    text = io.StringIO()
+    run(transfer.STUDY, settings, Console(file=text))
+    assert text.getvalue().splitlines()[-1] == "runs 3, done 3, to do 0"
+
+
+def test_open_inputs_tells_networks_apart_by_weights_and_program(tmp_path):
+    def fingerprint(network):
+        return transfer.open_study(
+            transfer.Settings(network=network, data=small.images, **TINY, out=tmp_path)
+        ).fingerprint
+
+    def doubled():
+        return jax.tree.map(lambda leaf: 2 * leaf, small.network())
+
+    def other():
+        net = small.network()
+        return jp.Network(lambda params, state, batch: 2 * net.apply(params, state, batch), net.params)
+
+    found = [fingerprint(one) for one in (small.network, doubled, other, small.network)]
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
+
+
+def test_own_network_with_a_preprocess_gets_bytes_of_its_size(tmp_path):
+    found = pretrained.own(small.network_with_a_preprocess)
+    assert found.preprocess.resize == 8
+    with pytest.raises(ValueError, match="data: expected images in colours, but those of digits have the shape"):
+        pretrained.demand_fitting(found, jp.data.digits())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network": "tests.experiments.small:network_without_tags"}, r"to tag 'features'.*checkpoint_name\(x, \"feat"),
+        (
+            {"network": "tests.experiments.small:not_a_network"},
+            r"network: expected .*:not_a_network to return a jp.Net",
+        ),
+        (
+            {"network": "tests.experiments.small:nothing"},
+            "network: 'tests.experiments.small' has no function 'nothing'",
+        ),
+        ({"network": "nowhere.at_all:network"}, "network: there is no module 'nowhere.at_all'. Write package.module:f"),
+        ({"network": "network"}, "network: expected a function, but got 'network'. Write package.module:function"),
+        ({**OWN, "weights": "file.pth"}, "weights, architecture: expected none beside network"),
+        ({"scores": ("tests.experiments.small:nothing",)}, "scores: .* has no function 'nothing'"),
+        ({"data": "tests.experiments.small:not_a_network"}, "data: expected .* to return a jp.data.Source"),
+    ],
+)
+def test_open_study_explains_what_is_wrong_with_functions(tmp_path, monkeypatch, settings, message):
+    studies.refused("transfer", tmp_path, monkeypatch, message, **TINY | settings)
+
+
+def test_find_lets_faults_inside_of_a_module_through(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        named.find("network", "broken_module:network")
+    sys.modules.pop("broken_module", None)
+
+
+def test_fingerprint_changes_with_the_text_of_a_function():
+    assert named.fingerprint(small.network) != named.fingerprint(small.images)
+    assert options.own_scores(("magnitude", "random")) == ""
+    assert options.own_scores(("magnitude", OWN["scores"][0])) == named.fingerprint(small.smallest_first)
+
+
+def test_load_takes_sources_with_tasks_of_ones_own():
+    tasks = (jp.data.Task("even", (0, 2)), jp.data.Task("odd", (1, 3)))
+    found = images.load(lambda: images.Sources(jp.data.digits(), None, tasks), None, 8)
+    assert found.tasks == tasks
+    assert [task.name for task in images.load(small.images, None, 8).tasks] == ["first half", "second half"]
