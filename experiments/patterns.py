@@ -1,41 +1,41 @@
 """What does it cost to prune in patterns that hardware runs, n of every m weights, rather than anywhere?
 
-At equal sparsity of the same kernels, n:m masks are compared with unstructured ones, by the same scores; networks,
-tasks, frozen heads and splits are those of the transfer study.
+At equal sparsity of the same kernels, by the same scores; networks, tasks, heads and splits are the transfer study's.
 """
 
-import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import jaxprune as jp
-from experiments.shared import frozen_heads, named, options, pages
+from experiments.shared import frozen_heads, options, pages
 from experiments.shared.frozen_heads import Conditions, World, accuracies, finetuned, mask_of, pruned_network
-from experiments.shared.results import Case, Claim, Results, Table, above_zero, case, fields_of, interval, keeps
-from experiments.shared.settings import Execution, each_once, listed
+from experiments.shared.results import Case, Claim, Results, Table, above_zero, case, fields_of, keeps
+from experiments.shared.settings import Execution, each_once, positive
 from experiments.shared.splits import Inputs, open_inputs
 from experiments.shared.study import Study, command
-from experiments.shared.styles import label
-from jaxprune import check, report
+from experiments.shared.styles import dots, label
+from jaxprune import report
 
-KINDS = ("n:m", "unstructured")
+KINDS, GROUPS = ("n:m", "unstructured"), ("source", "transfer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run(Conditions):
     """A network, pruned and fine-tuned, and one record; of the dense one, pattern and kind are empty."""
 
-    seed: int = dataclasses.field(kw_only=True)
-    score: str = dataclasses.field(kw_only=True)
-    pattern: str = dataclasses.field(kw_only=True)
-    kind: str = dataclasses.field(kw_only=True)
+    seed: int
+    score: str
+    pattern: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -44,51 +44,39 @@ class Settings(Conditions, Execution):
 
     width: int = 8
     patterns: tuple[str, ...] = ("2:4", "1:4", "4:8", "2:8")
-    """n:m keeps n of every m weights along the input axis; kernels whose input axis m does not divide stay dense."""
-    scores: Annotated[tuple[named.Named, ...], listed(options.SCORES, own=True, alias="--score")] = (
-        *("magnitude", "diagonal", "random"),
-    )
+    """n of every m weights along the input axis stay; kernels whose input axis m does not divide stay dense."""
+    scores: options.Scores = ("magnitude", "diagonal", "random")
     """By which weights are ranked."""
     out: Path = Path("results/patterns")
     margin: float = 0.05
-    """Accuracy that n:m may lose to unstructured masks and still count as equal; only the verdicts depend on it."""
+    """Accuracy that n:m may lose to unstructured masks and still count as equal."""
 
 
 def open_study(settings: Settings) -> Inputs:
     """Opens the data, and finds every bad value before anything expensive starts."""
     each_once("patterns", settings.patterns)
     for pattern in settings.patterns:
-        found = re.fullmatch(r"(\d+):(\d+)", pattern)
-        if not found or not 0 < int(found[1]) < int(found[2]):
+        if not (found := re.fullmatch(r"(\d+):(\d+)", pattern)) or not 0 < int(found[1]) < int(found[2]):
             raise ValueError(f"patterns: expected n:m with 0 < n < m, such as 2:4, but got {pattern!r}.")
-    check.positive("margin", settings.margin)
+    positive(settings, "margin")
     frozen_heads.check_conditions(settings)
-    inputs = open_inputs(settings)
-    filled = frozen_heads.completed(settings, inputs)
-    return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))
+    return frozen_heads.completed(open_inputs(settings))
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
     """Lists the runs, those of a seed and a score together."""
     cells = [(score, pattern, kind) for score in settings.scores for pattern in settings.patterns for kind in KINDS]
-    return [
-        Run(**fields_of(settings, Conditions), seed=seed, score=score, pattern=pattern, kind=kind)
-        for seed in settings.seeds
-        for score, pattern, kind in [("dense", "", ""), *cells]
-    ]
+    fields, cells = fields_of(settings, Conditions), [("dense", "", ""), *cells]
+    return [Run(**fields, seed=seed, score=s, pattern=p, kind=k) for seed in settings.seeds for s, p, k in cells]
 
 
 def select(pattern: str, kind: str) -> Callable[[Any, Any], Any]:
     """Makes what selects: n of m, or as many weights of the same kernels anywhere."""
     n, m = map(int, pattern.split(":"))
-
-    def apply(scores: Any, prunable: Any) -> Any:
-        divided = jax.tree.map(lambda leaf, flag: flag and leaf.shape[-2] % m == 0, scores, prunable)
-        if not any(jax.tree.leaves(divided)):
-            raise ValueError(f"patterns: {m} divides the input axis of no kernel. Choose another width or pattern.")
-        return (jp.masks.n_of_m(n, m) if kind == "n:m" else jp.masks.unstructured(1 - n / m))(scores, divided)
-
-    return apply
+    make = jp.masks.n_of_m(n, m) if kind == "n:m" else jp.masks.unstructured(1 - n / m)
+    return lambda scores, prunable: make(
+        scores, jax.tree.map(lambda s, p: p and s.shape[-2] % m == 0, scores, prunable)
+    )
 
 
 def measure(world: World, run: Run) -> dict[str, Any]:
@@ -97,73 +85,63 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     pruned = pruned_network(world, mask)
     stages = {"pruned": pruned, "finetuned": finetuned(world, pruned, mask)}
     found = {stage: accuracies(world, network)["frozen"] for stage, network in stages.items()}
-    return {**found, "source": world.inputs.source.name, "sparsity": jp.masks.sparsity(mask, world.prunable)}
+    return {**found, "source": run.source, "sparsity": jp.masks.sparsity(mask, world.prunable)}
 
 
-def hits(metrics: dict[str, Any], stage: str, group: str) -> np.ndarray:
+def hits(metrics: dict[str, Any], group: str) -> np.ndarray:
     """Reads which test images of the source, or of the other tasks, are classified rightly: [n] of 0 and 1."""
-    named_ = [one["hits"] for task, one in metrics[stage].items() if (task == metrics["source"]) == (group == "source")]
-    return np.frombuffer("".join(named_).encode(), np.uint8) - 48.0
+    found = metrics["finetuned"]
+    chosen = [one["hits"] for task, one in found.items() if (task == metrics["source"]) == (group == "source")]
+    return np.frombuffer("".join(chosen).encode(), np.uint8) - 48.0
+
+
+def cases(group: str, **control: str) -> Callable[[Results], Iterator[Case]]:
+    """Compares every n:m mask with its control: the same run, but for what is said."""
+
+    def compared(results: Results) -> Iterator[Case]:
+        for score, pattern in itertools.product(results.values("score")[1:], results.values("pattern")[1:]):
+            place = {"score": score, "pattern": pattern, "kind": "n:m"}
+            if (other := place | control) != place:
+                yield case(place, results.difference(partial(hits, group=group), place, other))
+
+    return compared
 
 
 def claims(settings: Settings) -> list[Claim]:
     """Claims that the pattern costs little, and that the choice inside it matters; on the source and on other tasks."""
-
-    def cases(group: str, other: Callable[[str, str], dict[str, str]]) -> Callable[[Results], Iterator[Case]]:
-        def compared(results: Results) -> Iterator[Case]:
-            for score in results.values("score")[1:]:
-                for pattern in results.values("pattern")[1:]:
-                    pair = [{"score": score, "pattern": pattern, "kind": "n:m"}, other(score, pattern)]
-                    if pair[0] != pair[1]:
-                        sides = [[hits(one, "finetuned", group) for one in results.of(**place)] for place in pair]
-                        yield case(pair[0], [this - than for this, than in zip(*sides, strict=True)])
-
-        return compared
-
-    free = lambda score, pattern: {"score": score, "pattern": pattern, "kind": "unstructured"}  # noqa: E731
-    chance = lambda score, pattern: {"score": "random", "pattern": pattern, "kind": "n:m"}  # noqa: E731
-    within = f"{100 * settings.margin:g} points"
-    listed_ = []
-    for group in ("source", "transfer"):
-        meaning = f"fine-tuned, n:m keeps the accuracy of an unstructured mask of equal sparsity to {within}"
-        listed_.append(Claim(f"pattern is free, {group}", meaning, cases(group, free), keeps(settings.margin)))
-        if "random" in settings.scores:
-            meaning = "fine-tuned, accuracy above that of a random choice in the same pattern"
-            listed_.append(Claim(f"choice matters, {group}", meaning, cases(group, chance), above_zero))
-    return listed_
+    free = f"fine-tuned, to {100 * settings.margin:g} points the accuracy of an unstructured mask of equal sparsity"
+    better = "fine-tuned, accuracy above that of a random choice in the same pattern"
+    return [
+        *(Claim(f"pattern is free, {one}", free, cases(one, kind=KINDS[1]), keeps(settings.margin)) for one in GROUPS),
+        *(Claim(f"choice matters, {one}", better, cases(one, score="random"), above_zero) for one in GROUPS),
+    ]
 
 
 def accuracy(results: Results) -> Figure:
     """Draws the accuracy of every score, n:m and unstructured, in every pattern; dashed: the dense network."""
+    names = results.values("pattern")[1:]
     with report.figure(9.5, 3.8) as drawn:
         axes = drawn.subplots(1, 2, sharey=True)
-        for axis, group in zip(axes, ("source", "transfer"), strict=True):
-            read = lambda metrics, group=group: hits(metrics, "finetuned", group)  # noqa: E731
-            axis.axhline(interval(list(map(read, results.of(score="dense")))).mean, color="#2b2922", linestyle="--")
-            for color, score in zip(report.COLOURS, results.values("score")[1:], strict=False):
-                for kind, line in zip(KINDS, ("o-", "x:"), strict=True):
-                    names = results.values("pattern")[1:]
-                    cells = [results.of(score=score, pattern=name, kind=kind) for name in names]
-                    found = [interval(list(map(read, cell))) for cell in cells]
-                    ends = [[one.mean - one.low for one in found], [one.high - one.mean for one in found]]
-                    axis.errorbar(names, [one.mean for one in found], ends, fmt=line, color=color, capsize=2,
-                                  label=f"{label(score)}, {kind}")  # fmt: skip
+        for axis, group in zip(axes, GROUPS, strict=True):
+            read = partial(hits, group=group)
+            axis.axhline(results.interval(read, score="dense").mean, color="#2b2922", linestyle="--")
+            for number, (score, kind) in enumerate(itertools.product(results.values("score")[1:], KINDS)):
+                found = [results.interval(read, score=score, pattern=name, kind=kind) for name in names]
+                look = {"line": ("o-", "x:")[number % 2], "color": report.COLOURS[number // 2 % len(report.COLOURS)]}
+                dots(axis, names, found, **look, label=f"{label(score)}, {kind}")
             axis.set(title=group, xlabel="weights kept", ylabel="accuracy, fine-tuned on source")
         drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-        return drawn
+    return drawn
 
 
 def page(settings: Settings, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    made = report.Page("Patterns or anywhere?", f"A network pretrained on {pages.pretraining(settings)} is pruned with "
-                       f"data of {settings.source} only: n of every m weights, or as many anywhere.")  # fmt: skip
-    made.drawing(
-        accuracy(results), "Accuracy with frozen heads; bars are 95 % bootstrap intervals over seeds and images."
-    )
+    lead = f"A network pretrained on {pages.pretraining(settings)} is pruned with data of {settings.source} only: n of"
+    made = report.Page("Patterns or anywhere?", f"{lead} every m weights, or as many anywhere.")
+    made.drawing(accuracy(results), "Frozen heads; bars are 95 % bootstrap intervals over seeds and images.")
     for _, rows in tested.groupby("claim", sort=False):
         pages.verdict_table(made, rows, "score", "pattern", label=label, shown=lambda row: pages.points(row.mean))
-    network = pages.network(settings, results.records[0]["provenance"]["data"])
-    made.points([("Network.", network), ("Splits.", pages.splits(settings))])
+    made.points([("Network.", pages.network(settings, results.data)), ("Splits.", pages.splits(settings))])
     return made
 
 

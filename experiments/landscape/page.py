@@ -230,7 +230,7 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
         [
             (
                 "Networks.",
-                f"{pages.network(settings, results.records[0]['provenance']['data'])} Pruned by one mask per score, "
+                f"{pages.network(settings, results.records[0]['data'])} Pruned by one mask per score, "
                 f"global over all kernels but the classifier's; fine-tuned for {settings.finetune_steps} steps of "
                 "Adam on the source through its frozen head. Controls: a random mask of equal sparsity, and the dense "
                 "network fine-tuned equally long.",

@@ -1,6 +1,5 @@
 """What the landscape study computes: its settings, its runs, and the check of every value."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,6 @@ from typing import Annotated
 import jaxprune as jp
 from experiments.shared import frozen_heads, named, options
 from experiments.shared.frozen_heads import Conditions
-from experiments.shared.named import Named
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, listed, positive
 from experiments.shared.splits import Inputs, open_inputs
@@ -39,21 +37,19 @@ class Decisive(Conditions):
     """Of a slice, in lengths of the filters."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run(Decisive):
     """A network, pruned and fine-tuned, and one record."""
 
-    seed: int = dataclasses.field(kw_only=True)
-    score: str = dataclasses.field(kw_only=True)
+    seed: int
+    score: str
 
 
 @dataclass(frozen=True)
 class Settings(Decisive, Execution):
     """For every seed the dense network, and one pruned by every score."""
 
-    scores: Annotated[tuple[Named, ...], listed(options.SCORES, own=True, alias="--score")] = (
-        *("magnitude", "snip", "random"),
-    )
+    scores: options.Scores = ("magnitude", "snip", "random")
     """By which weights are ranked; a function takes (network, batches), and loss if it has such an argument."""
     out: Path = Path("results/landscape")
     margin: float = 0.1
@@ -76,8 +72,7 @@ def open_study(settings: Settings) -> Inputs:
     inputs = open_inputs(settings)
     others = [task for task in inputs.tasks if task.name != inputs.source.name]
     other = jp.data.find_task(others, settings.transfer) if settings.transfer else others[0]
-    filled = frozen_heads.completed(settings, inputs) | {"transfer": other.name}
-    return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))
+    return frozen_heads.completed(inputs, transfer=other.name)
 
 
 def plan(settings: Settings, inputs: object) -> list[Run]:

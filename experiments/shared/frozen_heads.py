@@ -4,6 +4,7 @@ The head of a task is fitted once, on features of the dense network, and then fr
 Every split is disjoint.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -99,16 +100,14 @@ def check_conditions(settings: Any) -> None:
     fits("width, depth", f"{settings.width}, {settings.depth}", module, (settings.image or 32, settings.image or 32, 3))
 
 
-def completed(settings: Any, inputs: Inputs) -> dict[str, Any]:
+def completed(inputs: Inputs, **filled: Any) -> Inputs:
     """Fills in what the settings leave open: names in place of functions, the source, the rate of fine-tuning."""
-    rate = settings.finetune_rate
-    return {
-        "source": inputs.source.name,
-        "network": named.name(settings.network),
-        "data": named.name(settings.data),
-        "scores": tuple(map(named.name, settings.scores)),
-        "finetune_rate": rate or (FINETUNE_RATE if inputs.weights is None else PRETRAINED_RATE),
-    }
+    settings = inputs.settings
+    filled |= {name: named.name(getattr(settings, name)) for name in ("network", "data")}
+    filled |= {"source": inputs.source.name, "scores": tuple(map(named.name, settings.scores))}
+    if settings.finetune_rate is None:
+        filled["finetune_rate"] = FINETUNE_RATE if inputs.weights is None else PRETRAINED_RATE
+    return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))
 
 
 # ----------------------------------------------------------------------------- the dense network and its heads

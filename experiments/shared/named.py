@@ -9,9 +9,6 @@ import tyro
 
 from jaxprune import records
 
-Named = Annotated[str | Callable[..., Any], tyro.conf.arg(constructor=str, metavar="PACKAGE.MODULE:FUNCTION")]
-"""A setting that holds such a function, or is empty."""
-
 _PASSED: dict[str, Callable[..., Any]] = {}
 
 
@@ -26,6 +23,19 @@ def name(value: str | Callable[..., Any]) -> str:
     named = f"{value.__module__}:{value.__qualname__}"
     _PASSED[named] = value
     return named
+
+
+Named = Annotated[
+    str | Callable[..., Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PACKAGE.MODULE:FUNCTION",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str) or callable(value),
+        str_from_instance=lambda value: [name(value)],
+    ),
+]
+"""A setting that holds such a function or its name, or is empty."""
 
 
 def is_own(word: str) -> bool:

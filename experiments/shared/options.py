@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 import jaxprune as jp
 from experiments.shared import named
+from experiments.shared.settings import listed
 from jaxprune import check
 from jaxprune.evaluate import heads
 from jaxprune.types import Loss, Prunable, Score
@@ -60,6 +61,9 @@ SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
     "synflow": lambda o: jp.scores.synflow(),
     "random": lambda o: jp.scores.random(jax.random.key(o.seed)),
 }
+
+Scores = Annotated[tuple[named.Named, ...], listed(SCORES, own=True, alias="--score")]
+"""A setting of several scores, by name or as functions of the user's."""
 
 
 def check_score(setting: str, word: str | Callable[..., Any]) -> None:

@@ -23,6 +23,7 @@ class Results:
     def __init__(self, found: Sequence[dict[str, Any]]) -> None:
         self.records = sorted(found, key=lambda one: one["config"]["seed"])
         self.seeds = sorted({one["config"]["seed"] for one in found})
+        self.data = found[0]["data"]
 
     def of(self, **place: Any) -> list[dict[str, Any]]:
         """Returns the metrics of a cell, one for each seed; none where there is no such cell."""
@@ -31,6 +32,17 @@ class Results:
             for one in self.records
             if all(one["config"].get(name) == value for name, value in place.items())
         ]
+
+    def difference(
+        self, read: Callable[[dict[str, Any]], np.ndarray], this: dict[str, Any], than: dict[str, Any]
+    ) -> list[np.ndarray]:
+        """Compares two cells, seed by seed and example by example."""
+        sides = [[read(metrics) for metrics in self.of(**place)] for place in (this, than)]
+        return [one - other for one, other in zip(*sides, strict=True)]
+
+    def interval(self, read: Callable[[dict[str, Any]], np.ndarray], **place: Any) -> stats.Interval:
+        """Returns the mean of a number for each example over a cell, with its interval."""
+        return interval([np.atleast_1d(read(metrics)) for metrics in self.of(**place)])
 
     def values(self, name: str) -> list[Any]:
         """Lists the values that a field of the runs has, in the order in which runs have them."""

@@ -48,9 +48,7 @@ def listed(table: Mapping[str, Any] | Sequence[str], own: bool = False, alias: s
       alias: another name of the option.
     """
     names = [*table, *(["PACKAGE.MODULE:FUNCTION"] if own else [])]
-    constructor = tuple[str, ...] if alias else None
-    options: dict[str, Any] = {"constructor": constructor, "aliases": [alias]} if alias else {}
-    return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", **options)
+    return tyro.conf.arg(metavar=f"{{{','.join(names)}}}", aliases=[alias] if alias else None)
 
 
 def check_execution(settings: Any) -> None:

@@ -185,7 +185,11 @@ def finish(plan: Plan, console: Console) -> Outcome:
 def _read(name: str, settings: type[Any], description: str | None) -> Any:
     """Reads the settings; a word that is no option of this study is an error that says so."""
     found, unknown = tyro.cli(
-        settings, prog=f"python -m experiments.{name}", description=description, return_unknown_args=True
+        settings,
+        prog=f"python -m experiments.{name}",
+        description=description,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     if unknown:
         wrong = next((word for word in unknown if word.startswith("-")), unknown[0])

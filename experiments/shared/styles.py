@@ -1,8 +1,11 @@
 """What figures and tables call a score, and how its line is drawn, in all studies."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from jaxprune import report
+import numpy as np
+
+from jaxprune import report, stats
 
 _LABELS = {
     "magnitude": "magnitude",
@@ -17,6 +20,12 @@ _LABELS = {
 def label(score: str) -> str:
     """Returns what figures and tables call a score."""
     return _LABELS.get(score, score.rpartition(":")[2])
+
+
+def dots(axis: Any, across: Sequence[Any], found: Sequence[stats.Interval], *, line: str, **look: Any) -> None:
+    """Draws means with their intervals, joined by a line."""
+    ends = np.transpose([(one.mean - one.low, one.high - one.mean) for one in found])
+    axis.errorbar(across, [one.mean for one in found], ends, fmt=line, capsize=2, **look)
 
 
 def style(results: Any, score: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Results:
 
     def __init__(self, records: Sequence[dict[str, Any]], inputs: Any = None) -> None:
         self.records, self.inputs = records, inputs
-        self.data = records[0]["provenance"]["data"]
+        self.data = records[0]["data"]
         self._cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
         for record in records:
             config = record["config"]

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import jaxprune as jp
 from experiments.shared import frozen_heads, named, options
 from experiments.shared.frozen_heads import Conditions
-from experiments.shared.named import Named
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, each_once, listed
 from experiments.shared.splits import PROTOCOLS, Inputs, open_inputs
@@ -28,22 +27,20 @@ class Decisive(Conditions):
     """Which tasks of the data.  Empty: all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run(Decisive):
     """A network, pruned and fine-tuned, and one record."""
 
-    seed: int = dataclasses.field(kw_only=True)
-    score: str = dataclasses.field(kw_only=True)
-    sparsity: float = dataclasses.field(kw_only=True)
+    seed: int
+    score: str
+    sparsity: float
 
 
 @dataclass(frozen=True)
 class Settings(Decisive, Execution):
     """Every score at every sparsity for every seed, and the dense network for every seed."""
 
-    scores: Annotated[tuple[Named, ...], listed(options.SCORES, own=True, alias="--score")] = (
-        *("magnitude", "diagonal", "block-quadratic", "block-obs", "random"),
-    )
+    scores: options.Scores = ("magnitude", "diagonal", "block-quadratic", "block-obs", "random")
     """By which weights are ranked; a function takes (network, batches), and loss if it has such an argument."""
     sparsities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     out: Path = Path("results/transfer")
@@ -73,10 +70,8 @@ def open_study(settings: Settings) -> Inputs:
         )
     inputs = open_inputs(settings, tasks=settings.tasks, protocol=settings.protocol)
     if settings.protocol == "public-proxy":
-        settings = protocol.with_protocol(settings, inputs)
-    return dataclasses.replace(
-        inputs, settings=dataclasses.replace(settings, **frozen_heads.completed(settings, inputs))
-    )
+        inputs = dataclasses.replace(inputs, settings=protocol.with_protocol(settings, inputs))
+    return frozen_heads.completed(inputs)
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
