@@ -70,21 +70,19 @@ def plan(settings: Settings, inputs: Any) -> list[Run]:
     return [Run(**fields, seed=seed, score=s, pattern=p, kind=k) for seed in settings.seeds for s, p, k in cells]
 
 
-def select(pattern: str, kind: str) -> Callable[[Any, Any], Any]:
-    """Makes what selects: n of m, or as many weights of the same kernels anywhere."""
+def select(scores: Any, prunable: Any, *, pattern: str, kind: str) -> Any:
+    """Keeps n of m, or as many weights of the same kernels anywhere."""
     n, m = map(int, pattern.split(":"))
-    make = jp.masks.n_of_m(n, m) if kind == "n:m" else jp.masks.unstructured(1 - n / m)
-    return lambda scores, prunable: make(
-        scores, jax.tree.map(lambda s, p: p and s.shape[-2] % m == 0, scores, prunable)
-    )
+    divided = jax.tree.map(lambda leaf, flag: flag and leaf.shape[-2] % m == 0, scores, prunable)
+    return (jp.masks.n_of_m(n, m) if kind == "n:m" else jp.masks.unstructured(1 - n / m))(scores, divided)
 
 
 def measure(world: World, run: Run) -> dict[str, Any]:
     """Prunes, fine-tunes on the source, and evaluates every task before and after."""
-    mask = mask_of(world, run.score, 0.0, lambda _: select(run.pattern, run.kind))
+    mask = mask_of(world, run.score, 0.0, lambda _: partial(select, pattern=run.pattern, kind=run.kind))
     pruned = pruned_network(world, mask)
-    stages = {"pruned": pruned, "finetuned": finetuned(world, pruned, mask)}
-    found = {stage: accuracies(world, network)["frozen"] for stage, network in stages.items()}
+    found = {"pruned": accuracies(world, pruned)["frozen"]}
+    found["finetuned"] = accuracies(world, finetuned(world, pruned, mask))["frozen"]
     return {**found, "source": run.source, "sparsity": jp.masks.sparsity(mask, world.prunable)}
 
 

@@ -63,12 +63,12 @@ def test_claims_pair_an_n_of_m_mask_with_its_control(made):
 def test_select_keeps_n_of_every_m_and_leaves_what_m_does_not_divide():
     scores = {name: np.random.default_rng(0).normal(size=shape) for name, shape in {"a": (8, 4), "b": (3, 4)}.items()}
     for kind in patterns.KINDS:
-        mask = jax.tree.map(np.asarray, patterns.select("2:8", kind)(scores, {"a": True, "b": True}))
+        mask = jax.tree.map(np.asarray, patterns.select(scores, {"a": True, "b": True}, pattern="2:8", kind=kind))
         assert mask["a"].sum() == 8
         assert mask["b"].all()
-    assert (patterns.select("2:8", "n:m")(scores, {"a": True, "b": True})["a"].sum(axis=0) == 2).all()
+    assert (patterns.select(scores, {"a": True, "b": True}, pattern="2:8", kind="n:m")["a"].sum(axis=0) == 2).all()
     with pytest.raises(ValueError, match="prunable"):
-        patterns.select("1:5", "n:m")(scores, {"a": True, "b": True})
+        patterns.select(scores, {"a": True, "b": True}, pattern="1:5", kind="n:m")
 
 
 @pytest.mark.parametrize(
