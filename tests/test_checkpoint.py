@@ -318,6 +318,8 @@ def test_save_refuses_while_another_part_of_the_process_saves(tmp_path, monkeypa
     write, refused = checkpoint.files.write_json, []
 
     def meanwhile(*arguments: Any) -> None:
+        monkeypatch.undo()
+
         def other() -> None:
             with pytest.raises(ValueError, match=taken_by(tmp_path, os.getpid())):
                 checkpoint.save(tmp_path, 2, SMALL)
@@ -330,7 +332,6 @@ def test_save_refuses_while_another_part_of_the_process_saves(tmp_path, monkeypa
 
     monkeypatch.setattr(checkpoint.files, "write_json", meanwhile)
     checkpoint.save(tmp_path, 1, SMALL)
-    monkeypatch.undo()
     assert refused == [1]
     demand_whole(tmp_path, SMALL)
     checkpoint.save(tmp_path, 2, SMALL)

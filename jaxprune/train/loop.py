@@ -170,7 +170,7 @@ def fit(
            [-0.25,  0.25]], dtype=float32)
     """
     counts = {"steps": steps, "batch_size": batch_size, "evaluate_every": evaluate_every, "log_every": log_every}
-    for name, value in counts.items() | ({} if save_every is None else {"save_every": save_every}).items():
+    for name, value in (counts if save_every is None else {**counts, "save_every": save_every}).items():
         check.whole(name, value)
     if save_every_seconds is not None:
         check.positive("save_every_seconds", save_every_seconds)

@@ -110,10 +110,9 @@ class _Digests:
             return _hash([kind, *map(self.value, (value.func, value.args, value.keywords))])
         if dataclasses.is_dataclass(value):
             return _hash([kind, *(self.value(getattr(value, field.name)) for field in dataclasses.fields(value))])
-        # A derivative rule that JAX wrapped, or any other function: its program is in the step, where it is used.
-        function = getattr(value, "f", value)
-        if callable(function):
-            return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', kind)}"
+        if callable(value):
+            return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', kind)}"
+        # So too rules of derivatives, as JAX wraps them: where one is taken, its program is there.
         return f"{kind}({re.sub(r'0x[0-9a-f]+', '', repr(value))})"
 
 

@@ -293,9 +293,27 @@ def jitted(factor: float, name: str) -> Any:
     return jax.jit(inner)
 
 
+def ruled(name: str, backward: bool) -> Any:
+    """A function with a rule for its derivative of this name."""
+
+    def rule(*values):
+        return (function(*values), None) if backward else (function(*values[0]), 3 * values[1][0])
+
+    rule.__name__ = rule.__qualname__ = name
+    if backward:
+        function: Any = jax.custom_vjp(lambda x: 2 * x)
+        function.defvjp(rule, lambda _, g: (3 * g,))
+    else:
+        function = jax.custom_jvp(lambda x: 2 * x)
+        function.defjvp(rule)
+    return function
+
+
 X = np.ones(3, np.float32)
 
 EQUAL = {
+    "names of rules": (lambda: ruled("first", False), lambda: ruled("second", False)),
+    "names of rules backward": (lambda: ruled("first", True), lambda: ruled("second", True)),
     "loops": (lambda: looped(2.0), lambda: looped(2.0)),
     "constants": (lambda: closing(np.arange(3.0)), lambda: closing(jnp.arange(3.0))),
     "names": (lambda: jitted(2.0, "first"), lambda: jitted(2.0, "second")),
