@@ -24,7 +24,7 @@ from typing import Any
 
 import faults_study
 
-from jaxprune import exclusive, sweep
+from jaxprune import sweep
 from jaxprune.store import Store
 
 
@@ -226,42 +226,17 @@ def full(folder: Path, small: bool) -> Row:
     return row
 
 
-def second(folder: Path, small: bool) -> Row:
-    """F18: a second writer is refused, until the first one is dead."""
-    most = math.inf if small else 1.0
-    folder.mkdir(exist_ok=True)
-    place, (reading, writing) = folder / "writer", os.pipe()
-
-    def first() -> int:
-        held = exclusive.hold(place)
-        os.write(writing, b"1" if held else b"0")
-        signal.pause()
-        return 0
-
-    child, row = _fork(first), Row()
-    row.count("held", int(os.read(reading, 1)), least=1)
-    begin = time.perf_counter()
-    row.count("refused", int(exclusive.hold(place) is None), least=1)
-    row.count("named", int(exclusive.holder(place).startswith(f"process {child} on ")), least=1)
-    row.count("refusal_s", round(time.perf_counter() - begin, 4), most=most)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    begin = time.perf_counter()
-    mine = exclusive.hold(place)
-    row.count("freed", int(mine is not None), least=1)
-    row.count("freeing_s", round(time.perf_counter() - begin, 4), most=most)
-    if mine:
-        mine.release()
-    row.count("leftovers", len([*folder.iterdir()]), most=0)
-    for descriptor in (reading, writing):
-        os.close(descriptor)
-    return row
-
-
 def failing(folder: Path, small: bool) -> Row:
     """F7: some runs of a study fail."""
     row = Row()
     faults_study.failures(folder, row)
+    return row
+
+
+def second_writer(folder: Path, small: bool) -> Row:
+    """F18: a second training in a folder is refused, until the first one is dead."""
+    row = Row()
+    faults_study.writers(folder, row, small)
     return row
 
 
@@ -277,7 +252,7 @@ FAULTS: dict[str, Callable[[Path, bool], Row]] = {
     "F4": damage,
     "F7": failing,
     "F9": full,
-    "F18": second,
+    "F18": second_writer,
     "submitit": killed_jobs,
 }
 """(an empty folder, whether it is to be small) -> what was counted."""

@@ -1,10 +1,12 @@
-"""Faults of whole studies: runs that fail, and jobs that are killed."""
+"""Faults of whole studies and trainings: runs that fail, jobs that are killed, two writers of one folder."""
 
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -15,8 +17,10 @@ from unittest import mock
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+import jaxprune as jp  # noqa: E402
 from experiments.shared.results import Claim, Results, above_zero, case  # noqa: E402
 from experiments.shared.settings import Execution  # noqa: E402
 from experiments.shared.study import FAILED_RUNS, Study, _begin, _carry_out  # noqa: E402
@@ -101,6 +105,49 @@ def failures(folder: Path, row: Any) -> None:
     row.count("retried", len(after) - len(before), least=3, most=3)
     row.count("again", sum(after[path] != stamp for path, stamp in before.items()), most=0)
     row.count("failed", retried.failed, most=0)
+
+
+_FIRST = """
+import sys, time
+import numpy as np, optax
+import jaxprune as jp
+
+net = jp.Network(lambda params, state, images: images @ params["w"], {"w": np.ones((2, 2), np.float32)})
+data = {"image": np.ones((4, 2), np.float32), "label": np.array([0, 1, 0, 1])}
+
+def log(step, numbers):
+    print("training", flush=True)
+    time.sleep(1000)
+
+jp.train.fit(net, jp.losses.cross_entropy, optax.sgd(0.1), data, steps=9, batch_size=2, seed=0, folder=sys.argv[1],
+             log=log if sys.argv[2:] else None, log_every=1)
+"""
+
+
+def writers(folder: Path, row: Any, small: bool) -> None:
+    """F18: a second training in a folder is refused at once, by the number and host of the first; a dead one is not."""
+    words = [sys.executable, "-c", _FIRST, str(folder)]
+    with subprocess.Popen([*words, "wait"], cwd=ROOT, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        row.count("held", int(first.stdout.readline() == b"training\n"), least=1)
+        begin, said = time.perf_counter(), ""
+        try:
+            jp.checkpoint.save(folder, 1, {"w": np.ones(2)})
+        except ValueError as error:
+            said = str(error)
+        # In the tests no time is asserted.
+        row.count("refusal_s", round(time.perf_counter() - begin, 4), most=math.inf if small else 1.0)
+        row.count("named", int(f"process {first.pid} on " in said), least=1)
+        if not small:
+            second = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
+            row.count("refused", int(f"process {first.pid} on " in second.stderr), least=1)
+        first.kill()
+    if small:
+        row.count("goes_on", jp.checkpoint.save(folder, 1, {"w": np.ones(2)}).exists(), least=1)
+    else:
+        after = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
+        row.count("goes_on", int(after.returncode == 0), least=1)
+    row.count("leftovers", sum(path.name.startswith((".tmp-", ".writer")) for path in folder.iterdir()), most=0)
 
 
 def jobs(folder: Path, row: Any, small: bool) -> None:
