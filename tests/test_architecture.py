@@ -64,6 +64,19 @@ def test_imports_of_the_library_are_of_no_experiments():
     assert not [path for path in MODULES if re.search(r"^\s*(from|import) experiments", path.read_text(), re.MULTILINE)]
 
 
+STUDIES = sorted((ROOT / "experiments").rglob("*.py"))
+
+
+def test_imports_of_a_study_are_of_no_other_study():
+    names = {path: set(re.findall(r"^\s*(?:from|import) experiments(?:\.(\w+))?", path.read_text(), re.M)) for path in STUDIES}
+    wrong = []
+    for path, found in names.items():
+        home = path.relative_to(ROOT / "experiments").parts[0].removesuffix(".py")
+        wrong += [f"{path} imports {name}" for name in found - {"", "shared", home} if path.name != "__main__.py"]
+    assert not wrong
+    assert not [path for path in STUDIES if path.read_text().count("\n") > 350]
+
+
 DERIVATIVES = {"grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacrev", "jacfwd", "hessian"}
 # What maps a derivative, and over what: never over an axis of examples that lies on several devices, where XLA computes
 # the gradients of convolutions wrongly.  Gradients of single examples are of restricted.py, by cotangents of the batch.
@@ -195,8 +208,8 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
 def test_readme_commands_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    modules = ("transfer", "landscape", "joint_pruning", "representation", "convert")
-    scripts = {f"scripts/{name}" for name in ("demo", "test", "benchmark", "check_pytorch")}
+    modules = ("transfer", "landscape", "joint", "representation", "patterns", "convert")
+    scripts = {f"scripts/{name}" for name in ("demo", "test", "benchmark", "check_pytorch", "faults")}
     assert {f"experiments.{name}" for name in modules} | scripts == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")

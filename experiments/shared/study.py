@@ -1,6 +1,7 @@
 """What every study is: settings -> runs -> records -> results -> claims -> a page.  A study fills in the functions."""
 
 import contextlib
+import dataclasses
 import signal
 import sys
 import traceback
@@ -112,6 +113,7 @@ def command(study: Study, settings: type[Any], description: str | None) -> NoRet
 
 
 def _begin(study: Study, settings: Any) -> Plan:
+    settings = dataclasses.replace(settings, out=Path(settings.out))
     check_execution(settings)
     asked, inputs = settings, study.open(settings)
     settings = getattr(inputs, "settings", settings)
