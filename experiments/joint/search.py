@@ -4,16 +4,19 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from rich.console import Console
 
 import jaxprune as jp
-from experiments import options
-from experiments.joint_settings import Run, Settings
-from jaxprune import losses
+from experiments.joint import options
+from experiments.joint.settings import CONTROL, Decisive, Run, search_identity, trajectory_folder
+from experiments.joint.trajectory import Trajectory
+from jaxprune import check, exclusive, losses, records
 from jaxprune.evaluate import robustness
 from jaxprune.structured import Step
 
@@ -22,13 +25,25 @@ LOSS = jp.losses.cross_entropy
 
 @dataclass(frozen=True)
 class World:
-    """What all runs of one seed share: the data, the dense network, and the conditions it is tested under."""
+    """What all runs of one seed share.
 
+    Attributes:
+      out: the folder of the study.
+      fingerprint: of all images.
+      data: the splits.
+      module: the shape of the dense network.
+      dense: the network.
+      suite: the conditions under which networks are tested.
+      console: where the steps of a search are told.
+    """
+
+    out: Path
+    fingerprint: str
+    data: dict[str, dict[str, Any]]
     module: jp.structured.Specification
     dense: jp.Network
-    data: dict[str, dict[str, Any]]
     suite: robustness.Suite
-    fingerprint: str
+    console: Console = dataclasses.field(default_factory=lambda: Console(stderr=True))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -68,15 +83,15 @@ class Distilled:
     share: float
 
     def __call__(self, outputs: Any, batch: Any) -> Any:
-        taught = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
-        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * taught
+        distilled = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
+        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * distilled
 
 
 @dataclass(frozen=True)
 class Tuner:
     """Trains candidates and winners on the training split; the same seeds for every chooser."""
 
-    settings: Settings
+    settings: Decisive
     seed: int
     data: dict[str, Any]
 
@@ -84,7 +99,7 @@ class Tuner:
         """Trains a network; see ``jp.structured.Tune``."""
         settings, brief = self.settings, stage == "brief"
         steps = settings.brief_steps if brief else settings.long_steps
-        data = self.data if settings.distil == 0 else {**self.data, "teacher": self.taught(parent)}
+        data = self.data if settings.distil == 0 else {**self.data, "teacher": self.teacher(parent)}
         return jp.train.fit(
             network,
             LOSS if settings.distil == 0 else Distilled(settings.distil),
@@ -95,7 +110,7 @@ class Tuner:
             seed=10_000 * (self.seed + 1) + 2 * step + (not brief),
         )
 
-    def taught(self, parent: jp.Network) -> np.ndarray:
+    def teacher(self, parent: jp.Network) -> np.ndarray:
         """The probabilities of the parent for every training image."""
         size = size_of(self.data)
         found = [np.asarray(_probabilities(parent, batch["image"])) for batch in jp.data.Batches(self.data, size)]
@@ -131,6 +146,29 @@ def make_search(run: Run, world: World) -> jp.structured.Search:
         else None,
         seed=run.seed,
     )
+
+
+def search_steps(run: Run, world: World) -> list[Step]:
+    """Runs a search, or what is left of it, and saves every step."""
+    config = records.plain(run)
+    folder = check.writable("out", world.out / trajectory_folder(config, world.fingerprint))
+    # Runs that differ only in what is measured share a search.
+    with exclusive.wait(folder.with_suffix(".claim")):
+        saved = Trajectory(folder, search_identity(config, world.fingerprint))
+        steps = saved.steps()
+        resume = extra_training if run.chooser == CONTROL else _search
+        for step in resume(run, world, steps[-1] if steps else None):
+            saved.append(step, world.image_shape)
+            steps.append(step)
+            removed = f"{1 - step.macs / steps[0].macs:6.1%}"
+            line = f"seed {run.seed}  {run.budget}  {run.chooser:14} {step.number:2} {step.kind:8} {removed}"
+            world.console.print(line, highlight=False)
+        jp.structured.export(steps[-1].network, world.image_shape, folder / "final.jaxexport")
+    return steps
+
+
+def _search(run: Run, world: World, start: Step | None) -> Iterator[Step]:
+    return make_search(run, world)(world.module, world.dense, start)
 
 
 def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]:

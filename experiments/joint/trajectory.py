@@ -1,6 +1,6 @@
 """A search on disk: every step a network that loads by itself, and enough beside it to go on after a kill.
 
-TRAJECTORY/run.json                          which run it is
+TRAJECTORY/run.json                          all that decides the search
 TRAJECTORY/step_003/specification.json       the shape of the network
 TRAJECTORY/step_003/weights.safetensors      its weights
 TRAJECTORY/step_003/step.json                how it came about; written last, so it is there when all is
@@ -17,15 +17,18 @@ import jaxprune as jp
 from jaxprune import check, files
 
 
+_COUNTS = ("macs", "parameters", "filters")
+
+
 class Trajectory:
     """The steps of one run, on disk.
 
     Args:
       folder: made where it is missing.
-      identity: what the run is: its configuration, and a fingerprint of its data.
+      identity: all that decides the search.
 
     Raises:
-      ValueError: the folder cannot be written, or holds another run.
+      ValueError: the folder cannot be written, or holds another search.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -37,8 +40,8 @@ class Trajectory:
             files.write(marker, text)
         elif marker.read_text() != text:
             raise ValueError(
-                f"out: {str(folder)!r} holds the trajectory of another run. Choose another folder with --out, or move "
-                "it away."
+                f"out: {str(folder)!r} holds the trajectory of another search. Choose another folder with --out, or "
+                "move it away."
             )
 
     def steps(self) -> list[jp.structured.Step]:
@@ -55,7 +58,7 @@ class Trajectory:
             "number": step.number,
             "kind": step.kind,
             "base": step.base.describe(),
-            "gates": {name: "".join("01"[int(one)] for one in value) for name, value in step.gates.items()},
+            "gates": {name: as_text(value) for name, value in step.gates.items()},
             **{name: getattr(step, name) for name in _COUNTS},
             "removed": step.removed,
             "scores": step.scores,
@@ -94,4 +97,10 @@ class Trajectory:
             ) from error
 
 
-_COUNTS = ("macs", "parameters", "filters")
+def as_text(bits: np.ndarray) -> str:
+    """Writes bools as text.
+
+    >>> as_text(np.array([True, False]))
+    '10'
+    """
+    return "".join("01"[int(one)] for one in bits)
