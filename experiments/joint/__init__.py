@@ -18,7 +18,17 @@ from experiments.joint import page
 from experiments.joint.claims import claims
 from experiments.joint.results import Results, evenly
 from experiments.joint.search import LOSS, World, search_steps, size_of, transformation
-from experiments.joint.settings import FRACTIONS, VERSION, Inputs, Run, Settings, attack_radius, open_study, plan, quirks
+from experiments.joint.settings import (
+    FRACTIONS,
+    VERSION,
+    Inputs,
+    Run,
+    Settings,
+    attack_radius,
+    open_study,
+    plan,
+    quirks,
+)
 from experiments.joint.trajectory import as_text
 from experiments.shared import study
 from experiments.shared.checkpoints import trained

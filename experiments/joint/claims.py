@@ -1,118 +1,94 @@
-"""What the study of joint pruning claims, and the verdict on every claim."""
+"""What the study of joint pruning claims of paired differences of accuracy."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
-import pandas as pd
+from experiments.joint.results import (
+    CONTROLS,
+    Networks,
+    Results,
+    dense_of,
+    differences,
+    grouped,
+    hits_of,
+    removed_share,
+)
+from experiments.joint.settings import CONTROL, Settings
+from experiments.shared.results import Case, Claim, above_zero, case, interval, keeps
 
-from experiments.joint_results import CONTROLS, Results, Side, dense, kinds, share
-from experiments.joint_settings import CONTROL
-from experiments.transfer_results import Table
-from jaxprune import stats
-
-
-class Case(NamedTuple):
-    """Two networks for each seed, and under which conditions they are compared."""
-
-    budget: str
-    chooser: str
-    against: str
-    side: Side
-    than: Side
-    conditions: Sequence[str] = ()
+Pairs = Callable[[Results, str, str], tuple[Networks, Networks]]
+"""(results, budget, chooser) -> networks, and what they are compared with."""
 
 
-class Claim(NamedTuple):
-    """Something that holds of a paired difference in points, for every case."""
-
-    name: str
-    meaning: str
-    cases: Callable[[Results], Iterator[Case]]
-    verdict: Callable[[stats.Interval], str]
-
-
-def claims(margin: float) -> list[Claim]:
+def claims(settings: Settings) -> list[Claim]:
     """Lists the claims; whatever way each comes out is what the page says."""
-    keeps = lambda interval: stats.at_least(interval, -100 * margin)  # noqa: E731
-    better = lambda interval: stats.above(interval, 0.0)  # noqa: E731
-    points = f"{100 * margin:g} point{'' if margin == 0.01 else 's'}"
-    listed = [Claim("keeps", f"accuracy of the last network, within {points} of the dense one", _last(()), keeps)]
-    for kind in ("corrupted", "shifted"):
-        meaning = f"accuracy of the last network on {kind} images, within {points} of the dense one"
-        listed.append(Claim(f"keeps, {kind}", meaning, _last((kind,)), keeps))
-    meaning = f"accuracy of the last network, within {points} of the dense one tuned for as many steps"
-    listed.append(Claim("keeps, equal training", meaning, _equally_trained, keeps))
-    for control in CONTROLS:
-        meaning = f"accuracy above that of {control}, at equal operations"
-        listed.append(Claim(f"beats {control}", meaning, _beats(control), better))
-    return listed
-
-
-def verdicts(results: Results, listed: Sequence[Claim]) -> Table:
-    """Tests every claim in every case: one row each, with the paired difference in points and its interval."""
-    rows = []
-    chance = 1 / results.classes
-    for claim in listed:
-        for case in claim.cases(results):
-            found = results.change(case.side, case.than, case.conditions)
-            sides = [
-                results.interval([course.right(step, case.conditions) for course, step in one])
-                for one in (case.side, case.than)
-            ]
-            floor = all(one.low <= chance for one in sides)
-            rows.append(
-                {
-                    "claim": claim.name,
-                    "meaning": claim.meaning,
-                    "budget": case.budget,
-                    "chooser": case.chooser,
-                    "against": case.against,
-                    "removed": share(case.side),
-                    "removed_against": share(case.than),
-                    "accuracy": sides[0].mean,
-                    "accuracy_against": sides[1].mean,
-                    **dict(zip(("difference", "low", "high"), found.points, strict=True)),
-                    "n": found.n,
-                    "seeds": found.seeds,
-                    "verdict": "undecided (floor)" if floor else claim.verdict(found.points),
-                }
+    kept, within = keeps(settings.margin), within_margin(settings.margin)
+    last = "accuracy of the last network"
+    dense, tuned = f"within {within} of the dense one", f"within {within} of the dense one tuned for as many steps"
+    return [
+        Claim("keeps", f"{last}, {dense}", _cases(_last, "dense"), kept),
+        Claim("keeps, corrupted", f"{last} on corrupted images, {dense}", _cases(_last, "dense", "corrupted"), kept),
+        Claim("keeps, shifted", f"{last} on shifted images, {dense}", _cases(_last, "dense", "shifted"), kept),
+        Claim("keeps, equal training", f"{last}, {tuned}", _cases(_equally_trained, CONTROL), kept),
+        *(
+            Claim(
+                f"beats {control}",
+                f"accuracy above that of {control}, at equal operations",
+                _cases(_beside(control), control),
+                above_zero,
             )
-    return pd.DataFrame(rows, columns=_COLUMNS)
+            for control in CONTROLS
+        ),
+    ]
 
 
-_COLUMNS = ["claim", "meaning", "budget", "chooser", "against", "removed", "removed_against", "accuracy"]
-_COLUMNS += ["accuracy_against", "difference", "low", "high", "n", "seeds", "verdict"]
+def within_margin(margin: float) -> str:
+    """Writes how much accuracy a network may lose and still count as kept.
+
+    >>> within_margin(0.01), within_margin(0.005)
+    ('1 point', '0.5 points')
+    """
+    return f"{100 * margin:g} point{'' if margin == 0.01 else 's'}"
 
 
-def _last(wanted: Sequence[str]) -> Callable[[Results], Iterator[Case]]:
+def _cases(pairs: Pairs, against: str, condition: str = "") -> Callable[[Results], Iterator[Case]]:
+    """Compares the networks of every budget and chooser with others; on all conditions of a group, or clean."""
+
     def cases(results: Results) -> Iterator[Case]:
-        found = kinds(results.conditions)
-        conditions = [name for kind in wanted for name in found.get(kind, [])]
-        if wanted and not conditions:
+        conditions = grouped(results.conditions).get(condition, [])
+        if condition and not conditions:
             return
         for budget in results.budgets:
-            for chooser in results.present(budget):
-                side = [(course, course.last) for course in results.moving(budget, chooser)]
-                yield Case(budget, chooser, "dense", side, dense(side), conditions)
+            for chooser in results.pruning(budget):
+                networks, others = pairs(results, budget, chooser)
+                if networks:
+                    sides = [interval(hits_of(side, conditions)) for side in (networks, others)]
+                    floor = all(side.low <= 1 / results.classes for side in sides)
+                    yield case(
+                        {"budget": budget, "chooser": chooser, "against": against},
+                        differences(networks, others, conditions),
+                        verdict="undecided (floor)" if floor else "",
+                        more={
+                            "removed": removed_share(networks),
+                            "removed_against": removed_share(others),
+                            "accuracy": sides[0].mean,
+                            "accuracy_against": sides[1].mean,
+                        },
+                    )
 
     return cases
 
 
-def _equally_trained(results: Results) -> Iterator[Case]:
-    for budget in results.budgets:
-        for chooser in results.present(budget):
-            last = [(course, course.last) for course in results.moving(budget, chooser)]
-            side, than = results.trained_on(budget, last)
-            if side:
-                yield Case(budget, chooser, CONTROL, side, than)
+def _last(results: Results, budget: str, chooser: str) -> tuple[Networks, Networks]:
+    networks = results.last(budget, chooser)
+    return networks, dense_of(networks)
 
 
-def _beats(control: str) -> Callable[[Results], Iterator[Case]]:
-    def cases(results: Results) -> Iterator[Case]:
-        for budget in results.budgets:
-            for chooser in results.present(budget):
-                side, than = results.against(budget, chooser, control)
-                if chooser not in CONTROLS and side:
-                    yield Case(budget, chooser, control, side, than)
+def _equally_trained(results: Results, budget: str, chooser: str) -> tuple[Networks, Networks]:
+    return results.equally_trained(budget, results.last(budget, chooser))
 
-    return cases
+
+def _beside(control: str) -> Pairs:
+    def pairs(results: Results, budget: str, chooser: str) -> tuple[Networks, Networks]:
+        return ([], []) if chooser in CONTROLS else results.at_equal_operations(budget, chooser, control)
+
+    return pairs

@@ -7,17 +7,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.joint_results import CONTROLS, Course, Results, radius, share
-from experiments.joint_settings import CONTROL
-from experiments.joint_tables import contests
-from experiments.transfer_results import Table
+from experiments.joint.results import CONTROLS, Results, Searched, accuracy, radius, removed_share
+from experiments.joint.settings import CONTROL
+from experiments.joint.tables import comparisons
+from experiments.shared.results import Table
 from jaxprune import report
 
 _INK = "#2b2922"
 _SOFT = "#8a8578"
-PAPER = "#fbf9f4"
-"""The ground of the page."""
-ONLY = "#c9c2b1"
+PAGE = "#fbf9f4"
+"""The colour of the page."""
+ONLY_CANDIDATE = "#c9c2b1"
 """The colour of a candidate that was the only one."""
 LAYER, NEURONS = report.COLOURS[1], report.COLOURS[2]
 """The colours of layers and neurons, in all figures."""
@@ -51,28 +51,27 @@ def label(chooser: str) -> str:
     return _LABELS.get(chooser, chooser)
 
 
-def accuracy(results: Results) -> Figure:
+def accuracies(results: Results) -> Figure:
     """Draws accuracy against the operations that are gone: a column for each budget, a line for each chooser."""
     with report.figure(9.5, 4.3) as drawn:
         axes = drawn.subplots(1, len(results.budgets), sharex=True, sharey=True, squeeze=False)[0]
-        lows = []
+        lowest = []
         for axis, budget in zip(axes, results.budgets, strict=True):
-            for chooser in results.choosers:
-                for course in results.of(budget, chooser):
-                    lows.append(min(float(np.mean(course.right(step))) for step in range(len(course.steps))))
-                if results.moving(budget, chooser):
-                    lows.append(_way(axis, results, budget, chooser))
-                    _floor(axis, results, budget, chooser)
-            every = [(course, 0) for chooser in results.choosers for course in results.of(budget, chooser)]
-            start = float(np.mean([np.mean(course.right(0)) for course, _ in every]))
-            axis.axhline(start, color=_INK, linestyle="--", linewidth=1, label="dense")
-            tuned = [float(np.mean(course.right(course.last))) for course in results.of(budget, CONTROL)]
+            runs = [run for chooser in results.choosers for run in results.of(budget, chooser)]
+            lowest += [float(run.accuracies().min()) for run in runs]
+            for chooser in results.pruning(budget):
+                lowest.append(_mean_line(axis, results, budget, chooser))
+                _mark_end(axis, results, budget, chooser)
+            dense = float(np.mean([run.accuracies()[0] for run in runs]))
+            axis.axhline(dense, color=_INK, linestyle="--", linewidth=1, label="dense")
+            tuned = [run.accuracies()[-1] for run in results.of(budget, CONTROL)]
             if tuned:
-                lows.append(min(tuned))
+                lowest.append(float(min(tuned)))
                 axis.axhline(float(np.mean(tuned)), color=_INK, linestyle=":", linewidth=1.4, label=label(CONTROL))
             axis.set_xlabel("operations removed (%)")
             axis.set_title(f"steps of equal {BUDGETS[budget]}" if len(axes) > 1 else "")
-        _accuracies(axes, lows, results)
+        _scale(axes, lowest, results)
+        axes[0].set_ylabel("accuracy")
         return _with_legend(drawn, axes, 6)
 
 
@@ -81,31 +80,31 @@ def choices(results: Results) -> Figure:
     rows, columns = len(results.budgets), len(results.choosers)
     with report.figure(max(9.5, 2.4 * columns), 2.7 * rows + 0.7) as drawn:
         axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        lows = []
+        lowest = []
         for across, budget in zip(axes, results.budgets, strict=True):
             for axis, chooser in zip(across, results.choosers, strict=True):
                 color = style(results, chooser)["color"]
-                for course in results.of(budget, chooser):
-                    right = np.array([np.mean(course.right(step)) for step in range(len(course.steps))])
-                    lows.append(float(right.min()))
-                    axis.axhline(right[0], color=_INK, linestyle="--", linewidth=0.6, alpha=0.6)
-                    axis.plot(100 * course.removed, right, color=color, linewidth=0.9, alpha=0.7)
+                for run in results.of(budget, chooser):
+                    found = run.accuracies()
+                    lowest.append(float(found.min()))
+                    axis.axhline(found[0], color=_INK, linestyle="--", linewidth=0.6, alpha=0.6)
+                    axis.plot(100 * run.removed, found, color=color, linewidth=0.9, alpha=0.7)
                     for kind, marker in MARKERS.items():
-                        here = [step["kind"] == kind for step in course.steps]
+                        here = [step["kind"] == kind for step in run.steps]
                         look = {"marker": marker, "markersize": 5, "markeredgewidth": 0.5, "markeredgecolor": "white"}
-                        axis.plot(100 * course.removed[here], right[here], color=color, linestyle="none", **look)
+                        axis.plot(100 * run.removed[here], found[here], color=color, linestyle="none", **look)
                 axis.set_title(label(chooser) if budget == results.budgets[0] else "")
             across[0].set_ylabel("accuracy" if rows == 1 else f"accuracy\nsteps of equal {BUDGETS[budget]}")
-        _accuracies(axes.flat, lows, results, named=False)
+        _scale(axes.flat, lowest, results)
         for axis in axes[-1]:
             axis.set_xlabel("operations removed (%)")
-        _marks(drawn, (_INK, _INK), {"dense": {"color": _INK, "linestyle": "--", "linewidth": 0.8}})
+        _legend_of_kinds(drawn, (_INK, _INK), {"dense": {"color": _INK, "linestyle": "--", "linewidth": 0.8}})
         return drawn
 
 
 def scores(results: Results, budget: str) -> Figure | None:
-    """Draws what the choosers saw: both candidates of every step; None where no chooser compared any."""
-    shown = [chooser for chooser in results.choosers if list(contests(results.of(budget, chooser)))]
+    """Draws the scores of both candidates of every step; None where no chooser compared any."""
+    shown = [chooser for chooser in results.choosers if list(comparisons(results.of(budget, chooser)))]
     if not shown:
         return None
     columns = max(len(results.of(budget, chooser)) for chooser in shown)
@@ -114,19 +113,19 @@ def scores(results: Results, budget: str) -> Figure | None:
         for across, chooser in zip(axes, shown, strict=True):
             for axis in across[len(results.of(budget, chooser)) :]:
                 axis.set_axis_off()
-            for axis, course in zip(across, results.of(budget, chooser), strict=False):
-                _contests(axis, course)
-                axis.set_title(f"seed {course.seed}" if chooser == shown[0] else "")
+            for axis, run in zip(across, results.of(budget, chooser), strict=False):
+                _candidates(axis, run)
+                axis.set_title(f"seed {run.seed}" if chooser == shown[0] else "")
             across[0].set_ylabel(f"{label(chooser)} to the parent")
         for axis in axes[-1]:
             axis.set_xlabel("step")
         kinds = {f"{kind}, not kept": (MARKERS[kind], color, "white") for kind, color in _COLOURS.items()}
-        kinds["only candidate"] = ("o", ONLY, ONLY)
+        kinds["only candidate"] = ("o", ONLY_CANDIDATE, ONLY_CANDIDATE)
         more = {
             text: {"marker": marker, "color": color, "markerfacecolor": filled, "linestyle": "none"}
             for text, (marker, color, filled) in kinds.items()
         }
-        _marks(drawn, (LAYER, NEURONS), more)
+        _legend_of_kinds(drawn, (LAYER, NEURONS), more)
         return drawn
 
 
@@ -159,10 +158,11 @@ def style(results: Results, chooser: str) -> dict[str, Any]:
     return {"color": color, "linestyle": line, "linewidth": 2.0 if chooser not in CONTROLS else 1.3}
 
 
-def _way(axis: Any, results: Results, budget: str, chooser: str) -> float:
-    points = results.points(budget, chooser)
-    x = [100 * share(side) for side in points]
-    mean, low, high = np.array([results.accuracy(side) for side in points]).T
+def _mean_line(axis: Any, results: Results, budget: str, chooser: str) -> float:
+    """Draws the mean over seeds with its interval, and returns the lowest end of that."""
+    along = results.step_by_step(budget, chooser)
+    x = [100 * removed_share(networks) for networks in along]
+    mean, low, high = np.array([accuracy(networks) for networks in along]).T
     look = style(results, chooser)
     axis.fill_between(x, low, high, color=look["color"], alpha=0.07, linewidth=0)
     for edge in (low, high):
@@ -171,13 +171,12 @@ def _way(axis: Any, results: Results, budget: str, chooser: str) -> float:
     return float(low.min())
 
 
-def _floor(axis: Any, results: Results, budget: str, chooser: str) -> None:
+def _mark_end(axis: Any, results: Results, budget: str, chooser: str) -> None:
     """Marks where a chooser could not go on, although the target was not reached."""
-    ended = [course for course in results.moving(budget, chooser) if course.target and not course.reached]
+    ended = [(run, step) for run, step in results.last(budget, chooser) if run.short]
     if not ended:
         return
-    side = [(course, course.last) for course in ended]
-    x, y = 100 * share(side), results.accuracy(side).mean
+    x, y = 100 * removed_share(ended), accuracy(ended).mean
     color = style(results, chooser)["color"]
     axis.plot(x, y, marker="X", markersize=8, color=color, markeredgecolor="white", linestyle="none", zorder=5)
     axis.vlines(x, 0, y, color=color, linewidth=1, linestyle=":")
@@ -185,29 +184,25 @@ def _floor(axis: Any, results: Results, budget: str, chooser: str) -> None:
     axis.text(x + 0.6, 0.03, f"{label(chooser)}: no further", color=color, fontsize=8.5, transform=place)
 
 
-def _accuracies(axes: Any, lows: Sequence[float], results: Results, *, named: bool = True) -> None:
-    axes = list(axes)
-    least = min(lows)
-    margin = 0.08 * (1 - least) + 1e-3
+def _scale(axes: Any, lowest: Sequence[float], results: Results) -> None:
+    """Leaves room around all accuracies, and draws chance where that is in sight."""
+    margin = 0.08 * (1 - min(lowest)) + 1e-3
     for axis in axes:
-        axis.set_ylim(least - margin, 1 + min(margin / 2, 0.02))
-        if 1 / results.classes > least - margin:
+        axis.set_ylim(min(lowest) - margin, 1 + min(margin / 2, 0.02))
+        if 1 / results.classes > min(lowest) - margin:
             axis.axhline(1 / results.classes, color=_SOFT, linestyle=":", linewidth=1.2, label="chance")
-    if named:
-        axes[0].set_ylabel("accuracy")
 
 
-def _contests(axis: Any, course: Course) -> None:
+def _candidates(axis: Any, run: Searched) -> None:
     places = axis.get_xaxis_transform()
-    for step in course.steps[1:]:
+    for step in run.steps[1:]:
         number, found = step["number"], step["scores"]
         if len(found) < 2:
             # At the foot of the panel: there was nothing to compare.
-            axis.plot(
-                number, 0.04, marker=MARKERS[step["kind"]], color=ONLY, markersize=5, transform=places, linestyle=""
-            )
+            look = {"marker": MARKERS[step["kind"]], "color": ONLY_CANDIDATE, "markersize": 5, "linestyle": ""}
+            axis.plot(number, 0.04, transform=places, **look)
             continue
-        axis.vlines(number, min(found.values()), max(found.values()), color=ONLY, linewidth=1, zorder=1)
+        axis.vlines(number, min(found.values()), max(found.values()), color=ONLY_CANDIDATE, linewidth=1, zorder=1)
         for kind, value in found.items():
             color = _COLOURS[kind]
             filled = color if kind == step["kind"] else "white"
@@ -215,29 +210,27 @@ def _contests(axis: Any, course: Course) -> None:
             beside = -0.08 if kind == "layer" else 0.08  # so that near ties can be told apart
             axis.plot(number + beside, value, marker=MARKERS[kind], **look)
     axis.margins(y=0.16)
-    axis.set_xlim(0.4, course.last + 0.6)
+    axis.set_xlim(0.4, run.last + 0.6)
 
 
 def _changes(results: Results, frame: Table, budget: str, rows: list[list[str]], height: float) -> Figure:
     here = frame[(frame.budget == budget) & (frame["class"] == "all")]
-    columns = max(map(len, rows))
+    columns, choosers = max(map(len, rows)), results.pruning(budget)
     with report.figure(9.5, height) as drawn:
         axes = drawn.subplots(len(rows), columns, sharex=True, sharey=len(rows) > 1 and "row", squeeze=False)
         for across, names in zip(axes, rows, strict=True):
             for axis, name in zip(across, names, strict=False):
                 axis.axhline(0, color=_INK, linestyle="--", linewidth=1, label="dense")
-                for place, chooser in enumerate(results.present(budget)):
+                for place, chooser in enumerate(choosers):
                     one = here[(here.chooser == chooser) & (here.condition == name)]
                     look = style(results, chooser)
                     # Beside each other, so that bars of equal shares can be told apart.
-                    beside = 0.7 * (place - (len(results.present(budget)) - 1) / 2)
-                    x = np.r_[0.0, 100 * one.removed + beside]
-                    y = np.r_[0.0, one.difference]
-                    axis.vlines(x[1:], one.low, one.high, color=look["color"], linewidth=1.1)
-                    axis.plot(x, y, marker=".", label=label(chooser), **look)
+                    x = np.r_[0.0, 100 * one.removed + 0.7 * (place - (len(choosers) - 1) / 2)]
+                    axis.vlines(x[1:], 100 * one.low, 100 * one.high, color=look["color"], linewidth=1.1)
+                    axis.plot(x, np.r_[0.0, 100 * one.difference], marker=".", label=label(chooser), **look)
                 tuned = here[(here.chooser == CONTROL) & (here.condition == name) & here["last"]]
                 for value in tuned.difference:
-                    axis.axhline(value, color=_INK, linestyle=":", linewidth=1.4, label=label(CONTROL))
+                    axis.axhline(100 * value, color=_INK, linestyle=":", linewidth=1.4, label=label(CONTROL))
                 axis.set_title(condition(name), fontsize=10)
             for axis in across[len(names) :]:
                 axis.set_axis_off()
@@ -260,7 +253,7 @@ def condition(name: str) -> str:
     return f"{kind.upper()}, {origin.replace('transfer', 'made on dense')}, ε = {radius}"
 
 
-def _marks(drawn: Figure, colours: tuple[str, str], more: dict[str, dict[str, Any]]) -> None:
+def _legend_of_kinds(drawn: Figure, colours: tuple[str, str], more: dict[str, dict[str, Any]]) -> None:
     looks: dict[str, dict[str, Any]] = {
         f"{kind} removed": {"marker": marker, "color": color, "linestyle": "none"}
         for (kind, marker), color in zip(MARKERS.items(), colours, strict=True)

@@ -16,7 +16,6 @@ import numpy as np
 import jaxprune as jp
 from jaxprune import check, files
 
-
 _COUNTS = ("macs", "parameters", "filters")
 
 
