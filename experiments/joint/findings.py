@@ -37,7 +37,8 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
     found: list[Point] = []
     for budget in results.budgets:
         before = f"Steps of equal {BUDGETS[budget]}: " if len(results.budgets) > 1 else ""
-        here, pruning = tested[tested.budget == budget], results.pruning(budget)
+        here = [row for row in tested.itertuples() if row.budget == budget]
+        pruning = results.pruning(budget)
         compared = [name for name in pruning if name not in CONTROLS]
         for chooser in compared:
             kept = [_kept(settings, row) for row in _claimed(here, chooser, "keeps")]
@@ -64,8 +65,8 @@ def paid_after(images: float) -> str:
     return f"{float(f'{images:.2g}'):,.0f} images" if images > 0 else "never"
 
 
-def _claimed(tested: Table, chooser: str, claim: str) -> Iterator[Any]:
-    return tested[(tested.chooser == chooser) & (tested.claim == claim)].itertuples()
+def _claimed(rows: list[Any], chooser: str, claim: str) -> list[Any]:
+    return [row for row in rows if (row.chooser, row.claim) == (chooser, claim)]
 
 
 def _dense(results: Results) -> str:
@@ -123,12 +124,12 @@ def _chosen(results: Results, budget: str, chooser: str) -> str:
     )
 
 
-def _robust(settings: Any, tested: Table, frame: Table, chooser: str) -> str:
+def _robust(settings: Any, rows: list[Any], frame: Table, chooser: str) -> str:
     words = {"holds": "kept", "does not hold": "not kept"}
     kept = [
         f"on {kind} images {words.get(row.verdict, 'undecided')}, {in_points(row)}"
         for kind in ("corrupted", "shifted")
-        for row in _claimed(tested, chooser, f"keeps, {kind}")
+        for row in _claimed(rows, chooser, f"keeps, {kind}")
     ]
     sentences = []
     if kept:

@@ -23,7 +23,7 @@ def steps_of(results: Results, budget: str) -> str:
 def verdict_tables(page: report.Page, results: Results, tested: Table) -> None:
     """Adds the verdicts: whether the dense network's accuracy is kept, and whether a control is beaten."""
     hint = "The mean paired difference in points; hover for meaning, interval and shares removed."
-    for budget, here in tested.groupby("budget", sort=False):
+    for budget, here in () if tested.empty else tested.groupby("budget", sort=False):
         beats = here.claim.str.startswith("beats")
         questions = {"Is the accuracy of the dense network kept?": here[~beats], "Is it worth choosing?": here[beats]}
         for question, rows in questions.items():
