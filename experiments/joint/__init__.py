@@ -14,17 +14,17 @@ import numpy as np
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.joint import page
+from experiments.joint import page, tables
 from experiments.joint.claims import claims
 from experiments.joint.results import Results, evenly
 from experiments.joint.search import LOSS, World, search_steps, size_of, transformation
 from experiments.joint.settings import (
     FRACTIONS,
+    RADIUS,
     VERSION,
     Inputs,
     Run,
     Settings,
-    attack_radius,
     open_study,
     plan,
     quirks,
@@ -72,7 +72,7 @@ def conditions(settings: Settings, test: dict[str, Any], seed: int) -> robustnes
 
     attacks = {}
     for epsilon in settings.epsilons:
-        name = attack_radius(epsilon)
+        name = RADIUS.format(255 * epsilon)
         attacks[f"fgsm-{name}"] = partial(robustness.fgsm, epsilon=epsilon)
         attacks[f"pgd-{name}"] = partial(robustness.pgd, epsilon=epsilon, step_size=epsilon / 4, steps=10)
     return robustness.Suite(
@@ -114,7 +114,7 @@ def timed(world: World, steps: Sequence[Step]) -> dict[str, Any]:
     """Measures the latency of the last network against the dense one, and what the search took."""
     pair = {"dense": steps[0].network, "pruned": steps[-1].network}
     latency = {}
-    for size in (1, 64):
+    for size in tables.BATCHES:
         images = np.resize(world.data["test"]["image"], (size, *world.image_shape))
         found = jp.cost.compare(pair, images)
         latency[str(size)] = {
@@ -149,7 +149,7 @@ STUDY = study.Study(
     results=lambda inputs, records: Results(records),
     claims=claims,
     page=page.compose,
-    tables=page.tables,
+    tables=tables.further,
     said=said,
     summary=page.summary,
     estimate=estimate,

@@ -7,7 +7,7 @@ from experiments.joint.claims import within_margin
 from experiments.joint.figures import BUDGETS, label
 from experiments.joint.results import CONTROLS, SLACK, Results, accuracy, dense_of, differences
 from experiments.joint.settings import CONTROL, FRACTIONS, quirks
-from experiments.joint.tables import BATCHES, EXAMPLES, comparisons
+from experiments.joint.tables import BATCHES, comparisons
 from experiments.shared.pages import counted, few_seeds, joined, percent, points
 from experiments.shared.results import Table, interval
 
@@ -152,54 +152,40 @@ def _robust(settings: Any, rows: list[Any], frame: Table, chooser: str) -> str:
 
 def _costs(settings: Any, costs: Table, compared: list[str]) -> Iterator[str]:
     for row in costs[costs.chooser.isin(compared)].itertuples():
-        small, large = (
-            f"{percent(getattr(row, f'ratio_{size}'))} at batch {size} (quartiles "
-            f"{percent(getattr(row, f'ratio_{size}_low'))} to {percent(getattr(row, f'ratio_{size}_high'))})"
-            for size in BATCHES
-        )
-        fewer = 1 - row.parameters / row.parameters_dense
+        times = [f"{percent(getattr(row, f'ratio_{size}'))} at batch {size}" for size in reversed(BATCHES)]
         pays = paid_after(row.break_even_examples)
         who = in_words(row.chooser)
         yield (
-            f"{who[:1].upper()}{who[1:]} ends with {percent(fewer)} fewer parameters and {percent(row.removed)} fewer "
-            f"operations, and takes, of the dense network's time, {large} and {small}. A search took {row.search:.0f} "
-            f"s, compilation included for the first run of a study. Estimated from measured time × {settings.watts:g} "
-            f"W × {settings.grams_per_kwh:g} g/kWh, as stated: the search emitted {row.search_grams:.2g} g of CO2 "
-            f"equivalents, {EXAMPLES:,} images at batch {BATCHES[-1]} emit {row.million_grams_saved:.2g} g less, and "
-            f"the search has paid for itself {'after about ' if pays != 'never' else ''}{pays}."
+            f"{who[:1].upper()}{who[1:]} ends with {percent(1 - row.parameters / row.parameters_dense)} fewer "
+            f"parameters and {percent(row.removed)} fewer operations, and takes {' and '.join(times)} of the dense "
+            f"network's time. A search took {row.search:.0f} s, compilation included for the first run of a study. At "
+            f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, as stated, it emitted {row.search_grams:.2g} g "
+            f"of CO2 equivalents; it has paid for itself {'after about ' if pays != 'never' else ''}{pays}."
         )
-
-
-# ---------------------------------------------------------------------------------------------------- how it was done
 
 
 def method(settings: Any, results: Results) -> list[Point]:
     """Says how the study was made, and what it leaves open."""
-    found = quirks(settings)
-    paper = [("The paper's choices.", " ".join(found))] if found else []
-    return [*_recipe(settings, results), *_measured(settings, results), *paper]
+    return [*_search(settings, results), *_measurements(settings, results)]
 
 
-def _recipe(settings: Any, results: Results) -> list[Point]:
-    sizes = ", ".join(f"{share:.0%} {part}" for part, share in FRACTIONS.items())
+def _search(settings: Any, results: Results) -> list[Point]:
+    splits = ", ".join(f"{share:.0%} {part}" for part, share in FRACTIONS.items())
     budgets = " and ".join(BUDGETS[budget] for budget in results.budgets)
     filters = " (by filters: exactly as many as the layer has)" if "filters" in results.budgets else ""
     amount = "one block's worth" if settings.share == 0 else f"{percent(settings.share)} of the dense network"
-    ends_at = (
-        f"{percent(settings.target)} of the operations are gone" if settings.target else "no layer can go any more"
-    )
-    teach = f" {percent(settings.distil)} of the loss is the cross-entropy to the parent's outputs." * (
-        settings.distil > 0
-    )
-    chooses = "the test split itself, as in the paper's code: it leaks" if settings.choose_on == "test" else "selection"
+    end = f"{percent(settings.target)} of the operations are gone" if settings.target else "no layer can go any more"
+    parent = f" {percent(settings.distil)} of the loss is the cross-entropy to the parent's outputs."
+    seen = "the test split itself, as in the paper's code: it leaks" if settings.choose_on == "test" else "selection"
+    variant = "in the variant of Keras's examples" if settings.keras else "with BatchNorm"
     return [
         (
             "The search.",
-            f"In every step a candidate without layers and one without neurons are made of the current network. Both "
+            "In every step a candidate without layers and one without neurons are made of the current network. Both "
             f"are tuned for {settings.brief_steps} training steps, the chooser keeps one, which is tuned for "
             f"{settings.long_steps} more ({settings.optimizer}, rate {settings.tune_rate:g}, batches of "
-            f"{settings.batch_size}).{teach} It ends when {ends_at}, or when no candidate can be made. Choosers start from the same dense network of a seed and "
-            "tune with the same seeds.",
+            f"{settings.batch_size}).{parent if settings.distil else ''} It ends when {end}, or when no candidate can "
+            "be made. Choosers start from the same dense network of a seed and tune with the same seeds.",
         ),
         (
             "What a step removes.",
@@ -207,36 +193,51 @@ def _recipe(settings: Any, results: Results) -> list[Point]:
             f"the criterion {settings.layer_criterion!r}; neurons are filters inside blocks, rated by "
             f"{settings.neuron_criterion!r} and compared across blocks by {settings.allocation!r}. Of equal "
             "candidates the layer is kept. Every stage keeps two blocks, every block a filter: a candidate beyond "
-            "these floors is not made, and where only one can be made it is kept without a contest.",
+            "these floors is not made, and where only one can be made it is kept without a comparison.",
         ),
-        ("Network.", _network(settings)),
+        (
+            "Network.",
+            f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, {variant}, trained for "
+            f"{settings.pretrain_steps} steps ({settings.optimizer}, rate {settings.pretrain_rate:g}).",
+        ),
         (
             "Splits.",
-            f"Disjoint and stratified, anew for each seed: {sizes}. Training serves the dense network and all tuning, "
-            f"scoring the criteria. The choosers look at {chooses}; accuracy and robustness are of test.",
+            f"Disjoint and stratified, anew for each seed: {splits}. Training serves the dense network and all tuning, "
+            f"scoring the criteria. The choosers look at {seen}; accuracy and robustness are of test.",
         ),
     ]
 
 
-def _measured(settings: Any, results: Results) -> list[Point]:
-    severities = ", ".join(map(str, settings.severities))
+_CONTROL = (
+    "The dense network is tuned, step by step, as a search tunes what it keeps, and not pruned. Networks are compared "
+    "with it after as many steps; where a search took more than it has, with its last one."
+)
+_NO_CONTROL = (
+    "Missing: no dense network was trained on for as long as the pruned ones were. What a pruned network gains over "
+    "the dense line can be its longer training."
+)
+
+
+def _measurements(settings: Any, results: Results) -> list[Point]:
+    found = quirks(settings)
     return [
         (
             "Robustness.",
-            f"Fifteen corruptions at severities {severities}, made anew for these images; attacks on pixels within ε "
-            "(FGSM one step, PGD ten of ε/4), made on each network (white-box), or on the dense one and shown to all "
-            "(made on dense). The paper's own ε of FGSM and its severities could not be had: these are ours.",
+            f"Fifteen corruptions at severities {', '.join(map(str, settings.severities))}, made anew for these "
+            "images; attacks on pixels within ε (FGSM one step, PGD ten of ε/4), made on each network (white-box), or "
+            "on the dense one and shown to all (made on dense). The paper's own ε of FGSM and its severities could not "
+            "be had: these are ours.",
         ),
         (
             "Statistics.",
-            f"{len(results.seeds)} seeds. Differences are paired by seed and test image; intervals are two-level "
-            "bootstraps over seeds and images, 95 %. A claim holds where its whole interval does, does not hold where "
+            f"{counted(len(results.seeds), 'seed')}. Differences are paired by seed and test image; intervals are "
+            "two-level bootstraps over both, 95 %. A claim holds where its whole interval does, does not hold where "
             "none of it does, and is else undecided. Few seeds make intervals somewhat too narrow, and nothing is "
             "corrected for the number of comparisons. Choosers are compared at the target where both reached it; else "
             "where the first of them ended, each with its last network that has removed no more (give or take "
             f"{percent(SLACK)} of the operations). Nothing is interpolated.",
         ),
-        ("Control.", _control(results)),
+        ("Control.", _CONTROL if any(run.chooser == CONTROL for run in results.runs) else _NO_CONTROL),
         (
             "Time and energy.",
             "Latency is the median of runs in turns, on the machine named below. The seconds of a search are wall "
@@ -250,24 +251,5 @@ def _measured(settings: Any, results: Results) -> list[Point]:
             "other data, networks and training are not comparable with them. What is given here of its code is named "
             "where it is used.",
         ),
+        *([("The paper's choices.", " ".join(found))] if found else []),
     ]
-
-
-def _control(results: Results) -> str:
-    if any(run.chooser == CONTROL for run in results.runs):
-        return (
-            "The dense network is tuned, step by step, as a search tunes what it keeps, and not pruned. Networks are "
-            "compared with it after as many steps; where a search took more than it has, with its last one."
-        )
-    return (
-        "Missing: no dense network was trained on for as long as the pruned ones were. What a pruned network gains "
-        "over the dense line can be its longer training."
-    )
-
-
-def _network(settings: Any) -> str:
-    kind = "in the variant of Keras's examples" if settings.keras else "with BatchNorm"
-    return (
-        f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, {kind}, trained for "
-        f"{settings.pretrain_steps} steps ({settings.optimizer}, rate {settings.pretrain_rate:g})."
-    )

@@ -1,37 +1,18 @@
 """The page of the study of joint pruning: what was found, with its figures and tables."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table as Printed
 
-from experiments.joint import figures, findings, shapes
-from experiments.joint import tables as frames
-from experiments.joint.figures import BUDGETS, label
-from experiments.joint.page_tables import (
-    cost_tables,
-    networks_table,
-    robustness_tables,
-    steps_of,
-    steps_table,
-    verdict_tables,
-)
-from experiments.joint.results import Results, grouped
-from experiments.joint.settings import quirks
-from experiments.shared.pages import DATA, counted, percent, points
+from experiments.joint import figures, findings, shapes, tables
+from experiments.joint.figures import BUDGETS, condition, label
+from experiments.joint.results import CONTROLS, Results, grouped, radius
+from experiments.joint.settings import CONTROL, quirks, trajectory_folder
+from experiments.shared.pages import DATA, counted, percent, points, tally, verdict_table
 from experiments.shared.results import Table
 from jaxprune import report
-
-
-def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
-    """Makes the tables beside the verdicts."""
-    del tested
-    return {
-        "metrics": frames.metrics(results),
-        "steps": frames.steps(results),
-        "robustness": frames.robustness(results),
-        "cost": frames.costs(results, settings.watts, settings.grams_per_kwh),
-    }
+from jaxprune.report import Cell
 
 
 def compose(settings: Any, results: Results, tested: Table) -> report.Page:
@@ -43,11 +24,11 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         "step it can lose whole layers or single neurons, of equal cost. Does a choice by similarity of "
         "representations keep more of it than always taking one kind, or tossing a coin?",
     )
-    each = frames.costs(results, settings.watts, settings.grams_per_kwh)
-    costs = frames.mean_costs(each, settings.watts, settings.grams_per_kwh)
+    frame, costs = tables.robustness(results), tables.costs(results, settings.watts, settings.grams_per_kwh, mean=True)
     page.section("What was found")
-    page.points(findings.findings(settings, results, tested, frames.robustness(results), costs))
-    verdict_tables(page, results, tested)
+    page.points(findings.findings(settings, results, tested, frame, costs))
+    for _, rows in tested.groupby("claim", sort=False):
+        verdict_table(page, rows, "chooser", "budget", label, lambda one: f"steps of equal {BUDGETS[one]}", _at)
     page.section("Accuracy against the operations that are gone")
     page.drawing(
         figures.accuracies(results),
@@ -63,20 +44,36 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     )
     _shapes(page, results)
     _scores(page, results)
-    _robustness(page, results, frames.robustness(results))
+    _robustness(page, results, frame)
     page.section("What it costs, and what it saves")
-    cost_tables(page, settings, results, costs)
+    _cost_tables(page, settings, results, costs)
     page.section("How it was done")
     page.points(findings.method(settings, results))
-    page.section("Every step, and the networks themselves")
-    steps_table(page, results)
-    networks_table(page, results)
+    page.section("The networks themselves")
+    _networks_table(page, results)
     return page
+
+
+def summary(settings: Any, results: Results, tested: Table) -> Group:
+    """Makes what is printed: how many claims hold, and which choices of the authors' code were taken."""
+    del results
+    return Group(*(f"paper: {quirk}" for quirk in quirks(settings)), tally(tested))
 
 
 def _count(results: Results) -> str:
     images = {run.seed: len(run.labels) for run in results.runs}
     return f"{counted(len(images), 'seed')}, n = {sum(images.values())} test images in all."
+
+
+def _at(row: Any) -> str:
+    """Writes what the cell of a verdict shows: the difference, and the operations removed."""
+    against = f" against {percent(row.removed_against)}" if row.against in CONTROLS else ""
+    return f"{points(row.mean)} points at {percent(row.removed)}{against}:"
+
+
+def _steps_of(results: Results, budget: str) -> str:
+    """Says which budget a figure or table is of, where there are several."""
+    return f"Steps of equal {BUDGETS[budget]}. " if len(results.budgets) > 1 else ""
 
 
 def _shapes(page: report.Page, results: Results) -> None:
@@ -85,14 +82,14 @@ def _shapes(page: report.Page, results: Results) -> None:
         first = next(run.seed for run in results.runs if run.budget == budget and run.chooser in results.choosers)
         page.drawing(
             shapes.silhouettes(results, budget, first),
-            f"{steps_of(results, budget)}The networks of seed {first}. Every bar is a residual block, as long as it "
+            f"{_steps_of(results, budget)}The networks of seed {first}. Every bar is a residual block, as long as it "
             "has filters inside; data flows down, through three stages. Colour shows what went since the network to "
             "the left. Above each: the share of operations that is gone, and the accuracy.",
         )
         some = f"the first {shapes.SEEDS} of {len(results.seeds)} seeds"
         page.drawing(
             shapes.strips(results, budget),
-            f"{steps_of(results, budget)}The share of its filters that every block has left, step by step; hatched "
+            f"{_steps_of(results, budget)}The share of its filters that every block has left, step by step; hatched "
             f"where the block is gone. Rows: {some if len(results.seeds) > shapes.SEEDS else 'all seeds'}.",
         )
 
@@ -104,7 +101,7 @@ def _scores(page: report.Page, results: Results) -> None:
         if drawn is not None:
             page.drawing(
                 drawn,
-                f"{steps_of(results, budget)}How similar both candidates of a step are to their parent, after brief "
+                f"{_steps_of(results, budget)}How similar both candidates of a step are to their parent, after brief "
                 "tuning; filled: the one that was kept, which is always the higher. Grey at the foot: only one "
                 "candidate could be made, so that there was nothing to compare.",
             )
@@ -127,19 +124,16 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
     names = grouped(results.conditions).get("corrupted", [])
     corruptions = f"{len({name.rsplit('-', 1)[0] for name in names})} corruptions and all severities"
     for budget in filter(results.pruning, results.budgets):
+        before = _steps_of(results, budget)
         page.drawing(
             figures.robustness(results, frame, budget),
-            f"{steps_of(results, budget)}Change of accuracy from the dense network in points, with 95 % bootstrap "
-            f"intervals over seeds and images. Corrupted: mean over {corruptions}. Dotted, where there is such a run: "
-            f"the dense network after equal training without pruning. {_count(results)}",
+            f"{before}Change of accuracy from the dense network in points, with 95 % bootstrap intervals over seeds "
+            f"and images. Corrupted: mean over {corruptions}. Dotted, where there is such a run: the dense network "
+            f"after equal training without pruning. {_count(results)}",
         )
-        drawn = figures.attacks(results, frame, budget)
-        if drawn is not None:
-            page.drawing(
-                drawn,
-                f"{steps_of(results, budget)}The same under attack. White-box: made on the network itself; made on "
-                "dense: one set of images for all networks of a seed.",
-            )
+        if (drawn := figures.attacks(results, frame, budget)) is not None:
+            caption = "The same under attack. White-box: made on the network itself; made on dense: one set of images "
+            page.drawing(drawn, f"{before}{caption}for all networks of a seed.")
         page.text(
             "The tables below hold changes in points; hover over one for its interval and both accuracies. Of so many "
             "intervals some leave out the truth by chance: a class or a corruption that stands out is a question, not "
@@ -147,18 +141,135 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         )
         for chooser in results.pruning(budget):
             here = frame[(frame.budget == budget) & (frame.chooser == chooser)]
-            robustness_tables(page, results, here, f"{steps_of(results, budget)}{label(chooser)}")
+            _robustness_tables(page, results, here, f"{before}{label(chooser)}")
 
 
-def summary(settings: Any, results: Results, tested: Table) -> Group:
-    """Makes what is printed: the verdicts with their differences, and which choices of the authors' code were taken."""
-    del results
-    table = Printed(title="Verdicts: paired differences of accuracy in points")
-    for name in ("budget", "chooser", "claim"):
-        table.add_column(name)
-    for name in ("removed", "difference", "interval", "verdict"):
-        table.add_column(name, justify="right")
-    for row in tested.itertuples():
-        numbers = (percent(row.removed), points(row.mean), f"{points(row.low)} to {points(row.high)}", row.verdict)
-        table.add_row(BUDGETS[row.budget], label(row.chooser), row.claim, *numbers)
-    return Group(*(f"paper: {quirk}" for quirk in quirks(settings)), table)
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def _robustness_tables(page: report.Page, results: Results, frame: Table, who: str) -> None:
+    """Adds what a chooser's networks lose under every condition: along the way, by corruption, and by class."""
+    groups, final = list(grouped(results.conditions)), frame[frame["last"]]
+    rows = frame[frame.condition.isin(groups) & (frame["class"] == "all")]
+    shares = {row.checkpoint: percent(row.removed) for row in frame.itertuples()}
+    caption = f"{who}: all conditions, by the share of operations removed"
+    _changes(page, caption, rows, ("condition", condition), ("checkpoint", shares.__getitem__))
+    rows = final[final.condition.str.startswith("corrupted/") & (final["class"] == "all")]
+    parts = rows.condition.str.removeprefix("corrupted/").str.replace("_", " ").str.rsplit("-", n=1)
+    rows = rows.assign(corruption=parts.str[0], severity=parts.str[1])
+    caption = f"{who}: last networks, by corruption and severity"
+    _changes(page, caption, rows, ("corruption", str), ("severity", "severity {}".format))
+    attacks = [name for name in groups if "/" in name]
+    far = max(map(radius, attacks), default=0.0)
+    listed = [name for name in groups if name not in attacks or radius(name) == far]
+    rows = final[(final["class"] != "all") & final.condition.isin(listed)]
+    sizes = rows.groupby("class").n.max()
+    rows = rows.assign(name=[f"{one} (n = {sizes[one]})" for one in rows["class"]])
+    caption = f"{who}: last networks, by class"
+    caption += f"; attacks with ε = {far:g}/255, others in robustness.csv" if attacks else ""
+    short = lambda name: condition(name).split(", ε")[0].replace("made on ", "")  # noqa: E731
+    _changes(page, caption, rows, ("name", str), ("condition", short))
+
+
+Named = tuple[str, Callable[[Any], str]]
+"""A column of a table, and what its values are called."""
+
+
+def _changes(page: report.Page, caption: str, rows: Table, down: Named, across: Named) -> None:
+    """Adds changes of accuracy, one column of their table down and another across; nothing where there are none."""
+    heads = list(dict.fromkeys(rows[across[0]]))
+    listed = []
+    for name, cells in rows.groupby(down[0], sort=False):
+        found = {getattr(row, across[0]): _change(row) for row in cells.itertuples()}
+        listed.append([down[1](name), *(found.get(one, "") for one in heads)])
+    if listed:
+        page.table(caption, ["", *map(across[1], heads)], listed, folded=True)
+
+
+def _change(row: Any) -> Cell:
+    tone = "good" if row.low > 0 else "bad" if row.high < 0 else ""
+    shares = f"{percent(row.accuracy)}, dense {percent(row.accuracy_dense)}"
+    hint = f"95 % interval {points(row.low)} to {points(row.high)}; {shares}; n = {row.n}"
+    return Cell(points(row.difference), tone, hint)
+
+
+def _cost_tables(page: report.Page, settings: Any, results: Results, costs: Table) -> None:
+    """Adds what the last networks cost, what the searches took, and the energy estimated from both."""
+
+    def add(caption: str, rows: Sequence[Any], columns: dict[str, Callable[[Any], str]]) -> None:
+        named = [
+            f"{label(row.chooser)}{f', {BUDGETS[row.budget]}' if len(results.budgets) > 1 else ''}" for row in rows
+        ]
+        cells = [[name, *(cell(row) for cell in columns.values())] for name, row in zip(named, rows, strict=True)]
+        page.table(caption, ["", *columns], cells)
+
+    rows = list(costs[costs.chooser.isin(results.choosers)].itertuples())
+    add(
+        "The last networks, as shares of the dense one, means over seeds. Latency: measured, with the lowest and the "
+        "highest quartile of all seeds.",
+        rows,
+        {
+            "operations": lambda row: percent(row.macs / row.macs_dense),
+            "parameters": lambda row: percent(row.parameters / row.parameters_dense),
+            "filters": lambda row: percent(row.filters / row.filters_dense),
+            "latency, batch 1": lambda row: _ratio(row.ratio_1, row.ratio_1_low, row.ratio_1_high),
+            "latency, batch 64": lambda row: _ratio(row.ratio_64, row.ratio_64_low, row.ratio_64_high),
+        },
+    )
+    searched = [row for row in rows if row.search > 0]
+    if searched:
+        add(
+            "The searches in seconds, means over seeds. The first step contains compilation, and stands apart; the "
+            "parts are sums over all later steps; deciding: criterion and choice as a share of them.",
+            searched,
+            {
+                "in all": lambda row: f"{row.search:.1f}",
+                "first step": lambda row: f"{row.search_first:.1f}",
+                **{
+                    f"later: {part}": lambda row, part=part: f"{getattr(row, f'later_{part}'):.1f}"
+                    for part in tables.PARTS
+                },
+                "deciding": lambda row: percent(row.deciding) if row.search_later > 0 else "–",
+            },
+        )
+    add(
+        f"Estimated: measured time × {settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, both as stated and "
+        f"neither measured. For {tables.EXAMPLES:,} images at batch 64: seconds of the dense network and of the last "
+        "ones, and grams of CO2 equivalents saved; grams of the search; the images after which it has paid for itself.",
+        rows,
+        {
+            "dense (s)": lambda row: f"{row.million_seconds_dense:.1f}",
+            "last (s)": lambda row: f"{row.million_seconds:.1f}",
+            "saved (g)": lambda row: f"{row.million_grams_saved:.2g}",
+            "search (g)": lambda row: f"{row.search_grams:.2g}" if row.search > 0 else "",
+            "pays after": lambda row: findings.paid_after(row.break_even_examples) if row.search > 0 else "",
+        },
+    )
+
+
+def _ratio(mean: float, low: float, high: float) -> str:
+    return f"{percent(mean)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _networks_table(page: report.Page, results: Results) -> None:
+    """Adds where the networks lie, and how to load one."""
+    rows = []
+    for run in results.runs:
+        steps = f"step_000 to step_{run.last:03}" if run.last else "step_000"
+        name = f"{label(run.chooser)}, {BUDGETS[run.budget]}, seed {run.seed}"
+        rows.append([name, trajectory_folder(run.config, run.provenance["data"]), steps])
+    page.table("Where the networks lie, beside this page", ["", "folder", "networks"], rows, folded=True)
+    compared = (place for place, run in enumerate(results.runs) if run.chooser not in (*CONTROLS, CONTROL))
+    _, folder, steps = rows[next(compared, 0)]
+    page.text(
+        "What every step removed, what it left and what the chooser gave both candidates is in steps.csv. Each network "
+        "loads by itself, from its shape (JSON) and its weights (safetensors). The last one of a run also lies there "
+        "as final.jaxexport, a program that needs JAX alone. Images are [b, h, w, c]."
+    )
+    page.code(
+        "import jax, jax.export, pathlib, jaxprune as jp\n\n"
+        f'specification, network = jp.structured.load("{folder}/{steps.split()[-1]}", jp.models.specification)\n'
+        "outputs = network(images)\n\n"
+        f'file = pathlib.Path("{folder}/final.jaxexport")\n'
+        "outputs = jax.export.deserialize(bytearray(file.read_bytes())).call(images)"
+    )

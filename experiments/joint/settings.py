@@ -18,11 +18,20 @@ VERSION = 1
 """Of the method: raised whenever the same settings give other networks or numbers."""
 CONTROL = "extra-training"
 """The word for the dense network that is tuned and not pruned."""
-ALLOCATIONS = (*jp.structured.ALLOCATIONS, "paper")
-OPTIMIZERS = ("adamw", "sgd")
-CHOOSE_ON = ("selection", "test")
 FRACTIONS = {"test": 0.25, "training": 0.55, "scoring": 0.1, "selection": 0.1}
 """Training serves the dense network and all tuning, scoring the criteria, selection the choosers."""
+RADIUS = "{:g}/255"
+"""What the radius of an attack is called in records."""
+_WORDS = {
+    "choosers": (*CHOOSERS, CONTROL),
+    "budgets": tuple(BUDGETS),
+    "layer_criterion": tuple(CRITERIA),
+    "neuron_criterion": tuple(CRITERIA),
+    "allocation": (*jp.structured.ALLOCATIONS, "paper"),
+    "optimizer": ("adamw", "sgd"),
+    "choose_on": ("selection", "test"),
+}
+"""The values of settings that are words."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Decisive:
     pretrain_rate: float = 5e-3
     """Peak learning rate of the dense network, with cosine decay."""
     batch_size: int = 64
-    optimizer: Annotated[str, listed(OPTIMIZERS)] = "adamw"
+    optimizer: Annotated[str, listed(_WORDS["optimizer"])] = "adamw"
     """sgd has Nesterov's momentum."""
     target: float = 0.8
     """The share of the dense network's operations to remove.  0: until no layer can go."""
@@ -54,7 +63,7 @@ class Decisive:
     """Of the dense network, removed in a step.  0: one dense block's worth."""
     layer_criterion: Annotated[str, listed(CRITERIA)] = "second-order"
     neuron_criterion: Annotated[str, listed(CRITERIA)] = "second-order"
-    allocation: Annotated[str, listed(ALLOCATIONS)] = "per_cost"
+    allocation: Annotated[str, listed(_WORDS["allocation"])] = "per_cost"
     """How units of different groups compare."""
     multiple: int = 1
     """Widths that change become multiples of this number."""
@@ -68,7 +77,7 @@ class Decisive:
     """Share of the parent's outputs in the loss of tuning."""
     recalibrate: bool = False
     """Re-estimate BatchNorm statistics of every candidate before it is tuned."""
-    choose_on: Annotated[str, listed(CHOOSE_ON)] = "selection"
+    choose_on: Annotated[str, listed(_WORDS["choose_on"])] = "selection"
     """The split whose images the chooser sees: test is as in the paper's code (it leaks)."""
     compile_macs: float = 4e11
     """Multiply-accumulates that the device does while the programs of a smaller network compile (two cores: 16 s): it
@@ -94,7 +103,7 @@ class Run(Decisive):
 class Settings(Decisive, Execution):
     """Every chooser within every budget for every seed."""
 
-    choosers: Annotated[tuple[str, ...], listed((*CHOOSERS, CONTROL))] = (
+    choosers: Annotated[tuple[str, ...], listed(_WORDS["choosers"])] = (
         *("cka", "random", "always-neurons", "always-layer", CONTROL),
     )
     """extra-training: the dense network, tuned for the steps that the budget macs takes to the target, not pruned."""
@@ -175,33 +184,19 @@ _MEASURED = ("checkpoints", "epsilons", "severities")
 
 
 def search_identity(config: Mapping[str, Any], data: str) -> dict[str, Any]:
-    """Returns all that decides a search; what is measured of it afterwards makes no other.
-
-    Args:
-      config: of a run, as ``records.plain`` writes it and a record keeps it.
-      data: fingerprint of the data.
-    """
+    """Returns all that decides the search of a run, given as records keep it, on data of a fingerprint."""
     search = {name: value for name, value in config.items() if name not in _MEASURED}
     return {"search": records.canonical(search), "data": data, "version": VERSION}
 
 
 def trajectory_folder(config: Mapping[str, Any], data: str) -> str:
-    """Names the folder of a search, below that of the study; its arguments are those of ``search_identity``."""
+    """Names the folder of a search, below that of the study; what is measured of it afterwards makes no other."""
     return f"trajectories/{records.digest(search_identity(config, data))[:16]}"
-
-
-# ------------------------------------------------------------------------------------------------- the check of values
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the study is made of.
-
-    Attributes:
-      settings: with everything filled in.
-      images: all of them.
-      fingerprint: of the images.
-    """
+    """What the study is made of: settings with everything filled in, all images, and their fingerprint."""
 
     settings: Settings
     images: jp.data.Source
@@ -211,7 +206,14 @@ class Inputs:
 def open_study(settings: Settings) -> Inputs:
     """Opens the data, and finds every bad value before anything expensive starts."""
     settings = resolved(settings)
-    _check_words(settings)
+    for name, known in _WORDS.items():
+        value = getattr(settings, name)
+        for word in value if name in ("choosers", "budgets") else (value,):
+            check.choice(name, word, known)
+    if settings.allocation == "paper" and settings.budgets != ("filters",):
+        raise ValueError(
+            f"budgets: the allocation of the paper needs the budget 'filters', but got {settings.budgets}."
+        )
     _check_numbers(settings)
     jp.models.resnet_cifar(settings.depth, 2, settings.width)
     source = images.load(settings.data, settings.data_folder, settings.image).images
@@ -224,25 +226,6 @@ def open_study(settings: Settings) -> Inputs:
         training = jp.data.split(source.labels, source.name, seed, FRACTIONS)["training"]
         at_most_images(settings.batch_size, len(training), "the training split")
     return Inputs(settings, source, source.fingerprint())
-
-
-def _check_words(settings: Settings) -> None:
-    tables = {
-        "choosers": (settings.choosers, (*CHOOSERS, CONTROL)),
-        "budgets": (settings.budgets, BUDGETS),
-        "layer_criterion": ((settings.layer_criterion,), CRITERIA),
-        "neuron_criterion": ((settings.neuron_criterion,), CRITERIA),
-        "allocation": ((settings.allocation,), ALLOCATIONS),
-        "optimizer": ((settings.optimizer,), OPTIMIZERS),
-        "choose_on": ((settings.choose_on,), CHOOSE_ON),
-    }
-    for name, (values, known) in tables.items():
-        for value in values:
-            check.choice(name, value, known)
-    if settings.allocation == "paper" and settings.budgets != ("filters",):
-        raise ValueError(
-            f"budgets: the allocation of the paper needs the budget 'filters', but got {settings.budgets}."
-        )
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -267,19 +250,10 @@ def _check_numbers(settings: Settings) -> None:
             raise ValueError(
                 f"epsilons: expected shares of the range of pixels, from 0 to 1, but got {epsilon:g}. 8/255 is 0.0314."
             )
-    # Six digits are what conditions are called by in records; of two that are called alike, one would be lost.
-    each_once("epsilons", tuple(map(attack_radius, settings.epsilons)))
+    # Of two that are called alike in records, one would be lost.
+    each_once("epsilons", tuple(map(RADIUS.format, (255 * epsilon for epsilon in settings.epsilons))))
     if settings.depth < 20 and (settings.share == 0 or "always-layer" in settings.choosers):
         raise ValueError(
             f"depth: expected 20 or more, so that a stage has a block that can go, but got {settings.depth}: two "
             "blocks of every stage stay. Without always-layer, and with a share for each step, less will do."
         )
-
-
-def attack_radius(epsilon: float) -> str:
-    """Writes the radius of an attack as conditions are named by it.
-
-    >>> attack_radius(2 / 255)
-    '2/255'
-    """
-    return f"{epsilon * 255:g}/255"

@@ -1,7 +1,7 @@
 """The tables of the study of joint pruning: every step, the robustness along the way, and what all of it cost."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,17 @@ from jaxprune import cost
 PARTS = ("criterion", "brief", "choice", "long")
 """What a step of the search spends its time on."""
 BATCHES = (1, 64)
-"""The batch sizes whose latency was measured."""
+"""Whose latency is measured."""
 EXAMPLES = 1_000_000
 """How many images a saving is stated for."""
 COUNTS = ("macs", "parameters", "filters")
+
+
+def further(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
+    """Makes the tables beside the verdicts."""
+    del tested
+    spent = costs(results, settings.watts, settings.grams_per_kwh)
+    return {"metrics": metrics(results), "steps": steps(results), "robustness": robustness(results), "cost": spent}
 
 
 def metrics(results: Results) -> Table:
@@ -96,28 +103,29 @@ def _change(networks: Networks, name: str, conditions: Sequence[str], label: int
     }
 
 
-def costs(results: Results, watts: float, grams_per_kwh: float) -> Table:
-    """Lists for every run what its last network costs, what the search cost, and when that is paid for."""
-    return pd.DataFrame([{**_keys(run), **_cost(run, watts, grams_per_kwh)} for run in results.runs])
-
-
 def _keys(run: Searched) -> dict[str, Any]:
     return {"seed": run.seed, "budget": run.budget, "chooser": run.chooser}
 
 
-def mean_costs(frame: Table, watts: float, grams_per_kwh: float) -> Table:
-    """Averages what runs cost over seeds; energy and break-even are those of the mean times."""
-    rows = []
-    for (budget, chooser), cells in frame.groupby(["budget", "chooser"], sort=False):
-        row = {"budget": budget, "chooser": chooser, **cells.drop(columns=["seed", "budget", "chooser"]).mean()}
-        for size in BATCHES:
-            row[f"ratio_{size}_low"] = cells[f"ratio_{size}_low"].min()
-            row[f"ratio_{size}_high"] = cells[f"ratio_{size}_high"].max()
-        rows.append({**row, **_energy(row, watts, grams_per_kwh)})
-    return pd.DataFrame(rows)
+def costs(results: Results, watts: float, grams_per_kwh: float, *, mean: bool = False) -> Table:
+    """Lists for every run what its last network costs, what the search cost, and when that is paid for.
+
+    ``mean`` averages over seeds; energy and break-even are then those of the mean times.
+    """
+    frame = pd.DataFrame([{**_keys(run), **_measured(run)} for run in results.runs])
+    if mean:
+        ends = {name: name.rpartition("_")[2] for name in frame.columns if name not in ("seed", "budget", "chooser")}
+        how = {name: {"low": "min", "high": "max"}.get(end, "mean") for name, end in ends.items()}
+        frame = frame.groupby(["budget", "chooser"], sort=False, as_index=False).agg(how)
+    return pd.DataFrame([{**row, **_energy(row, watts, grams_per_kwh)} for row in frame.to_dict("records")])
 
 
-def _cost(run: Searched, watts: float, grams_per_kwh: float) -> dict[str, Any]:
+def _measured(run: Searched) -> dict[str, Any]:
+    """Lists sizes, latencies and the seconds of a search: by part, in all, of its first step, and of the later ones.
+
+    What the first step takes includes compilation.  ``deciding`` is the share of the criterion and the choice in the
+    time of the later steps.
+    """
     row: dict[str, Any] = {"removed": run.removed[-1]}
     for name in COUNTS:
         row |= {f"{name}_dense": run.steps[0][name], name: run.steps[-1][name]}
@@ -125,41 +133,31 @@ def _cost(run: Searched, watts: float, grams_per_kwh: float) -> dict[str, Any]:
         latency = run.provenance["latency"][str(size)]
         row |= {f"seconds_{size}_dense": latency["dense"], f"seconds_{size}": latency["pruned"]}
         row |= dict(zip((f"ratio_{size}", f"ratio_{size}_low", f"ratio_{size}_high"), latency["ratio"], strict=True))
-    row |= _search_seconds(run)
-    return row | _energy(row, watts, grams_per_kwh)
+    spent = run.provenance["search_seconds"]
+    for name, steps in (("search", spent), ("later", spent[1:])):
+        row |= {f"{name}_{part}": sum(step.get(part, 0.0) for step in steps) for part in PARTS}
+    row["search"], row["search_later"] = (sum(row[f"{name}_{part}"] for part in PARTS) for name in ("search", "later"))
+    row["search_first"] = row["search"] - row["search_later"]
+    deciding = row["later_criterion"] + row["later_choice"]
+    return row | {"deciding": deciding / row["search_later"] if row["search_later"] else np.nan}
 
 
 def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
-    estimate = partial(cost.estimate, watts=watts, grams_per_kwh=grams_per_kwh)
-    scale = EXAMPLES / BATCHES[-1]
-    before, after = (estimate(row[f"seconds_{BATCHES[-1]}{end}"] * scale) for end in ("_dense", ""))
-    spent = estimate(row["search"]) if row["search"] > 0 else None
-    found = cost.saving(before, after, search=spent, examples=None if spent is None else EXAMPLES)
+    def energy(seconds: float) -> cost.Energy:
+        return cost.estimate(seconds, watts=watts, grams_per_kwh=grams_per_kwh)
+
+    before, after = (energy(row[f"seconds_64{end}"] * EXAMPLES / 64) for end in ("_dense", ""))
+    search = energy(row["search"]) if row["search"] > 0 else None
+    pays = None if search is None else cost.saving(before, after, search=search, examples=EXAMPLES).break_even_kwh
     return {
-        "search_kwh": None if spent is None else spent.kwh,
-        "search_grams": None if spent is None else spent.grams,
+        "search_kwh": np.nan if search is None else search.kwh,
+        "search_grams": np.nan if search is None else search.grams,
         "million_seconds_dense": before.seconds,
         "million_seconds": after.seconds,
         "million_kwh_saved": before.kwh - after.kwh,
         "million_grams_saved": before.grams - after.grams,
-        "break_even_examples": found.break_even_kwh,
+        "break_even_examples": np.nan if pays is None else pays,
     }
-
-
-def _search_seconds(run: Searched) -> dict[str, Any]:
-    """Sums the seconds of a search: by part, in all, of its first step, and of all parts in the later ones.
-
-    What the first step takes includes compilation.  ``deciding`` is the share of the criterion and the choice in the
-    time of the later steps; None where there are none.
-    """
-    spent, later = ([*run.provenance["search_seconds"][skipped:]] for skipped in (0, 1))
-    row = {f"search_{part}": sum(step.get(part, 0.0) for step in spent) for part in PARTS}
-    row["search"] = sum(row.values())
-    row |= {f"later_{part}": sum(step.get(part, 0.0) for step in later) for part in PARTS}
-    row |= {"search_later": sum(row[f"later_{part}"] for part in PARTS)}
-    row["search_first"] = row["search"] - row["search_later"]
-    deciding = row["later_criterion"] + row["later_choice"]
-    return row | {"deciding": deciding / row["search_later"] if row["search_later"] else None}
 
 
 def comparisons(runs: Sequence[Searched]) -> Iterator[dict[str, Any]]:

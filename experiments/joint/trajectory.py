@@ -16,7 +16,7 @@ import numpy as np
 import jaxprune as jp
 from jaxprune import check, files
 
-_COUNTS = ("macs", "parameters", "filters")
+_NOTED = ("number", "kind", "macs", "parameters", "filters", "removed", "scores", "seconds")
 
 
 class Trajectory:
@@ -53,16 +53,8 @@ class Trajectory:
     def append(self, step: jp.structured.Step, image_shape: Sequence[int]) -> None:
         """Saves a step."""
         root = jp.structured.save(self.path(step.number), step.specification, step.params, step.state, image_shape)
-        notes = {
-            "number": step.number,
-            "kind": step.kind,
-            "base": step.base.describe(),
-            "gates": {name: as_text(value) for name, value in step.gates.items()},
-            **{name: getattr(step, name) for name in _COUNTS},
-            "removed": step.removed,
-            "scores": step.scores,
-            "seconds": step.seconds,
-        }
+        gates = {name: as_text(open_gates) for name, open_gates in step.gates.items()}
+        notes = {name: getattr(step, name) for name in _NOTED} | {"base": step.base.describe(), "gates": gates}
         files.demand_finite("step", notes)
         files.write(root / "step.json", json.dumps(notes, indent=1) + "\n")
 
@@ -75,19 +67,13 @@ class Trajectory:
         try:
             specification, network = jp.structured.load(folder, jp.models.specification)
             notes = json.loads((folder / "step.json").read_text())
-            gates = {name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()}
             return jp.structured.Step(
-                number=notes["number"],
-                kind=notes["kind"],
                 specification=specification,
                 params=network.params,
                 state=network.state,
                 base=jp.models.specification(notes["base"]),
-                gates=gates,
-                **{name: notes[name] for name in _COUNTS},
-                removed=notes["removed"],
-                scores=notes["scores"],
-                seconds=notes["seconds"],
+                gates={name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()},
+                **{name: notes[name] for name in _NOTED},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -136,7 +136,7 @@ def test_differences_are_those_of_the_library_over_all_and_for_each_class():
     name = "corrupted/fog-3"
     after, before = ([bits(one["metrics"]["robustness"][step][name]) for one in found] for step in ("4", "0"))
     labels = [np.array(one["metrics"]["labels"]) for one in found]
-    expected = robustness.difference(after, before, labels)
+    expected = robustness.difference(after, before, labels, seed=0)
     for label, one in {None: expected.overall, **expected.classes}.items():
         mine = case({}, differences(side, dense_of(side), [name], label))
         np.testing.assert_allclose([100 * end for end in mine.interval], one.points, atol=1e-9)
@@ -268,7 +268,7 @@ def test_claims_do_not_call_a_run_kept_that_removed_nothing():
 
 def sentences(found: list[Any], margin: float = 0.01) -> dict[str, str]:
     results = Results(found)
-    costs = tables.mean_costs(tables.costs(results, 65.0, 400.0), 65.0, 400.0)
+    costs = tables.costs(results, 65.0, 400.0, mean=True)
     frame = tables.robustness(results)
     return dict(findings.findings(Settings(margin=margin), results, verdict_rows(found, margin), frame, costs))
 
@@ -288,12 +288,13 @@ def test_costs_take_energy_as_time_and_let_the_search_pay_for_itself():
     assert row.break_even_examples == np.ceil(1e6 * search / (125 - 31.25))
 
 
-def test_mean_costs_are_averaged_before_they_are_divided():
+def test_costs_are_averaged_before_they_are_divided():
     found = [record(seed=0), record(seed=1)]
     found[1]["provenance"]["latency"]["64"] = {"dense": 0.004, "pruned": 0.004, "ratio": [1.0, 0.9, 1.1]}
-    frame = tables.costs(Results(found), 65.0, 400.0)
+    results = Results(found)
+    frame = tables.costs(results, 65.0, 400.0)
     assert frame.break_even_examples.isna().tolist() == [False, True]  # no faster: the search never pays
-    row = tables.mean_costs(frame, 65.0, 400.0).iloc[0]
+    row = tables.costs(results, 65.0, 400.0, mean=True).iloc[0]
     assert (row.ratio_64, row.ratio_64_low, row.ratio_64_high) == (0.625, 0.2, 1.1)
     assert row.break_even_examples == np.ceil(1e6 * 50 / ((0.006 - 0.003) * 1e6 / 64))
 
@@ -393,7 +394,7 @@ def write(out: Path, found: list[Any], **options: Any) -> tuple[str, str]:
     """Returns the page and what is printed; tables go to a folder."""
     settings, results = resolved(Settings(**options)), Results(found)
     rows = verdicts(results, claims(settings))
-    for name, frame in {"verdicts": rows, **page.tables(settings, results, rows)}.items():
+    for name, frame in {"verdicts": rows, **tables.further(settings, results, rows)}.items():
         frame.to_csv(out / f"{name}.csv", index=False)
     printed = io.StringIO()
     Console(file=printed, width=160).print(page.summary(settings, results, rows))
@@ -412,7 +413,8 @@ def test_compose_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
     for row in frames["verdicts"].itertuples():
         assert row.low <= row.mean <= row.high
         assert row.mean == pytest.approx(row.accuracy - row.accuracy_against)
-        assert points(row.mean) in printed
+        assert points(row.mean) in text
+    assert re.search(r"beats random .*│", printed)
     beaten = frames["verdicts"][frames["verdicts"].claim.str.startswith("beats")]
     assert set(zip(beaten.chooser, beaten.against, strict=True)) == {("cka", name) for name in CONTROLS}
     folders = {trajectory_folder(one["config"], "data") for one in found}
@@ -424,6 +426,11 @@ def test_compose_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
     assert not re.search(r">nan\b|\bnan (points|%)", text)
 
 
+def no_faster(made: Any) -> Any:
+    made["provenance"]["latency"]["64"] = {"dense": 0.004, "pruned": 0.005, "ratio": [1.25, 1.2, 1.3]}
+    return made
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -432,8 +439,9 @@ def test_compose_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
         [record(CONTROL)],
         [record("always-layer", seed=5), record("random", seed=5, steps=1)],
         [record(attacked=False)],
+        [no_faster(record())],
     ],
-    ids=["two budgets", "dense only", "control only", "controls only", "no attacks"],
+    ids=["two budgets", "dense only", "control only", "controls only", "no attacks", "no faster"],
 )
 def test_compose_is_made_of_any_subset_of_runs(tmp_path, found):
     text, _ = write(tmp_path, found)
