@@ -17,18 +17,8 @@ import jaxprune as jp
 from experiments.joint import page, tables
 from experiments.joint.claims import claims
 from experiments.joint.results import Results, evenly
-from experiments.joint.search import LOSS, World, search_steps, size_of, transformation
-from experiments.joint.settings import (
-    FRACTIONS,
-    RADIUS,
-    VERSION,
-    Inputs,
-    Run,
-    Settings,
-    open_study,
-    plan,
-    quirks,
-)
+from experiments.joint.search import LOSS, World, batches, search_steps, transformation
+from experiments.joint.settings import FRACTIONS, RADIUS, VERSION, Inputs, Run, Settings, open_study, plan, quirks
 from experiments.joint.trajectory import as_text
 from experiments.shared import study
 from experiments.shared.checkpoints import trained
@@ -66,10 +56,7 @@ def pretrain(settings: Settings, module: Any, seed: int, data: dict[str, Any]) -
 
 def conditions(settings: Settings, test: dict[str, Any], seed: int) -> robustness.Suite:
     """Makes the test images under every corruption and shift, and configures the attacks."""
-
-    def batches(changed: np.ndarray) -> jp.data.Batches:
-        return jp.data.Batches({**test, "image": changed}, size_of(test))
-
+    changed = lambda images: batches({**test, "image": images})  # noqa: E731
     attacks = {}
     for epsilon in settings.epsilons:
         name = RADIUS.format(255 * epsilon)
@@ -77,13 +64,13 @@ def conditions(settings: Settings, test: dict[str, Any], seed: int) -> robustnes
         attacks[f"pgd-{name}"] = partial(robustness.pgd, epsilon=epsilon, step_size=epsilon / 4, steps=10)
     return robustness.Suite(
         LOSS,
-        batches(test["image"]),
+        batches(test),
         corrupted={
-            f"{name}-{severity}": batches(jp.data.corrupt(test["image"], name, severity, seed))
+            f"{name}-{severity}": changed(jp.data.corrupt(test["image"], name, severity, seed))
             for name in jp.data.CORRUPTIONS
             for severity in settings.severities
         },
-        shifted={name: batches(jp.data.shift(test["image"], name, seed)) for name in jp.data.SHIFTS},
+        shifted={name: changed(jp.data.shift(test["image"], name, seed)) for name in jp.data.SHIFTS},
         attacks=attacks,
     )
 
@@ -92,13 +79,12 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     """Searches; evaluates every step on the test split, and some of them under every condition."""
     steps = search_steps(run, world)
     test = world.data["test"]
-    batches = jp.data.Batches(test, size_of(test))
     reopened = partial(jp.structured.reopen, world.module, world.dense)
     described = [
         {
             **{name: getattr(step, name) for name in ("number", "kind", "macs", "parameters", "filters")},
             **{"removed": step.removed, "scores": step.scores, "shape": step.specification.describe()},
-            "hits": as_text(transfer.correct(reopened(step), batches)),
+            "hits": as_text(transfer.correct(reopened(step), batches(test))),
         }
         for step in steps
     ]

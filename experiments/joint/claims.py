@@ -22,22 +22,14 @@ Pairs = Callable[[Results, str, str], tuple[Networks, Networks]]
 def claims(settings: Settings) -> list[Claim]:
     """Lists the claims; whatever way each comes out is what the page says."""
     kept, within = keeps(settings.margin), within_margin(settings.margin)
-    last = "accuracy of the last network"
-    dense, tuned = f"within {within} of the dense one", f"within {within} of the dense one tuned for as many steps"
+    last, dense = "accuracy of the last network", f"within {within} of the dense one"
+    tuned, better = f"{dense} tuned for as many steps", "accuracy above that of {}, at equal operations"
     return [
         Claim("keeps", f"{last}, {dense}", _cases(_last, "dense"), kept),
         Claim("keeps, corrupted", f"{last} on corrupted images, {dense}", _cases(_last, "dense", "corrupted"), kept),
         Claim("keeps, shifted", f"{last} on shifted images, {dense}", _cases(_last, "dense", "shifted"), kept),
         Claim("keeps, equal training", f"{last}, {tuned}", _cases(_equally_trained, CONTROL), kept),
-        *(
-            Claim(
-                f"beats {control}",
-                f"accuracy above that of {control}, at equal operations",
-                _cases(_beside(control), control),
-                above_zero,
-            )
-            for control in CONTROLS
-        ),
+        *(Claim(f"beats {one}", better.format(one), _cases(_beside(one), one), above_zero) for one in CONTROLS),
     ]
 
 

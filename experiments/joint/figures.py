@@ -27,27 +27,19 @@ MARKERS = {"layer": "s", "neurons": "o"}
 
 _LABELS = {
     "cka": "CKA",
-    "cka-biased": "CKA (biased)",
-    "cka-rbf": "CKA (RBF)",
-    "cka-minibatch": "CKA (minibatch)",
-    "cka-streaming": "CKA (streaming)",
+    **{f"cka-{kind}": f"CKA ({kind})" for kind in ("biased", "rbf", "minibatch", "streaming")},
     "procrustes": "Procrustes",
-    "always-layer": "always a layer",
-    "always-neurons": "always neurons",
-    "random": "a tossed coin",
-    CONTROL: "dense, trained on",
+    "always-layer": "always taking a layer",
+    "always-neurons": "always taking neurons",
+    "random": "tossing a coin",
+    CONTROL: "training on without pruning",
 }
-BUDGETS = {
-    "macs": "operations",
-    "parameters": "parameters",
-    "filters": "filters",
-    "latency": "latency",
-}
+BUDGETS = {"macs": "operations", "parameters": "parameters", "filters": "filters", "latency": "latency"}
 """What a budget counts, in words."""
 
 
 def label(chooser: str) -> str:
-    """Returns what figures and tables call a chooser."""
+    """Returns what figures, tables and sentences call a chooser."""
     return _LABELS.get(chooser, chooser)
 
 

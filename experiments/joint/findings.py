@@ -14,18 +14,6 @@ from experiments.shared.results import Table, interval
 Point = tuple[str, str]
 """A few words in front, and what follows."""
 
-_IN_WORDS = {
-    "random": "tossing a coin",
-    "always-neurons": "always taking neurons",
-    "always-layer": "always taking a layer",
-    CONTROL: "training on without pruning",
-}
-
-
-def in_words(chooser: str) -> str:
-    """Returns what a sentence calls a chooser."""
-    return _IN_WORDS.get(chooser, label(chooser))
-
 
 def in_points(found: Any) -> str:
     """Writes a difference of shares with its interval, in points."""
@@ -43,12 +31,12 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
         for chooser in compared:
             kept = [_kept(settings, row) for row in _claimed(here, chooser, "keeps")]
             kept += [_equally(row) for row in _claimed(here, chooser, "keeps, equal training")]
-            found.append((f"{before}{in_words(chooser)}.", " ".join(kept)))
+            found.append((f"{before}{label(chooser)}.", " ".join(kept)))
             beaten = [_beaten(row) for control in CONTROLS for row in _claimed(here, chooser, f"beats {control}")]
-            found += [(f"{before}{in_words(chooser)} against the controls.", " ".join(beaten))] if beaten else []
-            found.append((f"{before}What {in_words(chooser)} chose.", _chosen(results, budget, chooser)))
+            found += [(f"{before}{label(chooser)} against the controls.", " ".join(beaten))] if beaten else []
+            found.append((f"{before}What {label(chooser)} chose.", _chosen(results, budget, chooser)))
             robust = _robust(settings, here, frame[frame.budget == budget], chooser)
-            found.append((f"{before}Robustness, {in_words(chooser)}.", robust))
+            found.append((f"{before}Robustness, {label(chooser)}.", robust))
         controls = [name for name in pruning if name in CONTROLS]
         alone = [_kept(settings, row) for name in controls for row in _claimed(here, name, "keeps")]
         found += [(f"{before}The controls.", " ".join(alone))] if alone else []
@@ -85,27 +73,29 @@ def _dense(results: Results) -> str:
 
 
 def _said(verdict: str, who: str, does: str, does_not: str, what: str) -> str:
-    capital = who[:1].upper() + who[1:]
-    ways = {"holds": f"{capital} {does} {what}", "does not hold": f"{capital} {does_not} {what}"}
+    ways = {"holds": f"{_capital(who)} {does} {what}", "does not hold": f"{_capital(who)} {does_not} {what}"}
     return ways.get(verdict, f"Whether {who} {does} {what} is undecided")
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _kept(settings: Any, row: Any) -> str:
     within = within_margin(settings.margin)
     what = f"the accuracy of the dense network to within {within} at {percent(row.removed)} fewer operations"
-    said = _said(row.verdict, in_words(row.chooser), "keeps", "does not keep", what)
+    said = _said(row.verdict, label(row.chooser), "keeps", "does not keep", what)
     short = " It could not go further." if settings.target and row.removed <= settings.target - 0.005 else ""
     return f"{said}: mean paired difference {in_points(row)}.{short}"
 
 
 def _equally(row: Any) -> str:
-    verdict = {"holds": "holds", "does not hold": "does not hold"}.get(row.verdict, "is undecided")
+    verdict = row.verdict if "hold" in row.verdict else "is undecided"
     return f"Against the dense network tuned for as many steps and not pruned, this {verdict}: {in_points(row)}."
 
 
 def _beaten(row: Any) -> str:
-    who, other = in_words(row.chooser), in_words(row.against)
-    said = _said(row.verdict, who, "is more accurate than", "is less accurate than", other)
+    said = _said(row.verdict, label(row.chooser), "is more accurate than", "is less accurate than", label(row.against))
     shares = f"{percent(row.removed)} against {percent(row.removed_against)} of the operations removed"
     return f"{said}: {in_points(row)}, at {shares}."
 
@@ -154,9 +144,8 @@ def _costs(settings: Any, costs: Table, compared: list[str]) -> Iterator[str]:
     for row in costs[costs.chooser.isin(compared)].itertuples():
         times = [f"{percent(getattr(row, f'ratio_{size}'))} at batch {size}" for size in reversed(BATCHES)]
         pays = paid_after(row.break_even_examples)
-        who = in_words(row.chooser)
         yield (
-            f"{who[:1].upper()}{who[1:]} ends with {percent(1 - row.parameters / row.parameters_dense)} fewer "
+            f"{_capital(label(row.chooser))} ends with {percent(1 - row.parameters / row.parameters_dense)} fewer "
             f"parameters and {percent(row.removed)} fewer operations, and takes {' and '.join(times)} of the dense "
             f"network's time. A search took {row.search:.0f} s, compilation included for the first run of a study. At "
             f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, as stated, it emitted {row.search_grams:.2g} g "

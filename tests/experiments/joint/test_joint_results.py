@@ -375,11 +375,11 @@ def test_silhouettes_of_a_long_run_are_a_few_of_its_networks():
 def test_accuracies_end_with_the_mean_of_the_last_networks_and_marks_the_floor():
     found = [record("always-layer", seed) for seed in (0, 1)]
     axis = figures.accuracies(Results(found)).axes[0]
-    (line,) = [line for line in axis.lines if line.get_label() == "always a layer"]
+    (line,) = [line for line in axis.lines if line.get_label() == "always taking a layer"]
     means = [np.mean([bits(one["metrics"]["steps"][step]["hits"]).mean() for one in found]) for step in range(3)]
     np.testing.assert_allclose(line.get_ydata(), means, atol=1e-12)
     np.testing.assert_allclose(line.get_xdata(), [0, 20, 40], atol=1e-9)
-    assert [text.get_text() for text in axis.texts] == ["always a layer: no further"]
+    assert [text.get_text() for text in axis.texts] == ["always taking a layer: no further"]
     reached = figures.accuracies(Results([record()])).axes[0]
     assert not reached.texts
     assert "chance" not in [line.get_label() for line in reached.lines]
