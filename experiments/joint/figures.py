@@ -1,6 +1,5 @@
 """The figures of the study of joint pruning."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,36 +61,13 @@ def accuracies(results: Results) -> Figure:
                 axis.axhline(float(np.mean(tuned)), color=_INK, linestyle=":", linewidth=1.4, label=label(CONTROL))
             axis.set_xlabel("operations removed (%)")
             axis.set_title(f"steps of equal {BUDGETS[budget]}" if len(axes) > 1 else "")
-        _scale(axes, lowest, results)
+        margin = 0.08 * (1 - min(lowest)) + 1e-3
+        for axis in axes:
+            axis.set_ylim(min(lowest) - margin, 1 + min(margin / 2, 0.02))
+            if 1 / results.classes > min(lowest) - margin:
+                axis.axhline(1 / results.classes, color=_SOFT, linestyle=":", linewidth=1.2, label="chance")
         axes[0].set_ylabel("accuracy")
-        return _with_legend(drawn, axes, 6)
-
-
-def choices(results: Results) -> Figure:
-    """Draws every run by itself, with what each step removed: a row for each budget, a column for each chooser."""
-    rows, columns = len(results.budgets), len(results.choosers)
-    with report.figure(max(9.5, 2.4 * columns), 2.7 * rows + 0.7) as drawn:
-        axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        lowest = []
-        for across, budget in zip(axes, results.budgets, strict=True):
-            for axis, chooser in zip(across, results.choosers, strict=True):
-                color = style(results, chooser)["color"]
-                for run in results.of(budget, chooser):
-                    found = run.accuracies()
-                    lowest.append(float(found.min()))
-                    axis.axhline(found[0], color=_INK, linestyle="--", linewidth=0.6, alpha=0.6)
-                    axis.plot(100 * run.removed, found, color=color, linewidth=0.9, alpha=0.7)
-                    for kind, marker in MARKERS.items():
-                        here = [step["kind"] == kind for step in run.steps]
-                        look = {"marker": marker, "markersize": 5, "markeredgewidth": 0.5, "markeredgecolor": "white"}
-                        axis.plot(100 * run.removed[here], found[here], color=color, linestyle="none", **look)
-                axis.set_title(label(chooser) if budget == results.budgets[0] else "")
-            across[0].set_ylabel("accuracy" if rows == 1 else f"accuracy\nsteps of equal {BUDGETS[budget]}")
-        _scale(axes.flat, lowest, results)
-        for axis in axes[-1]:
-            axis.set_xlabel("operations removed (%)")
-        _legend_of_kinds(drawn, (_INK, _INK), {"dense": {"color": _INK, "linestyle": "--", "linewidth": 0.8}})
-        return drawn
+        return _with_legend(drawn, axes)
 
 
 def scores(results: Results, budget: str) -> Figure | None:
@@ -111,13 +87,12 @@ def scores(results: Results, budget: str) -> Figure | None:
             across[0].set_ylabel(f"{label(chooser)} to the parent")
         for axis in axes[-1]:
             axis.set_xlabel("step")
-        kinds = {f"{kind}, not kept": (MARKERS[kind], color, "white") for kind, color in _COLOURS.items()}
-        kinds["only candidate"] = ("o", ONLY_CANDIDATE, ONLY_CANDIDATE)
-        more = {
-            text: {"marker": marker, "color": color, "markerfacecolor": filled, "linestyle": "none"}
-            for text, (marker, color, filled) in kinds.items()
-        }
-        _legend_of_kinds(drawn, (LAYER, NEURONS), more)
+        looks = {f"{kind} removed": (MARKERS[kind], color, color) for kind, color in _COLOURS.items()}
+        looks |= {f"{kind}, not kept": (MARKERS[kind], color, "white") for kind, color in _COLOURS.items()}
+        looks["only candidate"] = ("o", ONLY_CANDIDATE, ONLY_CANDIDATE)
+        names = ("marker", "color", "markerfacecolor")
+        marks = [Line2D([], [], linestyle="none", **dict(zip(names, look, strict=True))) for look in looks.values()]
+        drawn.legend(marks, list(looks), loc="outside lower center", ncols=5)
         return drawn
 
 
@@ -176,15 +151,6 @@ def _mark_end(axis: Any, results: Results, budget: str, chooser: str) -> None:
     axis.text(x + 0.6, 0.03, f"{label(chooser)}: no further", color=color, fontsize=8.5, transform=place)
 
 
-def _scale(axes: Any, lowest: Sequence[float], results: Results) -> None:
-    """Leaves room around all accuracies, and draws chance where that is in sight."""
-    margin = 0.08 * (1 - min(lowest)) + 1e-3
-    for axis in axes:
-        axis.set_ylim(min(lowest) - margin, 1 + min(margin / 2, 0.02))
-        if 1 / results.classes > min(lowest) - margin:
-            axis.axhline(1 / results.classes, color=_SOFT, linestyle=":", linewidth=1.2, label="chance")
-
-
 def _candidates(axis: Any, run: Searched) -> None:
     places = axis.get_xaxis_transform()
     for step in run.steps[1:]:
@@ -229,7 +195,7 @@ def _changes(results: Results, frame: Table, budget: str, rows: list[list[str]],
             across[0].set_ylabel("change (points)")
         for axis in axes[-1]:
             axis.set_xlabel("operations removed (%)")
-        return _with_legend(drawn, axes.flat, 6)
+        return _with_legend(drawn, axes.flat)
 
 
 def condition(name: str) -> str:
@@ -245,18 +211,7 @@ def condition(name: str) -> str:
     return f"{kind.upper()}, {origin.replace('transfer', 'made on dense')}, ε = {radius}"
 
 
-def _legend_of_kinds(drawn: Figure, colours: tuple[str, str], more: dict[str, dict[str, Any]]) -> None:
-    looks: dict[str, dict[str, Any]] = {
-        f"{kind} removed": {"marker": marker, "color": color, "linestyle": "none"}
-        for (kind, marker), color in zip(MARKERS.items(), colours, strict=True)
-    } | more
-    drawn.legend([Line2D([], [], **look) for look in looks.values()], looks, loc="outside lower center", ncols=5)
-
-
-def _with_legend(drawn: Figure, axes: Any, columns: int) -> Figure:
-    found: dict[str, Any] = {}
-    for axis in axes:
-        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(text, handle)
-    drawn.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+def _with_legend(drawn: Figure, axes: Any) -> Figure:
+    found = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    drawn.legend(list(found.values()), list(found), loc="outside lower center", ncols=6)
     return drawn

@@ -7,7 +7,7 @@ from experiments.joint.claims import within_margin
 from experiments.joint.figures import BUDGETS, label
 from experiments.joint.results import CONTROLS, SLACK, Results, accuracy, dense_of, differences
 from experiments.joint.settings import CONTROL, FRACTIONS, quirks
-from experiments.joint.tables import BATCHES, comparisons
+from experiments.joint.tables import comparisons
 from experiments.shared.pages import counted, few_seeds, joined, percent, points
 from experiments.shared.results import Table, interval
 
@@ -40,7 +40,7 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
         controls = [name for name in pruning if name in CONTROLS]
         alone = [_kept(settings, row) for name in controls for row in _claimed(here, name, "keeps")]
         found += [(f"{before}The controls.", " ".join(alone))] if alone else []
-        found += [(f"{before}Cost.", line) for line in _costs(settings, costs[costs.budget == budget], compared)]
+        found += [(f"{before}Cost.", line) for line in _costs(costs[costs.budget == budget], compared)]
     return [*found, ("The dense network.", _dense(results) + few_seeds(len(results.seeds)))]
 
 
@@ -140,16 +140,14 @@ def _robust(settings: Any, rows: list[Any], frame: Table, chooser: str) -> str:
     return " ".join(sentences) or "No condition but the clean test images was measured."
 
 
-def _costs(settings: Any, costs: Table, compared: list[str]) -> Iterator[str]:
+def _costs(costs: Table, compared: list[str]) -> Iterator[str]:
     for row in costs[costs.chooser.isin(compared)].itertuples():
-        times = [f"{percent(getattr(row, f'ratio_{size}'))} at batch {size}" for size in reversed(BATCHES)]
         pays = paid_after(row.break_even_examples)
         yield (
             f"{_capital(label(row.chooser))} ends with {percent(1 - row.parameters / row.parameters_dense)} fewer "
-            f"parameters and {percent(row.removed)} fewer operations, and takes {' and '.join(times)} of the dense "
-            f"network's time. A search took {row.search:.0f} s, compilation included for the first run of a study. At "
-            f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, as stated, it emitted {row.search_grams:.2g} g "
-            f"of CO2 equivalents; it has paid for itself {'after about ' if pays != 'never' else ''}{pays}."
+            f"parameters and {percent(row.removed)} fewer operations, and takes {percent(row.ratio_64)} of the dense "
+            f"network's time at batch 64, {percent(row.ratio_1)} at batch 1. A search took {row.search:.0f} s; it has "
+            f"paid for itself {'after about ' if pays != 'never' else ''}{pays}, as far as energy is time."
         )
 
 
@@ -228,11 +226,10 @@ def _measurements(settings: Any, results: Results) -> list[Point]:
         ),
         ("Control.", _CONTROL if any(run.chooser == CONTROL for run in results.runs) else _NO_CONTROL),
         (
-            "Time and energy.",
-            "Latency is the median of runs in turns, on the machine named below. The seconds of a search are wall "
-            "time; the first step contains compilation, which the searches of one process share, so that the first "
-            f"of them pays most. Energy and carbon are estimates: measured time × {settings.watts:g} W × "
-            f"{settings.grams_per_kwh:g} g/kWh. The training of the dense network is not counted.",
+            "Time.",
+            "That of a network is the median of runs in turns, on the machine named below; that of a search is wall "
+            "time. The searches of one process share compiled programs, so that the first of them pays most. The "
+            "training of the dense network is not counted.",
         ),
         (
             "Source.",

@@ -1,6 +1,6 @@
 """The page of the study of joint pruning: what was found, with its figures and tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group
@@ -38,15 +38,11 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         "run: the dense network after equal training without pruning. A cross: no candidate could "
         f"be made any more, although the target was not reached. {_count(results)}",
     )
-    page.drawing(
-        figures.choices(results),
-        "Every run by itself, a line for each seed, and what each step removed: a layer (square) or neurons (circle).",
-    )
     _shapes(page, results)
     _scores(page, results)
     _robustness(page, results, frame)
     page.section("What it costs, and what it saves")
-    _cost_tables(page, settings, results, costs)
+    _cost_table(page, settings, results, costs)
     page.section("How it was done")
     page.points(findings.method(settings, results))
     page.section("The networks themselves")
@@ -193,57 +189,34 @@ def _change(row: Any) -> Cell:
     return Cell(points(row.difference), tone, hint)
 
 
-def _cost_tables(page: report.Page, settings: Any, results: Results, costs: Table) -> None:
+def _cost_table(page: report.Page, settings: Any, results: Results, costs: Table) -> None:
     """Adds what the last networks cost, what the searches took, and the energy estimated from both."""
-
-    def add(caption: str, rows: Sequence[Any], columns: dict[str, Callable[[Any], str]]) -> None:
-        named = [
-            f"{label(row.chooser)}{f', {BUDGETS[row.budget]}' if len(results.budgets) > 1 else ''}" for row in rows
-        ]
-        cells = [[name, *(cell(row) for cell in columns.values())] for name, row in zip(named, rows, strict=True)]
-        page.table(caption, ["", *columns], cells)
-
-    rows = list(costs[costs.chooser.isin(results.choosers)].itertuples())
-    add(
-        "The last networks, as shares of the dense one, means over seeds. Latency: measured, with the lowest and the "
-        "highest quartile of all seeds.",
-        rows,
-        {
-            "operations": lambda row: percent(row.macs / row.macs_dense),
-            "parameters": lambda row: percent(row.parameters / row.parameters_dense),
-            "filters": lambda row: percent(row.filters / row.filters_dense),
-            "latency, batch 1": lambda row: _ratio(row.ratio_1, row.ratio_1_low, row.ratio_1_high),
-            "latency, batch 64": lambda row: _ratio(row.ratio_64, row.ratio_64_low, row.ratio_64_high),
-        },
-    )
-    searched = [row for row in rows if row.search > 0]
-    if searched:
-        add(
-            "The searches in seconds, means over seeds. The first step contains compilation, and stands apart; the "
-            "parts are sums over all later steps; deciding: criterion and choice as a share of them.",
-            searched,
-            {
-                "in all": lambda row: f"{row.search:.1f}",
-                "first step": lambda row: f"{row.search_first:.1f}",
-                **{
-                    f"later: {part}": lambda row, part=part: f"{getattr(row, f'later_{part}'):.1f}"
-                    for part in tables.PARTS
-                },
-                "deciding": lambda row: percent(row.deciding) if row.search_later > 0 else "–",
-            },
-        )
-    add(
-        f"Estimated: measured time × {settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, both as stated and "
-        f"neither measured. For {tables.EXAMPLES:,} images at batch 64: seconds of the dense network and of the last "
-        "ones, and grams of CO2 equivalents saved; grams of the search; the images after which it has paid for itself.",
-        rows,
-        {
-            "dense (s)": lambda row: f"{row.million_seconds_dense:.1f}",
-            "last (s)": lambda row: f"{row.million_seconds:.1f}",
-            "saved (g)": lambda row: f"{row.million_grams_saved:.2g}",
-            "search (g)": lambda row: f"{row.search_grams:.2g}" if row.search > 0 else "",
-            "pays after": lambda row: findings.paid_after(row.break_even_examples) if row.search > 0 else "",
-        },
+    rows = [row for row in costs.itertuples() if row.chooser in results.choosers]
+    spent = lambda name: lambda row: f"{getattr(row, name):.1f}" if row.search > 0 else "–"  # noqa: E731
+    quantities: dict[str, Callable[[Any], str]] = {
+        "operations, of the dense network's": lambda row: percent(row.macs / row.macs_dense),
+        "parameters": lambda row: percent(row.parameters / row.parameters_dense),
+        "filters": lambda row: percent(row.filters / row.filters_dense),
+        "time at batch 1": lambda row: _ratio(row.ratio_1, row.ratio_1_low, row.ratio_1_high),
+        "time at batch 64": lambda row: _ratio(row.ratio_64, row.ratio_64_low, row.ratio_64_high),
+        "search, in all (s)": spent("search"),
+        "search, first step, which contains compilation (s)": spent("search_first"),
+        **{f"search, later steps: {part} (s)": spent(f"later_{part}") for part in tables.PARTS},
+        "of the later steps, criterion and choice": lambda row: percent(row.deciding) if row.search_later > 0 else "–",
+        "million images, dense (s)": lambda row: f"{row.million_seconds_dense:.1f}",
+        "million images (s)": lambda row: f"{row.million_seconds:.1f}",
+        "million images, saved (g of CO2 equivalents)": lambda row: f"{row.million_grams_saved:.2g}",
+        "search (g of CO2 equivalents)": lambda row: f"{row.search_grams:.2g}" if row.search > 0 else "–",
+        "the search pays after": lambda row: findings.paid_after(row.break_even_examples) if row.search > 0 else "–",
+    }
+    several = len(results.budgets) > 1
+    heads = [f"{label(row.chooser)}, {BUDGETS[row.budget]}" if several else label(row.chooser) for row in rows]
+    page.table(
+        "The last networks and the searches, means over seeds. Times are measured; beside those of a network the "
+        "lowest and the highest quartile of all seeds. Grams are estimated: measured time, here at batch 64, × "
+        f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, both as stated and neither measured.",
+        ["", *heads],
+        [[name, *(write(row) for row in rows)] for name, write in quantities.items()],
     )
 
 

@@ -100,30 +100,23 @@ class Results:
         return [chooser for chooser in self.choosers if self.pruned(budget, chooser)]
 
     def equally_trained(self, budget: str, networks: Networks) -> tuple[Networks, Networks]:
-        """Pairs networks with the dense ones of the control that were tuned as long, where there are any.
+        """Pairs networks with the dense ones of the control that were tuned as long, in the seeds that it has.
 
-        Returns:
-          (networks, tuned), both of the seeds that the control has.  Where a search made more steps than the control,
-          the control gives its last network.
+        Where a search made more steps than the control, the control gives its last network.
         """
         tuned = {run.seed: run for run in self.of(budget, CONTROL)}
         kept = [(run, step) for run, step in networks if run.seed in tuned]
         return kept, [(tuned[run.seed], min(step, tuned[run.seed].last)) for run, step in kept]
 
     def step_by_step(self, budget: str, chooser: str, *, measured: bool = False) -> list[Networks]:
-        """Pairs up the networks of all seeds, for a line through their means.
+        """Pairs up the networks of all seeds by their number, the last with the last, for a line through their means.
 
-        Args:
-          budget: of the cell.
-          chooser: of the cell.
-          measured: whether only networks whose robustness was measured.
+        ``measured`` takes only networks whose robustness was measured.
         """
         runs = self.pruned(budget, chooser) or self.of(budget, chooser)
         numbers = [list(run.robustness) if measured else list(range(len(run.steps))) for run in runs]
-        return [
-            [(run, steps[place]) for run, steps, place in zip(runs, numbers, places, strict=True)]
-            for places in matched([len(steps) for steps in numbers])
-        ]
+        places = (*range(min(map(len, numbers)) - 1), -1)
+        return [[(run, steps[place]) for run, steps in zip(runs, numbers, strict=True)] for place in places]
 
     def at_equal_operations(self, budget: str, this: str, than: str) -> tuple[Networks, Networks]:
         """Pairs networks of two choosers at equal operations, seed by seed; empty where there are none.
@@ -146,16 +139,10 @@ class Results:
 
 
 def hits_of(networks: Networks, conditions: Sequence[str] = (), of_class: int | None = None) -> list[np.ndarray]:
-    """Returns for every seed, and each of its test images, the share of the conditions under which it is right.
-
-    Args:
-      networks: one for each seed.
-      conditions: averaged over for each image; none: the clean test images.
-      of_class: only images of this class; seeds without any are left out.
-    """
+    """Returns ``Searched.hits`` of each network; with a class only those of its images, without seeds that have none."""
+    everything = slice(None)
     found = [
-        run.hits(step, conditions)[slice(None) if of_class is None else run.labels == of_class]
-        for run, step in networks
+        run.hits(step, conditions)[everything if of_class is None else run.labels == of_class] for run, step in networks
     ]
     return [hits for hits in found if len(hits)]
 
@@ -191,16 +178,6 @@ def dense_of(networks: Networks) -> Networks:
 def removed_share(networks: Networks) -> float:
     """Returns the mean share of operations that networks lack."""
     return float(np.mean([run.removed[step] for run, step in networks]))
-
-
-def matched(lengths: Sequence[int]) -> list[list[int]]:
-    """Pairs up the places of sequences of different lengths: by number from the first on, the last with the last.
-
-    >>> matched([3, 4])
-    [[0, 0], [1, 1], [2, 3]]
-    """
-    last = [length - 1 for length in lengths]
-    return [[place] * len(last) for place in range(min(last))] + [last]
 
 
 def evenly(count: int, steps: int) -> list[int]:

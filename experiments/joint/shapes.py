@@ -74,10 +74,8 @@ def strips(results: Results, budget: str) -> Figure:
                     continue
                 drawing = _strip(axis, found[seed, chooser], names)
                 axis.set_title(label(chooser) if seed == seeds[0] else "")
-            starts = [
-                place for place, name in enumerate(names) if place == 0 or _stage(name) != _stage(names[place - 1])
-            ]
-            across[0].set_yticks(starts, [f"stage {_stage(names[place])}" for place in starts])
+            starts = _starts(names)
+            across[0].set_yticks(list(starts.values()), [f"stage {stage}" for stage in starts])
             across[0].set_ylabel(f"seed {seed}")
         for axis in axes[-1]:
             axis.set_xlabel("step")
@@ -87,7 +85,7 @@ def strips(results: Results, budget: str) -> Figure:
 
 def _silhouette(axis: Any, run: Searched, number: int, before: int) -> None:
     names = blocks(run)
-    places = np.array([place + 0.8 * int(_stage(name)) for place, name in enumerate(names)])
+    places = np.array([place + 0.8 * _place(name)[0] for place, name in enumerate(names)])
     whole, previous, now = (widths(run.steps[step], names) for step in (0, before, number))
     gone = (now == 0) & (previous > 0)
     axis.barh(places, whole, height=0.86, color=_GHOST)
@@ -117,14 +115,15 @@ def _strip(axis: Any, run: Searched, names: Sequence[str]) -> Any:
             look = {"facecolor": PAGE, "edgecolor": _HATCH, "hatch": "//////", "linewidth": 0}
             axis.add_patch(Rectangle((start, block - 0.5), run.last + 0.5 - start, 1, **look))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for place, name in enumerate(names):
-        if place and _stage(name) != _stage(names[place - 1]):
-            axis.axhline(place - 0.5, color="white", linewidth=1.6)
+    for place in list(_starts(names).values())[1:]:
+        axis.axhline(place - 0.5, color="white", linewidth=1.6)
     return drawing
 
 
-def _stage(name: str) -> str:
-    return name.removeprefix("stage").split("_")[0]
+def _starts(names: Sequence[str]) -> dict[int, int]:
+    """Returns the place of the first block of every stage."""
+    stages = [_place(name)[0] for name in names]
+    return {stage: stages.index(stage) for stage in stages}
 
 
 def _place(name: str) -> tuple[int, int]:

@@ -23,7 +23,6 @@ from experiments.joint.results import (
     evenly,
     grouped,
     hits_of,
-    matched,
     removed_share,
 )
 from experiments.joint.settings import CONTROL, MISSING, PAPER, plan, resolved, trajectory_folder
@@ -169,9 +168,7 @@ def test_hits_of_a_class_leave_out_seeds_without_an_image_of_it():
     assert [len(hits) for hits in hits_of(side, [], 1)] == [IMAGES // CLASSES]
 
 
-def test_matched_runs_of_different_lengths_meet_at_both_ends():
-    assert matched([1, 3]) == [[0, 2]]
-    assert matched([5, 3, 4]) == [[0, 0, 0], [1, 1, 1], [4, 2, 3]]
+def test_step_by_step_runs_of_different_lengths_meet_at_both_ends():
     results = Results([record(seed=0), record(seed=1, steps=2), record(seed=2, steps=0)])
     steps = [[step for _, step in networks] for networks in results.step_by_step("macs", "cka")]
     assert steps == [[0, 0], [1, 1], [4, 2]]  # a run that removed nothing is left out
@@ -404,7 +401,7 @@ def write(out: Path, found: list[Any], **options: Any) -> tuple[str, str]:
 def test_compose_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
     found = whole(seeds=(0, 1, 2))
     text, printed = write(tmp_path, found)
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 6
     frames = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
     assert set(frames) == {"verdicts", "metrics", "steps", "robustness", "cost"}
     assert len(frames["steps"]) == sum(len(one["metrics"]["steps"]) for one in found)
