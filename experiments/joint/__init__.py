@@ -15,8 +15,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments.joint import page, tables
-from experiments.joint.claims import claims
-from experiments.joint.results import Results, evenly
+from experiments.joint.results import Results, claims, evenly
 from experiments.joint.search import LOSS, World, batches, search_steps, transformation
 from experiments.joint.settings import FRACTIONS, RADIUS, VERSION, Inputs, Run, Settings, open_study, plan, quirks
 from experiments.joint.trajectory import as_text

@@ -3,16 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.joint.claims import within_margin
 from experiments.joint.figures import BUDGETS, label
-from experiments.joint.results import CONTROLS, SLACK, Results, accuracy, dense_of, differences
+from experiments.joint.results import CONTROLS, SLACK, Results, accuracy, dense_of, differences, margin_of
 from experiments.joint.settings import CONTROL, FRACTIONS, quirks
 from experiments.joint.tables import comparisons
 from experiments.shared.pages import counted, few_seeds, joined, percent, points
 from experiments.shared.results import Table, interval
-
-Point = tuple[str, str]
-"""A few words in front, and what follows."""
 
 
 def in_points(found: Any) -> str:
@@ -20,9 +16,9 @@ def in_points(found: Any) -> str:
     return f"{points(found.mean)} points (95 % interval {points(found.low)} to {points(found.high)})"
 
 
-def findings(settings: Any, results: Results, tested: Table, frame: Table, costs: Table) -> list[Point]:
+def findings(settings: Any, results: Results, tested: Table, frame: Table, costs: Table) -> list[tuple[str, str]]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
-    found: list[Point] = []
+    found: list[tuple[str, str]] = []
     for budget in results.budgets:
         before = f"Steps of equal {BUDGETS[budget]}: " if len(results.budgets) > 1 else ""
         here = [row for row in tested.itertuples() if row.budget == budget]
@@ -82,7 +78,7 @@ def _capital(words: str) -> str:
 
 
 def _kept(settings: Any, row: Any) -> str:
-    within = within_margin(settings.margin)
+    within = margin_of(settings)
     what = f"the accuracy of the dense network to within {within} at {percent(row.removed)} fewer operations"
     said = _said(row.verdict, label(row.chooser), "keeps", "does not keep", what)
     short = " It could not go further." if settings.target and row.removed <= settings.target - 0.005 else ""
@@ -123,7 +119,7 @@ def _robust(settings: Any, rows: list[Any], frame: Table, chooser: str) -> str:
     ]
     sentences = []
     if kept:
-        within = within_margin(settings.margin)
+        within = margin_of(settings)
         sentences.append(f"Accuracy of the last networks to within {within} of dense: {'; '.join(kept)}.")
     final = frame[frame["last"] & (frame["class"] == "all")]
     tuned = final[(final.chooser == CONTROL) & final.condition.isin(["corrupted", "shifted"])]
@@ -151,12 +147,12 @@ def _costs(costs: Table, compared: list[str]) -> Iterator[str]:
         )
 
 
-def method(settings: Any, results: Results) -> list[Point]:
+def method(settings: Any, results: Results) -> list[tuple[str, str]]:
     """Says how the study was made, and what it leaves open."""
     return [*_search(settings, results), *_measurements(settings, results)]
 
 
-def _search(settings: Any, results: Results) -> list[Point]:
+def _search(settings: Any, results: Results) -> list[tuple[str, str]]:
     splits = ", ".join(f"{share:.0%} {part}" for part, share in FRACTIONS.items())
     budgets = " and ".join(BUDGETS[budget] for budget in results.budgets)
     filters = " (by filters: exactly as many as the layer has)" if "filters" in results.budgets else ""
@@ -205,7 +201,7 @@ _NO_CONTROL = (
 )
 
 
-def _measurements(settings: Any, results: Results) -> list[Point]:
+def _measurements(settings: Any, results: Results) -> list[tuple[str, str]]:
     found = quirks(settings)
     return [
         (

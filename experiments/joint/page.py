@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Group
 
-from experiments.joint import figures, findings, shapes, tables
+from experiments.joint import figures, findings, tables
 from experiments.joint.figures import BUDGETS, condition, label
 from experiments.joint.results import CONTROLS, Results, grouped, radius
 from experiments.joint.settings import CONTROL, quirks, trajectory_folder
@@ -77,16 +77,16 @@ def _shapes(page: report.Page, results: Results) -> None:
     for budget in results.budgets:
         first = next(run.seed for run in results.runs if run.budget == budget and run.chooser in results.choosers)
         page.drawing(
-            shapes.silhouettes(results, budget, first),
+            figures.silhouettes(results, budget, first),
             f"{_steps_of(results, budget)}The networks of seed {first}. Every bar is a residual block, as long as it "
             "has filters inside; data flows down, through three stages. Colour shows what went since the network to "
             "the left. Above each: the share of operations that is gone, and the accuracy.",
         )
-        some = f"the first {shapes.SEEDS} of {len(results.seeds)} seeds"
+        some = f"the first {figures.SEEDS} of {len(results.seeds)} seeds"
         page.drawing(
-            shapes.strips(results, budget),
+            figures.strips(results, budget),
             f"{_steps_of(results, budget)}The share of its filters that every block has left, step by step; hatched "
-            f"where the block is gone. Rows: {some if len(results.seeds) > shapes.SEEDS else 'all seeds'}.",
+            f"where the block is gone. Rows: {some if len(results.seeds) > figures.SEEDS else 'all seeds'}.",
         )
 
 

@@ -1,12 +1,13 @@
-"""From the records of the study of joint pruning to its numbers: networks of every seed, paired with others."""
+"""From the records of the study of joint pruning to its numbers: networks paired with others, and its claims."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.joint.settings import CONTROL
-from experiments.shared.results import interval
+from experiments.joint.settings import CONTROL, Settings
+from experiments.shared.results import Case, Claim, above_zero, case, interval, keeps
 from jaxprune import stats
 
 CONTROLS = ("random", "always-neurons", "always-layer")
@@ -91,22 +92,23 @@ class Results:
         """Returns the runs of a cell that removed something at all."""
         return [run for run in self.of(budget, chooser) if run.removed[-1] > 0]
 
-    def last(self, budget: str, chooser: str) -> Networks:
-        """Returns the last networks of a cell, of those runs that removed something at all."""
-        return [(run, run.last) for run in self.pruned(budget, chooser)]
-
     def pruning(self, budget: str) -> list[str]:
         """Returns the choosers that have a run in a budget that removed something."""
         return [chooser for chooser in self.choosers if self.pruned(budget, chooser)]
 
-    def equally_trained(self, budget: str, networks: Networks) -> tuple[Networks, Networks]:
-        """Pairs networks with the dense ones of the control that were tuned as long, in the seeds that it has.
+    def last_and_dense(self, budget: str, chooser: str) -> tuple[Networks, Networks]:
+        """Pairs the last networks of a cell, of runs that removed something at all, with the dense ones."""
+        networks = [(run, run.last) for run in self.pruned(budget, chooser)]
+        return networks, dense_of(networks)
+
+    def last_and_tuned(self, budget: str, chooser: str) -> tuple[Networks, Networks]:
+        """Pairs the same with the dense ones of the control that were tuned as long, in the seeds that it has.
 
         Where a search made more steps than the control, the control gives its last network.
         """
         tuned = {run.seed: run for run in self.of(budget, CONTROL)}
-        kept = [(run, step) for run, step in networks if run.seed in tuned]
-        return kept, [(tuned[run.seed], min(step, tuned[run.seed].last)) for run, step in kept]
+        pairs = [(run, tuned[run.seed]) for run in self.pruned(budget, chooser) if run.seed in tuned]
+        return [(run, run.last) for run, _ in pairs], [(other, min(run.last, other.last)) for run, other in pairs]
 
     def step_by_step(self, budget: str, chooser: str, *, measured: bool = False) -> list[Networks]:
         """Pairs up the networks of all seeds by their number, the last with the last, for a line through their means.
@@ -118,33 +120,29 @@ class Results:
         places = (*range(min(map(len, numbers)) - 1), -1)
         return [[(run, steps[place]) for run, steps in zip(runs, numbers, strict=True)] for place in places]
 
-    def at_equal_operations(self, budget: str, this: str, than: str) -> tuple[Networks, Networks]:
-        """Pairs networks of two choosers at equal operations, seed by seed; empty where there are none.
+    def at_equal_operations(self, budget: str, chooser: str, than: str) -> tuple[Networks, Networks]:
+        """Pairs networks of a chooser that compares candidates with those of a control at equal operations.
 
         Where both reached the target these are the last ones.  Where one stopped earlier, as nothing more could be
         removed, the other gives the last network that has removed no more (give or take ``SLACK``).  Nothing is
         interpolated.
         """
-        sides: tuple[list[tuple[Searched, int]], list[tuple[Searched, int]]] = ([], [])
-        others = {run.seed: run for run in self.pruned(budget, than)}
-        for run in self.pruned(budget, this):
-            if run.seed not in others:
-                continue
-            pair = (run, others[run.seed])
-            most = min(float(one.removed[-1]) for one in pair)
-            both = all(one.reached for one in pair)
-            for side, one in zip(sides, pair, strict=True):
-                side.append((one, one.last if both else one.last_within(most)))
-        return sides
+        others = {} if chooser in CONTROLS else {run.seed: run for run in self.pruned(budget, than)}
+        networks, compared = [], []
+        for run in self.pruned(budget, chooser):
+            if (other := others.get(run.seed)) is not None:
+                most = 1.0 if run.reached and other.reached else min(run.removed[-1], other.removed[-1])
+                networks.append((run, run.last_within(most)))
+                compared.append((other, other.last_within(most)))
+        return networks, compared
 
 
 def hits_of(networks: Networks, conditions: Sequence[str] = (), of_class: int | None = None) -> list[np.ndarray]:
-    """Returns ``Searched.hits`` of each network; with a class only those of its images, without seeds that have none."""
-    everything = slice(None)
-    found = [
-        run.hits(step, conditions)[everything if of_class is None else run.labels == of_class] for run, step in networks
-    ]
-    return [hits for hits in found if len(hits)]
+    """Returns ``Searched.hits`` of each network; of a class: only of its images, without seeds that have none."""
+    found = [(run.hits(step, conditions), run.labels) for run, step in networks]
+    if of_class is None:
+        return [hits for hits, _ in found]
+    return [hits[labels == of_class] for hits, labels in found if of_class in labels]
 
 
 def differences(
@@ -175,9 +173,68 @@ def dense_of(networks: Networks) -> Networks:
     return [(run, 0) for run, _ in networks]
 
 
-def removed_share(networks: Networks) -> float:
+def mean_removed(networks: Networks) -> float:
     """Returns the mean share of operations that networks lack."""
     return float(np.mean([run.removed[step] for run, step in networks]))
+
+
+def claims(settings: Settings) -> list[Claim]:
+    """Lists the claims; whatever way each comes out is what the page says."""
+    kept, last = keeps(settings.margin), "accuracy of the last network"
+    dense = f"within {margin_of(settings)} of the dense one"
+    compared = [
+        ("keeps", f"{last}, {dense}", _cases(Results.last_and_dense, "dense"), kept),
+        *(
+            (f"keeps, {kind}", f"{last} on {kind} images, {dense}", _cases(Results.last_and_dense, "dense", kind), kept)
+            for kind in ("corrupted", "shifted")
+        ),
+        (
+            "keeps, equal training",
+            f"{last}, {dense} tuned for as many steps",
+            _cases(Results.last_and_tuned, CONTROL),
+            kept,
+        ),
+    ]
+    for control in CONTROLS:
+        meaning = f"accuracy above that of {control}, at equal operations"
+        cases = _cases(partial(Results.at_equal_operations, than=control), control)
+        compared.append((f"beats {control}", meaning, cases, above_zero))
+    return [Claim(*one) for one in compared]
+
+
+def margin_of(settings: Settings) -> str:
+    """Writes how much accuracy a network may lose and still count as kept."""
+    return f"{100 * settings.margin:g} point{'' if settings.margin == 0.01 else 's'}"
+
+
+def _cases(
+    pairs: Callable[[Results, str, str], tuple[Networks, Networks]], against: str, group: str = ""
+) -> Callable[[Results], Iterator[Case]]:
+    """Compares networks of every budget and chooser, which ``pairs`` gives with others; clean, or under a group."""
+
+    def cases(results: Results) -> Iterator[Case]:
+        conditions = grouped(results.conditions).get(group, [])
+        if group and not conditions:
+            return
+        for budget in results.budgets:
+            for chooser in results.pruning(budget):
+                networks, others = pairs(results, budget, chooser)
+                if networks:
+                    sides = [interval(hits_of(side, conditions)) for side in (networks, others)]
+                    floor = all(side.low <= 1 / results.classes for side in sides)
+                    yield case(
+                        {"budget": budget, "chooser": chooser, "against": against},
+                        differences(networks, others, conditions),
+                        verdict="undecided (floor)" if floor else "",
+                        more={
+                            "removed": mean_removed(networks),
+                            "removed_against": mean_removed(others),
+                            "accuracy": sides[0].mean,
+                            "accuracy_against": sides[1].mean,
+                        },
+                    )
+
+    return cases
 
 
 def evenly(count: int, steps: int) -> list[int]:

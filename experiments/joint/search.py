@@ -140,18 +140,16 @@ def search_steps(run: Run, world: World) -> list[Step]:
     with exclusive.wait(folder.with_suffix(".claim")):
         saved = Trajectory(folder, search_identity(config, world.fingerprint))
         steps = saved.steps()
-        resume = extra_training if run.chooser == CONTROL else _search
-        for step in resume(run, world, steps[-1] if steps else None):
+        search = partial(extra_training, run, world)
+        if run.chooser != CONTROL:
+            search = partial(make_search(run, world), world.module, world.dense)
+        for step in search(steps[-1] if steps else None):
             saved.append(step, world.image_shape)
             steps.append(step)
             line = f"seed {run.seed}  {run.budget}  {run.chooser:14} {step.number:2} {step.kind:8}"
             world.console.print(f"{line} {1 - step.macs / steps[0].macs:6.1%}", highlight=False)
         jp.structured.export(steps[-1].network, world.image_shape, folder / "final.jaxexport")
     return steps
-
-
-def _search(run: Run, world: World, start: Step | None) -> Iterator[Step]:
-    return make_search(run, world)(world.module, world.dense, start)
 
 
 def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]:

@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.joint.results import (
-    Networks,
-    Results,
-    Searched,
-    dense_of,
-    differences,
-    grouped,
-    hits_of,
-    removed_share,
-)
+from experiments.joint.results import Networks, Results, Searched, dense_of, differences, grouped, hits_of, mean_removed
 from experiments.joint.settings import CONTROL
 from experiments.shared import results as shared
 from experiments.shared.results import Table
@@ -29,6 +20,7 @@ BATCHES = (1, 64)
 EXAMPLES = 1_000_000
 """How many images a saving is stated for."""
 COUNTS = ("macs", "parameters", "filters")
+_KEYS = ("seed", "budget", "chooser")
 
 
 def further(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
@@ -54,7 +46,7 @@ def steps(results: Results) -> Table:
     rows = []
     for run in results.runs:
         for number, (step, accuracy) in enumerate(zip(run.steps, run.accuracies(), strict=True)):
-            row: dict[str, Any] = {**_keys(run), "step": number, "kind": step["kind"]}
+            row: dict[str, Any] = {**{name: run.config[name] for name in _KEYS}, "step": number, "kind": step["kind"]}
             row |= {name: step[name] for name in COUNTS}
             row |= {"removed": run.removed[number], "accuracy": accuracy, "n": len(run.labels)}
             for kind in ("layer", "neurons"):
@@ -82,7 +74,7 @@ def robustness(results: Results) -> Table:
             along = results.step_by_step(budget, chooser, measured=True)
             for place, networks in enumerate(along[1:], 1):
                 keys = {"budget": budget, "chooser": chooser, "checkpoint": place, "last": place == len(along) - 1}
-                keys["removed"] = removed_share(networks)
+                keys["removed"] = mean_removed(networks)
                 for name, conditions in (groups | single).items():
                     classes = [None, *labels] if keys["last"] and name in groups else [None]
                     rows += [{**keys, **_change(networks, name, conditions, one)} for one in classes]
@@ -103,18 +95,14 @@ def _change(networks: Networks, name: str, conditions: Sequence[str], label: int
     }
 
 
-def _keys(run: Searched) -> dict[str, Any]:
-    return {"seed": run.seed, "budget": run.budget, "chooser": run.chooser}
-
-
 def costs(results: Results, watts: float, grams_per_kwh: float, *, mean: bool = False) -> Table:
     """Lists for every run what its last network costs, what the search cost, and when that is paid for.
 
     ``mean`` averages over seeds; energy and break-even are then those of the mean times.
     """
-    frame = pd.DataFrame([{**_keys(run), **_measured(run)} for run in results.runs])
+    frame = pd.DataFrame([{**{name: run.config[name] for name in _KEYS}, **_measured(run)} for run in results.runs])
     if mean:
-        ends = {name: name.rpartition("_")[2] for name in frame.columns if name not in ("seed", "budget", "chooser")}
+        ends = {name: name.rpartition("_")[2] for name in frame.columns if name not in _KEYS}
         how = {name: {"low": "min", "high": "max"}.get(end, "mean") for name, end in ends.items()}
         frame = frame.groupby(["budget", "chooser"], sort=False, as_index=False).agg(how)
     return pd.DataFrame([{**row, **_energy(row, watts, grams_per_kwh)} for row in frame.to_dict("records")])

@@ -13,17 +13,16 @@ import pytest
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
-from experiments.joint import Settings, figures, findings, page, shapes, tables
-from experiments.joint.claims import claims
+from experiments.joint import Settings, figures, findings, page, tables
 from experiments.joint.results import (
     CONTROLS,
     Results,
-    dense_of,
+    claims,
     differences,
     evenly,
     grouped,
     hits_of,
-    removed_share,
+    mean_removed,
 )
 from experiments.joint.settings import CONTROL, MISSING, PAPER, plan, resolved, trajectory_folder
 from experiments.shared.pages import points
@@ -131,13 +130,13 @@ def verdict(found: list[Any], claim: str, margin: float = 0.01) -> Any:
 
 def test_differences_are_those_of_the_library_over_all_and_for_each_class():
     found = [record(seed=seed) for seed in (0, 1, 2)]
-    side = Results(found).last("macs", "cka")
+    side, dense = Results(found).last_and_dense("macs", "cka")
     name = "corrupted/fog-3"
     after, before = ([bits(one["metrics"]["robustness"][step][name]) for one in found] for step in ("4", "0"))
     labels = [np.array(one["metrics"]["labels"]) for one in found]
     expected = robustness.difference(after, before, labels, seed=0)
     for label, one in {None: expected.overall, **expected.classes}.items():
-        mine = case({}, differences(side, dense_of(side), [name], label))
+        mine = case({}, differences(side, dense, [name], label))
         np.testing.assert_allclose([100 * end for end in mine.interval], one.points, atol=1e-9)
         assert (mine.n, mine.seeds) == (one.n, 3)
         assert label is None or mine.n == 30
@@ -163,7 +162,7 @@ def test_differences_count_an_image_under_several_conditions_once_with_their_mea
 def test_hits_of_a_class_leave_out_seeds_without_an_image_of_it():
     other = record(seed=1)
     other["metrics"]["labels"] = [0] * IMAGES
-    side = Results([record(), other]).last("macs", "cka")
+    side, _ = Results([record(), other]).last_and_dense("macs", "cka")
     assert [len(hits) for hits in hits_of(side)] == [IMAGES, IMAGES]
     assert [len(hits) for hits in hits_of(side, [], 1)] == [IMAGES // CLASSES]
 
@@ -172,7 +171,7 @@ def test_step_by_step_runs_of_different_lengths_meet_at_both_ends():
     results = Results([record(seed=0), record(seed=1, steps=2), record(seed=2, steps=0)])
     steps = [[step for _, step in networks] for networks in results.step_by_step("macs", "cka")]
     assert steps == [[0, 0], [1, 1], [4, 2]]  # a run that removed nothing is left out
-    assert removed_share(results.step_by_step("macs", "cka")[-1]) == pytest.approx(0.6)
+    assert mean_removed(results.step_by_step("macs", "cka")[-1]) == pytest.approx(0.6)
     measured = [[step for _, step in networks] for networks in results.step_by_step("macs", "cka", measured=True)]
     assert measured == [[0, 0], [2, 1], [4, 2]]
 
@@ -331,16 +330,16 @@ def test_scores_fills_the_chosen_candidate_and_has_no_contest_at_the_foot():
 
 def test_silhouettes_have_a_bar_for_every_block_and_hatch_what_is_gone():
     results = Results([record("always-layer")])
-    drawn = shapes.silhouettes(results, "macs", 0)
+    drawn = figures.silhouettes(results, "macs", 0)
     last = drawn.axes[2].patches
     assert len(last) == 4 * len(BLOCKS)
     left = [bar.get_width() for bar in last[-len(BLOCKS) :]]
     assert left == [0 if name in (BLOCKS[2], BLOCKS[5]) else 16 for name in BLOCKS]
     assert [bar.get_width() for bar in last[-2 * len(BLOCKS) : -len(BLOCKS)]][5] == 16  # the block of this step
     assert "no further:\nthe floor" not in [text.get_text() for axis in drawn.axes for text in axis.texts]
-    both = shapes.silhouettes(Results([record(), record("always-layer")]), "macs", 0)
+    both = figures.silhouettes(Results([record(), record("always-layer")]), "macs", 0)
     assert "no further:\nthe floor" in [text.get_text() for axis in both.axes for text in axis.texts]
-    strip = shapes.strips(results, "macs").axes[0]
+    strip = figures.strips(results, "macs").axes[0]
     gone = [patch for patch in strip.patches if isinstance(patch, Rectangle)]
     assert [(patch.get_x(), patch.get_y(), patch.get_width()) for patch in gone] == [(0.5, 1.5, 2.0), (1.5, 4.5, 1.0)]
 
@@ -363,7 +362,7 @@ def test_evenly_chooses_the_first_and_the_last_and_some_between(count, steps, ex
 def test_silhouettes_of_a_long_run_are_a_few_of_its_networks():
     found = record()
     found["metrics"]["steps"] += found["metrics"]["steps"][-1:] * 41
-    drawn = shapes.silhouettes(Results([found]), "macs", 0)
+    drawn = figures.silhouettes(Results([found]), "macs", 0)
     assert len(drawn.axes) == 9
     titles = [axis.get_title(loc="left").split("\n")[0] for axis in drawn.axes]
     assert (titles[0], titles[-1]) == ("dense", "−80 %")
