@@ -100,8 +100,7 @@ def timed(world: World, steps: Sequence[Step]) -> dict[str, Any]:
     pair = {"dense": steps[0].network, "pruned": steps[-1].network}
     latency = {}
     for size in tables.BATCHES:
-        images = np.resize(world.data["test"]["image"], (size, *world.image_shape))
-        found = jp.cost.compare(pair, images)
+        found = jp.cost.compare(pair, np.resize(world.data["test"]["image"], (size, *world.image_shape)))
         latency[str(size)] = {
             **{name: one.seconds for name, one in found.latencies.items()},
             "ratio": [found.ratios["pruned"].median, found.ratios["pruned"].low, found.ratios["pruned"].high],

@@ -19,9 +19,7 @@ _INK = "#2b2922"
 _SOFT = "#8a8578"
 _PAGE = "#fbf9f4"
 ONLY_CANDIDATE = "#c9c2b1"
-"""The colour of a candidate that was the only one."""
 LAYER, NEURONS = report.COLOURS[1], report.COLOURS[2]
-"""The colours of layers and neurons, in all figures."""
 _COLOURS = {"layer": LAYER, "neurons": NEURONS}
 _BAR, _GHOST, _HATCH = "#5b6b7c", "#ece7da", "#cfc8b6"
 _MOST = 9
@@ -29,7 +27,6 @@ _MOST = 9
 SEEDS = 3
 """Seeds in the strips: the first ones."""
 MARKERS = {"layer": "s", "neurons": "o"}
-"""How what a step removed is marked, in all figures."""
 
 _LABELS = {
     "cka": "CKA",
@@ -111,16 +108,10 @@ def robustness(results: Results, frame: Table, budget: str) -> Figure:
 def attacks(results: Results, frame: Table, budget: str) -> Figure | None:
     """Draws the change under attack: a row for each attack and its origin, a column for each radius; None without."""
     names = [name for name in dict.fromkeys(frame.condition) if name.startswith(("white-box/", "transfer/"))]
-    if not names:
-        return None
-    names.sort(key=radius)
-    rows = [
-        [name for name in names if name.startswith(f"{origin}/{attack}-")]
-        for origin in ("white-box", "transfer")
-        for attack in dict.fromkeys(name.split("/", 1)[1].split("-")[0] for name in names)
-    ]
-    rows = [row for row in rows if row]
-    return _changes(results, frame, budget, rows, 2.1 * len(rows) + 0.9)
+    rows: dict[str, list[str]] = {}
+    for name in sorted(names, key=lambda name: (name.startswith("transfer/"), radius(name))):
+        rows.setdefault(condition(name).split(", ε")[0], []).append(name)
+    return _changes(results, frame, budget, list(rows.values()), 2.1 * len(rows) + 0.9) if rows else None
 
 
 def style(results: Results, chooser: str) -> dict[str, Any]:
@@ -303,9 +294,8 @@ def _silhouette(axis: Any, run: Searched, number: int, before: int) -> None:
     axis.set_xlim(0, 1.02 * whole.max())
     axis.set_ylim(places[-1] + 0.6, places[0] - 0.6)
     lacks = "dense" if number == 0 else f"−{100 * run.removed[number]:.0f} %"
-    axis.set_title(
-        f"{lacks}\n{100 * run.accuracies()[number]:.1f} %", fontsize=8.5, fontweight="normal", loc="left", pad=2
-    )
+    title = f"{lacks}\n{100 * run.accuracies()[number]:.1f} %"
+    axis.set_title(title, fontsize=8.5, fontweight="normal", loc="left", pad=2)
 
 
 def _strip(axis: Any, run: Searched, names: Sequence[str]) -> Any:

@@ -102,25 +102,21 @@ def _chosen(results: Results, budget: str, chooser: str) -> str:
     kinds = [step["kind"] for step in comparisons(runs)]
     if not kinds:
         return f"It never had two candidates to compare, in any of {total} steps."
-    only = total - len(kinds)
-    rest = f" In the other {only} only one candidate could be made." if only else ""
     return (
         f"It had two candidates in {len(kinds)} of {total} steps over all seeds, and took the layer in "
-        f"{kinds.count('layer')} of these, the neurons in {kinds.count('neurons')}.{rest}"
+        f"{kinds.count('layer')} of these, the neurons in {kinds.count('neurons')}. In the other "
+        f"{total - len(kinds)} only one candidate could be made."
     )
 
 
 def _robust(settings: Any, rows: list[Any], frame: Table, chooser: str) -> str:
     words = {"holds": "kept", "does not hold": "not kept"}
-    kept = [
-        f"on {kind} images {words.get(row.verdict, 'undecided')}, {in_points(row)}"
+    sentences = [
+        f"Accuracy on {kind} images to within {margin_of(settings)} of dense: {words.get(row.verdict, 'undecided')}, "
+        f"{in_points(row)}."
         for kind in ("corrupted", "shifted")
         for row in _claimed(rows, chooser, f"keeps, {kind}")
     ]
-    sentences = []
-    if kept:
-        within = margin_of(settings)
-        sentences.append(f"Accuracy of the last networks to within {within} of dense: {'; '.join(kept)}.")
     final = frame[frame["last"] & (frame["class"] == "all")]
     tuned = final[(final.chooser == CONTROL) & final.condition.isin(["corrupted", "shifted"])]
     if len(tuned):
@@ -179,13 +175,10 @@ def _search(settings: Any, results: Results) -> list[tuple[str, str]]:
             "these floors is not made, and where only one can be made it is kept without a comparison.",
         ),
         (
-            "Network.",
+            "Network and splits.",
             f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, {variant}, trained for "
-            f"{settings.pretrain_steps} steps ({settings.optimizer}, rate {settings.pretrain_rate:g}).",
-        ),
-        (
-            "Splits.",
-            f"Disjoint and stratified, anew for each seed: {splits}. Training serves the dense network and all tuning, "
+            f"{settings.pretrain_steps} steps ({settings.optimizer}, rate {settings.pretrain_rate:g}). Splits are "
+            f"disjoint and stratified, anew for each seed: {splits}. Training serves the dense network and all tuning, "
             f"scoring the criteria. The choosers look at {seen}; accuracy and robustness are of test.",
         ),
     ]
@@ -230,8 +223,7 @@ def _measurements(settings: Any, results: Results) -> list[tuple[str, str]]:
         (
             "Source.",
             "Nascimento et al. (2025), arXiv 2506.04513. Its exact tables were not available to us, and numbers on "
-            "other data, networks and training are not comparable with them. What is given here of its code is named "
-            "where it is used.",
+            "other data, networks and training are not comparable with them.",
         ),
         *([("The paper's choices.", " ".join(found))] if found else []),
     ]

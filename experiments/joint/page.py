@@ -34,9 +34,8 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         figures.accuracies(results),
         "Accuracy on the clean test images. A line goes through the mean over seeds, step by step; its last point is "
         "the mean of the last networks. Bands: 95 % bootstrap intervals over seeds and test images (not paired: "
-        "compare by the verdicts). Dashed: the dense network, as it was before any step; dotted, where there is such a "
-        "run: the dense network after equal training without pruning. A cross: no candidate could "
-        f"be made any more, although the target was not reached. {_count(results)}",
+        "compare by the verdicts). A cross: no candidate could be made any more, although the target was not reached. "
+        f"{_count(results)}",
     )
     _shapes(page, results)
     _scores(page, results)
@@ -62,7 +61,7 @@ def _count(results: Results) -> str:
 
 
 def _at(row: Any) -> str:
-    """Writes what the cell of a verdict shows: the difference, and the operations removed."""
+    """What the cell of a verdict shows: the difference, and the operations removed."""
     against = f" against {percent(row.removed_against)}" if row.against in CONTROLS else ""
     return f"{points(row.mean)} points at {percent(row.removed)}{against}:"
 
@@ -91,15 +90,14 @@ def _shapes(page: report.Page, results: Results) -> None:
 
 
 def _scores(page: report.Page, results: Results) -> None:
-    drawings = {budget: figures.scores(results, budget) for budget in results.budgets}
     page.section("What the choosers saw")
+    drawings = {budget: figures.scores(results, budget) for budget in results.budgets}
     for budget, drawn in drawings.items():
         if drawn is not None:
             page.drawing(
                 drawn,
-                f"{_steps_of(results, budget)}How similar both candidates of a step are to their parent, after brief "
-                "tuning; filled: the one that was kept, which is always the higher. Grey at the foot: only one "
-                "candidate could be made, so that there was nothing to compare.",
+                f"{_steps_of(results, budget)}The scores of both candidates of a step, after brief tuning; filled: the "
+                "one that was kept, always the higher. Grey at the foot: only one candidate could be made.",
             )
     if not any(drawings.values()):
         page.text("No chooser of this study compared two candidates.")
@@ -111,11 +109,10 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         page.text("No run removed anything, so there is nothing to compare with the dense network.")
         return
     page.text(
-        "All changes are paired: the same test images, the pruned network against the dense one of its seed. An image "
-        "under several conditions counts once, with the mean over them. FGSM and PGD move pixels by at most ε. "
-        "Differences under such attacks between networks that were never trained against them are weak evidence: a "
-        "network can resist one step because its gradients are small, not because it is robust. Images made on dense "
-        "are made against that very network, so any other tends to do better on them."
+        "An image under several conditions counts once, with the mean over them. Differences under attacks between "
+        "networks that were never trained against them are weak evidence: a network can resist one step because its "
+        "gradients are small, not because it is robust. Images made on dense are made against that very network, so "
+        "any other tends to do better on them."
     )
     names = grouped(results.conditions).get("corrupted", [])
     corruptions = f"{len({name.rsplit('-', 1)[0] for name in names})} corruptions and all severities"
@@ -124,16 +121,14 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         page.drawing(
             figures.robustness(results, frame, budget),
             f"{before}Change of accuracy from the dense network in points, with 95 % bootstrap intervals over seeds "
-            f"and images. Corrupted: mean over {corruptions}. Dotted, where there is such a run: the dense network "
-            f"after equal training without pruning. {_count(results)}",
+            f"and images. Corrupted: mean over {corruptions}. {_count(results)}",
         )
         if (drawn := figures.attacks(results, frame, budget)) is not None:
             caption = "The same under attack. White-box: made on the network itself; made on dense: one set of images "
             page.drawing(drawn, f"{before}{caption}for all networks of a seed.")
         page.text(
-            "The tables below hold changes in points; hover over one for its interval and both accuracies. Of so many "
-            "intervals some leave out the truth by chance: a class or a corruption that stands out is a question, not "
-            "a result."
+            "Below are changes in points; hover over one for its interval and both accuracies. Of so many intervals "
+            "some leave out the truth by chance: a class or a corruption that stands out is a question, not a result."
         )
         for chooser in results.pruning(budget):
             here = frame[(frame.budget == budget) & (frame.chooser == chooser)]
@@ -209,8 +204,7 @@ def _cost_table(page: report.Page, settings: Any, results: Results, costs: Table
         "search (g of CO2 equivalents)": lambda row: f"{row.search_grams:.2g}" if row.search > 0 else "–",
         "the search pays after": lambda row: findings.paid_after(row.break_even_examples) if row.search > 0 else "–",
     }
-    several = len(results.budgets) > 1
-    heads = [f"{label(row.chooser)}, {BUDGETS[row.budget]}" if several else label(row.chooser) for row in rows]
+    heads = [f"{_steps_of(results, row.budget)}{label(row.chooser)}" for row in rows]
     page.table(
         "The last networks and the searches, means over seeds. Times are measured; beside those of a network the "
         "lowest and the highest quartile of all seeds. Grams are estimated: measured time, here at batch 64, × "
@@ -226,14 +220,18 @@ def _ratio(mean: float, low: float, high: float) -> str:
 
 def _networks_table(page: report.Page, results: Results) -> None:
     """Adds where the networks lie, and how to load one."""
-    rows = []
-    for run in results.runs:
-        steps = f"step_000 to step_{run.last:03}" if run.last else "step_000"
-        name = f"{label(run.chooser)}, {BUDGETS[run.budget]}, seed {run.seed}"
-        rows.append([name, trajectory_folder(run.config, run.provenance["data"]), steps])
-    page.table("Where the networks lie, beside this page", ["", "folder", "networks"], rows, folded=True)
-    compared = (place for place, run in enumerate(results.runs) if run.chooser not in (*CONTROLS, CONTROL))
-    _, folder, steps = rows[next(compared, 0)]
+    folders = {run: trajectory_folder(run.config, run.provenance["data"]) for run in results.runs}
+    page.table(
+        "Where the networks lie, beside this page: step_000 is the dense one",
+        ["", "folder", "last"],
+        [
+            [f"{label(run.chooser)}, {BUDGETS[run.budget]}, seed {run.seed}", folder, f"step_{run.last:03}"]
+            for run, folder in folders.items()
+        ],
+        folded=True,
+    )
+    example = min(results.runs, key=lambda run: run.chooser in (*CONTROLS, CONTROL))
+    folder, step = folders[example], f"step_{example.last:03}"
     page.text(
         "What every step removed, what it left and what the chooser gave both candidates is in steps.csv. Each network "
         "loads by itself, from its shape (JSON) and its weights (safetensors). The last one of a run also lies there "
@@ -241,7 +239,7 @@ def _networks_table(page: report.Page, results: Results) -> None:
     )
     page.code(
         "import jax, jax.export, pathlib, jaxprune as jp\n\n"
-        f'specification, network = jp.structured.load("{folder}/{steps.split()[-1]}", jp.models.specification)\n'
+        f'specification, network = jp.structured.load("{folder}/{step}", jp.models.specification)\n'
         "outputs = network(images)\n\n"
         f'file = pathlib.Path("{folder}/final.jaxexport")\n'
         "outputs = jax.export.deserialize(bytearray(file.read_bytes())).call(images)"

@@ -178,28 +178,30 @@ def mean_removed(networks: Networks) -> float:
     return float(np.mean([run.removed[step] for run, step in networks]))
 
 
+Pairs = Callable[[Results, str, str], tuple[Networks, Networks]]
+"""(results, budget, chooser) -> networks, and what they are compared with."""
+
+
 def claims(settings: Settings) -> list[Claim]:
     """Lists the claims; whatever way each comes out is what the page says."""
-    kept, last = keeps(settings.margin), "accuracy of the last network"
-    dense = f"within {margin_of(settings)} of the dense one"
-    compared = [
-        ("keeps", f"{last}, {dense}", _cases(Results.last_and_dense, "dense"), kept),
+    kept, dense = keeps(settings.margin), f"within {margin_of(settings)} of the dense one"
+
+    def claim(name: str, meaning: str, pairs: Pairs, against: str, verdict: Any = kept, group: str = "") -> Claim:
+        return Claim(name, f"accuracy {meaning}", _cases(pairs, against, group), verdict)
+
+    return [
+        claim("keeps", f"of the last network, {dense}", Results.last_and_dense, "dense"),
         *(
-            (f"keeps, {kind}", f"{last} on {kind} images, {dense}", _cases(Results.last_and_dense, "dense", kind), kept)
+            claim(f"keeps, {kind}", f"on {kind} images, {dense}", Results.last_and_dense, "dense", group=kind)
             for kind in ("corrupted", "shifted")
         ),
-        (
-            "keeps, equal training",
-            f"{last}, {dense} tuned for as many steps",
-            _cases(Results.last_and_tuned, CONTROL),
-            kept,
+        claim("keeps, equal training", f"{dense} tuned for as many steps", Results.last_and_tuned, CONTROL),
+        *(
+            claim(f"beats {control}", f"above that of {control}, at equal operations", pairs, control, above_zero)
+            for control in CONTROLS
+            for pairs in [partial(Results.at_equal_operations, than=control)]
         ),
     ]
-    for control in CONTROLS:
-        meaning = f"accuracy above that of {control}, at equal operations"
-        cases = _cases(partial(Results.at_equal_operations, than=control), control)
-        compared.append((f"beats {control}", meaning, cases, above_zero))
-    return [Claim(*one) for one in compared]
 
 
 def margin_of(settings: Settings) -> str:
@@ -207,10 +209,8 @@ def margin_of(settings: Settings) -> str:
     return f"{100 * settings.margin:g} point{'' if settings.margin == 0.01 else 's'}"
 
 
-def _cases(
-    pairs: Callable[[Results, str, str], tuple[Networks, Networks]], against: str, group: str = ""
-) -> Callable[[Results], Iterator[Case]]:
-    """Compares networks of every budget and chooser, which ``pairs`` gives with others; clean, or under a group."""
+def _cases(pairs: Pairs, against: str, group: str) -> Callable[[Results], Iterator[Case]]:
+    """Compares the networks of every budget and chooser; on clean images, or under a group of conditions."""
 
     def cases(results: Results) -> Iterator[Case]:
         conditions = grouped(results.conditions).get(group, [])

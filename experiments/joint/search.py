@@ -102,9 +102,7 @@ def probabilities(network: jp.Network, data: dict[str, Any]) -> np.ndarray:
     return np.concatenate(found)[: len(data["label"])]
 
 
-@jax.jit
-def _probabilities(network: jp.Network, images: Any) -> Any:
-    return jax.nn.softmax(network(images))
+_probabilities = jax.jit(lambda network, images: jax.nn.softmax(network(images)))
 
 
 def make_search(run: Run, world: World) -> jp.structured.Search:

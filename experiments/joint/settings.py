@@ -20,8 +20,7 @@ CONTROL = "extra-training"
 """The word for the dense network that is tuned and not pruned."""
 FRACTIONS = {"test": 0.25, "training": 0.55, "scoring": 0.1, "selection": 0.1}
 """Training serves the dense network and all tuning, scoring the criteria, selection the choosers."""
-RADIUS = "{:g}/255"
-"""What the radius of an attack is called in records."""
+RADIUS = "{:g}/255"  # of an attack, in records
 _WORDS = {
     "choosers": (*CHOOSERS, CONTROL),
     "budgets": tuple(BUDGETS),
@@ -179,13 +178,10 @@ def plan(settings: Settings, inputs: Any) -> list[Run]:
     ]
 
 
-_MEASURED = ("checkpoints", "epsilons", "severities")
-"""The settings that decide what is measured of a search, and not the search."""
-
-
 def search_identity(config: Mapping[str, Any], data: str) -> dict[str, Any]:
     """Returns all that decides the search of a run, given as records keep it, on data of a fingerprint."""
-    search = {name: value for name, value in config.items() if name not in _MEASURED}
+    measured = ("checkpoints", "epsilons", "severities")  # of a search that has ended
+    search = {name: value for name, value in config.items() if name not in measured}
     return {"search": records.canonical(search), "data": data, "version": VERSION}
 
 

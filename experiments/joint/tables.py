@@ -1,7 +1,7 @@
 """The tables of the study of joint pruning: every step, the robustness along the way, and what all of it cost."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from jaxprune import cost
 PARTS = ("criterion", "brief", "choice", "long")
 """What a step of the search spends its time on."""
 BATCHES = (1, 64)
-"""Whose latency is measured."""
 EXAMPLES = 1_000_000
 """How many images a saving is stated for."""
 COUNTS = ("macs", "parameters", "filters")
@@ -131,9 +130,7 @@ def _measured(run: Searched) -> dict[str, Any]:
 
 
 def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
-    def energy(seconds: float) -> cost.Energy:
-        return cost.estimate(seconds, watts=watts, grams_per_kwh=grams_per_kwh)
-
+    energy = partial(cost.estimate, watts=watts, grams_per_kwh=grams_per_kwh)
     before, after = (energy(row[f"seconds_64{end}"] * EXAMPLES / 64) for end in ("_dense", ""))
     search = energy(row["search"]) if row["search"] > 0 else None
     pays = None if search is None else cost.saving(before, after, search=search, examples=EXAMPLES).break_even_kwh
