@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from experiments.joint import search
 from experiments.joint.settings import FRACTIONS, PAPER, Decisive, quirks, resolved, search_identity, trajectory_folder
 from experiments.joint.trajectory import Trajectory
 from experiments.shared.images import Sources
-from jaxprune import records
+from jaxprune import exclusive, records
 from tests.experiments import studies
 
 TINY: dict[str, Any] = {
@@ -128,6 +129,23 @@ def test_trajectory_folder_does_not_depend_on_what_is_measured():
     assert len(names) == 6
 
 
+def test_search_steps_holds_a_search_that_runs_share(tmp_path, monkeypatch):
+    (run,) = joint.plan(tiny(), None)
+    claim = (tmp_path / trajectory_folder(config(), "data")).with_suffix(".claim")
+    held = []
+
+    def searching(*_):
+        held.append(exclusive.is_held(claim))
+        raise RuntimeError("that is enough")
+
+    monkeypatch.setattr(search, "make_search", lambda *_: searching)
+    world: Any = SimpleNamespace(out=tmp_path, fingerprint="data", module=None, dense=None)
+    with pytest.raises(RuntimeError, match="that is enough"):
+        search.search_steps(run, world)
+    assert held == [True]
+    assert not exclusive.is_held(claim)
+
+
 def test_resolved_takes_the_paper_quirk_by_quirk():
     settings = resolved(tiny(paper=True))
     # What the user set stays; the rest is as in the authors' code.
@@ -168,6 +186,7 @@ def two_classes() -> jp.data.Source:
 
 BAD = [
     ({"choosers": ("ck",)}, r"choosers: unknown value 'ck'. Did you mean 'cka'"),
+    ({"choosers": "cka"}, r"choosers: unknown value 'c'"),
     ({"budgets": ("flops",)}, r"budgets: unknown value 'flops'"),
     ({"layer_criterion": "l3"}, r"layer_criterion: unknown value 'l3'"),
     ({"allocation": "paper"}, r"budgets: the allocation of the paper needs the budget 'filters'"),
