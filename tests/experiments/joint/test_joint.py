@@ -119,7 +119,7 @@ def test_trajectory_names_a_damaged_step(finished, tmp_path):
         Trajectory(copy, identity).steps()
 
 
-def test_trajectory_folder_does_not_depend_on_what_is_measured():
+def test_trajectory_folder_is_of_all_that_decides_a_search_and_nothing_else():
     first = trajectory_folder(config(), "data")
     assert first == trajectory_folder(config(checkpoints=0, epsilons=(0.02,), severities=(2,)), "data")
     assert first == trajectory_folder(json.loads(json.dumps(config())), "data")
