@@ -1,131 +1,103 @@
 """The page of the study of joint pruning: what was found, with its figures and tables."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table as Printed
+from rich.console import Group
 
-from experiments import joint_figures, joint_findings, joint_shapes, joint_tables
-from experiments.joint_claims import claims, verdicts
-from experiments.joint_figures import BUDGETS, label
-from experiments.joint_findings import points
-from experiments.joint_page_tables import (
-    cost_tables,
-    networks_table,
-    of,
-    robustness_tables,
-    steps_table,
-    verdict_tables,
-)
-from experiments.joint_results import Results, kinds
-from experiments.transfer_results import Table
-from experiments.wording import DATA, counted, percent, provenance
-from jaxprune import files, report
+from experiments.joint import figures, findings, tables
+from experiments.joint.figures import BUDGETS, condition, label
+from experiments.joint.results import CONTROLS, Results, grouped, radius
+from experiments.joint.settings import CONTROL, quirks, trajectory_folder
+from experiments.shared.pages import DATA, counted, percent, points, tally, verdict_table
+from experiments.shared.results import Table
+from jaxprune import report
+from jaxprune.report import Cell
 
 
-def write(study: Any, records: Sequence[dict[str, Any]], console: Console) -> Path:
-    """Writes tables (CSV), figures and the page of a finished study; prints its verdicts; returns the page's path.
-
-    Args:
-      study: what ``joint_pruning.main`` computed.
-      records: its records, one for each run.
-      console: where the verdicts are printed.
-    """
-    results = Results(records, seed=0)
-    tables = {
-        "verdicts": verdicts(results, claims(study.margin)),
-        "steps": joint_tables.steps(results),
-        "robustness": joint_tables.robustness(results),
-        "cost": joint_tables.costs(results, study.watts, study.grams_per_kwh),
-    }
-    for name, frame in tables.items():
-        files.write(study.out / f"{name}.csv", frame.to_csv(index=False))
-    path = study.out / "index.html"
-    compose(study, records, results, tables).write(path)
-    _print(tables["verdicts"], console)
-    console.print(f"Tables: {study.out}/*.csv\nPage:   {path}")
-    return path
-
-
-def compose(study: Any, records: Sequence[dict[str, Any]], results: Results, tables: dict[str, Table]) -> report.Page:
+def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    aim = f"until {percent(study.target)} of its operations are gone" if study.target else "until no layer can go"
+    aim = f"until {percent(settings.target)} of its operations are gone" if settings.target else "until no layer can go"
     page = report.Page(
         "Layers or neurons?",
-        f"A network trained on {DATA.get(study.data, study.data)} becomes smaller step by step, {aim}. At every step "
-        "it can lose whole layers or single neurons, of equal cost. Does a choice by similarity of representations "
-        "keep more of it than always taking one kind, or tossing a coin?",
+        f"A network trained on {DATA.get(settings.data, settings.data)} becomes smaller step by step, {aim}. At every "
+        "step it can lose whole layers or single neurons, of equal cost. Does a choice by similarity of "
+        "representations keep more of it than always taking one kind, or tossing a coin?",
     )
-    costs = joint_tables.mean_costs(tables["cost"], study.watts, study.grams_per_kwh)
+    frame, costs = tables.robustness(results), tables.costs(results, settings.watts, settings.grams_per_kwh, mean=True)
     page.section("What was found")
-    page.points(joint_findings.findings(study, results, tables["verdicts"], tables["robustness"], costs))
-    verdict_tables(page, results, tables["verdicts"])
+    page.points(findings.findings(settings, results, tested, frame, costs))
+    for _, rows in tested.groupby("claim", sort=False):
+        verdict_table(page, rows, "chooser", "budget", label, lambda one: f"steps of equal {BUDGETS[one]}", _at)
     page.section("Accuracy against the operations that are gone")
     page.drawing(
-        joint_figures.accuracy(results),
+        figures.accuracies(results),
         "Accuracy on the clean test images. A line goes through the mean over seeds, step by step; its last point is "
         "the mean of the last networks. Bands: 95 % bootstrap intervals over seeds and test images (not paired: "
-        "compare by the verdicts). Dashed: the dense network, as it was before any step; dotted, where there is such a "
-        "run: the dense network after equal training without pruning. A cross: no candidate could "
-        f"be made any more, although the target was not reached. {_count(results)}",
-    )
-    page.drawing(
-        joint_figures.choices(results),
-        "Every run by itself, a line for each seed, and what each step removed: a layer (square) or neurons (circle).",
+        "compare by the verdicts). A cross: no candidate could be made any more, although the target was not reached. "
+        f"{_count(results)}",
     )
     _shapes(page, results)
     _scores(page, results)
-    _robustness(page, results, tables["robustness"])
+    _robustness(page, results, frame)
     page.section("What it costs, and what it saves")
-    cost_tables(page, study, results, costs)
+    _cost_table(page, settings, results, costs)
     page.section("How it was done")
-    page.points(joint_findings.method(study, results))
-    page.section("Every step, and the networks themselves")
-    steps_table(page, results)
-    networks_table(page, records)
-    page.text(provenance(records, "with all measurements and without the training of the dense networks"))
+    page.points(findings.method(settings, results))
+    page.section("The networks themselves")
+    _networks_table(page, results)
     return page
 
 
+def summary(settings: Any, results: Results, tested: Table) -> Group:
+    """Makes what is printed: how many claims hold, and which choices of the authors' code were taken."""
+    del results
+    return Group(*(f"paper: {quirk}" for quirk in quirks(settings)), tally(tested))
+
+
 def _count(results: Results) -> str:
-    examples = {course.seed: len(course.labels) for course in results.courses}
-    return f"{counted(len(examples), 'seed')}, n = {sum(examples.values())} test images in all."
+    images = {run.seed: len(run.labels) for run in results.runs}
+    return f"{counted(len(images), 'seed')}, n = {sum(images.values())} test images in all."
 
 
-# ------------------------------------------------------------------------------------------------------------ figures
+def _at(row: Any) -> str:
+    """What the cell of a verdict shows: the difference, and the operations removed."""
+    against = f" against {percent(row.removed_against)}" if row.against in CONTROLS else ""
+    return f"{points(row.mean)} points at {percent(row.removed)}{against}:"
+
+
+def _steps_of(results: Results, budget: str) -> str:
+    """Says which budget a figure or table is of, where there are several."""
+    return f"Steps of equal {BUDGETS[budget]}. " if len(results.budgets) > 1 else ""
 
 
 def _shapes(page: report.Page, results: Results) -> None:
     page.section("The shape of the network")
     for budget in results.budgets:
-        seeds = [course.seed for chooser in results.choosers for course in results.of(budget, chooser)]
-        first = seeds[0]
+        first = next(run.seed for run in results.runs if run.budget == budget and run.chooser in results.choosers)
         page.drawing(
-            joint_shapes.silhouettes(results, budget, first),
-            f"{of(results, budget)}The networks of seed {first}. Every bar is a residual block, as long as it has "
-            "filters inside; data flows down, through three stages. Colour shows what went since the picture to the "
-            "left. Above each: the share of operations that is gone, and the accuracy.",
+            figures.silhouettes(results, budget, first),
+            f"{_steps_of(results, budget)}The networks of seed {first}. Every bar is a residual block, as long as it "
+            "has filters inside; data flows down, through three stages. Colour shows what went since the network to "
+            "the left. Above each: the share of operations that is gone, and the accuracy.",
         )
-        some = f"the first {joint_shapes.SEEDS} of {len(results.seeds)} seeds"
+        some = f"the first {figures.SEEDS} of {len(results.seeds)} seeds"
         page.drawing(
-            joint_shapes.strips(results, budget),
-            f"{of(results, budget)}The share of its filters that every block has left, step by step; hatched where "
-            f"the block is gone. Rows: {some if len(results.seeds) > joint_shapes.SEEDS else 'all seeds'}.",
+            figures.strips(results, budget),
+            f"{_steps_of(results, budget)}The share of its filters that every block has left, step by step; hatched "
+            f"where the block is gone. Rows: {some if len(results.seeds) > figures.SEEDS else 'all seeds'}.",
         )
 
 
 def _scores(page: report.Page, results: Results) -> None:
-    drawings = {budget: joint_figures.scores(results, budget) for budget in results.budgets}
     page.section("What the choosers saw")
+    drawings = {budget: figures.scores(results, budget) for budget in results.budgets}
     for budget, drawn in drawings.items():
         if drawn is not None:
             page.drawing(
                 drawn,
-                f"{of(results, budget)}How similar both candidates of a step are to their parent, after brief tuning; "
-                "filled: the one that was kept, which is always the higher. Grey at the foot: only one candidate could "
-                "be made, so that there was nothing to compare.",
+                f"{_steps_of(results, budget)}The scores of both candidates of a step, after brief tuning; filled: the "
+                "one that was kept, always the higher. Grey at the foot: only one candidate could be made.",
             )
     if not any(drawings.values()):
         page.text("No chooser of this study compared two candidates.")
@@ -137,50 +109,138 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         page.text("No run removed anything, so there is nothing to compare with the dense network.")
         return
     page.text(
-        "All changes are paired: the same test images, the pruned network against the dense one of its seed. An image "
-        "under several conditions counts once, with the mean over them. FGSM and PGD move pixels by at most ε. "
-        "Differences under such attacks between networks that were never trained against them are weak evidence: a "
-        "network can resist one step because its gradients are small, not because it is robust. Images made on dense "
-        "are made against that very network, so any other tends to do better on them."
+        "An image under several conditions counts once, with the mean over them. Differences under attacks between "
+        "networks that were never trained against them are weak evidence: a network can resist one step because its "
+        "gradients are small, not because it is robust. Images made on dense are made against that very network, so "
+        "any other tends to do better on them."
     )
-    for budget in (one for one in results.budgets if results.present(one)):
+    names = grouped(results.conditions).get("corrupted", [])
+    corruptions = f"{len({name.rsplit('-', 1)[0] for name in names})} corruptions and all severities"
+    for budget in filter(results.pruning, results.budgets):
+        before = _steps_of(results, budget)
         page.drawing(
-            joint_figures.robustness(results, frame, budget),
-            f"{of(results, budget)}Change of accuracy from the dense network in points, with 95 % bootstrap intervals "
-            f"over seeds and images. Corrupted: mean over {_corruptions(results)}. Dotted, where there is such a run: "
-            f"the dense network after equal training without pruning. {_count(results)}",
+            figures.robustness(results, frame, budget),
+            f"{before}Change of accuracy from the dense network in points, with 95 % bootstrap intervals over seeds "
+            f"and images. Corrupted: mean over {corruptions}. {_count(results)}",
         )
-        drawn = joint_figures.attacks(results, frame, budget)
-        if drawn is not None:
-            page.drawing(
-                drawn,
-                f"{of(results, budget)}The same under attack. White-box: made on the network itself; made on dense: "
-                "one set of images for all networks of a seed.",
-            )
+        if (drawn := figures.attacks(results, frame, budget)) is not None:
+            caption = "The same under attack. White-box: made on the network itself; made on dense: one set of images "
+            page.drawing(drawn, f"{before}{caption}for all networks of a seed.")
         page.text(
-            "The tables below hold changes in points; hover over one for its interval and both accuracies. Of so many "
-            "intervals some leave out the truth by chance: a class or a corruption that stands out is a question, not "
-            "a result."
+            "Below are changes in points; hover over one for its interval and both accuracies. Of so many intervals "
+            "some leave out the truth by chance: a class or a corruption that stands out is a question, not a result."
         )
-        for chooser in results.present(budget):
+        for chooser in results.pruning(budget):
             here = frame[(frame.budget == budget) & (frame.chooser == chooser)]
-            who = f"{of(results, budget)}{label(chooser)}"
-            robustness_tables(page, results, here, who)
+            _robustness_tables(page, results, here, f"{before}{label(chooser)}")
 
 
-def _corruptions(results: Results) -> str:
-    names = kinds(results.conditions).get("corrupted", [])
-    return f"{len({name.rsplit('-', 1)[0] for name in names})} corruptions and all severities"
+# ------------------------------------------------------------------------------------------------------------- tables
 
 
-def _print(tested: Table, console: Console) -> None:
-    table = Printed(title="Verdicts: paired differences of accuracy in points")
-    for name in ("budget", "chooser", "claim"):
-        table.add_column(name)
-    for name in ("removed", "difference", "interval", "verdict"):
-        table.add_column(name, justify="right")
-    for row in tested.itertuples():
-        ends = f"{points(row.low)} to {points(row.high)}"
-        told = (percent(row.removed), points(row.difference), ends, row.verdict)
-        table.add_row(BUDGETS[row.budget], label(row.chooser), row.claim, *told)
-    console.print(table)
+def _robustness_tables(page: report.Page, results: Results, frame: Table, who: str) -> None:
+    """Adds what a chooser's networks lose under every condition: along the way, by corruption, and by class."""
+    groups, final = list(grouped(results.conditions)), frame[frame["last"]]
+    rows = frame[frame.condition.isin(groups) & (frame["class"] == "all")]
+    shares = {row.checkpoint: percent(row.removed) for row in frame.itertuples()}
+    caption = f"{who}: all conditions, by the share of operations removed"
+    _changes(page, caption, rows, ("condition", condition), ("checkpoint", shares.__getitem__))
+    rows = final[final.condition.str.startswith("corrupted/") & (final["class"] == "all")]
+    parts = rows.condition.str.removeprefix("corrupted/").str.replace("_", " ").str.rsplit("-", n=1)
+    rows = rows.assign(corruption=parts.str[0], severity=parts.str[1])
+    caption = f"{who}: last networks, by corruption and severity"
+    _changes(page, caption, rows, ("corruption", str), ("severity", "severity {}".format))
+    attacks = [name for name in groups if "/" in name]
+    far = max(map(radius, attacks), default=0.0)
+    listed = [name for name in groups if name not in attacks or radius(name) == far]
+    rows = final[(final["class"] != "all") & final.condition.isin(listed)]
+    sizes = rows.groupby("class").n.max()
+    rows = rows.assign(name=[f"{one} (n = {sizes[one]})" for one in rows["class"]])
+    caption = f"{who}: last networks, by class"
+    caption += f"; attacks with ε = {far:g}/255, others in robustness.csv" if attacks else ""
+    short = lambda name: condition(name).split(", ε")[0].replace("made on ", "")  # noqa: E731
+    _changes(page, caption, rows, ("name", str), ("condition", short))
+
+
+Named = tuple[str, Callable[[Any], str]]
+"""A column of a table, and what its values are called."""
+
+
+def _changes(page: report.Page, caption: str, rows: Table, down: Named, across: Named) -> None:
+    """Adds changes of accuracy, one column of their table down and another across; nothing where there are none."""
+    heads = list(dict.fromkeys(rows[across[0]]))
+    listed = []
+    for name, cells in rows.groupby(down[0], sort=False):
+        found = {getattr(row, across[0]): _change(row) for row in cells.itertuples()}
+        listed.append([down[1](name), *(found.get(one, "") for one in heads)])
+    if listed:
+        page.table(caption, ["", *map(across[1], heads)], listed, folded=True)
+
+
+def _change(row: Any) -> Cell:
+    tone = "good" if row.low > 0 else "bad" if row.high < 0 else ""
+    shares = f"{percent(row.accuracy)}, dense {percent(row.accuracy_dense)}"
+    hint = f"95 % interval {points(row.low)} to {points(row.high)}; {shares}; n = {row.n}"
+    return Cell(points(row.difference), tone, hint)
+
+
+def _cost_table(page: report.Page, settings: Any, results: Results, costs: Table) -> None:
+    """Adds what the last networks cost, what the searches took, and the energy estimated from both."""
+    rows = [row for row in costs.itertuples() if row.chooser in results.choosers]
+    spent = lambda name: lambda row: f"{getattr(row, name):.1f}" if row.search > 0 else "–"  # noqa: E731
+    quantities: dict[str, Callable[[Any], str]] = {
+        "operations, of the dense network's": lambda row: percent(row.macs / row.macs_dense),
+        "parameters": lambda row: percent(row.parameters / row.parameters_dense),
+        "filters": lambda row: percent(row.filters / row.filters_dense),
+        "time at batch 1": lambda row: _ratio(row.ratio_1, row.ratio_1_low, row.ratio_1_high),
+        "time at batch 64": lambda row: _ratio(row.ratio_64, row.ratio_64_low, row.ratio_64_high),
+        "search, in all (s)": spent("search"),
+        "search, first step, which contains compilation (s)": spent("search_first"),
+        **{f"search, later steps: {part} (s)": spent(f"later_{part}") for part in tables.PARTS},
+        "of the later steps, criterion and choice": lambda row: percent(row.deciding) if row.search_later > 0 else "–",
+        "million images, dense (s)": lambda row: f"{row.million_seconds_dense:.1f}",
+        "million images (s)": lambda row: f"{row.million_seconds:.1f}",
+        "million images, saved (g of CO2 equivalents)": lambda row: f"{row.million_grams_saved:.2g}",
+        "search (g of CO2 equivalents)": lambda row: f"{row.search_grams:.2g}" if row.search > 0 else "–",
+        "the search pays after": lambda row: findings.paid_after(row.break_even_examples) if row.search > 0 else "–",
+    }
+    heads = [f"{_steps_of(results, row.budget)}{label(row.chooser)}" for row in rows]
+    page.table(
+        "The last networks and the searches, means over seeds. Times are measured; beside those of a network the "
+        "lowest and the highest quartile of all seeds. Grams are estimated: measured time, here at batch 64, × "
+        f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, both as stated and neither measured.",
+        ["", *heads],
+        [[name, *(write(row) for row in rows)] for name, write in quantities.items()],
+    )
+
+
+def _ratio(mean: float, low: float, high: float) -> str:
+    return f"{percent(mean)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _networks_table(page: report.Page, results: Results) -> None:
+    """Adds where the networks lie, and how to load one."""
+    folders = {run: trajectory_folder(run.config, run.provenance["data"]) for run in results.runs}
+    page.table(
+        "Where the networks lie, beside this page: step_000 is the dense one",
+        ["", "folder", "last"],
+        [
+            [f"{label(run.chooser)}, {BUDGETS[run.budget]}, seed {run.seed}", folder, f"step_{run.last:03}"]
+            for run, folder in folders.items()
+        ],
+        folded=True,
+    )
+    example = min(results.runs, key=lambda run: run.chooser in (*CONTROLS, CONTROL))
+    folder, step = folders[example], f"step_{example.last:03}"
+    page.text(
+        "What every step removed, what it left and what the chooser gave both candidates is in steps.csv. Each network "
+        "loads by itself, from its shape (JSON) and its weights (safetensors). The last one of a run also lies there "
+        "as final.jaxexport, a program that needs JAX alone. Images are [b, h, w, c]."
+    )
+    page.code(
+        "import jax, jax.export, pathlib, jaxprune as jp\n\n"
+        f'specification, network = jp.structured.load("{folder}/{step}", jp.models.specification)\n'
+        "outputs = network(images)\n\n"
+        f'file = pathlib.Path("{folder}/final.jaxexport")\n'
+        "outputs = jax.export.deserialize(bytearray(file.read_bytes())).call(images)"
+    )

@@ -1,13 +1,13 @@
-"""From the records of the study of joint pruning to its numbers: paired differences, with intervals."""
+"""From the records of the study of joint pruning to its numbers: networks paired with others, and its claims."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from experiments.joint_settings import CONTROL
+from experiments.joint.settings import CONTROL, Settings
+from experiments.shared.results import Case, Claim, above_zero, case, interval, keeps
 from jaxprune import stats
 
 CONTROLS = ("random", "always-neurons", "always-layer")
@@ -21,52 +21,37 @@ and a network with far more operations would take its place.
 """
 
 
-@dataclass(frozen=True)
-class Course:
+class Searched:
     """One run: its networks from the dense one on, and which test images each gets right.
 
     Attributes:
-      seed: of the data split, the dense network and the search.
-      chooser: who chose.
-      budget: what its steps removed equal shares of.
-      target: the share of the operations to remove; 0: none was set.
+      config: of the record; ``seed``, ``chooser`` and ``budget`` are of it.
       steps: of the record, step 0 the dense network.
-      robustness: {step: {condition: hits}} for some of the steps.
+      last: the number of the last step.
+      removed: the share of the dense network's operations that each network lacks, [steps].
+      short: whether there is a target, and the last network has not reached it.
+      reached: whether there is a target, and it has.
+      robustness: {step: {condition: hits}} for some of the steps, in their order.
       labels: the classes of the test images, [n].
       provenance: of the record.
     """
 
-    seed: int
-    chooser: str
-    budget: str
-    target: float
-    steps: list[dict[str, Any]]
-    robustness: dict[int, dict[str, str]]
-    labels: np.ndarray
-    provenance: dict[str, Any]
-
-    @cached_property
-    def removed(self) -> np.ndarray:
-        """The share of the dense network's operations that each network lacks, [steps]."""
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.config, metrics = record["config"], record["metrics"]
+        self.seed, self.chooser, self.budget = (self.config[name] for name in ("seed", "chooser", "budget"))
+        self.steps: list[dict[str, Any]] = metrics["steps"]
+        self.last = len(self.steps) - 1
         macs = np.array([step["macs"] for step in self.steps], np.float64)
-        return 1 - macs / macs[0]
+        self.removed = 1 - macs / macs[0]
+        target = self.config["target"]
+        self.reached = target > 0 and bool(self.removed[-1] >= target - 1e-9)  # 1 - 200 / 1000 is a bit below 0.8
+        self.short = target > 0 and not self.reached
+        measured = {int(number): hits for number, hits in metrics["robustness"].items()}
+        self.robustness: dict[int, dict[str, str]] = dict(sorted(measured.items()))
+        self.labels = np.array(metrics["labels"])
+        self.provenance = record["provenance"]
 
-    @property
-    def last(self) -> int:
-        """The number of the last step."""
-        return len(self.steps) - 1
-
-    @property
-    def reached(self) -> bool:
-        """Whether the last network has reached the target."""
-        return self.target > 0 and bool(self.removed[-1] >= self.target - 1e-9)  # 1 - 200 / 1000 is a bit below 0.8
-
-    @cached_property
-    def checkpoints(self) -> list[int]:
-        """The steps whose robustness was measured."""
-        return sorted(self.robustness)
-
-    def right(self, step: int, conditions: Sequence[str] = ()) -> np.ndarray:
+    def hits(self, step: int, conditions: Sequence[str] = ()) -> np.ndarray:
         """Returns for each test image the share of the conditions under which it is right, [n]; without any: clean.
 
         An image under several conditions counts once, with the mean over them: they are no independent data.
@@ -74,156 +59,199 @@ class Course:
         texts = [self.robustness[step][name] for name in conditions] or [self.steps[step]["hits"]]
         return np.mean([np.frombuffer(text.encode(), np.uint8) - ord("0") for text in texts], axis=0)
 
-    def upto(self, share: float) -> int:
+    def accuracies(self) -> np.ndarray:
+        """Returns the accuracy of every network on the clean test images, [steps]."""
+        return np.array([np.mean(self.hits(step)) for step in range(len(self.steps))])
+
+    def last_within(self, share: float) -> int:
         """Returns the last step that has removed at most a share of the operations, give or take ``SLACK``."""
         return int(np.flatnonzero(self.removed <= share + SLACK)[-1])
 
 
-Side = Sequence[tuple[Course, int]]
+Networks = Sequence[tuple[Searched, int]]
 """A network of each seed: a run and one of its steps."""
 
 
 class Results:
-    """The records of a study, looked up by budget and chooser.
+    """The records of a study, looked up by budget and chooser."""
 
-    Args:
-      records: what ``Store.read`` returned, one for each run.
-      seed: of the bootstrap.
-    """
-
-    def __init__(self, records: Sequence[dict[str, Any]], seed: int) -> None:
-        self._seed = seed
-        self._runs: dict[tuple[str, str], list[Course]] = {}
-        self.courses = [_course(record) for record in records]
-        for course in self.courses:
-            self._runs.setdefault((course.budget, course.chooser), []).append(course)
-        self.budgets = list(dict.fromkeys(course.budget for course in self.courses))
-        names = list(dict.fromkeys(course.chooser for course in self.courses))
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self.runs = [Searched(record) for record in records]
+        self.budgets = list(dict.fromkeys(run.budget for run in self.runs))
+        names = list(dict.fromkeys(run.chooser for run in self.runs))
         self.choosers = [name for name in names if name != CONTROL] or names
-        self.seeds = sorted({course.seed for course in self.courses})
-        self.classes = int(self.courses[0].steps[0]["shape"]["classes"])
-        self.conditions = list(self.courses[0].robustness[0])
+        self.seeds = sorted({run.seed for run in self.runs})
+        self.classes = int(self.runs[0].steps[0]["shape"]["classes"])
+        self.conditions = list(self.runs[0].robustness[0])
 
-    def of(self, budget: str, chooser: str) -> list[Course]:
+    def of(self, budget: str, chooser: str) -> list[Searched]:
         """Returns the runs of a cell, one for each seed; none where there is none."""
-        return self._runs.get((budget, chooser), [])
+        return [run for run in self.runs if (run.budget, run.chooser) == (budget, chooser)]
 
-    def moving(self, budget: str, chooser: str) -> list[Course]:
+    def pruned(self, budget: str, chooser: str) -> list[Searched]:
         """Returns the runs of a cell that removed something at all."""
-        return [course for course in self.of(budget, chooser) if course.removed[-1] > 0]
+        return [run for run in self.of(budget, chooser) if run.removed[-1] > 0]
 
-    def present(self, budget: str) -> list[str]:
+    def pruning(self, budget: str) -> list[str]:
         """Returns the choosers that have a run in a budget that removed something."""
-        return [chooser for chooser in self.choosers if self.moving(budget, chooser)]
+        return [chooser for chooser in self.choosers if self.pruned(budget, chooser)]
 
-    def trained_on(self, budget: str, side: "Side") -> tuple["Side", "Side"]:
-        """Pairs networks with the dense ones of the control that were tuned as long, where there are any.
+    def last_and_dense(self, budget: str, chooser: str) -> tuple[Networks, Networks]:
+        """Pairs the last networks of a cell, of runs that removed something at all, with the dense ones."""
+        networks = [(run, run.last) for run in self.pruned(budget, chooser)]
+        return networks, dense_of(networks)
 
-        Returns:
-          (side, than), both of the seeds that the control has.  Where a search made more steps than the control, the
-          control gives its last network.
+    def last_and_tuned(self, budget: str, chooser: str) -> tuple[Networks, Networks]:
+        """Pairs the same with the dense ones of the control that were tuned as long, in the seeds that it has.
+
+        Where a search made more steps than the control, the control gives its last network.
         """
-        tuned = {course.seed: course for course in self.of(budget, CONTROL)}
-        kept = [(course, step) for course, step in side if course.seed in tuned]
-        return kept, [(tuned[one.seed], min(step, tuned[one.seed].last)) for one, step in kept]
+        tuned = {run.seed: run for run in self.of(budget, CONTROL)}
+        pairs = [(run, tuned[run.seed]) for run in self.pruned(budget, chooser) if run.seed in tuned]
+        return [(run, run.last) for run, _ in pairs], [(other, min(run.last, other.last)) for run, other in pairs]
 
-    def points(self, budget: str, chooser: str, *, checked: bool = False) -> list[Side]:
-        """Pairs up the networks of all seeds along the way, for a line through their means.
+    def step_by_step(self, budget: str, chooser: str, *, measured: bool = False) -> list[Networks]:
+        """Pairs up the networks of all seeds by their number, the last with the last, for a line through their means.
 
-        Args:
-          budget: of the cell.
-          chooser: of the cell.
-          checked: whether only networks whose robustness was measured.
+        ``measured`` takes only networks whose robustness was measured.
         """
-        courses = self.moving(budget, chooser) or self.of(budget, chooser)
-        ways = [course.checkpoints if checked else list(range(len(course.steps))) for course in courses]
-        return [
-            [(course, way[place]) for course, way, place in zip(courses, ways, places, strict=True)]
-            for places in aligned([len(way) for way in ways])
-        ]
+        runs = self.pruned(budget, chooser) or self.of(budget, chooser)
+        numbers = [list(run.robustness) if measured else list(range(len(run.steps))) for run in runs]
+        places = (*range(min(map(len, numbers)) - 1), -1)
+        return [[(run, steps[place]) for run, steps in zip(runs, numbers, strict=True)] for place in places]
 
-    def interval(self, values: Sequence[np.ndarray]) -> stats.Interval:
-        """Returns the mean over seeds and images with its bootstrap interval."""
-        return stats.bootstrap(values, seed=self._seed)
+    def at_equal_operations(self, budget: str, chooser: str, than: str) -> tuple[Networks, Networks]:
+        """Pairs networks of a chooser that compares candidates with those of a control at equal operations.
 
-    def accuracy(self, side: Side) -> stats.Interval:
-        """Returns the accuracy on the clean test images."""
-        return self.interval([course.right(step) for course, step in side])
-
-    def change(self, side: Side, than: Side, conditions: Sequence[str] = (), of_class: int | None = None) -> "Change":
-        """Compares two networks of each seed, image by image: ``100 mean(side - than)``, in percentage points.
-
-        Args:
-          side: a network for each seed.
-          than: another for each, in the same order.
-          conditions: averaged over for each image; none: the clean test images.
-          of_class: only images of this class; seeds without any are left out.
-
-        Raises:
-          ValueError: the two were tested on different images, or no seed has an image of the class.
+        Where both reached the target these are the last ones.  Where one stopped earlier, as nothing more could be
+        removed, the other gives the last network that has removed no more (give or take ``SLACK``).  Nothing is
+        interpolated.
         """
-        moves = []
-        for (course, step), (other, at) in zip(side, than, strict=True):
-            if course.seed != other.seed or not np.array_equal(course.labels, other.labels):
-                raise ValueError(
-                    f"records: expected the same test images for seed {course.seed}, but got others in two runs "
-                    f"({course.chooser}, {other.chooser}). Delete the records of one of them; they are made anew."
-                )
-            chosen = slice(None) if of_class is None else course.labels == of_class
-            moves.append(100 * (course.right(step, conditions) - other.right(at, conditions))[chosen])
-        moves = [move for move in moves if len(move)]
-        return Change(self.interval(moves), sum(map(len, moves)), len(moves))
-
-    def against(self, budget: str, this: str, than: str) -> tuple[Side, Side]:
-        """Pairs networks of two choosers at equal operations, seed by seed; empty where there are none.
-
-        Where both reached the target these are the last ones.  Where one stopped earlier, at its floor, the other gives
-        the last network that has removed no more (give or take ``SLACK``).  Nothing is interpolated.
-        """
-        left = {course.seed: course for course in self.moving(budget, this)}
-        right = {course.seed: course for course in self.moving(budget, than)}
-        sides: tuple[list[tuple[Course, int]], list[tuple[Course, int]]] = ([], [])
-        for seed in sorted(left.keys() & right.keys()):
-            pair = (left[seed], right[seed])
-            most = min(float(course.removed[-1]) for course in pair)
-            met = all(course.reached for course in pair)
-            for side, course in zip(sides, pair, strict=True):
-                side.append((course, course.last if met else course.upto(most)))
-        return sides
+        others = {} if chooser in CONTROLS else {run.seed: run for run in self.pruned(budget, than)}
+        networks, compared = [], []
+        for run in self.pruned(budget, chooser):
+            if (other := others.get(run.seed)) is not None:
+                most = 1.0 if run.reached and other.reached else min(run.removed[-1], other.removed[-1])
+                networks.append((run, run.last_within(most)))
+                compared.append((other, other.last_within(most)))
+        return networks, compared
 
 
-class Change(NamedTuple):
-    """A mean paired change of accuracy in percentage points, the images and the seeds behind it."""
+def hits_of(networks: Networks, conditions: Sequence[str] = (), of_class: int | None = None) -> list[np.ndarray]:
+    """Returns ``Searched.hits`` of each network; of a class: only of its images, without seeds that have none."""
+    found = [(run.hits(step, conditions), run.labels) for run, step in networks]
+    if of_class is None:
+        return [hits for hits, _ in found]
+    return [hits[labels == of_class] for hits, labels in found if of_class in labels]
 
-    points: stats.Interval
-    n: int
-    seeds: int
 
+def differences(
+    networks: Networks, than: Networks, conditions: Sequence[str] = (), of_class: int | None = None
+) -> list[np.ndarray]:
+    """Subtracts from ``hits_of`` of networks that of others, one for each seed in the same order, image by image.
 
-def aligned(lengths: Sequence[int]) -> list[list[int]]:
-    """Pairs up the places of sequences of different lengths: by number from the first on, the last with the last.
-
-    >>> aligned([3, 4])
-    [[0, 0], [1, 1], [2, 3]]
+    Raises:
+      ValueError: the two were tested on different images.
     """
-    last = [length - 1 for length in lengths]
-    return [[place] * len(last) for place in range(min(last))] + [last]
+    for (run, _), (other, _) in zip(networks, than, strict=True):
+        if run.seed != other.seed or not np.array_equal(run.labels, other.labels):
+            raise ValueError(
+                f"records: expected the same test images for seed {run.seed}, but got others in two runs "
+                f"({run.chooser}, {other.chooser}). Delete the records of one of them; they are made anew."
+            )
+    pairs = zip(hits_of(networks, conditions, of_class), hits_of(than, conditions, of_class), strict=True)
+    return [one - other for one, other in pairs]
 
 
-def dense(side: Side) -> Side:
-    """Returns the dense networks that those of a side came from."""
-    return [(course, 0) for course, _ in side]
+def accuracy(networks: Networks) -> stats.Interval:
+    """Returns the accuracy on the clean test images, with its interval."""
+    return interval(hits_of(networks))
 
 
-def share(side: Side) -> float:
-    """Returns the mean share of operations that the networks of a side lack."""
-    return float(np.mean([course.removed[step] for course, step in side]))
+def dense_of(networks: Networks) -> Networks:
+    """Returns the dense networks that others came from."""
+    return [(run, 0) for run, _ in networks]
 
 
-def kinds(conditions: Sequence[str]) -> dict[str, list[str]]:
+def mean_removed(networks: Networks) -> float:
+    """Returns the mean share of operations that networks lack."""
+    return float(np.mean([run.removed[step] for run, step in networks]))
+
+
+Pairs = Callable[[Results, str, str], tuple[Networks, Networks]]
+"""(results, budget, chooser) -> networks, and what they are compared with."""
+
+
+def claims(settings: Settings) -> list[Claim]:
+    """Lists the claims; whatever way each comes out is what the page says."""
+    kept, dense = keeps(settings.margin), f"within {margin_of(settings)} of the dense one"
+
+    def claim(name: str, meaning: str, pairs: Pairs, against: str, verdict: Any = kept, group: str = "") -> Claim:
+        return Claim(name, f"accuracy {meaning}", _cases(pairs, against, group), verdict)
+
+    return [
+        claim("keeps", f"of the last network, {dense}", Results.last_and_dense, "dense"),
+        *(
+            claim(f"keeps, {kind}", f"on {kind} images, {dense}", Results.last_and_dense, "dense", group=kind)
+            for kind in ("corrupted", "shifted")
+        ),
+        claim("keeps, equal training", f"{dense} tuned for as many steps", Results.last_and_tuned, CONTROL),
+        *(
+            claim(f"beats {control}", f"above that of {control}, at equal operations", pairs, control, above_zero)
+            for control in CONTROLS
+            for pairs in [partial(Results.at_equal_operations, than=control)]
+        ),
+    ]
+
+
+def margin_of(settings: Settings) -> str:
+    """Writes how much accuracy a network may lose and still count as kept."""
+    return f"{100 * settings.margin:g} point{'' if settings.margin == 0.01 else 's'}"
+
+
+def _cases(pairs: Pairs, against: str, group: str) -> Callable[[Results], Iterator[Case]]:
+    """Compares the networks of every budget and chooser; on clean images, or under a group of conditions."""
+
+    def cases(results: Results) -> Iterator[Case]:
+        conditions = grouped(results.conditions).get(group, [])
+        if group and not conditions:
+            return
+        for budget in results.budgets:
+            for chooser in results.pruning(budget):
+                networks, others = pairs(results, budget, chooser)
+                if networks:
+                    sides = [interval(hits_of(side, conditions)) for side in (networks, others)]
+                    floor = all(side.low <= 1 / results.classes for side in sides)
+                    yield case(
+                        {"budget": budget, "chooser": chooser, "against": against},
+                        differences(networks, others, conditions),
+                        verdict="undecided (floor)" if floor else "",
+                        more={
+                            "removed": mean_removed(networks),
+                            "removed_against": mean_removed(others),
+                            "accuracy": sides[0].mean,
+                            "accuracy_against": sides[1].mean,
+                        },
+                    )
+
+    return cases
+
+
+def evenly(count: int, steps: int) -> list[int]:
+    """Chooses so many of the steps evenly, the first and the last among them; 0 are all.
+
+    >>> evenly(4, 8)
+    [0, 2, 5, 7]
+    """
+    if count == 0 or count >= steps:
+        return list(range(steps))
+    return [round(place * (steps - 1) / (count - 1)) for place in range(count)]
+
+
+def grouped(conditions: Sequence[str]) -> dict[str, list[str]]:
     """Groups conditions: clean, corrupted and shifted each as one, every attack by itself.
 
-    >>> kinds(["clean", "corrupted/fog-1", "corrupted/fog-3", "transfer/pgd-2/255"])
+    >>> grouped(["clean", "corrupted/fog-1", "corrupted/fog-3", "transfer/pgd-2/255"])
     {'clean': ['clean'], 'corrupted': ['corrupted/fog-1', 'corrupted/fog-3'],
     'transfer/pgd-2/255': ['transfer/pgd-2/255']}
     """
@@ -241,17 +269,3 @@ def radius(attack: str) -> float:
     2.0
     """
     return float(attack.split("/", 1)[1].split("-", 1)[1].removesuffix("/255"))
-
-
-def _course(record: dict[str, Any]) -> Course:
-    config, metrics = record["config"], record["metrics"]
-    return Course(
-        seed=config["seed"],
-        chooser=config["chooser"],
-        budget=config["budget"],
-        target=config["target"],
-        steps=metrics["steps"],
-        robustness={int(number): hits for number, hits in metrics["robustness"].items()},
-        labels=np.array(metrics["labels"]),
-        provenance=record["provenance"],
-    )

@@ -4,16 +4,19 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from rich.console import Console
 
 import jaxprune as jp
-from experiments import options
-from experiments.joint_settings import Run, Settings
-from jaxprune import losses
+from experiments.joint import options
+from experiments.joint.settings import CONTROL, Run, search_identity, trajectory_folder
+from experiments.joint.trajectory import Trajectory
+from jaxprune import check, exclusive, losses, records
 from jaxprune.evaluate import robustness
 from jaxprune.structured import Step
 
@@ -22,13 +25,15 @@ LOSS = jp.losses.cross_entropy
 
 @dataclass(frozen=True)
 class World:
-    """What all runs of one seed share: the data, the dense network, and the conditions it is tested under."""
+    """What all runs of one seed share: the splits, the dense network, and the conditions under which it is tested."""
 
+    out: Path
+    fingerprint: str
+    data: dict[str, dict[str, Any]]
     module: jp.structured.Specification
     dense: jp.Network
-    data: dict[str, dict[str, Any]]
     suite: robustness.Suite
-    fingerprint: str
+    console: Console = dataclasses.field(default_factory=lambda: Console(stderr=True))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -41,9 +46,9 @@ class World:
         return self.suite.hits(self.dense)
 
 
-def size_of(data: dict[str, Any]) -> int:
-    """The examples in a batch of evaluation: all, up to 512."""
-    return min(512, len(data["label"]))
+def batches(data: dict[str, Any]) -> jp.data.Batches:
+    """Cuts images that are evaluated into batches of up to 512."""
+    return jp.data.Batches(data, min(512, len(data["label"])))
 
 
 @lru_cache
@@ -68,69 +73,81 @@ class Distilled:
     share: float
 
     def __call__(self, outputs: Any, batch: Any) -> Any:
-        taught = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
-        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * taught
+        distilled = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
+        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * distilled
 
 
-@dataclass(frozen=True)
-class Tuner:
-    """Trains candidates and winners on the training split; the same seeds for every chooser."""
+def tuner(run: Run, data: dict[str, Any]) -> jp.structured.Tune:
+    """Makes what trains candidates and winners on the training split; with the same seeds for every chooser."""
 
-    settings: Settings
-    seed: int
-    data: dict[str, Any]
-
-    def __call__(self, network: jp.Network, parent: jp.Network, step: int, stage: str) -> jp.Network:
-        """Trains a network; see ``jp.structured.Tune``."""
-        settings, brief = self.settings, stage == "brief"
-        steps = settings.brief_steps if brief else settings.long_steps
-        data = self.data if settings.distil == 0 else {**self.data, "teacher": self.taught(parent)}
+    def tune(network: jp.Network, parent: jp.Network, step: int, stage: str) -> jp.Network:
+        brief = stage == "brief"
+        steps = run.brief_steps if brief else run.long_steps
         return jp.train.fit(
             network,
-            LOSS if settings.distil == 0 else Distilled(settings.distil),
-            transformation(settings.optimizer, settings.tune_rate, 0 if brief else steps),
-            data,
+            Distilled(run.distil) if run.distil else LOSS,
+            transformation(run.optimizer, run.tune_rate, 0 if brief else steps),
+            {**data, "teacher": probabilities(parent, data)} if run.distil else data,
             steps=steps,
-            batch_size=settings.batch_size,
-            seed=10_000 * (self.seed + 1) + 2 * step + (not brief),
+            batch_size=run.batch_size,
+            seed=10_000 * (run.seed + 1) + 2 * step + (not brief),
         )
 
-    def taught(self, parent: jp.Network) -> np.ndarray:
-        """The probabilities of the parent for every training image."""
-        size = size_of(self.data)
-        found = [np.asarray(_probabilities(parent, batch["image"])) for batch in jp.data.Batches(self.data, size)]
-        return np.concatenate(found)[: len(self.data["label"])]
+    return tune
 
 
-@jax.jit
-def _probabilities(network: jp.Network, images: Any) -> Any:
-    return jax.nn.softmax(network(images))
+def probabilities(network: jp.Network, data: dict[str, Any]) -> np.ndarray:
+    """Returns the softmax of the outputs for every image."""
+    found = [np.asarray(_probabilities(network, batch["image"])) for batch in batches(data)]
+    return np.concatenate(found)[: len(data["label"])]
+
+
+_probabilities = jax.jit(lambda network, images: jax.nn.softmax(network(images)))
 
 
 def make_search(run: Run, world: World) -> jp.structured.Search:
     """Configures the search of a run."""
-    images = world.data[run.choose_on]
-    option = options.SearchOptions(LOSS, run.seed, run.share or None, jp.data.Batches(images, size_of(images)))
+    scoring = world.data["scoring"]
+    option = options.SearchOptions(LOSS, run.seed, run.share or None, batches(world.data[run.choose_on]))
     # One object for both kinds where they are the same: it is asked once in a step.
-    made = {name: options.CRITERIA[name](option) for name in {run.layer_criterion, run.neuron_criterion}}
-    calibration = jp.data.Batches(world.data["scoring"], len(world.data["scoring"]["label"]))
+    criteria = {name: options.CRITERIA[name](option) for name in {run.layer_criterion, run.neuron_criterion}}
+    calibration = jp.data.Batches(scoring, len(scoring["label"]))
+    recalibrate = lambda network: jp.train.recalibrate(network, calibration, jax.random.key(0))  # noqa: E731
     examples = run.batch_size * (2 * run.brief_steps + run.long_steps)
     return jp.structured.Search(
-        criteria={"layer": made[run.layer_criterion], "neurons": made[run.neuron_criterion]},
+        criteria={"layer": criteria[run.layer_criterion], "neurons": criteria[run.neuron_criterion]},
         chooser=options.CHOOSERS[run.chooser](option),
-        tune=Tuner(run, run.seed, world.data["training"]),
-        scoring=jp.data.Batches(world.data["scoring"], size_of(world.data["scoring"])),
+        tune=tuner(run, world.data["training"]),
+        scoring=batches(scoring),
         image_shape=world.image_shape,
         target=run.target or None,
         budget=options.BUDGETS[run.budget](option),
         allocation=run.allocation,
         multiple=run.multiple,
         compaction=jp.structured.Compaction(run.compile_macs, examples) if run.compile_macs else None,
-        adjust=(lambda network: jp.train.recalibrate(network, calibration, jax.random.key(0)))
-        if run.recalibrate
-        else None,
+        adjust=recalibrate if run.recalibrate else None,
         seed=run.seed,
     )
+
+
+def search_steps(run: Run, world: World) -> list[Step]:
+    """Runs a search, or what is left of it, and saves every step."""
+    config = records.plain(run)
+    folder = check.writable("out", world.out / trajectory_folder(config, world.fingerprint))
+    # Runs that differ only in what is measured share a search.
+    with exclusive.wait(folder.with_suffix(".claim")):
+        saved = Trajectory(folder, search_identity(config, world.fingerprint))
+        steps = saved.steps()
+        search = partial(extra_training, run, world)
+        if run.chooser != CONTROL:
+            search = partial(make_search(run, world), world.module, world.dense)
+        for step in search(steps[-1] if steps else None):
+            saved.append(step, world.image_shape)
+            steps.append(step)
+            line = f"seed {run.seed}  {run.budget}  {run.chooser:14} {step.number:2} {step.kind:8}"
+            world.console.print(f"{line} {1 - step.macs / steps[0].macs:6.1%}", highlight=False)
+        jp.structured.export(steps[-1].network, world.image_shape, folder / "final.jaxexport")
+    return steps
 
 
 def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]:

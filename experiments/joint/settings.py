@@ -1,25 +1,45 @@
-"""What the study of joint pruning computes: its settings, the grid of its runs, and the check of every value."""
+"""What the study of joint pruning computes: its settings, its runs, and the check of every value."""
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jaxprune as jp
-from experiments import options
-from experiments.transfer_grid import each_once
+from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA
+from experiments.shared import images, named
+from experiments.shared.named import Named
+from experiments.shared.results import fields_of
+from experiments.shared.settings import Execution, at_most_images, each_once, fits, listed, positive
 from jaxprune import check, records
+
+VERSION = 1
+"""Of the method: raised whenever the same settings give other networks or numbers."""
+CONTROL = "extra-training"
+"""The word for the dense network that is tuned and not pruned."""
+FRACTIONS = {"test": 0.25, "training": 0.55, "scoring": 0.1, "selection": 0.1}
+"""Training serves the dense network and all tuning, scoring the criteria, selection the choosers."""
+RADIUS = "{:g}/255"  # of an attack, in records
+_WORDS = {
+    "choosers": (*CHOOSERS, CONTROL),
+    "budgets": tuple(BUDGETS),
+    "layer_criterion": tuple(CRITERIA),
+    "neuron_criterion": tuple(CRITERIA),
+    "allocation": (*jp.structured.ALLOCATIONS, "paper"),
+    "optimizer": ("adamw", "sgd"),
+    "choose_on": ("selection", "test"),
+}
+"""The values of settings that are words."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Decisive:
     """What decides the numbers of a run, apart from seed, chooser and budget."""
 
-    data: str = "digits"
-    """digits, shapes, or tfds:<name> for a prepared TensorFlow data set."""
+    data: Annotated[Named, listed(images.FORMS)] = "digits"
+    """tfds:<name> is a prepared TensorFlow data set, folder:<path> holds a folder for each class; a function returns a
+    jp.data.Source."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
     image: int = 32
@@ -34,16 +54,16 @@ class Settings:
     pretrain_rate: float = 5e-3
     """Peak learning rate of the dense network, with cosine decay."""
     batch_size: int = 64
-    optimizer: str = "adamw"
-    """adamw, or sgd with Nesterov's momentum."""
+    optimizer: Annotated[str, listed(_WORDS["optimizer"])] = "adamw"
+    """sgd has Nesterov's momentum."""
     target: float = 0.8
     """The share of the dense network's operations to remove.  0: until no layer can go."""
     share: float = 0.0
     """Of the dense network, removed in a step.  0: one dense block's worth."""
-    layer_criterion: str = "second-order"
-    neuron_criterion: str = "second-order"
-    allocation: str = "per_cost"
-    """How units of different groups compare: global, normalised, per_cost, uniform, or paper."""
+    layer_criterion: Annotated[str, listed(CRITERIA)] = "second-order"
+    neuron_criterion: Annotated[str, listed(CRITERIA)] = "second-order"
+    allocation: Annotated[str, listed(_WORDS["allocation"])] = "per_cost"
+    """How units of different groups compare."""
     multiple: int = 1
     """Widths that change become multiples of this number."""
     brief_steps: int = 50
@@ -56,13 +76,13 @@ class Settings:
     """Share of the parent's outputs in the loss of tuning."""
     recalibrate: bool = False
     """Re-estimate BatchNorm statistics of every candidate before it is tuned."""
-    choose_on: str = "selection"
-    """The split whose images the chooser sees: selection, or test as in the paper's code (it leaks)."""
+    choose_on: Annotated[str, listed(_WORDS["choose_on"])] = "selection"
+    """The split whose images the chooser sees: test is as in the paper's code (it leaks)."""
     compile_macs: float = 4e11
     """Multiply-accumulates that the device does while the programs of a smaller network compile (two cores: 16 s): it
     is removed for real before the end where that spares more.  0: gates serve all along."""
     checkpoints: int = 4
-    """Networks of a trajectory whose robustness is measured, the dense and the last among them.  0: all."""
+    """Networks of a search whose robustness is measured, the dense and the last among them.  0: all."""
     epsilons: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255)
     """Radii of the attacks, in shares of the range of pixels."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -70,7 +90,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run(Settings):
+class Run(Decisive):
     """A search from the dense network to the target, and one record."""
 
     seed: int = dataclasses.field(kw_only=True)
@@ -79,17 +99,16 @@ class Run(Settings):
 
 
 @dataclass(frozen=True)
-class Study(Settings):
+class Settings(Decisive, Execution):
     """Every chooser within every budget for every seed."""
 
-    choosers: tuple[str, ...] = ("cka", "random", "always-neurons", "always-layer", "extra-training")
-    """cka, cka-biased, cka-rbf, cka-minibatch, cka-streaming, procrustes, accuracy, random, always-..., and
-    extra-training: the dense network, tuned for the steps that the budget macs takes to the target, and not pruned."""
-    budgets: tuple[str, ...] = ("macs",)
-    """What a step removes equal shares of: macs, parameters, latency; or filters, the paper's."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    out: Path = Path("results/joint_pruning")
-    """Where trajectories, records, tables and the page go.  What is there already is not computed again."""
+    choosers: Annotated[tuple[str, ...], listed(_WORDS["choosers"])] = (
+        *("cka", "random", "always-neurons", "always-layer", CONTROL),
+    )
+    """extra-training: the dense network, tuned for the steps that the budget macs takes to the target, not pruned."""
+    budgets: Annotated[tuple[str, ...], listed(BUDGETS)] = ("macs",)
+    """What a step removes equal shares of; filters is the paper's."""
+    out: Path = Path("results/joint")
     margin: float = 0.01
     """Accuracy that a network may lose and still count as kept; only the verdicts depend on it."""
     watts: float = 65.0
@@ -100,9 +119,6 @@ class Study(Settings):
     """Take the choices of the authors' code, quirks included, for every setting that is at its default; each is named
     in the output."""
 
-
-CONTROL = "extra-training"
-"""The word for the dense network that is tuned and not pruned."""
 
 PAPER: Mapping[str, tuple[Any, str]] = {
     "keras": (True, "Convolutions have biases, projections no BatchNorm, as in the networks of Keras's examples."),
@@ -126,121 +142,114 @@ MISSING = (
 """What ``--paper`` does not change."""
 
 
-def quirks(study: Study) -> list[str]:
-    """Says what of the authors' choices a study with ``--paper`` has, and what the user set otherwise."""
-    told = []
+def quirks(settings: Settings) -> list[str]:
+    """Says what of the authors' choices a study with ``--paper`` has, and what the user set otherwise; else nothing."""
+    if not settings.paper:
+        return []
+    found = []
     for name, (value, quirk) in PAPER.items():
-        chosen = getattr(study, name)
-        told.append(f"{name} = {chosen}: {quirk if chosen == value else 'set by you; the authors have ' + str(value)}")
-    return [*told, MISSING]
+        chosen = getattr(settings, name)
+        found.append(f"{name} = {chosen}: {quirk if chosen == value else f'set by you; the authors have {value}'}")
+    return [*found, MISSING]
 
 
-def resolved(study: Study) -> Study:
+def resolved(settings: Settings) -> Settings:
     """Applies ``--paper`` where it was asked for; what the user set otherwise stays.
 
     A value that is set to its default cannot be told from one that is not set, so it becomes the authors'.
     """
-    if not study.paper:
-        return study
-    untouched = Study()
-    changes = {name: value for name, (value, _) in PAPER.items() if getattr(study, name) == getattr(untouched, name)}
-    return dataclasses.replace(study, **changes)
+    changes: dict[str, Any] = {"data": named.name(settings.data)}
+    if settings.paper:
+        untouched = Settings()
+        same = [name for name in PAPER if getattr(settings, name) == getattr(untouched, name)]
+        changes |= {name: PAPER[name][0] for name in same}
+    return dataclasses.replace(settings, **changes)
 
 
-MEASURED = ("checkpoints", "epsilons", "severities")
-"""The settings that decide what is measured of a search, and not the search."""
-
-
-def searched(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide a search; what is measured of it afterwards makes no other."""
-    return {name: value for name, value in config.items() if name not in MEASURED}
-
-
-def trajectory(config: Mapping[str, Any]) -> str:
-    """Names the folder of a search.
-
-    Args:
-      config: the fields of a run, as a record keeps them.
-    """
-    # Through JSON, where tuples are lists, whoever asks.
-    return records.digest(json.loads(json.dumps(searched(config))))[:16]
-
-
-def grid(study: Study) -> list[Run]:
+def plan(settings: Settings, inputs: Any) -> list[Run]:
     """Lists the runs of a study, a seed at a time."""
-    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(Settings)}
+    del inputs
+    fields = fields_of(settings, Decisive)
     return [
         Run(**fields, seed=seed, chooser=chooser, budget=budget)
-        for seed in study.seeds
-        for budget in study.budgets
-        for chooser in study.choosers
+        for seed in settings.seeds
+        for budget in settings.budgets
+        for chooser in settings.choosers
     ]
 
 
-_POSITIVE = ("width", "pretrain_steps", "pretrain_rate", "batch_size", "image", "multiple", "brief_steps")
-_POSITIVE += ("long_steps", "tune_rate", "margin", "watts", "grams_per_kwh")
-_NOT_NEGATIVE = ("share", "distil", "compile_macs", "checkpoints")
-
-_WHOLE = ("width", "pretrain_steps", "batch_size", "image", "multiple", "brief_steps", "long_steps", "checkpoints")
-
-
-def _check_numbers(study: Study) -> None:
-    """Checks what the type of a setting does not say."""
-    for name in _WHOLE:
-        if getattr(study, name) != int(getattr(study, name)):
-            raise ValueError(f"{name}: expected a whole number, but got {getattr(study, name)}.")
-    for seed in study.seeds:
-        if seed < 0:
-            raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
-    for severity in study.severities:
-        if severity not in range(1, 6):
-            raise ValueError(f"severities: expected numbers from 1 to 5, but got {severity}.")
-    for epsilon in study.epsilons:
-        if not (math.isfinite(epsilon) and epsilon >= 0):
-            raise ValueError(f"epsilons: expected finite shares of the range of pixels, 0 or more, but got {epsilon}.")
-    if study.depth < 20 and (study.share == 0 or "always-layer" in study.choosers):
-        raise ValueError(
-            f"depth: expected 20 or more, so that a stage has a block that can go, but got {study.depth}: two blocks "
-            "of every stage stay. Without always-layer, and with a share for each step, less will do."
-        )
+def search_identity(config: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Returns all that decides the search of a run, given as records keep it, on data of a fingerprint."""
+    measured = ("checkpoints", "epsilons", "severities")  # of a search that has ended
+    search = {name: value for name, value in config.items() if name not in measured}
+    return {"search": records.canonical(search), "data": data, "version": VERSION}
 
 
-FRACTIONS = {"test": 0.25, "training": 0.55, "scoring": 0.1, "selection": 0.1}
-"""Training serves the dense network and all tuning, scoring the criteria, selection the choosers."""
+def trajectory_folder(config: Mapping[str, Any], data: str) -> str:
+    """Names the folder of a search, below that of the study; what is measured of it afterwards makes no other."""
+    return f"trajectories/{records.digest(search_identity(config, data))[:16]}"
 
 
-def validate(study: Study) -> Any:
+@dataclass(frozen=True)
+class Inputs:
+    """What the study is made of: settings with everything filled in, all images, and their fingerprint."""
+
+    settings: Settings
+    images: jp.data.Source
+    fingerprint: str
+
+
+def open_study(settings: Settings) -> Inputs:
     """Opens the data, and finds every bad value before anything expensive starts."""
-    tables = {
-        "choosers": (study.choosers, (*options.CHOOSERS, CONTROL)),
-        "budgets": (study.budgets, options.BUDGETS),
-        "layer_criterion": ((study.layer_criterion,), options.CRITERIA),
-        "neuron_criterion": ((study.neuron_criterion,), options.CRITERIA),
-        "allocation": ((study.allocation,), (*jp.structured.ALLOCATIONS, "paper")),
-        "optimizer": ((study.optimizer,), ("adamw", "sgd")),
-        "choose_on": ((study.choose_on,), ("selection", "test")),
-    }
-    for name, (values, known) in tables.items():
-        for value in values:
-            check.choice(name, value, known)
-    for name in ("choosers", "budgets", "seeds", "epsilons", "severities"):
-        each_once(name, getattr(study, name))
-    for name in _POSITIVE:
-        check.positive(name, getattr(study, name))
-    for name in _NOT_NEGATIVE:
-        if not getattr(study, name) >= 0:
-            raise ValueError(f"{name}: expected a number of 0 or more, but got {getattr(study, name)}.")
+    settings = resolved(settings)
+    for name, known in _WORDS.items():
+        value = getattr(settings, name)
+        for word in value if name in ("choosers", "budgets") else (value,):
+            check.choice(name, word, known)
+    if settings.allocation == "paper" and settings.budgets != ("filters",):
+        raise ValueError(
+            f"budgets: the allocation of the paper needs the budget 'filters', but got {settings.budgets}."
+        )
+    _check_numbers(settings)
+    jp.models.resnet_cifar(settings.depth, 2, settings.width)
+    source = images.load(settings.data, settings.data_folder, settings.image).images
+    classes = len(source.classes)
+    if classes < 2:
+        raise ValueError(f"data: expected images of two classes or more, but got {classes}. Add a class.")
+    network = jp.models.resnet_cifar(settings.depth, classes, settings.width, keras=settings.keras)
+    fits("width, depth", f"{settings.width}, {settings.depth}", network, source.image_shape)
+    for seed in settings.seeds:
+        training = jp.data.split(source.labels, source.name, seed, FRACTIONS)["training"]
+        at_most_images(settings.batch_size, len(training), "the training split")
+    return Inputs(settings, source, source.fingerprint())
+
+
+def _check_numbers(settings: Settings) -> None:
+    """Checks what the type of a setting does not say."""
+    for name in ("choosers", "budgets", "epsilons", "severities"):
+        each_once(name, getattr(settings, name))
+    for name in ("width", "pretrain_steps", "batch_size", "image", "multiple", "brief_steps", "long_steps"):
+        check.whole(name, getattr(settings, name))
+    positive(settings, "pretrain_rate", "tune_rate", "margin", "watts", "grams_per_kwh")
+    if not settings.compile_macs >= 0:
+        raise ValueError(f"compile_macs: expected a number of 0 or more, but got {settings.compile_macs}.")
     for name in ("target", "share", "distil"):
-        if not 0 <= getattr(study, name) < 1:
-            raise ValueError(f"{name}: expected a share in [0, 1), but got {getattr(study, name)}.")
-    _check_numbers(study)
-    if study.allocation == "paper" and study.budgets != ("filters",):
-        raise ValueError(f"budgets: the allocation of the paper needs the budget 'filters', but got {study.budgets}.")
-    if study.checkpoints == 1:
+        if not 0 <= getattr(settings, name) < 1:
+            raise ValueError(f"{name}: expected a share in [0, 1), but got {getattr(settings, name)}.")
+    if check.whole("checkpoints", settings.checkpoints, least=0) == 1:
         raise ValueError("checkpoints: expected 0 (all), or 2 or more, as the dense network is one, but got 1.")
-    jp.models.resnet_cifar(study.depth, 2, study.width)
-    check.writable("out", study.out)
-    images = options.load(study.data, study.data_folder, study.image).images
-    for seed in study.seeds:
-        jp.data.split(images.labels, images.name, seed, FRACTIONS)
-    return images
+    for severity in settings.severities:
+        if severity not in range(1, 6):
+            raise ValueError(f"severities: expected whole numbers from 1 to 5, but got {severity}.")
+    for epsilon in settings.epsilons:
+        if not 0 <= epsilon <= 1:
+            raise ValueError(
+                f"epsilons: expected shares of the range of pixels, from 0 to 1, but got {epsilon:g}. 8/255 is 0.0314."
+            )
+    # Of two that are called alike in records, one would be lost.
+    each_once("epsilons", tuple(map(RADIUS.format, (255 * epsilon for epsilon in settings.epsilons))))
+    if settings.depth < 20 and (settings.share == 0 or "always-layer" in settings.choosers):
+        raise ValueError(
+            f"depth: expected 20 or more, so that a stage has a block that can go, but got {settings.depth}: two "
+            "blocks of every stage stay. Without always-layer, and with a share for each step, less will do."
+        )

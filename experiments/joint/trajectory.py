@@ -1,6 +1,6 @@
 """A search on disk: every step a network that loads by itself, and enough beside it to go on after a kill.
 
-TRAJECTORY/run.json                          which run it is
+TRAJECTORY/run.json                          all that decides the search
 TRAJECTORY/step_003/specification.json       the shape of the network
 TRAJECTORY/step_003/weights.safetensors      its weights
 TRAJECTORY/step_003/step.json                how it came about; written last, so it is there when all is
@@ -16,16 +16,18 @@ import numpy as np
 import jaxprune as jp
 from jaxprune import check, files
 
+_NOTED = ("number", "kind", "macs", "parameters", "filters", "removed", "scores", "seconds")
+
 
 class Trajectory:
     """The steps of one run, on disk.
 
     Args:
       folder: made where it is missing.
-      identity: what the run is: its configuration, and a fingerprint of its data.
+      identity: all that decides the search.
 
     Raises:
-      ValueError: the folder cannot be written, or holds another run.
+      ValueError: the folder cannot be written, or holds another search.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -37,8 +39,8 @@ class Trajectory:
             files.write(marker, text)
         elif marker.read_text() != text:
             raise ValueError(
-                f"out: {str(folder)!r} holds the trajectory of another run. Choose another folder with --out, or move "
-                "it away."
+                f"out: {str(folder)!r} holds the trajectory of another search. Choose another folder with --out, or "
+                "move it away."
             )
 
     def steps(self) -> list[jp.structured.Step]:
@@ -51,16 +53,8 @@ class Trajectory:
     def append(self, step: jp.structured.Step, image_shape: Sequence[int]) -> None:
         """Saves a step."""
         root = jp.structured.save(self.path(step.number), step.specification, step.params, step.state, image_shape)
-        notes = {
-            "number": step.number,
-            "kind": step.kind,
-            "base": step.base.describe(),
-            "gates": {name: "".join("01"[int(one)] for one in value) for name, value in step.gates.items()},
-            **{name: getattr(step, name) for name in _COUNTS},
-            "removed": step.removed,
-            "scores": step.scores,
-            "seconds": step.seconds,
-        }
+        gates = {name: as_text(open_gates) for name, open_gates in step.gates.items()}
+        notes = {name: getattr(step, name) for name in _NOTED} | {"base": step.base.describe(), "gates": gates}
         files.demand_finite("step", notes)
         files.write(root / "step.json", json.dumps(notes, indent=1) + "\n")
 
@@ -73,19 +67,13 @@ class Trajectory:
         try:
             specification, network = jp.structured.load(folder, jp.models.specification)
             notes = json.loads((folder / "step.json").read_text())
-            gates = {name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()}
             return jp.structured.Step(
-                number=notes["number"],
-                kind=notes["kind"],
                 specification=specification,
                 params=network.params,
                 state=network.state,
                 base=jp.models.specification(notes["base"]),
-                gates=gates,
-                **{name: notes[name] for name in _COUNTS},
-                removed=notes["removed"],
-                scores=notes["scores"],
-                seconds=notes["seconds"],
+                gates={name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()},
+                **{name: notes[name] for name in _NOTED},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -94,4 +82,10 @@ class Trajectory:
             ) from error
 
 
-_COUNTS = ("macs", "parameters", "filters")
+def as_text(bits: np.ndarray) -> str:
+    """Writes bools as text.
+
+    >>> as_text(np.array([True, False]))
+    '10'
+    """
+    return "".join("01"[int(one)] for one in bits)

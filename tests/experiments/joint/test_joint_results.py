@@ -1,7 +1,6 @@
 """The study of joint pruning after its searches: numbers, verdicts, figures and the page, from records made by hand."""
 
 import copy
-import dataclasses
 import html
 import io
 import re
@@ -11,13 +10,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from experiments.joint_claims import claims, verdicts
-from experiments.joint_results import CONTROLS, Results, aligned, dense, kinds, share
-from experiments.joint_settings import CONTROL, Study
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
-from experiments import joint_figures, joint_findings, joint_page, joint_settings, joint_shapes, joint_tables
+from experiments.joint import Settings, figures, findings, page, tables
+from experiments.joint.results import (
+    CONTROLS,
+    Results,
+    claims,
+    differences,
+    evenly,
+    grouped,
+    hits_of,
+    mean_removed,
+)
+from experiments.joint.settings import CONTROL, MISSING, PAPER, plan, resolved, trajectory_folder
+from experiments.shared.pages import points
+from experiments.shared.results import case, verdicts
+from jaxprune import records
 from jaxprune.evaluate import robustness
 
 BLOCKS = [f"stage{stage}_block{number}" for stage in (1, 2, 3) for number in range(3)]
@@ -31,9 +41,9 @@ KINDS |= {"always-neurons": ["neurons"] * 4, "always-layer": ["layer"] * 2, CONT
 def record(chooser: str = "cka", seed: int = 0, budget: str = "macs", steps: int | None = None, **options: Any) -> Any:
     """Makes the record of a run whose steps remove 20 % each: a block, or an eighth of every block."""
     rng = np.random.default_rng([seed, *chooser.encode(), *budget.encode()])
-    config = dataclasses.asdict(joint_settings.grid(Study(choosers=(chooser,), budgets=(budget,), seeds=(seed,)))[0])
+    (run,) = plan(Settings(choosers=(chooser,), budgets=(budget,), seeds=(seed,)), None)
     shape = {name: [16] for name in BLOCKS}
-    told = [_step(0, "dense", 0.0, shape, np.random.default_rng(seed))]
+    networks = [_step(0, "dense", 0.0, shape, np.random.default_rng(seed))]
     removed = 0.0
     for number, kind in enumerate(KINDS[chooser][:steps], 1):
         if kind == "layer":
@@ -41,25 +51,25 @@ def record(chooser: str = "cka", seed: int = 0, budget: str = "macs", steps: int
         elif kind == "neurons":
             shape = {name: [inner[0] - 2] for name, inner in shape.items()}
         removed += 0.2 if kind != "tuned" else 0.0
-        told.append(_step(number, kind, removed, shape, rng))
+        networks.append(_step(number, kind, removed, shape, rng))
         if chooser == "cka" and number < 4:
             other = {"layer": "neurons", "neurons": "layer"}[kind]
-            told[-1]["scores"] = {kind: 0.9, other: 0.8}
-            told[-1]["removed"][other] = told[-1]["removed"][kind]
+            networks[-1]["scores"] = {kind: 0.9, other: 0.8}
+            networks[-1]["removed"][other] = networks[-1]["removed"][kind]
     conditions = CONDITIONS + (ATTACKS if options.get("attacked", True) else [])
     robust = {}
-    for number in sorted({0, len(told) // 2, len(told) - 1}):
-        robust[str(number)] = {name: _hits(rng) for name in conditions} | {"clean": told[number]["hits"]}
-    metrics = {"steps": told, "robustness": robust, "labels": [image % CLASSES for image in range(IMAGES)]}
+    for number in sorted({0, len(networks) // 2, len(networks) - 1}):
+        robust[str(number)] = {name: _hits(rng) for name in conditions} | {"clean": networks[number]["hits"]}
+    metrics = {"steps": networks, "robustness": robust, "labels": [image % CLASSES for image in range(IMAGES)]}
     timed = {"dense": 0.008, "pruned": 0.002, "ratio": [0.25, 0.2, 0.3]}
     seconds = [{"criterion": 9.0, "brief": 3.0, "choice": 2.0, "long": 6.0}]
-    seconds += [{"criterion": 1.0, "brief": 4.0, "choice": 1.0, "long": 4.0}] * (len(told) - 2)
+    seconds += [{"criterion": 1.0, "brief": 4.0, "choice": 1.0, "long": 4.0}] * (len(networks) - 2)
     return {
-        "config": config,
+        "config": records.plain(run),
         "metrics": metrics,
         "provenance": {
             "latency": {"1": dict(timed), "64": dict(timed)},
-            "search_seconds": [{} for _ in told[1:]] if chooser == CONTROL else seconds[: len(told) - 1],
+            "search_seconds": [{} for _ in networks[1:]] if chooser == CONTROL else seconds[: len(networks) - 1],
             "packages": {"jax": "0.10"},
             "python": "3.11",
             "devices": ["cpu"],
@@ -106,82 +116,88 @@ def whole(seeds: tuple[int, ...] = (0, 1, 2), budgets: tuple[str, ...] = ("macs"
     return [record(chooser, seed, budget) for seed in seeds for budget in budgets for chooser in KINDS]
 
 
+def verdict_rows(found: list[Any], margin: float = 0.01) -> Any:
+    return verdicts(Results(found), claims(Settings(margin=margin)))
+
+
 def verdict(found: list[Any], claim: str, margin: float = 0.01) -> Any:
-    results = Results(found, seed=0)
-    rows = verdicts(results, claims(margin))
+    rows = verdict_rows(found, margin)
     return rows[(rows.claim == claim) & (rows.chooser == "cka")].iloc[0]
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
 
 
-def test_change_is_that_of_the_library_over_all_and_for_each_class():
+def test_differences_are_those_of_the_library_over_all_and_for_each_class():
     found = [record(seed=seed) for seed in (0, 1, 2)]
-    results = Results(found, seed=3)
-    side = [(course, course.last) for course in results.of("macs", "cka")]
+    side, dense = Results(found).last_and_dense("macs", "cka")
     name = "corrupted/fog-3"
     after, before = ([bits(one["metrics"]["robustness"][step][name]) for one in found] for step in ("4", "0"))
     labels = [np.array(one["metrics"]["labels"]) for one in found]
-    expected = robustness.difference(after, before, labels, seed=3)
-    got = results.change(side, dense(side), [name])
-    assert got.points == pytest.approx(expected.overall.points, abs=1e-12)
-    assert (got.n, got.seeds) == (expected.overall.n, 3)
-    for label, one in expected.classes.items():
-        mine = results.change(side, dense(side), [name], label)
-        assert mine.points == pytest.approx(one.points, abs=1e-12)
-        assert mine.n == one.n == 30
+    expected = robustness.difference(after, before, labels, seed=0)
+    for label, one in {None: expected.overall, **expected.classes}.items():
+        mine = case({}, differences(side, dense, [name], label))
+        np.testing.assert_allclose([100 * end for end in mine.interval], one.points, atol=1e-9)
+        assert (mine.n, mine.seeds) == (one.n, 3)
+        assert label is None or mine.n == 30
 
 
-def test_change_counts_an_image_under_several_conditions_once_with_their_mean():
+def test_differences_count_an_image_under_several_conditions_once_with_their_mean():
     found = record()
-    results = Results([found], seed=0)
-    (course,) = results.courses
-    names = kinds(results.conditions)["corrupted"]
+    results = Results([found])
+    (run,) = results.runs
+    names = grouped(results.conditions)["corrupted"]
     assert len(names) == 4
     after, before = (
         np.mean([bits(found["metrics"]["robustness"][step][name]) for name in names], axis=0) for step in ("4", "0")
     )
-    got = results.change([(course, 4)], [(course, 0)], names)
-    assert got.points.mean == pytest.approx(100 * np.mean(after - before), abs=1e-12)
+    got = case({}, differences([(run, 4)], [(run, 0)], names))
+    assert got.interval.mean == pytest.approx(np.mean(after - before), abs=1e-12)
     assert got.n == IMAGES
     # The interval of a mean of n independent numbers, by the normal approximation.
-    width = 2 * 1.96 * 100 * np.std(after - before) / np.sqrt(IMAGES)
-    assert got.points.high - got.points.low == pytest.approx(width, rel=0.1)
+    width = 2 * 1.96 * np.std(after - before) / np.sqrt(IMAGES)
+    assert got.interval.high - got.interval.low == pytest.approx(width, rel=0.1)
 
 
-def test_aligned_runs_of_different_lengths_meet_at_both_ends():
-    assert aligned([1, 3]) == [[0, 2]]
-    assert aligned([5, 3, 4]) == [[0, 0, 0], [1, 1, 1], [4, 2, 3]]
-    results = Results([record(seed=0), record(seed=1, steps=2), record(seed=2, steps=0)], seed=0)
-    steps = [[step for _, step in side] for side in results.points("macs", "cka")]
+def test_hits_of_a_class_leave_out_seeds_without_an_image_of_it():
+    other = record(seed=1)
+    other["metrics"]["labels"] = [0] * IMAGES
+    side, _ = Results([record(), other]).last_and_dense("macs", "cka")
+    assert [len(hits) for hits in hits_of(side)] == [IMAGES, IMAGES]
+    assert [len(hits) for hits in hits_of(side, [], 1)] == [IMAGES // CLASSES]
+
+
+def test_step_by_step_runs_of_different_lengths_meet_at_both_ends():
+    results = Results([record(seed=0), record(seed=1, steps=2), record(seed=2, steps=0)])
+    steps = [[step for _, step in networks] for networks in results.step_by_step("macs", "cka")]
     assert steps == [[0, 0], [1, 1], [4, 2]]  # a run that removed nothing is left out
-    assert share(results.points("macs", "cka")[-1]) == pytest.approx(0.6)
-    checked = [[step for _, step in side] for side in results.points("macs", "cka", checked=True)]
-    assert checked == [[0, 0], [2, 1], [4, 2]]
+    assert mean_removed(results.step_by_step("macs", "cka")[-1]) == pytest.approx(0.6)
+    measured = [[step for _, step in networks] for networks in results.step_by_step("macs", "cka", measured=True)]
+    assert measured == [[0, 0], [2, 1], [4, 2]]
 
 
-def test_verdicts_refuse_other_test_images_with_a_remedy():
+def test_differences_refuse_other_test_images_with_a_remedy():
     other = record("random")
     other["metrics"]["labels"] = other["metrics"]["labels"][::-1]
     with pytest.raises(ValueError, match=r"records: expected the same test images for seed 0.*Delete the records"):
-        verdicts(Results([record(), other], seed=0), claims(0.01))
+        verdict_rows([record(), other])
 
 
 # 0.5 % more operations left is within the slack; with 2 % more, cka's second network has removed too much.
 @pytest.mark.parametrize(("left", "expected"), [(600, [2, 2]), (605, [2, 2]), (620, [1, 2])])
-def test_against_compares_choosers_where_the_first_of_them_ended(left, expected):
+def test_at_equal_operations_compares_choosers_where_the_first_of_them_ended(left, expected):
     floored = record("always-layer")
     floored["metrics"]["steps"][-1]["macs"] = left
-    results = Results([record(), floored], seed=0)
-    assert [step for side in results.against("macs", "cka", "always-layer") for _, step in side] == expected
-    assert [one.reached for one in results.courses] == [True, False]
+    results = Results([record(), floored])
+    assert [step for side in results.at_equal_operations("macs", "cka", "always-layer") for _, step in side] == expected
+    assert [one.reached for one in results.runs] == [True, False]
 
 
-def test_against_compares_both_at_the_target_however_far_they_overshot():
+def test_at_equal_operations_compares_both_at_the_target_however_far_they_overshot():
     other = record("random")
     other["metrics"]["steps"][-1]["macs"] = 150
-    results = Results([record(), other], seed=0)
-    assert [step for side in results.against("macs", "cka", "random") for _, step in side] == [4, 4]
+    results = Results([record(), other])
+    assert [step for side in results.at_equal_operations("macs", "cka", "random") for _, step in side] == [4, 4]
 
 
 # ----------------------------------------------------------------------------------------------------------- verdicts
@@ -191,14 +207,14 @@ def test_against_compares_both_at_the_target_however_far_they_overshot():
     ("right", "margin", "expected"),
     [(32, 0.01, "holds"), (36, 0.01, "holds"), (20, 0.01, "does not hold"), (30, 0.03, "undecided")],
 )
-def test_verdicts_say_that_accuracy_is_kept_or_not_or_undecided(right, margin, expected):
+def test_claims_say_that_accuracy_is_kept_or_not_or_undecided(right, margin, expected):
     found = [with_hits(with_hits(record(seed=seed), 0, 32), 4, right) for seed in (0, 1, 2)]
     row = verdict(found, "keeps", margin)
     assert row.verdict == expected
-    assert row.difference == pytest.approx(100 * (right - 32) / IMAGES)
+    assert row["mean"] == pytest.approx((right - 32) / IMAGES)
+    assert row.unit == "share"
     assert (row.removed, row.n, row.seeds, row.against) == (pytest.approx(0.8), 120, 3, "dense")
-    told = joint_findings.findings(Study(margin=margin), *_everything(found, margin))
-    sentence = dict(told)["CKA."]
+    sentence = sentences(found, margin)["CKA."]
     begins = {"holds": "CKA keeps", "does not hold": "CKA does not keep", "undecided": "Whether CKA keeps"}
     assert sentence.startswith(begins[expected])
     assert "at 80 % fewer operations" in sentence
@@ -213,51 +229,51 @@ def test_verdicts_say_that_accuracy_is_kept_or_not_or_undecided(right, margin, e
         (30, "undecided", "Whether CKA is more accurate than tossing a coin is undecided"),
     ],
 )
-def test_verdicts_say_that_a_control_is_beaten_or_not_or_undecided(right, expected, said):
+def test_claims_say_that_a_control_is_beaten_or_not_or_undecided(right, expected, said):
     found = [with_hits(record(seed=seed), 4, right) for seed in (0, 1, 2)]
     found += [with_hits(record("random", seed), 4, 30) for seed in (0, 1, 2)]
     row = verdict(found, "beats random")
     assert row.verdict == expected
     assert (row.removed, row.removed_against) == (pytest.approx(0.8), pytest.approx(0.8))
-    told = dict(joint_findings.findings(Study(), *_everything(found)))
-    assert told["CKA against the controls."].startswith(said)
+    assert sentences(found)["CKA against the controls."].startswith(said)
 
 
-def test_verdicts_say_nothing_by_two_networks_that_guess():
+def test_claims_say_nothing_by_two_networks_that_guess():
     found = [with_hits(with_hits(record(seed=seed), 0, 10), 4, 10) for seed in (0, 1, 2)]  # chance: 10 of 40
     assert verdict(found, "keeps").verdict == "undecided (floor)"
-    assert "is undecided" in dict(joint_findings.findings(Study(), *_everything(found)))["CKA."]
+    assert "is undecided" in sentences(found)["CKA."]
 
 
-def test_verdicts_take_as_control_the_dense_network_after_as_many_steps():
+def test_claims_take_as_control_the_dense_network_after_as_many_steps():
     found = [with_hits(record(seed=seed), 4, 36) for seed in (0, 1)]
     found += [with_hits(with_hits(record(CONTROL, seed), 4, 38), 2, 20) for seed in (0, 1)]
     found += [with_hits(record("always-layer", seed), 2, 30) for seed in (0, 1)]
-    assert verdict(found, "keeps, equal training").difference == pytest.approx(-5)
-    rows = verdicts(Results(found, seed=0), claims(0.01))
+    assert verdict(found, "keeps, equal training")["mean"] == pytest.approx(-0.05)
+    rows = verdict_rows(found)
     row = rows[(rows.claim == "keeps, equal training") & (rows.chooser == "always-layer")].iloc[0]
-    assert row.difference == pytest.approx(25)  # two steps each
-    told = dict(joint_findings.findings(Study(), *_everything(found)))
-    assert "not pruned, this does not hold: −5.0 points" in told["CKA."]
-    assert "The dense network tuned as long changes by " in told["Robustness, CKA."]
+    assert row["mean"] == pytest.approx(0.25)  # two steps each
+    said = sentences(found)
+    assert "not pruned, this does not hold: -5.0 points" in said["CKA."]
+    assert "The dense network tuned as long changes by " in said["Robustness, CKA."]
     assert CONTROL not in set(rows.chooser)
 
 
-def test_verdicts_do_not_call_a_run_kept_that_removed_nothing():
-    assert len(verdicts(Results([record(steps=0), record("random", steps=0)], seed=0), claims(0.01))) == 0
+def test_claims_do_not_call_a_run_kept_that_removed_nothing():
+    assert len(verdict_rows([record(steps=0), record("random", steps=0)])) == 0
 
 
-def _everything(found: list[Any], margin: float = 0.01) -> tuple[Any, ...]:
-    results = Results(found, seed=0)
-    costs = joint_tables.mean_costs(joint_tables.costs(results, 65.0, 400.0), 65.0, 400.0)
-    return results, verdicts(results, claims(margin)), joint_tables.robustness(results), costs
+def sentences(found: list[Any], margin: float = 0.01) -> dict[str, str]:
+    results = Results(found)
+    costs = tables.costs(results, 65.0, 400.0, mean=True)
+    frame = tables.robustness(results)
+    return dict(findings.findings(Settings(margin=margin), results, verdict_rows(found, margin), frame, costs))
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
 def test_costs_take_energy_as_time_and_let_the_search_pay_for_itself():
-    row = joint_tables.costs(Results([record()], seed=0), 100.0, 500.0).iloc[0]
+    row = tables.costs(Results([record()]), 100.0, 500.0).iloc[0]
     search = 20 + 3 * 10
     assert (row.search, row.search_first, row.search_later) == (search, 20, 30)
     assert (row.search_criterion, row.later_criterion) == (12, 3)
@@ -268,19 +284,20 @@ def test_costs_take_energy_as_time_and_let_the_search_pay_for_itself():
     assert row.break_even_examples == np.ceil(1e6 * search / (125 - 31.25))
 
 
-def test_mean_costs_are_averaged_before_they_are_divided():
+def test_costs_are_averaged_before_they_are_divided():
     found = [record(seed=0), record(seed=1)]
     found[1]["provenance"]["latency"]["64"] = {"dense": 0.004, "pruned": 0.004, "ratio": [1.0, 0.9, 1.1]}
-    frame = joint_tables.costs(Results(found, seed=0), 65.0, 400.0)
+    results = Results(found)
+    frame = tables.costs(results, 65.0, 400.0)
     assert frame.break_even_examples.isna().tolist() == [False, True]  # no faster: the search never pays
-    row = joint_tables.mean_costs(frame, 65.0, 400.0).iloc[0]
+    row = tables.costs(results, 65.0, 400.0, mean=True).iloc[0]
     assert (row.ratio_64, row.ratio_64_low, row.ratio_64_high) == (0.625, 0.2, 1.1)
     assert row.break_even_examples == np.ceil(1e6 * 50 / ((0.006 - 0.003) * 1e6 / 64))
 
 
 def test_robustness_is_listed_for_every_condition_and_for_classes_at_the_end():
-    results = Results([record(seed=seed) for seed in (0, 1)], seed=0)
-    frame = joint_tables.robustness(results)
+    results = Results([record(seed=seed) for seed in (0, 1)])
+    frame = tables.robustness(results)
     assert set(frame.condition) == {*CONDITIONS, *ATTACKS, "corrupted", "shifted"} - {"shifted/noise"}
     assert not frame.duplicated(["checkpoint", "condition", "class"]).any()
     by_class = frame[frame["class"] != "all"]
@@ -291,38 +308,38 @@ def test_robustness_is_listed_for_every_condition_and_for_classes_at_the_end():
     last = frame[frame["last"] & (frame["class"] == "all")].set_index("condition")
     for name, value in means.items():
         assert value == pytest.approx(last.difference[name], abs=1e-9)
-    np.testing.assert_allclose(100 * (last.accuracy - last.accuracy_dense), last.difference, atol=1e-9)
+    np.testing.assert_allclose(last.accuracy - last.accuracy_dense, last.difference, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
-def test_scores_figure_fills_the_chosen_candidate_and_has_no_contest_at_the_foot():
-    drawn = joint_figures.scores(Results([record()], seed=0), "macs")
+def test_scores_fills_the_chosen_candidate_and_has_no_contest_at_the_foot():
+    drawn = figures.scores(Results([record()]), "macs")
     assert drawn is not None
     marks = [line for line in drawn.axes[0].lines if len(line.get_xdata()) == 1]
     filled = {
         (line.get_marker(), round(line.get_xdata()[0]), line.get_ydata()[0])
         for line in marks
-        if line.get_markerfacecolor() not in ("white", joint_figures.ONLY)
+        if line.get_markerfacecolor() not in ("white", figures.ONLY_CANDIDATE)
     }
     assert filled == {("s", 1, 0.9), ("o", 2, 0.9), ("o", 3, 0.9)}
-    assert [line.get_xdata()[0] for line in marks if line.get_markerfacecolor() == joint_figures.ONLY] == [4]
-    assert joint_figures.scores(Results([record("random")], seed=0), "macs") is None
+    assert [line.get_xdata()[0] for line in marks if line.get_markerfacecolor() == figures.ONLY_CANDIDATE] == [4]
+    assert figures.scores(Results([record("random")]), "macs") is None
 
 
 def test_silhouettes_have_a_bar_for_every_block_and_hatch_what_is_gone():
-    results = Results([record("always-layer")], seed=0)
-    drawn = joint_shapes.silhouettes(results, "macs", 0)
+    results = Results([record("always-layer")])
+    drawn = figures.silhouettes(results, "macs", 0)
     last = drawn.axes[2].patches
     assert len(last) == 4 * len(BLOCKS)
     left = [bar.get_width() for bar in last[-len(BLOCKS) :]]
     assert left == [0 if name in (BLOCKS[2], BLOCKS[5]) else 16 for name in BLOCKS]
     assert [bar.get_width() for bar in last[-2 * len(BLOCKS) : -len(BLOCKS)]][5] == 16  # the block of this step
     assert "no further:\nthe floor" not in [text.get_text() for axis in drawn.axes for text in axis.texts]
-    both = joint_shapes.silhouettes(Results([record(), record("always-layer")], seed=0), "macs", 0)
+    both = figures.silhouettes(Results([record(), record("always-layer")]), "macs", 0)
     assert "no further:\nthe floor" in [text.get_text() for axis in both.axes for text in axis.texts]
-    strip = joint_shapes.strips(results, "macs").axes[0]
+    strip = figures.strips(results, "macs").axes[0]
     gone = [patch for patch in strip.patches if isinstance(patch, Rectangle)]
     assert [(patch.get_x(), patch.get_y(), patch.get_width()) for patch in gone] == [(0.5, 1.5, 2.0), (1.5, 4.5, 1.0)]
 
@@ -331,30 +348,38 @@ def test_attacks_are_in_the_order_of_their_radius_whatever_the_order_of_their_na
     found = record(attacked=False)
     for hits in found["metrics"]["robustness"].values():
         hits |= {f"white-box/pgd-{size}/255": hits["clean"] for size in ("0.5", "16", "2")}
-    results = Results([found], seed=0)
-    drawn = joint_figures.attacks(results, joint_tables.robustness(results), "macs")
+    results = Results([found])
+    drawn = figures.attacks(results, tables.robustness(results), "macs")
     assert drawn is not None
     assert [axis.get_title().split("= ")[1] for axis in drawn.axes] == ["0.5/255", "2/255", "16/255"]
 
 
-def test_shown_of_a_long_run_are_a_few_of_its_networks():
-    assert joint_shapes.shown(1) == [0]
-    assert joint_shapes.shown(46)[0::8] == [0, 45]
-    assert len(joint_shapes.shown(46)) == 9
+@pytest.mark.parametrize(("count", "steps", "expected"), [(4, 8, [0, 2, 5, 7]), (0, 3, [0, 1, 2]), (4, 2, [0, 1])])
+def test_evenly_chooses_the_first_and_the_last_and_some_between(count, steps, expected):
+    assert evenly(count, steps) == expected
 
 
-def test_accuracy_line_ends_with_the_mean_of_the_last_networks_and_marks_the_floor():
+def test_silhouettes_of_a_long_run_are_a_few_of_its_networks():
+    found = record()
+    found["metrics"]["steps"] += found["metrics"]["steps"][-1:] * 41
+    drawn = figures.silhouettes(Results([found]), "macs", 0)
+    assert len(drawn.axes) == 9
+    titles = [axis.get_title(loc="left").split("\n")[0] for axis in drawn.axes]
+    assert (titles[0], titles[-1]) == ("dense", "−80 %")
+
+
+def test_accuracies_end_with_the_mean_of_the_last_networks_and_marks_the_floor():
     found = [record("always-layer", seed) for seed in (0, 1)]
-    axis = joint_figures.accuracy(Results(found, seed=0)).axes[0]
-    (line,) = [line for line in axis.lines if line.get_label() == "always a layer"]
+    axis = figures.accuracies(Results(found)).axes[0]
+    (line,) = [line for line in axis.lines if line.get_label() == "always taking a layer"]
     means = [np.mean([bits(one["metrics"]["steps"][step]["hits"]).mean() for one in found]) for step in range(3)]
     np.testing.assert_allclose(line.get_ydata(), means, atol=1e-12)
     np.testing.assert_allclose(line.get_xdata(), [0, 20, 40], atol=1e-9)
-    assert [text.get_text() for text in axis.texts] == ["always a layer: no further"]
-    reached = joint_figures.accuracy(Results([record()], seed=0)).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["always taking a layer: no further"]
+    reached = figures.accuracies(Results([record()])).axes[0]
     assert not reached.texts
     assert "chance" not in [line.get_label() for line in reached.lines]
-    low = joint_figures.accuracy(Results([with_hits(record(), 4, 9)], seed=0)).axes[0]
+    low = figures.accuracies(Results([with_hits(record(), 4, 9)])).axes[0]
     assert "chance" in [line.get_label() for line in low.lines]
 
 
@@ -362,33 +387,44 @@ def test_accuracy_line_ends_with_the_mean_of_the_last_networks_and_marks_the_flo
 
 
 def write(out: Path, found: list[Any], **options: Any) -> tuple[str, str]:
-    """Returns the page and what was printed."""
+    """Returns the page and what is printed; tables go to a folder."""
+    settings, results = resolved(Settings(**options)), Results(found)
+    rows = verdicts(results, claims(settings))
+    for name, frame in {"verdicts": rows, **tables.further(settings, results, rows)}.items():
+        frame.to_csv(out / f"{name}.csv", index=False)
     printed = io.StringIO()
-    path = joint_page.write(Study(out=out, **options), found, Console(file=printed, width=160))
-    assert path == out / "index.html"
-    return html.unescape(path.read_text()), printed.getvalue()
+    Console(file=printed, width=160).print(page.summary(settings, results, rows))
+    return html.unescape(page.compose(settings, results, rows).html()), printed.getvalue()
 
 
-def test_joint_page_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
+def test_compose_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
     found = whole(seeds=(0, 1, 2))
     text, printed = write(tmp_path, found)
-    assert text.count("<svg") == 7
-    tables = {name: pd.read_csv(tmp_path / f"{name}.csv") for name in ("steps", "robustness", "verdicts", "cost")}
-    assert len(tables["steps"]) == sum(len(one["metrics"]["steps"]) for one in found)
-    assert len(tables["cost"]) == len(found)
-    assert set(tables["verdicts"].verdict) <= {"holds", "does not hold", "undecided"}
-    for row in tables["verdicts"].itertuples():
-        assert row.low <= row.difference <= row.high
-        assert joint_findings.points(row.difference) in printed
-    beaten = tables["verdicts"][tables["verdicts"].claim.str.startswith("beats")]
+    assert text.count("<svg") == 6
+    frames = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
+    assert set(frames) == {"verdicts", "metrics", "steps", "robustness", "cost"}
+    assert len(frames["steps"]) == sum(len(one["metrics"]["steps"]) for one in found)
+    assert len(frames["cost"]) == len(found)
+    assert set(frames["verdicts"].verdict) <= {"holds", "does not hold", "undecided"}
+    for row in frames["verdicts"].itertuples():
+        assert row.low <= row.mean <= row.high
+        assert row.mean == pytest.approx(row.accuracy - row.accuracy_against)
+        assert points(row.mean) in text
+    assert re.search(r"beats random .*│", printed)
+    beaten = frames["verdicts"][frames["verdicts"].claim.str.startswith("beats")]
     assert set(zip(beaten.chooser, beaten.against, strict=True)) == {("cka", name) for name in CONTROLS}
-    keys = {joint_settings.trajectory(one["config"]) for one in found}
-    assert set(re.findall(r"trajectories/([0-9a-f]{16})", text)) == keys
+    folders = {trajectory_folder(one["config"], "data") for one in found}
+    assert set(re.findall(r"trajectories/[0-9a-f]{16}", text)) == folders
     for said in ("65 W × 400 g/kWh", "weak evidence", "25% test", "could not be had", "not comparable", "2506.04513"):
         assert said in text
     assert "Fewer than three seeds" not in text
     assert "PAPER" not in text
     assert not re.search(r">nan\b|\bnan (points|%)", text)
+
+
+def no_faster(made: Any) -> Any:
+    made["provenance"]["latency"]["64"] = {"dense": 0.004, "pruned": 0.005, "ratio": [1.25, 1.2, 1.3]}
+    return made
 
 
 @pytest.mark.parametrize(
@@ -399,10 +435,11 @@ def test_joint_page_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
         [record(CONTROL)],
         [record("always-layer", seed=5), record("random", seed=5, steps=1)],
         [record(attacked=False)],
+        [no_faster(record())],
     ],
-    ids=["two budgets", "dense only", "control only", "controls only", "no attacks"],
+    ids=["two budgets", "dense only", "control only", "controls only", "no attacks", "no faster"],
 )
-def test_joint_page_is_made_of_any_subset_of_runs(tmp_path, found):
+def test_compose_is_made_of_any_subset_of_runs(tmp_path, found):
     text, _ = write(tmp_path, found)
     assert "Fewer than three seeds say little" in text
     assert "Missing: no dense network was trained on" in text or found[0]["config"]["chooser"] == CONTROL
@@ -410,16 +447,17 @@ def test_joint_page_is_made_of_any_subset_of_runs(tmp_path, found):
     assert not re.search(r">nan\b|\bnan (points|%|g|images)", text)
 
 
-def test_joint_page_of_the_same_records_is_the_same_and_names_the_papers_choices(tmp_path):
-    study: dict[str, Any] = {"paper": True, "choosers": ("cka",), "target": 0.0}
+def test_compose_of_the_same_records_is_the_same_and_names_the_papers_choices(tmp_path):
+    settings: dict[str, Any] = {"paper": True, "choosers": ("cka",), "target": 0.0}
     found = [record()]
     found[0]["config"]["target"] = 0.0
-    text, _ = write(tmp_path, found, **study)
-    again, _ = write(tmp_path, copy.deepcopy(found), **study)
+    text, printed = write(tmp_path, found, **settings)
+    again, _ = write(tmp_path, copy.deepcopy(found), **settings)
     assert text == again
-    for name, (value, quirk) in joint_settings.PAPER.items():
+    for name, (value, quirk) in PAPER.items():
         assert f"{name} = " in text
+        assert f"paper: {name} = " in printed
         # A quirk is told only of what is as the authors have it: the choosers here are not.
-        assert (quirk in text) == (getattr(joint_settings.Study(**study), name) == value)
-    assert joint_settings.MISSING in text
+        assert (quirk in text) == (name != "choosers") == (getattr(resolved(Settings(**settings)), name) == value), name
+    assert MISSING in text
     assert "It could not go further" not in text

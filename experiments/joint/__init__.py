@@ -1,0 +1,140 @@
+"""Layers or neurons?  Both are removed together, step by step, until the network is really smaller.
+
+At every step a candidate without a block and one without filters are made of the current network, of equal operations;
+both are tuned briefly; the chooser keeps one, which is tuned for longer (after arXiv 2506.04513).  Every step is saved
+as a network that loads by itself.  Choosers and budgets are compared side by side, from the same dense networks.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+import jaxprune as jp
+from experiments.joint import page, tables
+from experiments.joint.results import Results, claims, evenly
+from experiments.joint.search import LOSS, World, batches, search_steps, transformation
+from experiments.joint.settings import FRACTIONS, RADIUS, VERSION, Inputs, Run, Settings, open_study, plan, quirks
+from experiments.joint.trajectory import as_text
+from experiments.shared import study
+from experiments.shared.checkpoints import trained
+from jaxprune.evaluate import robustness, transfer
+from jaxprune.structured import Step
+
+
+def prepare(settings: Settings, inputs: Inputs, seed: int) -> World:
+    """Splits the data, trains the dense network (or loads it) and makes the conditions of the robustness tests."""
+    images = inputs.images
+    parts = jp.data.split(images.labels, images.name, seed, FRACTIONS)
+    data = {name: jp.data.select(images, indices) for name, indices in parts.items()}
+    module = jp.models.resnet_cifar(settings.depth, len(images.classes), settings.width, keras=settings.keras)
+    dense = pretrain(settings, module, seed, data["training"])
+    suite = conditions(settings, data["test"], seed).against(dense)
+    return World(settings.out, inputs.fingerprint, data, module, dense, suite)
+
+
+def pretrain(settings: Settings, module: Any, seed: int, data: dict[str, Any]) -> jp.Network:
+    """Trains the dense network, or loads the checkpoint of an earlier run."""
+    variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
+    return trained(
+        settings.out,
+        jp.Network.from_linen(module, variables, train={"train": True}),
+        LOSS,
+        transformation(settings.optimizer, settings.pretrain_rate, settings.pretrain_steps),
+        data,
+        {"module": module.describe(), "optimizer": settings.optimizer, "rate": settings.pretrain_rate},
+        steps=settings.pretrain_steps,
+        batch_size=settings.batch_size,
+        seed=seed,
+        progress=f"pretraining, seed {seed}",
+    )
+
+
+def conditions(settings: Settings, test: dict[str, Any], seed: int) -> robustness.Suite:
+    """Makes the test images under every corruption and shift, and configures the attacks."""
+    changed = lambda images: batches({**test, "image": images})  # noqa: E731
+    attacks = {}
+    for epsilon in settings.epsilons:
+        name = RADIUS.format(255 * epsilon)
+        attacks[f"fgsm-{name}"] = partial(robustness.fgsm, epsilon=epsilon)
+        attacks[f"pgd-{name}"] = partial(robustness.pgd, epsilon=epsilon, step_size=epsilon / 4, steps=10)
+    return robustness.Suite(
+        LOSS,
+        batches(test),
+        corrupted={
+            f"{name}-{severity}": changed(jp.data.corrupt(test["image"], name, severity, seed))
+            for name in jp.data.CORRUPTIONS
+            for severity in settings.severities
+        },
+        shifted={name: changed(jp.data.shift(test["image"], name, seed)) for name in jp.data.SHIFTS},
+        attacks=attacks,
+    )
+
+
+def measure(world: World, run: Run) -> dict[str, Any]:
+    """Searches; evaluates every step on the test split, and some of them under every condition."""
+    steps = search_steps(run, world)
+    test = world.data["test"]
+    reopened = partial(jp.structured.reopen, world.module, world.dense)
+    described = [
+        {
+            **{name: getattr(step, name) for name in ("number", "kind", "macs", "parameters", "filters")},
+            **{"removed": step.removed, "scores": step.scores, "shape": step.specification.describe()},
+            "hits": as_text(transfer.correct(reopened(step), batches(test))),
+        }
+        for step in steps
+    ]
+    robust = {}
+    for number in evenly(run.checkpoints, len(steps)):
+        hits = world.dense_hits if number == 0 else world.suite.hits(reopened(steps[number]))
+        robust[str(number)] = {name: as_text(each) for name, each in hits.items()}
+    metrics = {"steps": described, "robustness": robust, "labels": test["label"].tolist()}
+    return {**metrics, "provenance": timed(world, steps)}
+
+
+def timed(world: World, steps: Sequence[Step]) -> dict[str, Any]:
+    """Measures the latency of the last network against the dense one, and what the search took."""
+    pair = {"dense": steps[0].network, "pruned": steps[-1].network}
+    latency = {}
+    for size in tables.BATCHES:
+        found = jp.cost.compare(pair, np.resize(world.data["test"]["image"], (size, *world.image_shape)))
+        latency[str(size)] = {
+            **{name: one.seconds for name, one in found.latencies.items()},
+            "ratio": [found.ratios["pruned"].median, found.ratios["pruned"].low, found.ratios["pruned"].high],
+        }
+    return {"latency": latency, "search_seconds": [step.seconds for step in steps[1:]]}
+
+
+def said(run: Run, metrics: dict[str, Any]) -> str:
+    """Says what came out of a run."""
+    first, last = metrics["steps"][0], metrics["steps"][-1]
+    accuracies = [f"{one['hits'].count('1') / len(one['hits']):.3f}" for one in (first, last)]
+    return f"accuracy {' -> '.join(accuracies)}, {1 - last['macs'] / first['macs']:.1%} of the operations removed"
+
+
+def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
+    """Says what of the authors' choices a study with ``--paper`` has."""
+    del inputs
+    for quirk in quirks(settings):
+        console.print(f"paper: {quirk}", markup=False, highlight=False)
+
+
+STUDY = study.Study(
+    name="joint",
+    version=VERSION,
+    open=open_study,
+    plan=plan,
+    shared=lambda run: run.seed,
+    prepare=prepare,
+    measure=measure,
+    results=lambda inputs, records: Results(records),
+    claims=claims,
+    page=page.compose,
+    tables=tables.further,
+    said=said,
+    summary=page.summary,
+    estimate=estimate,
+)
