@@ -1,11 +1,13 @@
 """What the figures of the study of representations show, and what every measure means."""
 
-from experiments import options
-from experiments.representation_figures import method, title
-from experiments.representation_quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD
-from experiments.representation_results import Results
-from experiments.representation_settings import Study
-from experiments.wording import joined
+from typing import Any
+
+from experiments.representation import architectures
+from experiments.representation.attributions import ATTRIBUTIONS
+from experiments.representation.figures import title
+from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD
+from experiments.representation.results import Results
+from experiments.shared.pages import joined
 
 CAPTIONS = {
     ACCURACY: "The share of undistorted test images whose class is right. Dotted: chance.",
@@ -25,35 +27,27 @@ CAPTIONS = {
     CUES: "Of the decisions for the class of the shape or that of the texture, where these disagree, the share for the "
     "shape. One half is no chance level but no leaning; that more shape is better is the convention of the field.",
     ODD: "Two images of one class and one of another: the share of the choice, by the similarity of features, that "
-    "falls on the other one. Dotted: chance, one third. Triplets share pictures, so that they cannot be resampled one "
+    "falls on the other one. Dotted: chance, one third. Triplets share images, so that they cannot be resampled one "
     "by one: there are neither intervals nor verdicts.",
 }
 """What stands below each figure."""
 
-_WAYS = {
-    "grad-cam": "Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391)",
-    "guided-grad-cam": "guided Grad-CAM (the same, times guided backpropagation: Springenberg et al. 2015, arXiv "
-    "1412.6806)",
-    "integrated-gradients": "integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365)",
-    "attention": "attention of the class token in the last layer",
-    "rollout": "attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928)",
-}
 
-
-def definitions(study: Study, results: Results) -> list[tuple[str, str]]:
+def definitions(settings: Any, results: Results) -> list[tuple[str, str]]:
     """Says in a line or two what every measure is, and whose."""
-    noisy = " of two noisy copies of the image" if study.legacy else ""
-    pooling = "stretched to [0, 1]" if study.legacy else "where they are positive"
-    kinds = {title(name): options.ARCHITECTURES[name] for name in results.architectures}
+    noisy = " of two noisy copies of the image" if settings.legacy else ""
+    pooling = "stretched to [0, 1]" if settings.legacy else "where they are positive"
+    kinds = {title(name): architectures.find(name) for name in results.architectures}
     sites = [f"{kind.cam} ({name})" for name, kind in kinds.items()]
     searched = [f"{kind.tokens} ({name})" for name, kind in kinds.items()]
-    shown = dict.fromkeys(line for kind in kinds.values() for line in kind.methods)
-    boundary = "exactly one half misses, as in the released code" if study.legacy else "exactly one half counts"
+    methods = dict.fromkeys(name for kind in kinds.values() for name in kind.methods)
+    sources = [ATTRIBUTIONS[name].source or ATTRIBUTIONS[name].title for name in methods]
+    boundary = "exactly one half misses, as in the released code" if settings.legacy else "exactly one half counts"
     listed = [
         (
             "Attribution.",
-            f"Of the class that the network decides for: {joined([_WAYS.get(line, method(line)) for line in shown])}. "
-            f"Grad-CAM reads {joined(sites)}. Integrated gradients take {study.path_steps} Gauss-Legendre steps from "
+            f"Of the class that the network decides for: {joined(sources)}. "
+            f"Grad-CAM reads {joined(sites)}. Integrated gradients take {settings.path_steps} Gauss-Legendre steps from "
             f"grey{noisy}. Grad-CAM and attention count {pooling}; the others are squared and summed over channels.",
         ),
         (
@@ -77,37 +71,37 @@ def definitions(study: Study, results: Results) -> list[tuple[str, str]]:
             "CorLoc.",
             "The share of images whose box has an intersection over union with a true box of one half or more "
             f"({boundary}). Boxes by LOST, Siméoni et al. (2021), arXiv 2109.14279, and TokenCut, Wang et al. (2022), "
-            f"arXiv 2202.11539, which read {joined(searched)}. {_places(study, results)}",
+            f"arXiv 2202.11539, which read {joined(searched)}. {_places(settings, results)}",
         ),
     ]
-    return [*listed, *_alignment(study, results)]
+    return [*listed, *_alignment(settings, results)]
 
 
-def _places(study: Study, results: Results) -> str:
+def _places(settings: Any, results: Results) -> str:
     """Says how features are read at as many places of every architecture."""
-    side = study.image // 4
-    tokens = [name for name in results.architectures if not options.ARCHITECTURES[name].is_map]
-    told = [
+    side = settings.image // 4
+    tokens = [name for name in results.architectures if not architectures.find(name).is_map]
+    sentences = [
         f"All networks see the images in the size that they were trained on, and are read at {side} × {side} places"
     ]
     if tokens:
-        told.append(
+        sentences.append(
             f"the tokens of {joined([title(name) for name in tokens])} from four copies of each image, moved by a "
             "quarter of a patch up or down, left or right, and interleaved"
         )
     if len(tokens) < len(results.architectures):
-        told.append("maps are standardised, each by its own mean and deviation")
-    told.append(
+        sentences.append("maps are standardised, each by its own mean and deviation")
+    sentences.append(
         "in LOST the half of the places with fewest alike are candidates, much as a hundred of the 192 places are that "
         "a VOC image has in patches of 32 pixels"
     )
-    return f"{'; '.join(told)}."
+    return f"{'; '.join(sentences)}."
 
 
-def _alignment(study: Study, results: Results) -> list[tuple[str, str]]:
-    kept = f"{len(results.kept)} conditions of {joined(study.distortions)}"
-    controls = "with the undistorted controls" if study.legacy else "without those that the benchmark leaves out"
-    told = [
+def _alignment(settings: Any, results: Results) -> list[tuple[str, str]]:
+    kept = f"{len(results.kept)} conditions of {joined(settings.distortions)}"
+    controls = "with the undistorted controls" if settings.legacy else "without those that the benchmark leaves out"
+    points = [
         (
             "Distorted images.",
             f"{kept}, {controls}; means over conditions, then observers, then distortions. Geirhos et al. (2021), "
@@ -117,7 +111,7 @@ def _alignment(study: Study, results: Results) -> list[tuple[str, str]]:
         )
     ]
     if any(one.question == CUES for one in results.quantities):
-        told.append(
+        points.append(
             (
                 "Shape bias.",
                 "s / (s + t), of decisions for the class of the shape (s) and of the texture (t); one half where "
@@ -125,13 +119,13 @@ def _alignment(study: Study, results: Results) -> list[tuple[str, str]]:
                 "together, so both tell the class.",
             )
         )
-    told.append(
+    points.append(
         (
             "Odd one out.",
             "The odd one is what remains beside the most similar pair, by the cosine of the features before the "
             "classifier; ties are shared. After the task of Hebart et al. (2020), Nature Human Behaviour 4, with "
-            "classes in place of people's choices. Triplets share pictures: resampled one by one they would give "
+            "classes in place of people's choices. Triplets share images: resampled one by one they would give "
             "intervals that are too narrow, so there are none, and no verdicts.",
         )
     )
-    return told
+    return points

@@ -6,29 +6,25 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import options
-from experiments.representation_quantities import RANDOM_MAP, Quantity
-from experiments.representation_results import Results
-from experiments.representation_settings import CONTROL, LADDER, RANDOM, SNIP
-from experiments.transfer_results import Table
+from experiments.representation import architectures
+from experiments.representation.attributions import ATTRIBUTIONS
+from experiments.representation.quantities import RANDOM_MAP, Quantity
+from experiments.representation.results import Results
+from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP
+from experiments.shared.results import Table
 from jaxprune import report
 
 _INK = "#2b2922"
 _SOFT = "#8a8578"
 
-_LINES = {
-    "": ("", report.COLOURS[0]),
-    "grad-cam": ("Grad-CAM", report.COLOURS[0]),
-    "integrated-gradients": ("integrated gradients", report.COLOURS[1]),
-    "guided-grad-cam": ("guided Grad-CAM", report.COLOURS[2]),
-    "attention": ("attention", report.COLOURS[3]),
-    "rollout": ("attention rollout", report.COLOURS[4]),
-    "guided-backpropagation": ("guided backpropagation", report.COLOURS[5]),
-    "smooth-grad": ("SmoothGrad", report.COLOURS[6]),
-    "input-times-gradient": ("input times gradient", report.COLOURS[7]),
-    "lost": ("LOST", report.COLOURS[0]),
-    "tokencut": ("TokenCut", report.COLOURS[1]),
-    RANDOM_MAP: ("random order", _SOFT),
+_TITLES = {
+    "": "",
+    **{name: one.title for name, one in ATTRIBUTIONS.items()},
+    **{"lost": "LOST", "tokencut": "TokenCut", RANDOM_MAP: "random order"},
+}
+_LINES = dict(zip(ATTRIBUTIONS, report.COLOURS, strict=False)) | {
+    **dict(zip(("lost", "tokencut"), report.COLOURS, strict=False)),
+    **{"": report.COLOURS[0], RANDOM_MAP: _SOFT},
 }
 ARMS = {
     LADDER: "pruned",
@@ -62,12 +58,12 @@ _SPOTS: dict[str, tuple[str, Any]] = {
 
 def title(architecture: str) -> str:
     """Returns what figures and tables call an architecture."""
-    return options.ARCHITECTURES[architecture].title
+    return architectures.find(architecture).title
 
 
 def method(line: str) -> str:
     """Returns what figures and tables call a method."""
-    return _LINES.get(line, (line, ""))[0]
+    return _TITLES.get(line, line)
 
 
 def rung_label(sparsity: float) -> str:
@@ -80,14 +76,13 @@ def rung_label(sparsity: float) -> str:
     return text.removesuffix(".0") if sparsity >= 0.95 else f"{100 * sparsity:.0f}"
 
 
-def ladders(results: Results, measured: Table, tested: Table, question: str) -> Figure:
+def ladders(results: Results, tested: Table, question: str) -> Figure:
     """Draws the quantities of a question: a row for each, a column for each architecture, a line for each method.
 
     Args:
-      results: for the levels that are reached without looking.
-      measured: what ``representation_results.curves`` returned.
-      tested: what ``representation_results.verdicts`` returned.
-      question: one of those of ``representation_quantities``.
+      results: of the study.
+      tested: the verdicts, whose sweet spots are marked.
+      question: one of those of ``quantities``.
     """
     asked = [one for one in results.quantities if one.question == question]
     names = list(dict.fromkeys(one.name for one in asked))
@@ -99,9 +94,9 @@ def ladders(results: Results, measured: Table, tested: Table, question: str) -> 
             lines = [one for one in asked if one.name == name]
             for axis, architecture in zip(across, shown, strict=True):
                 _levels(axis, results, lines[0])
-                drawn_here = [one for one in lines if len(_of(measured, one, architecture))]
+                drawn_here = [one for one in lines if len(_of(results.curves, one, architecture))]
                 for quantity, aside in zip(drawn_here, _asides(len(drawn_here)), strict=True):
-                    here = _of(measured, quantity, architecture)
+                    here = _of(results.curves, quantity, architecture)
                     _line(axis, here, quantity, banded=len(lines) == 1, aside=aside)
                     _spots(axis, here, _of(tested, quantity, architecture), quantity)
                 axis.margins(y=0.08)
@@ -136,7 +131,7 @@ def _limits(axis: Any, quantity: Quantity) -> None:
 
 
 def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: float) -> None:
-    text, color = _LINES.get(quantity.line, (quantity.line, _INK))
+    text, color = method(quantity.line), _LINES.get(quantity.line, _INK)
     # Intervals of few seeds are widened, beyond what values can be: tables have them as they are.
     here = here.assign(low=here.low.clip(quantity.least, 1), high=here.high.clip(quantity.least, 1))
     ladder = here[here.arm == LADDER].sort_values("rung")
@@ -159,7 +154,7 @@ def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: fl
 
 
 def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
-    color = _LINES.get(quantity.line, ("", _INK))[1]
+    color = _LINES.get(quantity.line, _INK)
     heights = here[here.arm == LADDER].set_index("rung")["mean"]
     for row in tested[tested.verdict == "found"].itertuples():
         text, look = _SPOTS[str(row.against)]
@@ -198,11 +193,11 @@ def _with_legend(drawn: Figure, axes: Any) -> Figure:
     for axis in axes:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(text, handle)
-    several = any(text in entries for text, _ in _LINES.values() if text)
+    several = any(text in entries for text in _TITLES.values() if text)
     # Where lines are methods the ladder is named by its style; else its own line names it, and the control's its own.
     named = {*entries, ARMS[LADDER]} if several else set(entries) - {ARMS[LADDER], ARMS[CONTROL]}
     entries |= {text: Line2D([], [], color=_INK, **look) for text, look in _common() if text in named}
-    order = [*(text for text, _ in _LINES.values()), *(text for text, _ in _common()), *entries]
+    order = [*_TITLES.values(), *(text for text, _ in _common()), *entries]
     listed = {text: entries[text] for text in order if text in entries}
     drawn.legend(listed.values(), listed.keys(), loc="outside lower center", ncols=4, fontsize=8.5, columnspacing=1.4)
     return drawn

@@ -89,7 +89,7 @@ def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequ
     if all(one["conflict"] is not None for one in truths):
         listed.append(Quantity(CUES, "shape bias", "", _cues, bias, lambda truth: {"no leaning": 0.5}))
     shares = Quantity(ODD, "odd one out", "", lambda run, _: _column(run["triplets"]), levels=_third)
-    # Triplets share pictures.
+    # Triplets share images.
     return [*listed, shares._replace(independent=False)]
 
 
