@@ -26,6 +26,7 @@ class Architecture:
       tokens: the site in which objects are searched for: at 32 pixels a map of eight by eight places.
       is_map: whether that is a map, standardised before objects are searched for.
       methods: the attributions that it can have, of ``ATTRIBUTIONS``.
+      layers: its numbers in words, for the page.
       unpruned: regular expression of the kernels that the released code of arXiv 2507.01722 neither prunes nor counts.
       patch: where it is tokens of patches, the side of these: they are read at half a patch's distance.
     """
@@ -37,6 +38,7 @@ class Architecture:
     tokens: str
     is_map: bool
     methods: tuple[str, ...]
+    layers: str = ""
     unpruned: str = ""
     patch: int = 0
 
@@ -45,31 +47,33 @@ class Architecture:
         images = jax.ShapeDtypeStruct((1, image, image, 3), "float32")
         return jax.eval_shape(self.module(classes, image).init, jax.random.key(0), images)
 
-    def describe(self, image: int, classes: int = 2) -> dict[str, Any]:
+    def describe(self, image: int) -> dict[str, Any]:
         """Returns what the module says of itself; of one that says nothing, its kind and its parameters."""
-        module = self.module(classes, image)
+        module = self.module(2, image)
         if hasattr(module, "describe"):
             return module.describe()
-        shapes = jp.tree.by_name(self.shapes(image, classes)["params"])
+        shapes = jp.tree.by_name(self.shapes(image)["params"])
         return {"family": type(module).__name__, "parameters": {name: leaf.shape for name, leaf in shapes.items()}}
 
 
-def _small_resnet(title: str, width: int) -> Architecture:
+def _small_resnet(width: int) -> Architecture:
     return Architecture(
-        title,
+        f"ResNet, {width} wide",
         lambda classes, image: jp.models.resnet_cifar(8, classes, width, stem_stride=2),
         rate=5e-3,
         cam="stage3/block0",
         tokens="stage2/block0",
         is_map=True,
         methods=("grad-cam", "guided-grad-cam", "integrated-gradients"),
+        layers=f"depth 8, 3 basic blocks of inner width {width}, {2 * width} and {4 * width}, a stem of width {width} "
+        "and stride 2",
         unpruned="^head/",
     )
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "resnet-small": _small_resnet("ResNet, 8 wide", 8),
-    "resnet-large": _small_resnet("ResNet, 16 wide", 16),
+    "resnet-small": _small_resnet(8),
+    "resnet-large": _small_resnet(16),
     "vit": Architecture(
         "ViT",
         lambda classes, image: jp.models.vit(patch=8, image=image, classes=classes, width=64, heads=4, depth=3),
@@ -80,6 +84,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         is_map=False,
         patch=8,
         methods=("grad-cam", "attention", "rollout", "integrated-gradients"),
+        layers="patches of 8 pixels, width 64, depth 3, 4 heads, 256 hidden units",
         unpruned="/(query|key|value)/",
     ),
     "swin": Architecture(
@@ -92,8 +97,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         tokens="stage1/block1",
         is_map=True,
         methods=("grad-cam", "integrated-gradients"),
+        layers="patches of 4 pixels, windows of 4 × 4 tokens, stages of 2 blocks of width 24 (2 heads, 96 hidden "
+        "units) and 2 blocks of width 48 (4 heads, 192 hidden units)",
     ),
 }
+
+
+MAPPED: Mapping[str, float] = {"grad-cam": 1.0, "integrated-gradients": 0.5}
+"""The methods of which the page shows maps, and the power they are raised to: relevance in single pixels is squared,
+and of a square little but its peak would be seen."""
 
 
 def find(word: str | Callable[..., Any]) -> Architecture:
@@ -127,6 +139,10 @@ def demand_readable(word: str | Callable[..., Any], image: int) -> None:
     check.positive(f"{name}: rate", kind.rate)
     for method in kind.methods:
         check.choice(f"{name}: methods", method, ATTRIBUTIONS)
+    if missing := set(MAPPED) - set(kind.methods):
+        raise ValueError(
+            f"{name}: methods: expected {' and '.join(MAPPED)} among them, but {missing.pop()} is missing."
+        )
     network = jp.Network.from_linen(kind.module(2, image), kind.shapes(image))
     sites = jp.sites.tags(network, jax.ShapeDtypeStruct((1, image, image, 3), "float32"))
     for field, site in {"cam": kind.cam, "tokens": kind.tokens, "features": "features"}.items():

@@ -23,14 +23,14 @@ class Attribution(NamedTuple):
     Attributes:
       title: what figures and tables call it.
       make: options -> method.
+      source: whose it is, or what it reads.
       is_heat: whether it gives one map of 0 or more; other maps are squared and summed over channels.
-      source: the same as the title, with whose it is.
     """
 
     title: str
     make: Callable[[AttributionOptions], Any]
-    is_heat: bool = False
     source: str = ""
+    is_heat: bool = False
 
     def pooling(self, legacy: bool) -> str:
         """Returns how ``jp.evaluate.relevance.pooled`` makes one map of 0 or more of it."""
@@ -44,35 +44,18 @@ def _integrated(o: AttributionOptions) -> Any:
     return made.noise_tunnel(method, samples=2, std=1.0, key=o.key) if o.legacy else method
 
 
+_GRAD_CAM = "Selvaraju et al. 2017, arXiv 1610.02391"
+_INTEGRATED = "Sundararajan et al. 2017, arXiv 1703.01365"
+_GUIDED = "the same, times guided backpropagation: Springenberg et al. 2015, arXiv 1412.6806"
+_ROLLOUT = "Abnar and Zuidema 2020, arXiv 2005.00928"
+_ATTENTION = "of the class token in the last layer"
+
 ATTRIBUTIONS: Mapping[str, Attribution] = {
-    "grad-cam": Attribution(
-        "Grad-CAM",
-        lambda o: made.grad_cam(o.site, dead="zeros"),
-        is_heat=True,
-        source="Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391)",
-    ),
-    "integrated-gradients": Attribution(
-        "integrated gradients",
-        _integrated,
-        source="integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365)",
-    ),
-    "guided-grad-cam": Attribution(
-        "guided Grad-CAM",
-        lambda o: made.guided_grad_cam(o.site, dead="zeros"),
-        source="guided Grad-CAM (the same, times guided backpropagation: Springenberg et al. 2015, arXiv 1412.6806)",
-    ),
-    "attention": Attribution(
-        "attention",
-        lambda o: made.last_attention(),
-        is_heat=True,
-        source="attention of the class token in the last layer",
-    ),
-    "rollout": Attribution(
-        "attention rollout",
-        lambda o: made.attention_rollout(),
-        is_heat=True,
-        source="attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928)",
-    ),
+    "grad-cam": Attribution("Grad-CAM", lambda o: made.grad_cam(o.site, dead="zeros"), _GRAD_CAM, True),
+    "integrated-gradients": Attribution("integrated gradients", _integrated, _INTEGRATED),
+    "guided-grad-cam": Attribution("guided Grad-CAM", lambda o: made.guided_grad_cam(o.site, dead="zeros"), _GUIDED),
+    "attention": Attribution("attention", lambda o: made.last_attention(), _ATTENTION, True),
+    "rollout": Attribution("attention rollout", lambda o: made.attention_rollout(), _ROLLOUT, True),
     "guided-backpropagation": Attribution("guided backpropagation", lambda o: made.guided_backpropagation()),
     "smooth-grad": Attribution("SmoothGrad", lambda o: made.smooth_grad(samples=16, std=0.5, key=o.key)),
     "input-times-gradient": Attribution("input times gradient", lambda o: made.input_times_gradient()),

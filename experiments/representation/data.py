@@ -84,7 +84,10 @@ def prepare(settings: Decisive, annotated: jp.data.Annotated | None, seed: int) 
     if annotated is None:
         training, test, conflict = _scenes(settings, seed, settings.test_examples)
     else:
-        training, test, conflict = *_parts(settings, annotated, seed), None
+        trained, tested = _split(annotated, settings, seed)
+        labels = np.asarray(annotated.labels)[trained].astype(np.int32)
+        training = lambda: {"image": normalised(annotated.images[trained]), "label": labels}  # noqa: E731
+        test, conflict = annotated.take(tested), None
     conditions = {
         f"{name} {level}": _condition(test.images, name, level, seed)
         for name in settings.distortions
@@ -95,19 +98,11 @@ def prepare(settings: Decisive, annotated: jp.data.Annotated | None, seed: int) 
 
 def _condition(images: np.ndarray, name: str, level: str, seed: int) -> Callable[[], np.ndarray]:
     """Makes distorted images when they are asked for, and keeps them where they are small."""
-
-    def make() -> np.ndarray:
-        return jp.data.distort(images, name, level, seed, reference=_reference(name, images))
-
+    # The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass, which
+    # in proportion would leave nothing of a small image.
+    side = float(min(images.shape[1:3])) if name == "high-pass" else 224.0
+    make = lambda: jp.data.distort(images, name, level, seed, reference=side)  # noqa: E731
     return cache(make) if images.nbytes < _SMALL else make
-
-
-def _reference(distortion: str, images: np.ndarray) -> float:
-    """The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass.
-
-    In proportion, the benchmark's high-pass filters would leave nothing of a small image.
-    """
-    return float(min(images.shape[1:3])) if distortion == "high-pass" else 224.0
 
 
 def _scenes(settings: Decisive, seed: int, tested: int) -> tuple[Any, jp.data.Annotated, dict[str, Any]]:
@@ -145,16 +140,6 @@ def learned_in_grey(examples: int, classes: int) -> np.ndarray:
     return np.arange(examples) // classes % 2 == 1
 
 
-def _parts(settings: Decisive, images: jp.data.Annotated, seed: int) -> tuple[Any, jp.data.Annotated]:
-    trained, tested = _split(images, settings, seed)
-
-    def training() -> dict[str, Any]:
-        labels = np.asarray(images.labels)[trained].astype(np.int32)
-        return {"image": normalised(images.images[trained]), "label": labels}
-
-    return training, images.take(tested)
-
-
 def _split(images: jp.data.Annotated, settings: Decisive, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits into training and test; test images in turns, one of every class, since only the first ones are used."""
     labels = np.asarray(images.labels)
@@ -168,11 +153,11 @@ def read(settings: Decisive) -> jp.data.Annotated:
     """Opens images with masks and boxes, once for all seeds."""
     data, image = settings.data, settings.image
     kind, _, name = data.partition(":") if isinstance(data, str) else ("", "", "")
-    if kind in ("voc", "folder", "tfds") and name:
-        if kind == "voc":
-            return jp.data.voc(name, image=image)
-        if kind == "folder":
-            return jp.data.annotated_folder(name, image=image)
+    if kind == "voc" and name:
+        return jp.data.voc(name, image=image)
+    if kind == "folder" and name:
+        return jp.data.annotated_folder(name, image=image)
+    if kind == "tfds" and name:
         values: dict[str, Any] = {"objects": settings.object_values or None, "void": settings.void_values}
         return jp.data.annotated_tfds(name, image=image, folder=settings.data_folder, **values)
     if isinstance(data, str) and not (named.is_own(data) and name):
@@ -193,7 +178,7 @@ def _check_annotated(images: jp.data.Annotated, settings: Settings) -> None:
         )
     # Splits keep the shares of the classes, so that those of all seeds have equal sizes.
     trained, tested = _split(images, settings, settings.seeds[0])
-    at_most_images(settings.batch_size, len(trained), "training")
+    at_most_images(settings.batch_size, len(trained), "the training part")
     labels, counts = np.unique(np.asarray(images.labels)[tested], return_counts=True)
     if len(labels) < 2 or counts.max() < 2:
         raise ValueError(

@@ -26,12 +26,7 @@ _LINES = dict(zip(ATTRIBUTIONS, report.COLOURS, strict=False)) | {
     **dict(zip(("lost", "tokencut"), report.COLOURS, strict=False)),
     **{"": report.COLOURS[0], RANDOM_MAP: _SOFT},
 }
-ARMS = {
-    LADDER: "pruned",
-    CONTROL: "dense, trained equally long",
-    RANDOM: "random mask",
-    SNIP: "SNIP",
-}
+ARMS = {LADDER: "pruned", CONTROL: "dense, trained equally long", RANDOM: "random mask", SNIP: "SNIP"}
 """What figures and tables call the arms."""
 
 _LEVELS: dict[str, Any] = {
@@ -47,12 +42,11 @@ _POINTS: dict[str, Any] = {
     RANDOM: {"marker": "D", "markersize": 5, "markerfacecolor": "white"},
     SNIP: {"marker": "x", "markersize": 7},
 }
+_STAR = {"marker": "*", "markersize": 13, "markeredgewidth": 0.8}
+_RING = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.3}
 _SPOTS: dict[str, tuple[str, Any]] = {
-    "equal training": ("sweet spot against equal training", {"marker": "*", "markersize": 13, "markeredgewidth": 0.8}),
-    "dense": (
-        "sweet spot against the dense network",
-        {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.3},
-    ),
+    "equal training": ("sweet spot against equal training", _STAR),
+    "dense": ("sweet spot against the dense network", _RING),
 }
 
 
@@ -137,16 +131,14 @@ def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: fl
     ladder = here[here.arm == LADDER].sort_values("rung")
     if quantity.independent:
         axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
-    axis.plot(
-        ladder.rung, ladder["mean"], color=color, linewidth=1.9, marker=".", markersize=5, label=text or ARMS[LADDER]
-    )
+    marked: Any = {"linewidth": 1.9, "marker": ".", "markersize": 5}
+    axis.plot(ladder.rung, ladder["mean"], color=color, label=text or ARMS[LADDER], **marked)
     control = here[(here.arm == CONTROL) | ((here.arm == LADDER) & (here.rung == 0))].sort_values("rung")
     shade = _SOFT if banded else color
-    if len(control) > 1:
-        # Where several methods share a panel only the bands of the ladder are drawn.
-        if banded and quantity.independent:
-            axis.fill_between(control.rung, control.low, control.high, color=shade, alpha=0.16, linewidth=0)
-        axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
+    # Where several methods share a panel only the bands of the ladder are drawn.
+    if banded and quantity.independent:
+        axis.fill_between(control.rung, control.low, control.high, color=shade, alpha=0.16, linewidth=0)
+    axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
     for arm, look in _POINTS.items():
         for row in here[here.arm == arm].itertuples():
             axis.plot([row.rung + aside] * 2, [row.low, row.high], color=color, linewidth=0.8, alpha=0.6)
@@ -158,17 +150,8 @@ def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
     heights = here[here.arm == LADDER].set_index("rung")["mean"]
     for row in tested[tested.verdict == "found"].itertuples():
         text, look = _SPOTS[str(row.against)]
-        edge = "white" if look["marker"] == "*" else color
-        axis.plot(
-            row.rung,
-            heights[row.rung],
-            color=color,
-            markeredgecolor=edge,
-            linestyle="none",
-            zorder=6,
-            label=text,
-            **look,
-        )
+        drawn = {"color": color, "markeredgecolor": "white" if look is _STAR else color, "linestyle": "none", **look}
+        axis.plot(row.rung, heights[row.rung], zorder=6, label=text, **drawn)
 
 
 def _levels(axis: Any, results: Results, quantity: Quantity) -> None:

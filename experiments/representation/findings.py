@@ -30,10 +30,6 @@ _MOST = 6  # sweet spots, or networks, that a sentence lists
 def signed(value: float, margin: float = 0.0) -> str:
     """Writes a gain with its sign, three digits after the point, or as many as tell it from the margin.
 
-    Args:
-      value: a gain, or an end of its interval.
-      margin: what verdicts compare it with.
-
     >>> signed(-0.0304), signed(0.00034), signed(0.0), signed(0.0502, 0.05)
     ('−0.030', '+0.0003', '0.000', '+0.0502')
     """
@@ -78,8 +74,7 @@ def findings(settings: Any, results: Results, tested: Table) -> list[Point]:
             points.append((heading, " ".join(_answer(here, against) for against in REFERENCES)))
         elif why := untested(tested, question):
             points.append((heading, why))
-    points += [("Random order.", line) for line in _any_order(tested)]
-    points += [("Flat maps.", line) for line in _flat(results)]
+    points += [*_any_order(tested), *_flat(results)]
     if (tested.question == DECIDE).any():
         points.append(("No people were asked.", _OBSERVERS))
     if few := few_seeds(len(results.seeds)):
@@ -98,11 +93,9 @@ def _accuracies(results: Results) -> str:
     rows = results.curves[results.curves.question == ACCURACY].set_index(["architecture", "arm", "rung"])["mean"]
     for name in results.architectures:
         last = max(results.rungs(name, LADDER))
-        ends = [percent(rows[name, LADDER, rung]) for rung in dict.fromkeys((0, last))]
-        at = f" at {rung_label(results.sparsity(name, LADDER, last))} % sparsity" if last else ""
-        control = results.rungs(name, CONTROL)
-        equal = f" (dense, trained equally long: {percent(rows[name, CONTROL, last])})" if last in control else ""
-        sentences.append(f"{title(name)} {' → '.join(ends)}{at}{equal}")
+        ends = [percent(rows[name, arm, rung]) for arm, rung in ((LADDER, 0), (LADDER, last), (CONTROL, last))]
+        at = f"{rung_label(results.sparsity(name, LADDER, last))} % sparsity"
+        sentences.append(f"{title(name)} {ends[0]} → {ends[1]} at {at} (dense, trained equally long: {ends[2]})")
     return f"{'; '.join(sentences)}."
 
 
@@ -129,35 +122,24 @@ def _overall(settings: Any, results: Results, tested: Table) -> str:
 def _guessed(own: Table) -> str:
     """Counts the sweet spots that are no better than a blind guess."""
     found = own[own.verdict == "found"]
-    count = int((found.level != "").sum())
-    if not count:
+    if not (found.level != "").any():
         return ""
     return (
-        f" Better is not yet good: of the {len(found)} found, {count} name a rung whose mean is no better than what is "
-        "reached without looking (chance, a fixed box, pixels in random order); it is said with each."
+        f" Better is not yet good: of the {len(found)} found, {(found.level != '').sum()} name a rung whose mean is no "
+        "better than what is reached without looking (chance, a fixed box, pixels in random order); it is said with "
+        "each."
     )
 
 
 def _answer(here: Table, against: str) -> str:
     rows = here[here.against == against]
-    if rows.empty:
-        return ""
     found = rows[rows.verdict == "found"].sort_values("mean", ascending=False, kind="stable")
-    rest = [f"{one} in {(rows.verdict == one).sum()}" for one in ("undecided", "not found") if one in set(rows.verdict)]
-    lead = f"Against {REFERENCES[against]}: "
-    if found.empty and len(rest) == 1:
-        alone = {"undecided": "undecided in", "not found": "no sweet spot in"}[rows.verdict.iloc[0]]
-        return f"{lead}{alone} {_all(len(rows))}."
-    if found.empty:
-        return f"{lead}found in none of {len(rows)} cases ({', '.join(rest)})."
+    counts = [f"found in {len(found) or 'none'} of {len(rows)}"]
+    counts += [f"{one} in {sum(rows.verdict == one)}" for one in ("undecided", "not found") if one in set(rows.verdict)]
     spots = [f"{title(row.architecture)}{_about(row, rows)} {spot(row)}" for row in found.head(_MOST).itertuples()]
-    more = f"; {len(found) - _MOST} more are in the table" if len(found) > _MOST else ""
-    others = f"; {', '.join(rest)}" if rest else ""
-    return f"{lead}found in {len(found)} of {len(rows)}{others}. {'; '.join(spots)}{more}."
-
-
-def _all(count: int) -> str:
-    return {1: "the only case", 2: "both cases"}.get(count, f"all {count} cases")
+    more = [f"{len(found) - _MOST} more are in the table"] if len(found) > _MOST else []
+    listed = f" {'; '.join([*spots, *more])}." if spots else ""
+    return f"Against {REFERENCES[against]}: {', '.join(counts)}.{listed}"
 
 
 def _about(row: Any, rows: Table) -> str:
@@ -167,40 +149,39 @@ def _about(row: Any, rows: Table) -> str:
     return f", {', '.join(words)}:" if words else ":"
 
 
-def _any_order(tested: Table) -> Iterator[str]:
+def _any_order(tested: Table) -> Iterator[Point]:
     rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")]
-    if len(rows):
-        spots = [
-            f"{title(row.architecture)}, {row.quantity}, against {REFERENCES[row.against]}" for row in rows.itertuples()
-        ]
+    spots = [
+        f"{title(one.architecture)}, {one.quantity}, against {REFERENCES[one.against]}" for one in rows.itertuples()
+    ]
+    if spots:
         yield (
+            "Random order.",
             "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
-            f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to random "
-            "order."
+            f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to it.",
         )
 
 
-def _flat(results: Results) -> Iterator[str]:
+def _flat(results: Results) -> Iterator[Point]:
     flat = results.flat_maps
-    if len(flat):
-        ranked = flat.assign(share=flat.flat / flat.maps).sort_values("share", ascending=False, kind="stable")
-        dead = ranked[ranked.share > 0.5]
-        shown = dead if len(dead) else ranked.head(1)
-        named = [
-            f"{method(row.method)} of {title(row.architecture)}, {_network(results, row)} ({row.flat} of {row.maps})"
-            for row in shown.head(_MOST).itertuples()
-        ]
-        more = f"; {len(shown) - _MOST} more are in flat_maps.csv" if len(shown) > _MOST else ""
-        lead = (
-            "Of these networks more than half are, so that the method says nothing of them:" if len(dead) else "Most:"
-        )
-        yield (
-            f"{flat['flat'].sum()} maps have one value everywhere and point nowhere; they count, with the mass 0 or "
-            f"the chance level. {lead} {'; '.join(named)}{more}."
-        )
+    if flat.empty:
+        return
+    ranked = flat.assign(share=flat.flat / flat.maps).sort_values("share", ascending=False, kind="stable")
+    dead = ranked[ranked.share > 0.5]
+    shown = dead if len(dead) else ranked.head(1)
+    named = [
+        f"{method(row.method)} of {title(row.architecture)}, {_network(results, row)} ({row.flat} of {row.maps})"
+        for row in shown.head(_MOST).itertuples()
+    ]
+    more = f"; {len(shown) - _MOST} more are in flat_maps.csv" if len(shown) > _MOST else ""
+    lead = "Of these networks more than half are, so that the method says nothing of them:" if len(dead) else "Most:"
+    yield (
+        "Flat maps.",
+        f"{flat['flat'].sum()} maps have one value everywhere and point nowhere; they count, with the mass 0 or the "
+        f"chance level. {lead} {'; '.join(named)}{more}.",
+    )
 
 
 def _network(results: Results, row: Any) -> str:
-    if row.rung == 0:
-        return "dense"
-    return f"{ARMS[row.arm]}, rung of {rung_label(results.sparsity(row.architecture, LADDER, row.rung))} %"
+    at = rung_label(results.sparsity(row.architecture, LADDER, row.rung))
+    return f"{ARMS[row.arm]}, rung of {at} %" if row.rung else "dense"

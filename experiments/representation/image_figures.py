@@ -1,6 +1,6 @@
 """The same images along the ladder: what attributions point at, and the box that is found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -9,14 +9,11 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from experiments.representation.architectures import MAPPED
 from experiments.representation.figures import method, rung_label, title
 from experiments.representation.results import Results
 from experiments.representation.settings import LADDER
 from jaxprune import report
-
-METHODS: Mapping[str, float] = {"grad-cam": 1.0, "integrated-gradients": 0.5}
-"""The methods of which maps are shown, and the power they are raised to: relevance in single pixels is squared, and
-of a square little but its peak would be seen."""
 
 _FEW = 2  # images of each architecture in the strip of all
 _MOST = 8  # rungs in the strip of one architecture
@@ -34,38 +31,43 @@ class Example(NamedTuple):
 
 def overview(results: Results) -> Figure:
     """Draws two images for each architecture: a dense network, the middle and the last rung of its ladder."""
-    images = _examples(results)[:_FEW]
-    every = [_chosen(results.rungs(name, LADDER), 3) for name in results.architectures]
-    columns = 1 + len(METHODS) * max(map(len, every))
-    rows = [(name, number) for name in results.architectures for number in range(len(images))]
-    with report.figure(9.5, 1.32 * len(rows) + 0.45) as drawn:
-        axes = drawn.subplots(len(rows), columns, squeeze=False)
-        for across, (architecture, number) in zip(axes, rows, strict=True):
-            rungs = _chosen(results.rungs(architecture, LADDER), 3)
-            _original(across[0], images[number])
-            across[0].set_ylabel(title(architecture) if number == 0 else "")
-            places = [(how, rung) for how in METHODS for rung in rungs]
-            for axis, (how, rung) in zip(across[1:], places, strict=False):
-                _panel(axis, results, architecture, rung, number, how, images[number])
-                _head(axis, results, architecture, rung, method(how) if rung == rungs[0] else "", number)
-        axes[0, 0].set_title("image", fontsize=9)
-        return _bare(drawn, axes)
+    numbers = range(len(_examples(results)[:_FEW]))
+    return _draw(results, [(name, number) for name in results.architectures for number in numbers], list(MAPPED), 3)
 
 
 def along(results: Results, architecture: str) -> Figure:
     """Draws Grad-CAM and the box found of all images that were kept, on every rung of an architecture's ladder."""
-    images = _examples(results)
-    rungs = _chosen(results.rungs(architecture, LADDER), _MOST)
-    how = next(iter(METHODS))
-    with report.figure(9.5, 9.5 / (1 + _MOST) * 1.04 * len(images) + 0.45) as drawn:
-        axes = drawn.subplots(len(images), 1 + _MOST, squeeze=False)
-        for number, (across, shown) in enumerate(zip(axes, images, strict=True)):
-            _original(across[0], shown)
-            for axis, rung in zip(across[1:], rungs, strict=False):
-                _panel(axis, results, architecture, rung, number, how, shown)
-                _head(axis, results, architecture, rung, "", number)
+    numbers = range(len(_examples(results)))
+    return _draw(results, [(architecture, number) for number in numbers], list(MAPPED)[:1], _MOST)
+
+
+def _draw(results: Results, rows: list[tuple[str, int]], methods: list[str], most: int) -> Figure:
+    """Draws a row for each (architecture, image): the image, and by each method its map on at most so many rungs."""
+    examples, several = _examples(results), len(methods) > 1
+    columns = 1 + len(methods) * most
+    # Narrow panels are all but square; wide ones have headings of two lines above them.
+    height = 1.32 if several else 9.5 / columns * 1.04
+    with report.figure(9.5, height * len(rows) + 0.45) as drawn:
+        axes = drawn.subplots(len(rows), columns, squeeze=False)
+        for across, (architecture, number) in zip(axes, rows, strict=True):
+            rungs = _chosen(results.rungs(architecture, LADDER), most)
+            across[0].imshow(examples[number].pixels, interpolation="nearest")
+            _outline(across[0], examples[number].mask)
+            across[0].set_ylabel(title(architecture) if several and number == 0 else "")
+            panels = [(how, rung) for how in methods for rung in rungs]
+            for axis, (how, rung) in zip(across[1:], panels, strict=False):
+                _panel(axis, results, architecture, rung, number, how, examples[number])
+                if number == 0:
+                    # Above the first image of an architecture, as its sparsities are its own.
+                    at = f"{rung_label(results.sparsity(architecture, LADDER, rung))} %" if rung else "dense"
+                    axis.set_title(f"{method(how)}\n{at}" if several and not rung else at, fontsize=9)
         axes[0, 0].set_title("image", fontsize=9)
-        return _bare(drawn, axes)
+        for axis in axes.flat:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(False)
+            axis.set_frame_on(False)
+        return drawn
 
 
 def _chosen(rungs: Sequence[int], count: int) -> list[int]:
@@ -94,15 +96,15 @@ def _examples(results: Results) -> list[Example]:
 
 def _panel(axis: Any, results: Results, architecture: str, rung: int, number: int, how: str, shown: Example) -> None:
     """Draws a map over the image in grey, and with the first method the boxes."""
-    metrics = results.metrics(architecture, LADDER, rung)[results.seeds[0]]
+    metrics = results.runs[architecture, LADDER, rung][results.seeds[0]]
     size = len(shown.pixels)
     heat = np.frombuffer(bytes.fromhex(metrics["attribution"][how]["strip"][number]), np.uint8).reshape(size, size)
-    heat = (heat / 255) ** METHODS[how]
+    heat = (heat / 255) ** MAPPED[how]
     grey = 0.25 + 0.6 * (shown.pixels @ np.array(_GREY))[..., None]
     colours = mpl.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3]
     opacity = (0.9 * heat)[..., None]
     axis.imshow((1 - opacity) * grey + opacity * colours, interpolation="nearest")
-    if how == next(iter(METHODS)):
+    if how == next(iter(MAPPED)):
         for box in shown.boxes:
             _box(axis, box, _TRUE, (0, (2, 1.5)), 1.0)
         _box(axis, np.asarray(metrics["discovery"]["lost"]["strip"][number]), _FOUND, "-", 1.6)
@@ -112,11 +114,6 @@ def _panel(axis: Any, results: Results, architecture: str, rung: int, number: in
         # Dark around the letters, since images may be as light as they are.
         around = [patheffects.withStroke(linewidth=1.4, foreground="#2b2922")]
         axis.text(0.04, 0.04, "wrong class", color="white", fontsize=6.5, transform=axis.transAxes, path_effects=around)
-
-
-def _original(axis: Any, shown: Example) -> None:
-    axis.imshow(shown.pixels, interpolation="nearest")
-    _outline(axis, shown.mask)
 
 
 def _outline(axis: Any, mask: np.ndarray) -> None:
@@ -134,20 +131,3 @@ def _box(axis: Any, box: np.ndarray, color: str, line: Any, width: float) -> Non
     inside = np.clip(box, size / 40, size - size / 40)
     y0, x0, y1, x1 = inside - 0.5  # a pixel is drawn around its number
     axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linestyle=line, linewidth=width))
-
-
-def _head(axis: Any, results: Results, architecture: str, rung: int, name: str, number: int) -> None:
-    """Names the rung above the first image of an architecture, whose sparsities are its own."""
-    if number:
-        return
-    text = "dense" if rung == 0 else f"{rung_label(results.sparsity(architecture, LADDER, rung))} %"
-    axis.set_title(f"{name}\n{text}" if name else text, fontsize=9)
-
-
-def _bare(drawn: Figure, axes: np.ndarray) -> Figure:
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.grid(False)
-        axis.set_frame_on(False)
-    return drawn

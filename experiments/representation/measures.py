@@ -40,8 +40,7 @@ def measure_network(run: Run, images: Images, trainings: Trainings) -> dict[str,
 
 def decisions(network: jp.Network, images: np.ndarray) -> np.ndarray:
     """Returns the class that the network decides for, [n], of images in [0, 1]."""
-    outputs = np.asarray(_outputs(network, normalised(images)))
-    return np.argmax(outputs, axis=1)
+    return np.argmax(np.asarray(_outputs(network, normalised(images))), axis=1)
 
 
 @jax.jit
@@ -49,39 +48,32 @@ def _outputs(network: jp.Network, images: Any) -> Any:
     return network(images)
 
 
-# --------------------------------------------------------------------------------------- does it look at the object?
-
-
 def attributions(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Compares attributions of the network's own decisions with the masks of the objects."""
     kind = architectures.find(run.architecture)
-    key = jax.random.key(run.seed)
-    images = jnp.asarray(normalised(test.images[: run.attributed_examples]))
-    masks = test.mask[: run.attributed_examples]
+    key, few = jax.random.key(run.seed), run.attributed_examples
+    images, masks = jnp.asarray(normalised(test.images[:few])), test.mask[:few]
     found: dict[str, Any] = {}
     for name in kind.methods:
         attribution = ATTRIBUTIONS[name]
         attribute = attribution.make(AttributionOptions(kind.cam, run.path_steps, key, run.legacy))
         maps = relevance.pooled(attribute(network, images, None), attribution.pooling(run.legacy))
         found[name] = {**scored(network, images, maps, masks, key), "strip": [written(one) for one in maps[:SHOWN]]}
-    count, height, width, _ = images.shape
-    order = perturbation.random_order(key, (count, height, width))
+    order = perturbation.random_order(key, (len(images), *test.mask.shape[1:]))
     found["random map"] = scored(network, images, np.asarray(order, np.float64), masks, key)
     return found
 
 
 def scored(network: jp.Network, images: Any, maps: np.ndarray, masks: np.ndarray, key: jax.Array) -> dict[str, Any]:
     """Measures maps [b, h, w] against masks, and against what the network does without the pixels."""
-    curves = {"insertion": perturbation.insertion, "deletion": perturbation.deletion}
+    options: dict[str, Any] = {"steps": _STEPS, "score": stands, "key": key}
     return {
         "mass": relevance.mass(maps, masks).tolist(),
         "rank": relevance.rank(maps, masks).tolist(),
         "pointing": relevance.pointing(maps, masks).tolist(),
         "flat": relevance.flat(maps).tolist(),
-        **{
-            name: curve(network, images, maps, steps=_STEPS, score=stands, key=key).area.tolist()
-            for name, curve in curves.items()
-        },
+        "insertion": perturbation.insertion(network, images, maps, **options).area.tolist(),
+        "deletion": perturbation.deletion(network, images, maps, **options).area.tolist(),
     }
 
 
@@ -96,25 +88,18 @@ def written(pooled: np.ndarray) -> str:
     return np.round(255 * np.clip(pooled / largest, 0, 1)).astype(np.uint8).tobytes().hex()
 
 
-# ----------------------------------------------------------------------------------- are objects found in its features?
-
-
 def objects(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Searches for one object in each image, without labels."""
     features = places(architectures.find(run.architecture), network, normalised(test.images))
-    size = test.images.shape[1:3]
+    size, shown = test.images.shape[1:3], min(SHOWN, run.attributed_examples)
     # Half of the places, as the hundred of LOST are of the 192 places of a VOC image in the paper's ViT-B/32.
     few = max(1, features.shape[1] * features.shape[2] // 2)
     found = {
-        "lost": discovery.lost(features, candidates=few, image=size),
-        "tokencut": discovery.token_cut(features, image=size),
+        "lost": np.asarray(discovery.lost(features, candidates=few, image=size).box),
+        "tokencut": np.asarray(discovery.token_cut(features, image=size).box),
     }
-    result = {}
-    for name, one in found.items():
-        boxes = np.asarray(one.box)
-        hits = discovery.corloc(boxes, test.boxes, legacy=run.legacy).hits
-        result[name] = {"hits": hits.tolist(), "strip": boxes[: min(SHOWN, run.attributed_examples)].tolist()}
-    return result
+    hits = {name: discovery.corloc(boxes, test.boxes, legacy=run.legacy).hits for name, boxes in found.items()}
+    return {name: {"hits": hits[name].tolist(), "strip": boxes[:shown].tolist()} for name, boxes in found.items()}
 
 
 def places(kind: architectures.Architecture, network: jp.Network, images: np.ndarray) -> Any:
@@ -136,9 +121,6 @@ def places(kind: architectures.Architecture, network: jp.Network, images: np.nda
         grids = [discovery.tokens(network, one, kind.tokens) for one in moved]
         rows.append(jnp.stack(grids, axis=3))
     return rearrange(jnp.stack(rows, axis=2), "b h r w c d -> b (h r) (w c) d")
-
-
-# --------------------------------------------------------------------------------------------- does it judge alike?
 
 
 def odd(test: jp.data.Annotated, network: jp.Network, seed: int) -> list[float]:

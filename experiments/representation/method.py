@@ -1,23 +1,25 @@
 """How the study of representations was done, in sentences."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-
 from experiments.representation import architectures
-from experiments.representation.figures import rung_label, title
+from experiments.representation.figures import rung_label
 from experiments.representation.findings import Point
 from experiments.representation.networks import LOSS
 from experiments.representation.results import Results
 from experiments.representation.settings import BUGS, LADDER, LEGACY, RANDOM, SNIP
-from experiments.shared.pages import DATA, counted, joined, percent
+from experiments.shared.pages import DATA, counted, percent
 from experiments.shared.styles import label
 from jaxprune import tree
 
 
 def approach(settings: Any, results: Results) -> list[Point]:
     """Says how it was done."""
+    source = (
+        "Cassano, Renzulli, Bragagnolo and Grangetto (2025), arXiv 2507.01722, prune ResNet-18, ResNet-50, Swin-V2-T "
+        "and ViT-B/32 on ImageNet. Numbers on other data, networks and training are not comparable with theirs."
+    )
     return [
         ("Data.", _data(settings)),
         ("Networks.", _networks(settings, results)),
@@ -26,91 +28,37 @@ def approach(settings: Any, results: Results) -> list[Point]:
         ("Statistics.", _statistics(results)),
         *[("Filters.", one) for one in _filters(settings)],
         ("Observers.", _simulated(settings)),
-        (
-            "Source.",
-            "Cassano, Renzulli, Bragagnolo and Grangetto (2025), arXiv 2507.01722, prune ResNet-18, ResNet-50, "
-            "Swin-V2-T and ViT-B/32 on ImageNet. Numbers on other data, networks and training are not comparable "
-            "with theirs.",
-        ),
+        ("Source.", source),
     ]
 
 
 def _data(settings: Any) -> str:
-    kind = DATA.get(settings.data, settings.data)
-    attributed = f"attributions are made of the first {settings.attributed_examples}"
-    sizes = f"{settings.image} pixels a side"
+    tested = f"{settings.test_examples} test images"
+    attributed = f"attributions are made of the first {settings.attributed_examples}; {settings.image} pixels a side"
     if settings.data != "shapes":
-        has_void = settings.data.startswith("voc:") or settings.void_values
-        void = " Void pixels, which are neither object nor ground, count as ground." if has_void else ""
-        return f"{kind}, split anew for each seed; {settings.test_examples} test images at most, {attributed}; {sizes}.{void}"
+        # Images and masks of a folder have none.
+        void = " Void pixels, which are neither object nor ground, count as ground."
+        may_have = not settings.data.startswith("folder:")
+        return f"{settings.data}, split anew for each seed; {tested} at most, {attributed}.{void if may_have else ''}"
     return (
-        f"{kind.capitalize()}, painted anew for each seed: ten classes, a shape with a texture of its own each; masks "
-        f"and boxes are exact. {settings.train_examples} training and {settings.test_examples} test images, {attributed}; "
-        f"{sizes}. Every second training scene of a class is grey, since distorted images are and should not be new "
-        "for that alone. For the shape bias, scenes whose texture is that of another class."
+        f"{DATA['shapes'].capitalize()}, painted anew for each seed: ten classes, a shape with a texture of its own "
+        f"each; masks and boxes are exact. {settings.train_examples} training and {tested}, {attributed}. Every second "
+        "training scene of a class is grey, since distorted images are and should not be new for that alone. For the "
+        "shape bias, scenes whose texture is that of another class."
     )
 
 
 def _networks(settings: Any, results: Results) -> str:
-    classes = len(results.truths[results.seeds[0]]["classes"])
-    kinds = [f"{title(name)}: {_layout(name, settings.image, classes)}" for name in results.architectures]
+    kinds = []
+    for name in results.architectures:
+        kind = architectures.find(name)
+        shapes = kind.shapes(settings.image, len(results.truths[results.seeds[0]]["classes"]))
+        layers = f"{kind.layers}, " if kind.layers else ""
+        kinds.append(f"{kind.title}: {layers}{tree.size(shapes['params']):,} parameters, peak rate {kind.rate:g}")
     return (
         f"{'; '.join(kinds)}. All are trained with AdamW, weight decay 0.01, warm-up and cosine decay that start anew "
         f"on every rung, batches of {settings.batch_size}, {LOSS.__name__.replace('_', ' ')}."
     )
-
-
-def _layout(name: str, image: int, classes: int) -> str:
-    """Writes the numbers of an architecture: its layers, its parameters, its learning rate."""
-    kind = architectures.find(name)
-    described = kind.describe(image, classes)
-    write = _LAYERS.get(described["family"], lambda own: own["family"])
-    return (
-        f"{write(described)}, {tree.size(kind.shapes(image, classes)['params']):,} parameters, peak rate {kind.rate:g}"
-    )
-
-
-def _residual(module: Mapping[str, Any]) -> str:
-    inner = list(module["blocks"].values())
-    block = "bottleneck" if module["bottleneck"] else "basic"
-    stride = module.get("stem_stride", 1)
-    # The convolutions of a block are one more than its inner widths; the stem and the classifier are two layers.
-    depth = sum(len(one) + 1 for one in inner) + 2
-    return (
-        f"depth {depth}, {counted(len(inner), f'{block} block')} of inner width "
-        f"{joined([str(one[0]) for one in inner])}, a stem of width {module['width']} and stride {stride}"
-    )
-
-
-def _vision(module: Mapping[str, Any]) -> str:
-    blocks = list(module["blocks"].values())
-    return f"patches of {module['patch']} pixels, width {module['width']}, depth {len(blocks)}, {_heads(blocks)}"
-
-
-def _shifted(module: Mapping[str, Any]) -> str:
-    stages: dict[str, list[Any]] = {}
-    for name, block in module["blocks"].items():
-        stages.setdefault(name.split("_")[0], []).append(block)
-    each = [
-        f"{counted(len(blocks), 'block')} of width {blocks[0]['heads'] * width} ({_heads(blocks)})"
-        for blocks, width in zip(stages.values(), module["head_widths"], strict=True)
-    ]
-    return (
-        f"patches of {module['patch']} pixels, windows of {module['window']} × {module['window']} tokens, stages of "
-        f"{joined(each)}"
-    )
-
-
-def _heads(blocks: list[Any]) -> str:
-    return f"{counted(blocks[0]['heads'], 'head')}, {blocks[0]['hidden']} hidden units"
-
-
-_LAYERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "resnet": _residual,
-    "vit": _vision,
-    "swin_v2": _shifted,
-}
-"""What a module says of itself, in words, by its family."""
 
 
 def _ladder(settings: Any, results: Results) -> str:
@@ -119,10 +67,10 @@ def _ladder(settings: Any, results: Results) -> str:
     positions = ", those of the position networks of Swin V2 among them" if "swin" in results.architectures else ""
     left_out = f" Kernels named {settings.exclude} are left out." if settings.exclude else ""
     return (
-        f"The dense network is trained for {settings.first_steps} steps. Then {percent(settings.share)} of the weights that "
-        f"are left go, those that rank lowest by {label(settings.score)} over all prunable kernels at once, and the network is "
-        f"trained for {settings.steps} steps from the weights that it has: {', '.join(rungs)}. Sparsity is that of the "
-        f"prunable kernels{positions}; the share of all kernels is in the last table.{left_out}"
+        f"The dense network is trained for {settings.first_steps} steps. Then {percent(settings.share)} of the weights "
+        f"that are left go, those that rank lowest by {label(settings.score)} over all prunable kernels at once, and "
+        f"the network is trained for {settings.steps} steps from the weights that it has: {', '.join(rungs)}. Sparsity "
+        f"is that of the prunable kernels{positions}; the share of all kernels is in the last table.{left_out}"
     )
 
 

@@ -46,9 +46,8 @@ class Trainings:
     def __init__(self, settings: Decisive, architecture: str, seed: int, images: Images, out: Path) -> None:
         self._settings, self._seed, self._images, self._out = settings, seed, images.training(), out
         self._kind = architectures.find(architecture)
-        classes = len(images.test.classes)
-        module = self._kind.module(classes, settings.image)
-        self._described = self._kind.describe(settings.image, classes)
+        self._named = architectures.digest(architecture, settings.image)
+        module = self._kind.module(len(images.test.classes), settings.image)
         variables = jax.jit(module.init)(jax.random.key(seed), self._images["image"][:1])
         self._start = jp.Network.from_linen(module, variables, train={"train": True})
         self.everything = jp.tree.prunable(self._start.params)
@@ -109,7 +108,7 @@ class Trainings:
             LOSS,
             _transformation(self._kind.rate, steps),
             self._images,
-            {"module": self._described, "rate": self._kind.rate},
+            {"network": self._named},
             mask,
             steps=steps,
             batch_size=settings.batch_size,

@@ -6,12 +6,12 @@ import numpy as np
 from rich.table import Table as Printed
 
 from experiments.representation import image_figures
-from experiments.representation.captions import CAPTIONS, definitions
+from experiments.representation.captions import captions
 from experiments.representation.figures import ARMS, ladders, method, rung_label, title
 from experiments.representation.findings import QUESTIONS, blind, findings, signed, untested
 from experiments.representation.method import approach, legacy
 from experiments.representation.quantities import ODD, RANDOM_MAP
-from experiments.representation.results import REFERENCES, Results
+from experiments.representation.results import Results
 from experiments.representation.settings import LADDER
 from experiments.shared.pages import DATA, counted, percent, verdict_table
 from experiments.shared.results import Table
@@ -31,11 +31,11 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     page.drawing(image_figures.overview(results), _LOOK.format(results.seeds[0]))
     page.section("What was found")
     page.points(findings(settings, results, tested))
+    meanings = captions(settings, results)
     for question, heading in QUESTIONS.items():
         if any(one.question == question for one in results.quantities):
             page.section(heading)
-            caption = f"{CAPTIONS[question]} {_count(results, question)}"
-            page.drawing(ladders(results, tested, question), caption)
+            page.drawing(ladders(results, tested, question), f"{meanings[question]} {_count(results, question)}")
             if why := untested(tested, question):
                 page.text(why)
             _verdict_tables(page, tested[tested.question == question])
@@ -43,8 +43,6 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     for architecture in results.architectures:
         drawn = image_figures.along(results, architecture)
         page.drawing(drawn, f"{title(architecture)}: Grad-CAM and the box that LOST finds, as above.")
-    page.section("What is measured")
-    page.points(definitions(settings, results))
     page.section("How it was done")
     page.points(approach(settings, results))
     heading, choices = legacy(settings)
@@ -67,21 +65,18 @@ _LOOK = (
 
 def _count(results: Results, question: str) -> str:
     asked = [one for one in results.quantities if one.question == question]
-    several = len({one.line for one in asked}) > 1
+    several, of = len({one.line for one in asked}) > 1, "triplet" if question == ODD else "image"
+    examples = results.curves[results.curves.question == question].examples
+    least, most = examples.min(), examples.max()
+    counts = f"{least} to {counted(most, of)}" if least < most else counted(most, of)
     dashed = "; those of dashed lines are in the tables" if several else ""
-    ends = [end for one in asked for end in results.examples(one)]
-    least, most = min(ends), max(ends)
-    images = "triplets" if question == ODD else "image" if most == 1 else "images"
-    counts = f"{least if least == most else f'{least} to {most}'} {images}{' each' if len(results.seeds) > 1 else ''}"
-    clipped = "Bands are drawn no further than values can be. " if all(one.independent for one in asked) else ""
+    bands = (
+        f" Bands and bars: 95 % bootstrap intervals over seeds and images, of each value by itself{dashed}. Bands are "
+        "drawn no further than values can be."
+    )
     aside = " Marks of several methods stand side by side." if several else ""
-    bands = f"Bands and bars: 95 % bootstrap intervals over seeds and images, of each value by itself{dashed}. "
     shown = bands if all(one.independent for one in asked) else ""
-    seeds = counted(len(results.seeds), "seed")
-    return f"{seeds}, {counts}. {shown}{clipped}Rungs stand at equal distances.{aside}"
-
-
-# ------------------------------------------------------------------------------------------------------------- tables
+    return f"{counted(len(results.seeds), 'seed')}, {counts} in all.{shown} Rungs stand at equal distances.{aside}"
 
 
 def _verdict_tables(page: report.Page, tested: Table) -> None:
@@ -138,20 +133,14 @@ def _number(row: Any) -> Cell:
 
 
 def _network_table(page: report.Page, results: Results) -> None:
-    rows = []
-    for architecture in results.architectures:
-        for rung in results.rungs(architecture, LADDER):
-            shares = [
-                percent(results.sparsity(architecture, LADDER, rung, of))
-                for of in ("sparsity", "sparsity_of_all_kernels")
-            ]
-            rows.append([title(architecture), str(rung), *shares])
-    page.table(
-        "Sparsity of every rung, of the kernels that may be pruned and of all kernels.",
-        ["", "rung", "of prunable kernels", "of all kernels"],
-        rows,
-        folded=True,
-    )
+    shares = ("sparsity", "sparsity_of_all_kernels")
+    rows = [
+        [title(name), str(rung), *(percent(results.sparsity(name, LADDER, rung, share)) for share in shares)]
+        for name in results.architectures
+        for rung in results.rungs(name, LADDER)
+    ]
+    caption = "Sparsity of every rung, of the kernels that may be pruned and of all kernels."
+    page.table(caption, ["", "rung", "of prunable kernels", "of all kernels"], rows, folded=True)
 
 
 def summary(settings: Any, results: Results, tested: Table) -> Printed:
@@ -164,16 +153,13 @@ def summary(settings: Any, results: Results, tested: Table) -> Printed:
     listed = [one for one in results.quantities if one.independent]
     for quantity in sorted(listed, key=lambda one: one.line == RANDOM_MAP):
         here = tested[(tested.quantity == quantity.name) & (tested.method == quantity.line)]
-        marks = {
-            (row.architecture, row.against): _MARKS[row.verdict] + "*" * (row.verdict == "found" and bool(row.level))
-            for row in here.itertuples()
-        }
-        cells = [
-            " / ".join(marks[name, against] for against in REFERENCES if (name, against) in marks)
-            for name in results.architectures
-        ]
+        cells = [" / ".join(map(_mark, here[here.architecture == name].itertuples())) for name in results.architectures]
         table.add_row(", ".join(word for word in (quantity.name, _method(quantity.line)) if word), *cells)
     return table
+
+
+def _mark(row: Any) -> str:
+    return _MARKS[row.verdict] + ("*" if row.verdict == "found" and row.level else "")
 
 
 _MARKS = {"found": "yes", "undecided": "?", "not found": "no"}

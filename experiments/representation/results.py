@@ -45,27 +45,21 @@ class Results:
         metrics = [one for runs in self.runs.values() for one in runs.values()]
         self.quantities = quantities(metrics, list(self.truths.values()), self.kept)
 
-    def metrics(self, architecture: str, arm: str, rung: int) -> dict[int, Any]:
-        """Returns the metrics of a network: {seed: metrics}."""
-        return self.runs[architecture, arm, rung]
-
     def rungs(self, architecture: str, arm: str, quantity: Quantity | None = None) -> list[int]:
         """Lists the rungs of an arm on which a quantity was measured; of any quantity, all."""
         found = sorted(rung for name, which, rung in self.runs if (name, which) == (architecture, arm))
         return [rung for rung in found if quantity is None or self.columns(quantity, architecture, arm, rung)]
 
-    def columns(
-        self, quantity: Quantity, architecture: str, arm: str, rung: int, *, tested: bool = False
-    ) -> list[np.ndarray]:
+    def columns(self, quantity: Quantity, architecture: str, arm: str, rung: int, tested: bool = False) -> list[Any]:
         """Reads a quantity, or what is tested of it: for every seed [images, columns]; nothing where there is none."""
-        runs = self.metrics(architecture, arm, rung)
+        runs = self.runs[architecture, arm, rung]
         read = (tested and quantity.tested) or quantity.read
         found = [read(runs[seed], self.truths[seed]) for seed in self.seeds]
         return [one for one in found if one is not None]
 
     def sparsity(self, architecture: str, arm: str, rung: int, of: str = "sparsity") -> float:
         """Returns the mean over seeds of the share of weights that are gone."""
-        return float(np.mean([metrics[of] for metrics in self.metrics(architecture, arm, rung).values()]))
+        return float(np.mean([metrics[of] for metrics in self.runs[architecture, arm, rung].values()]))
 
     def value(self, quantity: Quantity, architecture: str, arm: str, rung: int) -> tuple[stats.Interval, int]:
         """Returns a quantity of a network with its own 95 % interval, NaN where it has none, and of how many images."""
@@ -83,41 +77,20 @@ class Results:
         found = [quantity.levels(self.truths[seed]) for seed in self.seeds]
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
-    def examples(self, quantity: Quantity) -> tuple[int, int]:
-        """Returns the fewest and the most images, or triplets, of a seed that a quantity is of."""
-        counts = [
-            len(one)
-            for name in self.architectures
-            if self.rungs(name, LADDER, quantity)
-            for one in self.columns(quantity, name, LADDER, 0)
-        ]
-        return min(counts), max(counts)
-
     def gains_of(self, quantity: Quantity, architecture: str, against: str) -> dict[int, stats.Interval]:
-        """Compares rungs with a reference on the same images: what each gains, above 0 where it is better.
+        """Compares rungs with one of ``REFERENCES`` on the same images: above 0 where a rung is better.
 
         Of insertion and deletion it is the distance to random order that gains, or loses.
-
-        Args:
-          quantity: what is compared.
-          architecture: whose ladder.
-          against: one of ``REFERENCES``.
 
         Returns:
           For every rung but 0 with the quantity measured, an interval; all of them hold at once with 95 % confidence.
           None of a quantity whose rows are not independent.
         """
-        if not quantity.independent:
-            return {}
+        # The control is measured on the same rungs, all but the first.
         rungs = [rung for rung in self.rungs(architecture, LADDER, quantity) if rung]
-        if against == "dense":
-            sides = [(LADDER, 0)]
-        else:
-            measured = self.rungs(architecture, CONTROL, quantity)
-            rungs = [rung for rung in rungs if rung in measured]
-            sides = [(CONTROL, rung) for rung in rungs]
-        if not rungs or not self.columns(quantity, architecture, *sides[0]):
+        if not quantity.independent or not rungs:
             return {}
+        sides = [(LADDER, 0)] if against == "dense" else [(CONTROL, rung) for rung in rungs]
         places = sides + [(LADDER, rung) for rung in rungs]
         read = [self.columns(quantity, architecture, arm, rung, tested=True) for arm, rung in places]
         values = [np.concatenate([one[number] for one in read], axis=1) for number in range(len(self.seeds))]
@@ -163,8 +136,7 @@ class Results:
             for method in next(iter(runs.values()))["attribution"]:
                 flags = [flag for metrics in runs.values() for flag in metrics["attribution"][method]["flat"]]
                 if any(flags):
-                    counts = {"flat": sum(flags), "maps": len(flags)}
-                    rows.append({"architecture": architecture, "arm": arm, "rung": rung, "method": method, **counts})
+                    rows.append((architecture, arm, rung, method, sum(flags), len(flags)))
         return pd.DataFrame(rows, columns=["architecture", "arm", "rung", "method", "flat", "maps"])
 
     def _quantities(self) -> Iterator[tuple[dict[str, str], Quantity]]:

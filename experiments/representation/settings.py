@@ -48,7 +48,7 @@ class Decisive:
     steps: int = 500
     """Training steps of every further rung, at a learning rate that starts anew."""
     score: Annotated[Named, listed(options.SCORES, own=True)] = "magnitude"
-    """What ranks the weights from rung to rung; a function takes (network, batches), and loss if it has such an argument."""
+    """What ranks the weights from rung to rung; a function takes (network, batches), and loss if it has such."""
     share: float = 0.36
     """Of the weights that are left, pruned from rung to rung: 0.36 is two rungs of the paper, which prunes 0.2."""
     rungs: int = 8
@@ -56,12 +56,7 @@ class Decisive:
     exclude: str = ""
     """Regular expression: kernels of these names are neither pruned nor counted, such as query|key|value."""
     distortions: Annotated[tuple[str, ...], listed(jp.data.DISTORTIONS)] = (
-        "contrast",
-        "low-pass",
-        "high-pass",
-        "uniform-noise",
-        "rotation",
-        "phase-scrambling",
+        *("contrast", "low-pass", "high-pass", "uniform-noise", "rotation", "phase-scrambling"),
     )
     """Under which decisions are compared with those of observers, at all their levels."""
     observers: int = 4
@@ -161,15 +156,14 @@ def plan(settings: Settings, inputs: Any) -> list[Truth | Run]:
     later = range(1, settings.rungs)
     cells = [(LADDER, rung) for rung in range(settings.rungs)] + [(CONTROL, rung) for rung in later]
     cells += [(RANDOM, rung) for rung in settings.random_rungs] + [(SNIP, rung) for rung in settings.snip_rungs]
+    distorted = settings.distorted_rungs
     networks = {name: digest(name, settings.image) for name in settings.architectures}
     runs: list[Truth | Run] = []
     for seed in settings.seeds:
         runs.append(Truth(**fields, seed=seed))
         for name, network in networks.items():
             alike: dict[str, Any] = {**fields, "seed": seed, "architecture": name, "network": network}
-            runs += [
-                Run(**alike, arm=arm, rung=rung, distorted=rung in settings.distorted_rungs) for arm, rung in cells
-            ]
+            runs += [Run(**alike, arm=arm, rung=rung, distorted=rung in distorted) for arm, rung in cells]
     return runs
 
 
@@ -209,8 +203,7 @@ def _check_images(settings: Settings) -> None:
         raise ValueError(f"difficulty: expected a number in [0, 1], but got {settings.difficulty}.")
     if settings.data == "shapes":
         _check_scenes(settings)
-    is_tfds = isinstance(settings.data, str) and settings.data.startswith("tfds:")
-    if not is_tfds and (settings.object_values or settings.void_values):
+    if (settings.object_values or settings.void_values) and not str(settings.data).startswith("tfds:"):
         raise ValueError("object_values, void_values: expected none, since only masks of tfds:<name> have such values.")
 
 
@@ -227,7 +220,7 @@ def _check_scenes(settings: Settings) -> None:
             f"image, train_examples, test_examples: expected scenes that fit into memory, but they take "
             f"{taken / 1e9:,.0f} GB; {memory.available(None) / 1e9:,.0f} GB may be taken. Take fewer, or smaller ones."
         )
-    at_most_images(settings.batch_size, settings.train_examples, "training")
+    at_most_images(settings.batch_size, settings.train_examples, "the training part")
 
 
 def _check_rungs(settings: Settings) -> None:
@@ -240,8 +233,7 @@ def _check_rungs(settings: Settings) -> None:
         )
     for name in _RUNGS:
         rungs, least = getattr(settings, name), 0 if name == "distorted_rungs" else 1
-        if len(set(rungs)) < len(rungs):
-            raise ValueError(f"{name}: expected each rung once, but got {rungs}.")
+        each_once(name, rungs or ("none",))
         for rung in rungs:
             if not least <= rung < settings.rungs:
                 raise ValueError(f"{name}: expected rungs in [{least}, {settings.rungs}), but got {rung}.")

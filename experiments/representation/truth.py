@@ -16,7 +16,8 @@ SHOWN = 4
 def measure_truth(images: Images, settings: Decisive, seed: int) -> dict[str, Any]:
     """Collects what networks are held against: labels, chance levels, baselines, and the answers of observers."""
     test, few = images.test, settings.attributed_examples
-    count, *size, _ = test.images.shape
+    count, height, width, _ = test.images.shape
+    size = height, width
     baselines = {"centre box": discovery.centre_box(size, count), "whole image": discovery.whole_image(size, count)}
     cues = images.conflict
     return {
