@@ -31,9 +31,9 @@ def captions(settings: Any, results: Results) -> Mapping[str, str]:
         f"grey{noisy}. Grad-CAM and attention count {pooling}; the others are squared and summed over channels.",
         NEED: "While pixels appear on grey (insertion: more is better) or turn grey (deletion: less is better), most "
         "relevant first: the mean share of the steps at which the network still decides for the class of the whole "
-        "image. A network that has only become more confident does not change; the probability of the class, which is "
-        "taken by Petsiuk et al. (2018), arXiv 1806.07421, would. Yet some decisions stand in any order: what counts is "
-        "the distance to pixels in random order, in grey, and that is what is tested. The paper on pruning has neither.",
+        "image. A network that has only become more confident does not change; the probability of the class, taken by "
+        "Petsiuk et al. (2018), arXiv 1806.07421, would. Yet some decisions stand in any order: what counts is the "
+        "distance to pixels in random order, in grey, and that is what is tested. The paper on pruning has neither.",
         FIND: "The share of images in which the box that is found, without labels, has an intersection over union with "
         f"a true box of one half or more ({boundary}). Boxes by LOST, Siméoni et al. (2021), arXiv 2109.14279, and "
         f"TokenCut, Wang et al. (2022), arXiv 2202.11539, which read {searched}. {_places(settings, kinds)} Lines "

@@ -61,6 +61,7 @@ class Inputs:
 
 def open_study(settings: Settings) -> Inputs:
     """Opens the data, and finds every bad value before anything expensive starts."""
+    settings = resolved(settings)
     validate(settings)
     annotated = None if settings.data == "shapes" else read(settings)
     if annotated is None:
@@ -71,7 +72,7 @@ def open_study(settings: Settings) -> Inputs:
         parts = [annotated.images, annotated.mask, annotated.void, annotated.labels, *annotated.boxes]
     names = [] if annotated is None else [annotated.name, annotated.classes]  # the name enters the splits
     decisive = [records.fingerprint(*map(np.asarray, parts)), *names, options.own_scores([settings.score])]
-    return Inputs(resolved(settings), annotated, records.digest(decisive)[:16])
+    return Inputs(settings, annotated, records.digest(decisive)[:16])
 
 
 def normalised(images: Any) -> np.ndarray:
@@ -125,7 +126,7 @@ def _scenes(settings: Decisive, seed: int, tested: int) -> tuple[Any, jp.data.An
 
     labels = np.arange(tested, dtype=np.int32) % count
     test = jp.data.annotated_scenes(paint(_TEST, labels, labels), labels, names, f"scenes-{seed}")
-    drawn = jax.random.randint(keys[_PAIRS], labels.shape, 1, count)
+    drawn = jax.random.randint(keys[_PAIRS], labels.shape, 1, count, "int32")  # the same ones in float64
     texture = (labels + np.asarray(drawn)) % count
     conflict = paint(_CONFLICT, labels, texture).image.astype(np.float32) / 255
     return training, test, {"image": conflict, "shape": labels, "texture": texture}

@@ -150,16 +150,17 @@ def summary(settings: Any, results: Results, tested: Table) -> Printed:
     table.add_column("measure")
     for architecture in results.architectures:
         table.add_column(title(architecture), justify="center")
+    marks: dict[Any, list[str]] = {}
+    for row in tested.itertuples():
+        mark = _MARKS[row.verdict] + ("*" if row.verdict == "found" and row.level else "")
+        marks.setdefault((row.quantity, row.method, row.architecture), []).append(mark)
     listed = [one for one in results.quantities if one.independent]
     for quantity in sorted(listed, key=lambda one: one.line == RANDOM_MAP):
-        here = tested[(tested.quantity == quantity.name) & (tested.method == quantity.line)]
-        cells = [" / ".join(map(_mark, here[here.architecture == name].itertuples())) for name in results.architectures]
-        table.add_row(", ".join(word for word in (quantity.name, _method(quantity.line)) if word), *cells)
+        found = [marks.get((quantity.name, quantity.line, name), []) for name in results.architectures]
+        table.add_row(
+            ", ".join(word for word in (quantity.name, _method(quantity.line)) if word), *map(" / ".join, found)
+        )
     return table
-
-
-def _mark(row: Any) -> str:
-    return _MARKS[row.verdict] + ("*" if row.verdict == "found" and row.level else "")
 
 
 _MARKS = {"found": "yes", "undecided": "?", "not found": "no"}

@@ -178,15 +178,17 @@ def validate(settings: Settings) -> None:
     check.whole("rungs", settings.rungs, least=2)
     for name in ("architectures", "distortions", "distorted_rungs"):
         each_once(name, getattr(settings, name))
+    for name in settings.architectures:
+        find(name)
     for name in settings.distortions:
         check.choice("distortions", name, jp.data.DISTORTIONS)
     options.check_score("score", settings.score)
     if not settings.margin >= 0:
         raise ValueError(f"margin: expected 0 or more, but got {settings.margin}.")
     _check_images(settings)
+    _check_rungs(settings)
     for name in settings.architectures:
         demand_readable(name, settings.image)
-    _check_rungs(settings)
     _check_exclude(settings)
 
 
