@@ -21,7 +21,6 @@ from experiments.shared import study
 class World(NamedTuple):
     """What the runs of one seed and architecture share; what is true of a seed needs no trainings."""
 
-    settings: Settings
     images: Images
     trainings: Trainings | None
 
@@ -30,9 +29,7 @@ def prepare(settings: Settings, inputs: Inputs, key: tuple[int, str]) -> World:
     """Makes the images of a seed, and what trains an architecture on them."""
     seed, architecture = key
     images = inputs.images(seed)
-    return World(
-        settings, images, Trainings(settings, architecture, seed, images, settings.out) if architecture else None
-    )
+    return World(images, Trainings(settings, architecture, seed, images, settings.out) if architecture else None)
 
 
 def measure(world: World, run: Truth | Run) -> dict[str, Any]:

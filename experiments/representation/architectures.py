@@ -139,10 +139,9 @@ def demand_readable(word: str | Callable[..., Any], image: int) -> None:
     check.positive(f"{name}: rate", kind.rate)
     for method in kind.methods:
         check.choice(f"{name}: methods", method, ATTRIBUTIONS)
-    if missing := set(MAPPED) - set(kind.methods):
-        raise ValueError(
-            f"{name}: methods: expected {' and '.join(MAPPED)} among them, but {missing.pop()} is missing."
-        )
+    for method in MAPPED:
+        if method not in kind.methods:
+            raise ValueError(f"{name}: methods: expected {method} among them, whose maps the page shows. Add it.")
     network = jp.Network.from_linen(kind.module(2, image), kind.shapes(image))
     sites = jp.sites.tags(network, jax.ShapeDtypeStruct((1, image, image, 3), "float32"))
     for field, site in {"cam": kind.cam, "tokens": kind.tokens, "features": "features"}.items():

@@ -38,17 +38,14 @@ class Images:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The images of a study.
-
-    Attributes:
-      settings: with everything filled in.
-      annotated: the images; None where scenes are painted for each seed.
-      fingerprint: of them, or of a few scenes; and of the text of a score of the user's.
-    """
+    """The images of a study."""
 
     settings: Settings
+    """With everything filled in."""
     annotated: jp.data.Annotated | None
+    """None where scenes are painted for each seed."""
     fingerprint: str
+    """Of the images, or of a few scenes; and of the text of a score of the user's."""
     _last: dict[int, Images] = field(default_factory=dict)
 
     def images(self, seed: int) -> Images:
@@ -119,8 +116,8 @@ def _scenes(settings: Decisive, seed: int, tested: int) -> tuple[Any, jp.data.An
     def training() -> dict[str, Any]:
         learned = np.arange(settings.train_examples, dtype=np.int32) % count
         images = paint(_TRAINING, learned, learned).image.astype(np.float32) / 255
-        # Every class in colour and in grey: all distorted images are grey, and should not be new for that reason alone.
-        grey = learned_in_grey(len(learned), count)
+        # Every second round of the classes: all distorted images are grey, and should not be new for that reason alone.
+        grey = np.arange(len(learned)) // count % 2 == 1
         images[grey] = jp.data.distort(images[grey], "colour", "bw", seed)
         return {"image": normalised(images), "label": learned}
 
@@ -130,15 +127,6 @@ def _scenes(settings: Decisive, seed: int, tested: int) -> tuple[Any, jp.data.An
     texture = (labels + np.asarray(drawn)) % count
     conflict = paint(_CONFLICT, labels, texture).image.astype(np.float32) / 255
     return training, test, {"image": conflict, "shape": labels, "texture": texture}
-
-
-def learned_in_grey(examples: int, classes: int) -> np.ndarray:
-    """Says which training scenes are shown in grey: those of every second round of the classes.
-
-    >>> learned_in_grey(6, 2).tolist()
-    [False, False, True, True, False, False]
-    """
-    return np.arange(examples) // classes % 2 == 1
 
 
 def _split(images: jp.data.Annotated, settings: Decisive, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,7 @@ from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP
 from experiments.shared.results import Table
 from jaxprune import report
 
-_INK = "#2b2922"
-_SOFT = "#8a8578"
+_INK, _SOFT = "#2b2922", "#8a8578"
 
 _TITLES = {
     "": "",
@@ -29,13 +28,8 @@ _LINES = dict(zip(ATTRIBUTIONS, report.COLOURS, strict=False)) | {
 ARMS = {LADDER: "pruned", CONTROL: "dense, trained equally long", RANDOM: "random mask", SNIP: "SNIP"}
 """What figures and tables call the arms."""
 
-_LEVELS: dict[str, Any] = {
-    "chance": ":",
-    "centre box": (0, (4, 1.5, 1, 1.5)),
-    "whole image": (0, (1, 3)),
-    "independent errors": (0, (5, 1.5, 1, 1.5, 1, 1.5)),
-    "no leaning": (0, (1, 3)),
-}
+_LEVELS: dict[str, Any] = {"chance": ":", "whole image": (0, (1, 3)), "no leaning": (0, (1, 3))}
+_LEVELS |= {"centre box": (0, (4, 1.5, 1, 1.5)), "independent errors": (0, (5, 1.5, 1, 1.5, 1, 1.5))}
 
 _CONTROL: Any = {"linewidth": 1.2, "linestyle": (0, (4, 2))}
 _POINTS: dict[str, Any] = {
@@ -87,7 +81,8 @@ def ladders(results: Results, tested: Table, question: str) -> Figure:
         for across, name in zip(axes, names, strict=True):
             lines = [one for one in asked if one.name == name]
             for axis, architecture in zip(across, shown, strict=True):
-                _levels(axis, results, lines[0])
+                for level, height in results.levels(lines[0]).items():
+                    axis.axhline(height, color=_INK, linestyle=_LEVELS[level], linewidth=1.1, alpha=0.75, label=level)
                 drawn_here = [one for one in lines if len(_of(results.curves, one, architecture))]
                 for quantity, aside in zip(drawn_here, _asides(len(drawn_here)), strict=True):
                     here = _of(results.curves, quantity, architecture)
@@ -154,16 +149,10 @@ def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
         axis.plot(row.rung, heights[row.rung], zorder=6, label=text, **drawn)
 
 
-def _levels(axis: Any, results: Results, quantity: Quantity) -> None:
-    for name, height in results.levels(quantity).items():
-        axis.axhline(height, color=_INK, linestyle=_LEVELS[name], linewidth=1.1, alpha=0.75, label=name)
-
-
 def _rungs(axis: Any, results: Results, architecture: str) -> None:
     """Puts the rungs at equal distances, as the paper does, and names them by their sparsity."""
     rungs = results.rungs(architecture, LADDER)
-    every = -(-len(rungs) // 9)
-    named = rungs[::every]
+    named = rungs[:: -(-len(rungs) // 9)]
     labels = [rung_label(results.sparsity(architecture, LADDER, rung)) for rung in named]
     axis.set_xticks(named, labels, fontsize=8)
     axis.set_xlim(rungs[0] - 0.4, rungs[-1] + 0.4)

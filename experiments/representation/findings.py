@@ -63,10 +63,8 @@ def untested(tested: Table, question: str) -> str:
 
 def findings(settings: Any, results: Results, tested: Table) -> list[Point]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
-    points = [
-        ("Accuracy along the ladder.", _accuracies(results)),
-        ("Sweet spots.", _overall(settings, results, tested)),
-    ]
+    points = [("Accuracy along the ladder.", _accuracies(results))]
+    points.append(("Sweet spots.", _overall(settings, results, tested)))
     for question, heading in QUESTIONS.items():
         # Gains of a random order belong to no method, and are told apart below.
         here = tested[(tested.question == question) & (tested.method != RANDOM_MAP)]
@@ -126,8 +124,7 @@ def _guessed(own: Table) -> str:
         return ""
     return (
         f" Better is not yet good: of the {len(found)} found, {(found.level != '').sum()} name a rung whose mean is no "
-        "better than what is reached without looking (chance, a fixed box, pixels in random order); it is said with "
-        "each."
+        "better than what is reached without looking (chance, a fixed box, pixels in random order), as is said there."
     )
 
 

@@ -9,7 +9,7 @@ from einops import rearrange
 
 import jaxprune as jp
 from experiments.representation import architectures
-from experiments.representation.attributions import ATTRIBUTIONS, AttributionOptions
+from experiments.representation.attributions import ATTRIBUTIONS
 from experiments.representation.data import Images, normalised
 from experiments.representation.networks import Trainings
 from experiments.representation.settings import Run
@@ -22,7 +22,7 @@ _STEPS = 16  # of insertion and deletion
 
 def measure_network(run: Run, images: Images, trainings: Trainings) -> dict[str, Any]:
     """Measures all that the study compares, image by image."""
-    mask, network = trainings.network(run.arm, run.rung)
+    _, _, mask, network = trainings.network(run.arm, run.rung)
     found = {
         "sparsity": jp.masks.sparsity(mask, trainings.prunable),
         "sparsity_of_all_kernels": jp.masks.sparsity(mask, trainings.everything),
@@ -56,7 +56,7 @@ def attributions(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict
     found: dict[str, Any] = {}
     for name in kind.methods:
         attribution = ATTRIBUTIONS[name]
-        attribute = attribution.make(AttributionOptions(kind.cam, run.path_steps, key, run.legacy))
+        attribute = attribution.make(site=kind.cam, steps=run.path_steps, key=key, legacy=run.legacy)
         maps = relevance.pooled(attribute(network, images, None), attribution.pooling(run.legacy))
         found[name] = {**scored(network, images, maps, masks, key), "strip": [written(one) for one in maps[:SHOWN]]}
     order = perturbation.random_order(key, (len(images), *test.mask.shape[1:]))

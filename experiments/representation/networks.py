@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,34 +13,21 @@ import optax
 import jaxprune as jp
 from experiments.representation import architectures
 from experiments.representation.data import Images
-from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Decisive, schedule
+from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Decisive
 from experiments.shared import options
 from experiments.shared.checkpoints import trained
+from jaxprune.pruning import Rung
 
 LOSS = jp.losses.cross_entropy
 
 _SCORED = 256  # training images that a score sees
 
 
-class Pruned(NamedTuple):
-    """A network after its training, and the mask of its weights."""
-
-    mask: Any
-    network: jp.Network
-
-
 class Trainings:
     """The trainings of all arms of one architecture and seed.
 
-    Every training has a folder named by all that decides it, the weights and the mask that it starts from included:
-    what was trained already is loaded, wherever a study was killed, and arms that share a beginning train it once.
-
-    Args:
-      settings: of the study.
-      architecture: its name.
-      seed: of the initialisation and of the order of images.
-      images: of that seed.
-      out: where the folders lie.
+    What was trained already is loaded, wherever a study was killed, and arms that share a beginning train it once: see
+    ``checkpoints.trained``.  The seed is that of the initialisation, of the order of images and of random masks.
     """
 
     def __init__(self, settings: Decisive, architecture: str, seed: int, images: Images, out: Path) -> None:
@@ -53,45 +40,39 @@ class Trainings:
         self.everything = jp.tree.prunable(self._start.params)
         unpruned = self._kind.unpruned if settings.legacy else ""
         self.prunable = options.prunable(self._start.params, settings.exclude, unpruned)
-        self._scored = {name: values[:_SCORED] for name, values in self._images.items()}
+        self._scored = [{name: values[:_SCORED] for name, values in self._images.items()}]
         configured = options.ScoreOptions(LOSS, self.prunable, seed, damping=1e-2)
         self._score = options.score("score", settings.score, configured)
-        self._targets = schedule(settings)
-        self._reached: dict[str, tuple[Iterator[jp.pruning.Rung], jp.pruning.Rung]] = {}
+        self._targets = jp.schedules.ladder(settings.rungs, settings.share)
+        self._reached: dict[str, tuple[Iterator[Rung], Rung]] = {}
 
-    def network(self, arm: str, rung: int) -> Pruned:
+    def network(self, arm: str, rung: int) -> Rung:
         """Trains the network of a rung, and those that it comes from; or loads those of them that were trained.
 
         Rungs may be asked for in any order.  Of each arm that goes from rung to rung the last network is kept.
         """
         if arm == RANDOM:
             chance = jp.scores.random(jax.random.key(1000 * self._seed + rung))
-            return self._at_once(self._reach(CONTROL, rung - 1).network, chance, [], rung, number=rung)
-        if arm == SNIP:
-            return self._at_once(self._start, self._snip, [self._scored], rung, number=0)
-        return self._reach(arm, rung)
+            return self._at_once(self._reach(CONTROL, rung - 1).network, chance, rung, number=rung)
+        return self._at_once(self._start, self._snip, rung, number=0) if arm == SNIP else self._reach(arm, rung)
 
-    def _reach(self, arm: str, rung: int) -> Pruned:
+    def _reach(self, arm: str, rung: int) -> Rung:
         """Goes on to a rung from the last one that was asked for, or anew from the first."""
         # Taken out meanwhile: after a training that failed nothing can go on from there.
         rungs, last = self._reached.pop(arm, (None, None))
         if rungs is None or last is None or last.number > rung:
             targets = self._targets if arm == LADDER else (0.0,) * len(self._targets)
-            rungs = self._ladder(self._start, self._score, [self._scored], targets, self._train)
+            rungs = jp.pruning.ladder(self._start, self._score, self._scored, self.prunable, targets, self._train)
             last = next(rungs)
         while last.number < rung:
             last = next(rungs)
         self._reached[arm] = rungs, last
-        return Pruned(last.mask, last.network)
+        return last
 
-    def _at_once(self, network: jp.Network, score: Any, batches: Any, rung: int, *, number: int) -> Pruned:
+    def _at_once(self, network: jp.Network, score: Any, rung: int, *, number: int) -> Rung:
         """Prunes a network to the sparsity of a rung, and trains it once, as on the rung of this number."""
         train = lambda network, mask, _: self._train(network, mask, number)  # noqa: E731
-        (last,) = self._ladder(network, score, batches, (self._targets[rung],), train)
-        return Pruned(last.mask, last.network)
-
-    def _ladder(self, network: jp.Network, score: Any, batches: Any, targets: Any, train: Any) -> Any:
-        return jp.pruning.ladder(network, score, batches, self.prunable, targets, train)
+        return next(jp.pruning.ladder(network, score, self._scored, self.prunable, (self._targets[rung],), train))
 
     def _snip(self, network: jp.Network, batches: Any) -> Any:
         """Scores at initialisation with BatchNorm statistics of the images: those it starts with fit no network."""

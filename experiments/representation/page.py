@@ -100,24 +100,21 @@ def _method(line: Any) -> str:
 
 
 def _number_tables(page: report.Page, results: Results) -> None:
-    for quantity, cells in results.curves.groupby("quantity", sort=False):
-        rungs = sorted(cells.rung.unique())
-        rows = []
+    for name, cells in results.curves.groupby("quantity", sort=False):
+        quantity = next(one for one in results.quantities if one.name == name)
+        rungs, rows = sorted(cells.rung.unique()), []
         for (architecture, line, arm), here in cells.groupby(["architecture", "method", "arm"], sort=False):
-            found = {row.rung: row for row in here.itertuples()}
-            name = _name(architecture, line, ARMS[str(arm)])
-            rows.append([name, *(_number(found[rung]) if rung in found else "" for rung in rungs)])
-        quantities = [one for one in results.quantities if one.name == quantity]
-        levels = "".join(f" {name}: {height:.3f}." for name, height in results.levels(quantities[0]).items())
-        less = " Less is better." if quantities[0].smaller else ""
-        more = " Hover for the 95 % interval." if quantities[0].independent else ""
-        name = str(quantity)
-        caption = f"{name[0].upper()}{name[1:]}.{less}{levels}{more} {_COLUMNS}"
+            found = {row.rung: _number(row) for row in here.itertuples()}
+            rows.append([_name(architecture, line, ARMS[str(arm)]), *(found.get(rung, "") for rung in rungs)])
+        levels = "".join(f" {level}: {height:.3f}." for level, height in results.levels(quantity).items())
+        less = " Less is better." if quantity.smaller else ""
+        caption = f"{quantity.name[0].upper()}{quantity.name[1:]}.{less}{levels} {_COLUMNS}"
         page.table(caption, ["", *(_sparsities(results, int(rung)) for rung in rungs)], rows, folded=True)
 
 
 _COLUMNS = (
-    "Columns: the sparsity of the ladder's rung; a dense network trained as long as to that rung stands in its column."
+    "Columns: the sparsity of the ladder's rung; a dense network trained as long as to that rung stands in its column. "
+    "Hover for n, and for 95 % intervals where there are any."
 )
 
 
@@ -164,6 +161,4 @@ def summary(settings: Any, results: Results, tested: Table) -> Printed:
 
 
 _MARKS = {"found": "yes", "undecided": "?", "not found": "no"}
-_MARKED = (
-    "yes: found; yes*: found, on a rung no better than what is reached without looking; no: not found; ?: undecided."
-)
+_MARKED = "yes: found; yes*: found, but no better than what is reached without looking; no: not found; ?: undecided."

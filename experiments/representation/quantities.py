@@ -58,16 +58,14 @@ def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequ
       truths: the metrics of all truths.
       kept: the distorted conditions that count, as "contrast c30".
     """
-    methods = list(dict.fromkeys(name for one in records for name in one["attribution"]))
-    methods.sort(key=lambda name: name == RANDOM_MAP)  # the control comes last
+    methods = dict.fromkeys(name for one in records for name in one["attribution"] if name != RANDOM_MAP)
     listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
     for name in ("mass", "rank", "pointing"):
         for method in methods:
-            if method != RANDOM_MAP:
-                read = partial(_attributed, name=name, method=method)
-                listed.append(Quantity(LOOK, name, method, read, levels=_share_of_object))
+            read = partial(_attributed, name=name, method=method)
+            listed.append(Quantity(LOOK, name, method, read, levels=_share_of_object))
     for name in ("insertion", "deletion"):
-        for method in methods:
+        for method in [*methods, RANDOM_MAP]:
             read = partial(_attributed, name=name, method=method)
             tested = None if method == RANDOM_MAP else partial(_beyond_random, name=name, method=method)
             listed.append(Quantity(NEED, name, method, read, smaller=name == "deletion", tested=tested))

@@ -22,12 +22,7 @@ _CASE = ["quantity", "method", "architecture", "against"]
 
 
 class Results:
-    """The records of a study, looked up by architecture, arm and rung; those of every cell have the same seeds.
-
-    Args:
-      settings: of the study.
-      records: of its runs, those of truths among them.
-    """
+    """The records of a study, truths among them, looked up by architecture, arm and rung; all have the same seeds."""
 
     def __init__(self, settings: Any, records: Sequence[dict[str, Any]]) -> None:
         self.truths: dict[int, Any] = {}
@@ -102,11 +97,9 @@ class Results:
 
         return dict(zip(rungs, stats.simultaneous(values, seed=_SEED, statistic=gained), strict=True))
 
-    # Tables hold what takes longest, so that each is made once, for verdicts, figures and sentences.
-
     @cached_property
     def curves(self) -> Table:
-        """Every quantity of every network, with a 95 % interval of its own where it has one."""
+        """Every quantity of every network, with a 95 % interval of its own where it has one; it takes long, once."""
         rows = []
         for place, quantity in self._quantities():
             for arm in (LADDER, CONTROL, RANDOM, SNIP):
@@ -119,7 +112,7 @@ class Results:
 
     @cached_property
     def gains(self) -> Table:
-        """What every rung gains over both references; the intervals of a ladder hold at once."""
+        """What every rung gains over both references; the intervals of a ladder hold at once.  It takes long, once."""
         rows = []
         for place, quantity in self._quantities():
             for against in REFERENCES:

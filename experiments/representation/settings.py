@@ -131,11 +131,6 @@ BUGS = (
 """What ``--legacy`` does not take over, as it is plainly wrong."""
 
 
-def schedule(settings: Decisive) -> tuple[float, ...]:
-    """Returns the sparsity of every rung."""
-    return jp.schedules.ladder(settings.rungs, settings.share)
-
-
 def resolved(settings: Settings) -> Settings:
     """Names functions, applies what ``legacy`` means for training, leaves out default rungs that a short ladder lacks.
 
@@ -241,7 +236,7 @@ def _check_rungs(settings: Settings) -> None:
                 raise ValueError(f"{name}: expected rungs in [{least}, {settings.rungs}), but got {rung}.")
     if 0 not in settings.distorted_rungs:
         raise ValueError(
-            "distorted_rungs: expected rung 0, the dense network, among them: the others are compared to it."
+            "distorted_rungs: expected rung 0, the dense network, among them: it is what others gain over."
         )
 
 
@@ -253,8 +248,7 @@ def _check_exclude(settings: Settings) -> None:
     matched = False
     for name in settings.architectures:
         shapes = find(name).shapes(settings.image)["params"]
-        # Raises where nothing is left to prune.
-        kept = options.prunable(shapes, settings.exclude)
+        kept = options.prunable(shapes, settings.exclude)  # raises where nothing is left to prune
         matched |= kept != jp.tree.prunable(shapes)
     if settings.exclude and not matched:
         names = ", ".join(map(named.name, settings.architectures))

@@ -16,10 +16,10 @@ SHOWN = 4
 def measure_truth(images: Images, settings: Decisive, seed: int) -> dict[str, Any]:
     """Collects what networks are held against: labels, chance levels, baselines, and the answers of observers."""
     test, few = images.test, settings.attributed_examples
-    count, height, width, _ = test.images.shape
-    size = height, width
+    count, size = len(test.images), test.images.shape[1:3]
     baselines = {"centre box": discovery.centre_box(size, count), "whole image": discovery.whole_image(size, count)}
-    cues = images.conflict
+    cues, shown = images.conflict, min(SHOWN, few)
+    pixels = np.round(255 * test.images[:shown]).astype(np.uint8)
     return {
         "classes": list(test.classes),
         "labels": np.asarray(test.labels).tolist(),
@@ -29,19 +29,14 @@ def measure_truth(images: Images, settings: Decisive, seed: int) -> dict[str, An
             for name, boxes in baselines.items()
         },
         "observers": {name: one.responses.tolist() for name, one in watched(images, settings, seed).items()},
-        "strip": strip(images, min(SHOWN, few)),
+        # For the page, a byte for each number, in hexadecimal.
+        "strip": {
+            "size": size[0],
+            "images": [one.tobytes().hex() for one in pixels],
+            "masks": [one.astype(np.uint8).tobytes().hex() for one in test.mask[:shown]],
+            "boxes": [np.asarray(one).tolist() for one in test.boxes[:shown]],
+        },
         "conflict": cues and {name: np.asarray(cues[name]).tolist() for name in ("shape", "texture")},
-    }
-
-
-def strip(images: Images, count: int) -> dict[str, Any]:
-    """Keeps the first images, masks and boxes for the page, a byte for each number, in hexadecimal."""
-    pixels = np.round(255 * images.test.images[:count]).astype(np.uint8)
-    return {
-        "size": pixels.shape[1],
-        "images": [one.tobytes().hex() for one in pixels],
-        "masks": [one.astype(np.uint8).tobytes().hex() for one in images.test.mask[:count]],
-        "boxes": [np.asarray(one).tolist() for one in images.test.boxes[:count]],
     }
 
 

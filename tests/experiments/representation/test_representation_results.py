@@ -34,7 +34,7 @@ from experiments.representation import results as numbers
 from experiments.representation.architectures import ARCHITECTURES
 from experiments.representation.captions import captions
 from experiments.representation.quantities import RANDOM_MAP, Quantity
-from experiments.representation.settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Run, Truth, schedule
+from experiments.representation.settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Run, Truth
 from experiments.representation.truth import SHOWN
 from experiments.shared.results import complete, verdicts
 from experiments.shared.study import finish
@@ -137,7 +137,7 @@ def _metrics(made: Settings, run: Run) -> dict[str, Any]:
         if how != "random map":
             heat = np.exp(-((np.arange(size)[:, None] - 6) ** 2 + (np.arange(size) - 9) ** 2) / rng.uniform(10, 60))
             attribution[how]["strip"] = [np.round(255 * heat).astype(np.uint8).tobytes().hex()] * shown
-    sparsity = 0.0 if run.arm == CONTROL else schedule(made)[run.rung]
+    sparsity = 0.0 if run.arm == CONTROL else jp.schedules.ladder(made.rungs, made.share)[run.rung]
     metrics = {
         "sparsity": sparsity,
         "sparsity_of_all_kernels": 0.97 * sparsity,
