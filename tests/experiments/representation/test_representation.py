@@ -16,7 +16,7 @@ from rich.console import Console
 import jaxprune as jp
 from experiments import representation
 from experiments.representation import Settings, networks, open_study, plan
-from experiments.representation.architectures import ARCHITECTURES, Architecture
+from experiments.representation.architectures import ARCHITECTURES, Architecture, digest
 from experiments.representation.attributions import ATTRIBUTIONS
 from experiments.representation.measures import pairs_and_others, places, stands, written
 from experiments.representation.settings import Run, Truth, resolved
@@ -81,6 +81,10 @@ def tiny(**changes: Any) -> Architecture:
     return Architecture(
         **{"title": "Tiny", "module": lambda classes, _: Tiny(classes), "methods": methods} | options | changes
     )
+
+
+def same() -> Architecture:
+    return tiny()
 
 
 def blind() -> Architecture:
@@ -279,6 +283,39 @@ def test_architecture_has_the_sites_that_the_study_reads(name):
     assert places(kind, network, images).shape[:3] == (2, 8, 8)
 
 
+def test_architecture_says_of_its_layers_what_its_module_says():
+    residual, vision, shifted = (ARCHITECTURES[name].describe(32) for name in ("resnet-large", "vit", "swin"))
+    inner, stem = [one[0] for one in residual["blocks"].values()], (residual["width"], residual["stem_stride"])
+    depth = sum(len(one) + 1 for one in residual["blocks"].values()) + 2
+    assert ARCHITECTURES["resnet-large"].layers == (
+        f"depth {depth}, {len(inner)} basic blocks of inner width {inner[0]}, {inner[1]} and {inner[2]}, a stem of "
+        f"width {stem[0]} and stride {stem[1]}"
+    )
+
+    def heads(block: Any) -> str:
+        return f"{block['heads']} heads, {block['hidden']} hidden units"
+
+    blocks = vision["blocks"]
+    assert ARCHITECTURES["vit"].layers == (
+        f"patches of {vision['patch']} pixels, width {vision['width']}, depth {len(blocks)}, {heads(blocks['block0'])}"
+    )
+    stages = [[block for name, block in shifted["blocks"].items() if name.startswith(f"stage{one}")] for one in (1, 2)]
+    each = [
+        f"{len(found)} blocks of width {found[0]['heads'] * width} ({heads(found[0])})"
+        for found, width in zip(stages, shifted["head_widths"], strict=True)
+    ]
+    assert ARCHITECTURES["swin"].layers == (
+        f"patches of {shifted['patch']} pixels, windows of {shifted['window']} × {shifted['window']} tokens, stages of "
+        f"{each[0]} and {each[1]}"
+    )
+
+
+def test_digest_of_a_function_of_the_users_is_that_of_its_text():
+    named = [f"{__name__}:{one}" for one in ("tiny", "same")]
+    assert digest(named[0], 32) == digest(tiny, 32) != digest(named[1], 32)
+    assert digest("vit", 32) != digest("vit", 64)
+
+
 def test_resolved_leaves_out_default_rungs_that_a_shorter_ladder_lacks():
     study = resolved(Settings(rungs=4))
     assert (study.random_rungs, study.snip_rungs, study.distorted_rungs) == ((2,), (), (0, 2))
@@ -321,12 +358,21 @@ def test_open_study_takes_few_test_images_of_a_folder_of_all_classes(tmp_path):
         )
 
 
+def test_open_study_refuses_images_of_another_size_than_it_says():
+    with pytest.raises(
+        ValueError, match="data, image: expected images of 64 x 64 pixels, but those of squares have 32"
+    ):
+        open_study(Settings(**OWN, image=64))
+
+
 def test_open_study_has_other_keys_for_other_images_and_other_scores(monkeypatch):
     small: dict[str, Any] = {"architectures": ("resnet-small",), "attributed_examples": 4, "batch_size": 4}
     fingerprint = lambda **changes: open_study(Settings(**{**small, **changes})).fingerprint  # noqa: E731
     painted, owned = fingerprint(), fingerprint(data=squares)
     assert painted == fingerprint() == fingerprint(train_examples=100)
     assert len({painted, owned, fingerprint(score=least)}) == 3
+    jax.config.update("jax_enable_x64", False)
+    assert painted == fingerprint()
     scenes = jp.data.scenes
     monkeypatch.setattr(jp.data, "scenes", lambda *arguments, **named: scenes(*arguments, **{**named, "image": 40}))
     assert fingerprint() != painted
