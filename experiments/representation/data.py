@@ -1,7 +1,7 @@
-"""What the networks of a study see, and what is true of it: images, masks, boxes, distortions, observers."""
+"""What the networks of a study see: images with masks and boxes, painted or read, and their distortions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -9,33 +9,67 @@ import jax
 import numpy as np
 
 import jaxprune as jp
-from experiments.representation_settings import Settings
+from experiments.representation.settings import FORMS, Decisive, Settings, resolved, validate
+from experiments.shared import named, options
+from experiments.shared.settings import at_most_images
 from jaxprune import check, records
-from jaxprune.evaluate import alignment, discovery, observers, relevance
 
 MEAN, STD = 0.5, 0.25
 """Networks see ``(image - MEAN) / STD``, so that 0, the baseline of attributions, is a mean grey."""
 
-SHOWN = 4
-"""Images whose attributions and boxes are kept for the page."""
-
 _SMALL = 2**23  # bytes of a set of test images of which every distorted copy is kept
 _FRACTIONS = {"test": 0.3, "training": 0.7}
 _TRAINING, _TEST, _CONFLICT, _PAIRS = range(4)  # streams of a seed
+_FEW = 20  # scenes by which a painter is known
 
 
 @dataclass(frozen=True)
-class World:
-    """What all networks of one seed share."""
+class Images:
+    """What all networks of one seed see."""
 
-    classes: tuple[str, ...]
-    training: dict[str, Any]
+    training: Callable[[], dict[str, Any]]
+    """Makes the images that networks learn from, once."""
     test: jp.data.Annotated
     conditions: dict[str, Callable[[], np.ndarray]]
     """What makes the test images under every distortion and level: {"contrast c30": () -> images}."""
     conflict: dict[str, Any] | None
     """Scenes whose texture is that of another class; None where the data have no such thing."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a study."""
+
+    settings: Settings
+    """With everything filled in."""
+    annotated: jp.data.Annotated | None
+    """None where scenes are painted for each seed."""
     fingerprint: str
+    """Of the images, or of a few scenes; and of the text of a score of the user's."""
+    _last: dict[int, Images] = field(default_factory=dict)
+
+    def images(self, seed: int) -> Images:
+        """Paints the scenes of a seed, or splits the images; those of the last seed are kept for all architectures."""
+        if seed not in self._last:
+            self._last.clear()
+            self._last[seed] = prepare(self.settings, self.annotated, seed)
+        return self._last[seed]
+
+
+def open_study(settings: Settings) -> Inputs:
+    """Opens the data, and finds every bad value before anything expensive starts."""
+    settings = resolved(settings)
+    validate(settings)
+    annotated = None if settings.data == "shapes" else read(settings)
+    if annotated is None:
+        _, test, conflict = _scenes(settings, 0, _FEW)
+        parts = [test.images, test.mask, *test.boxes, conflict["image"]]
+    else:
+        _check_annotated(annotated, settings)
+        parts = [annotated.images, annotated.mask, annotated.void, annotated.labels, *annotated.boxes]
+    names = [] if annotated is None else [annotated.name, annotated.classes]  # the name enters the splits
+    decisive = [records.fingerprint(*map(np.asarray, parts)), *names, options.own_scores([settings.score])]
+    return Inputs(settings, annotated, records.digest(decisive)[:16])
 
 
 def normalised(images: Any) -> np.ndarray:
@@ -43,38 +77,33 @@ def normalised(images: Any) -> np.ndarray:
     return ((np.asarray(images) - MEAN) / STD).astype(np.float32)
 
 
-def prepare(settings: Settings, seed: int) -> World:
-    """Paints the scenes of a seed, or splits and reads the images of a folder."""
-    made = _scenes(settings, seed) if settings.data == "shapes" else _annotated(settings, seed)
-    training, test, conflict = made
+def prepare(settings: Decisive, annotated: jp.data.Annotated | None, seed: int) -> Images:
+    """Makes what all networks of a seed see."""
+    if annotated is None:
+        training, test, conflict = _scenes(settings, seed, settings.test_examples)
+    else:
+        trained, tested = _split(annotated, settings, seed)
+        labels = np.asarray(annotated.labels)[trained].astype(np.int32)
+        training = lambda: {"image": normalised(annotated.images[trained]), "label": labels}  # noqa: E731
+        test, conflict = annotated.take(tested), None
     conditions = {
         f"{name} {level}": _condition(test.images, name, level, seed)
         for name in settings.distortions
         for level in jp.data.DISTORTIONS[name]
     }
-    arrays = [*training.values(), test.images, test.labels, test.mask, test.void, *test.boxes]
-    arrays += [] if conflict is None else [*conflict.values()]
-    return World(test.classes, training, test, conditions, conflict, records.fingerprint(*map(np.asarray, arrays)))
+    return Images(cache(training), test, conditions, conflict)
 
 
 def _condition(images: np.ndarray, name: str, level: str, seed: int) -> Callable[[], np.ndarray]:
     """Makes distorted images when they are asked for, and keeps them where they are small."""
-
-    def make() -> np.ndarray:
-        return jp.data.distort(images, name, level, seed, reference=_reference(name, images))
-
+    # The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass, which
+    # in proportion would leave nothing of a small image.
+    side = float(min(images.shape[1:3])) if name == "high-pass" else 224.0
+    make = lambda: jp.data.distort(images, name, level, seed, reference=side)  # noqa: E731
     return cache(make) if images.nbytes < _SMALL else make
 
 
-def _reference(distortion: str, images: np.ndarray) -> float:
-    """The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass.
-
-    In proportion, the benchmark's high-pass filters would leave nothing of a small image.
-    """
-    return float(min(images.shape[1:3])) if distortion == "high-pass" else 224.0
-
-
-def _scenes(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, dict[str, Any]]:
+def _scenes(settings: Decisive, seed: int, tested: int) -> tuple[Any, jp.data.Annotated, dict[str, Any]]:
     """Ten classes, a shape with a texture of its own each; in the conflict set texture and shape disagree."""
     keys = jax.random.split(jax.random.key(seed), 4)
     names = tuple(f"{texture} {shape}" for texture, shape in zip(jp.data.TEXTURES, jp.data.SHAPES, strict=True))
@@ -84,40 +113,23 @@ def _scenes(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, dict
         options: dict[str, Any] = {"image": settings.image, "difficulty": settings.difficulty}
         return jp.data.scenes(keys[stream], len(labels), shape=labels, texture=texture, **options)
 
-    learned = np.arange(settings.train_examples, dtype=np.int32) % count
-    labels = np.arange(settings.test_examples, dtype=np.int32) % count
-    training = paint(_TRAINING, learned, learned).image.astype(np.float32) / 255
-    # Every class in colour and in grey: all distorted images are grey, and should not be new for that reason alone.
-    grey = learned_in_grey(len(learned), count)
-    training[grey] = jp.data.distort(training[grey], "colour", "bw", seed)
+    def training() -> dict[str, Any]:
+        learned = np.arange(settings.train_examples, dtype=np.int32) % count
+        images = paint(_TRAINING, learned, learned).image.astype(np.float32) / 255
+        # Every second round of the classes: all distorted images are grey, and should not be new for that reason alone.
+        grey = np.arange(len(learned)) // count % 2 == 1
+        images[grey] = jp.data.distort(images[grey], "colour", "bw", seed)
+        return {"image": normalised(images), "label": learned}
+
+    labels = np.arange(tested, dtype=np.int32) % count
     test = jp.data.annotated_scenes(paint(_TEST, labels, labels), labels, names, f"scenes-{seed}")
-    drawn = jax.random.randint(keys[_PAIRS], labels.shape, 1, count)
+    drawn = jax.random.randint(keys[_PAIRS], labels.shape, 1, count, "int32")  # the same ones in float64
     texture = (labels + np.asarray(drawn)) % count
     conflict = paint(_CONFLICT, labels, texture).image.astype(np.float32) / 255
-    return (
-        {"image": normalised(training), "label": learned},
-        test,
-        {"image": conflict, "shape": labels, "texture": texture},
-    )
+    return training, test, {"image": conflict, "shape": labels, "texture": texture}
 
 
-def learned_in_grey(examples: int, classes: int) -> np.ndarray:
-    """Says which training scenes are shown in grey: those of every second round of the classes.
-
-    >>> learned_in_grey(6, 2).tolist()
-    [False, False, True, True, False, False]
-    """
-    return np.arange(examples) // classes % 2 == 1
-
-
-def _annotated(settings: Settings, seed: int) -> tuple[Any, jp.data.Annotated, None]:
-    images = read(settings)
-    training, tested = _split(images, settings, seed)
-    learned = np.asarray(images.labels)[training].astype(np.int32)
-    return {"image": normalised(images.images[training]), "label": learned}, images.take(tested), None
-
-
-def _split(images: jp.data.Annotated, settings: Settings, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(images: jp.data.Annotated, settings: Decisive, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits into training and test; test images in turns, one of every class, since only the first ones are used."""
     labels = np.asarray(images.labels)
     parts = jp.data.split(labels, images.name, seed, _FRACTIONS)
@@ -126,33 +138,36 @@ def _split(images: jp.data.Annotated, settings: Settings, seed: int) -> tuple[np
     return parts["training"], tested[np.lexsort((labels[tested], turn))][: settings.test_examples]
 
 
-def read(settings: Settings) -> jp.data.Annotated:
+def read(settings: Decisive) -> jp.data.Annotated:
     """Opens images with masks and boxes, once for all seeds."""
-    kind, _, name = settings.data.partition(":")
-    if kind not in ("voc", "folder", "tfds") or not name:
-        check.choice("data", settings.data, ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>"))
-        raise ValueError(f"data: expected a folder or a name in place of <...>, but got {settings.data!r}.")
-    values = (settings.object_values, settings.void_values)
-    return _read(kind, name, settings.data_folder, settings.image, *values)
-
-
-@cache
-def _read(
-    kind: str, name: str, folder: str | None, image: int, objects: tuple[int, ...], void: tuple[int, ...]
-) -> jp.data.Annotated:
-    if kind == "voc":
+    data, image = settings.data, settings.image
+    kind, _, name = data.partition(":") if isinstance(data, str) else ("", "", "")
+    if kind == "voc" and name:
         return jp.data.voc(name, image=image)
-    if kind == "folder":
+    if kind == "folder" and name:
         return jp.data.annotated_folder(name, image=image)
-    return jp.data.annotated_tfds(name, image=image, folder=folder, objects=objects or None, void=void)
+    if kind == "tfds" and name:
+        values: dict[str, Any] = {"objects": settings.object_values or None, "void": settings.void_values}
+        return jp.data.annotated_tfds(name, image=image, folder=settings.data_folder, **values)
+    if isinstance(data, str) and not (named.is_own(data) and name):
+        check.choice("data", data, FORMS)
+    found = named.find("data", data)()
+    if not isinstance(found, jp.data.Annotated):
+        raise ValueError(
+            f"data: expected {named.name(data)} to return a jp.data.Annotated, but got {type(found).__name__}."
+        )
+    return found
 
 
-def open_data(settings: Settings) -> None:
-    """Finds what is wrong with the data before anything expensive starts."""
-    if settings.data == "shapes":
-        return
-    images = read(settings)
-    _, tested = _split(images, settings, 0)
+def _check_annotated(images: jp.data.Annotated, settings: Settings) -> None:
+    if (size := images.images.shape[1:3]) != (settings.image, settings.image):
+        raise ValueError(
+            f"data, image: expected images of {settings.image} x {settings.image} pixels, but those of {images.name} "
+            f"have {size[0]} x {size[1]}. Pass their side as image."
+        )
+    # Splits keep the shares of the classes, so that those of all seeds have equal sizes.
+    trained, tested = _split(images, settings, settings.seeds[0])
+    at_most_images(settings.batch_size, len(trained), "the training part")
     labels, counts = np.unique(np.asarray(images.labels)[tested], return_counts=True)
     if len(labels) < 2 or counts.max() < 2:
         raise ValueError(
@@ -164,73 +179,3 @@ def open_data(settings: Settings) -> None:
             f"attributed_examples: expected at most the {len(tested)} test images that there are, but got "
             f"{settings.attributed_examples}."
         )
-
-
-def watched(world: World, settings: Settings, seed: int) -> dict[str, observers.Observers]:
-    """Simulates observers of every condition.
-
-    They err more under stronger distortion, and about small objects: with s the place of a level among those of its
-    distortion, from 0 (the control) to 1, and z_i the standardised logarithm of an object's visible area, an image is
-    answered rightly with probability ``c + (1 - c) / (1 + exp(-(3 - 5 s + z_i)))``, c = 1 / classes; any two observers
-    share 3 of 10 trials.
-    """
-    area = np.log(world.test.mask.sum(axis=(1, 2)))
-    standard = (area - area.mean()) / max(area.std(), 1e-12)
-    chance = 1 / len(world.classes)
-    found = {}
-    for number, condition in enumerate(world.conditions):
-        name, level = condition.split(" ")
-        levels = jp.data.DISTORTIONS[name]
-        strength = levels.index(level) / (len(levels) - 1)
-        right = chance + (1 - chance) / (1 + np.exp(-(3 - 5 * strength + standard)))
-        found[condition] = observers.simulated(
-            right,
-            world.test.labels,
-            len(world.classes),
-            observers=settings.observers,
-            rho=0.3,
-            seed=1000 * seed + number,
-        )
-    return found
-
-
-def truth(world: World, settings: Settings, seed: int) -> dict[str, Any]:
-    """Collects what networks are held against: labels, chance levels, baselines, and the answers of observers."""
-    few = settings.attributed_examples
-    masks = world.test.mask
-    size = world.test.images.shape[1:3]
-    count = len(world.test.images)
-    baselines = {"centre box": discovery.centre_box(size, count), "whole image": discovery.whole_image(size, count)}
-    return {
-        "classes": list(world.classes),
-        "labels": np.asarray(world.test.labels).tolist(),
-        "chance": relevance.chance(masks[:few]).tolist(),
-        "baselines": {
-            name: discovery.corloc(boxes, world.test.boxes, legacy=settings.legacy).hits.tolist()
-            for name, boxes in baselines.items()
-        },
-        "observers": {name: one.responses.tolist() for name, one in watched(world, settings, seed).items()},
-        "strip": strip(world, min(SHOWN, settings.attributed_examples)),
-        "conflict": None
-        if world.conflict is None
-        else {name: np.asarray(world.conflict[name]).tolist() for name in ("shape", "texture")},
-    }
-
-
-def strip(world: World, count: int) -> dict[str, Any]:
-    """Keeps the first images, masks and boxes for the page, a byte for each number, in hexadecimal."""
-    pictures = np.round(255 * world.test.images[:count]).astype(np.uint8)
-    return {
-        "size": pictures.shape[1],
-        "images": [one.tobytes().hex() for one in pictures],
-        "masks": [one.astype(np.uint8).tobytes().hex() for one in world.test.mask[:count]],
-        "boxes": [np.asarray(one).tolist() for one in world.test.boxes[:count]],
-    }
-
-
-def kept_conditions(settings: Settings, conditions: list[str]) -> list[str]:
-    """Leaves out the controls of the benchmark, as it does itself; all stay with the choices of the released code."""
-    if settings.legacy:
-        return conditions
-    excluded = alignment.EXCLUDED
-    return [one for one in conditions if one.split(" ")[1] not in excluded.get(one.split(" ")[0], ())]

@@ -6,68 +6,52 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import options
-from experiments.representation_quantities import RANDOM_MAP, Quantity
-from experiments.representation_results import Results
-from experiments.representation_settings import CONTROL, LADDER, RANDOM, SNIP
-from experiments.transfer_results import Table
+from experiments.representation import architectures
+from experiments.representation.attributions import ATTRIBUTIONS
+from experiments.representation.quantities import RANDOM_MAP, Quantity
+from experiments.representation.results import Results
+from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP
+from experiments.shared.results import Table
 from jaxprune import report
 
-_INK = "#2b2922"
-_SOFT = "#8a8578"
+_INK, _SOFT = "#2b2922", "#8a8578"
 
-_LINES = {
-    "": ("", report.COLOURS[0]),
-    "grad-cam": ("Grad-CAM", report.COLOURS[0]),
-    "integrated-gradients": ("integrated gradients", report.COLOURS[1]),
-    "guided-grad-cam": ("guided Grad-CAM", report.COLOURS[2]),
-    "attention": ("attention", report.COLOURS[3]),
-    "rollout": ("attention rollout", report.COLOURS[4]),
-    "guided-backpropagation": ("guided backpropagation", report.COLOURS[5]),
-    "smooth-grad": ("SmoothGrad", report.COLOURS[6]),
-    "input-times-gradient": ("input times gradient", report.COLOURS[7]),
-    "lost": ("LOST", report.COLOURS[0]),
-    "tokencut": ("TokenCut", report.COLOURS[1]),
-    RANDOM_MAP: ("random order", _SOFT),
+_TITLES = {
+    "": "",
+    **{name: one.title for name, one in ATTRIBUTIONS.items()},
+    **{"lost": "LOST", "tokencut": "TokenCut", RANDOM_MAP: "random order"},
 }
-ARMS = {
-    LADDER: "pruned",
-    CONTROL: "dense, trained equally long",
-    RANDOM: "random mask",
-    SNIP: "SNIP",
+_LINES = dict(zip(ATTRIBUTIONS, report.COLOURS, strict=False)) | {
+    **dict(zip(("lost", "tokencut"), report.COLOURS, strict=False)),
+    **{"": report.COLOURS[0], RANDOM_MAP: _SOFT},
 }
+ARMS = {LADDER: "pruned", CONTROL: "dense, trained equally long", RANDOM: "random mask", SNIP: "SNIP"}
 """What figures and tables call the arms."""
 
-_LEVELS: dict[str, Any] = {
-    "chance": ":",
-    "centre box": (0, (4, 1.5, 1, 1.5)),
-    "whole image": (0, (1, 3)),
-    "independent errors": (0, (5, 1.5, 1, 1.5, 1, 1.5)),
-    "no leaning": (0, (1, 3)),
-}
+_LEVELS: dict[str, Any] = {"chance": ":", "whole image": (0, (1, 3)), "no leaning": (0, (1, 3))}
+_LEVELS |= {"centre box": (0, (4, 1.5, 1, 1.5)), "independent errors": (0, (5, 1.5, 1, 1.5, 1, 1.5))}
 
 _CONTROL: Any = {"linewidth": 1.2, "linestyle": (0, (4, 2))}
 _POINTS: dict[str, Any] = {
     RANDOM: {"marker": "D", "markersize": 5, "markerfacecolor": "white"},
     SNIP: {"marker": "x", "markersize": 7},
 }
+_STAR = {"marker": "*", "markersize": 13, "markeredgewidth": 0.8}
+_RING = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.3}
 _SPOTS: dict[str, tuple[str, Any]] = {
-    "equal training": ("sweet spot against equal training", {"marker": "*", "markersize": 13, "markeredgewidth": 0.8}),
-    "dense": (
-        "sweet spot against the dense network",
-        {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.3},
-    ),
+    "equal training": ("sweet spot against equal training", _STAR),
+    "dense": ("sweet spot against the dense network", _RING),
 }
 
 
 def title(architecture: str) -> str:
     """Returns what figures and tables call an architecture."""
-    return options.ARCHITECTURES[architecture].title
+    return architectures.find(architecture).title
 
 
 def method(line: str) -> str:
     """Returns what figures and tables call a method."""
-    return _LINES.get(line, (line, ""))[0]
+    return _TITLES.get(line, line)
 
 
 def rung_label(sparsity: float) -> str:
@@ -80,14 +64,13 @@ def rung_label(sparsity: float) -> str:
     return text.removesuffix(".0") if sparsity >= 0.95 else f"{100 * sparsity:.0f}"
 
 
-def ladders(results: Results, measured: Table, tested: Table, question: str) -> Figure:
+def ladders(results: Results, tested: Table, question: str) -> Figure:
     """Draws the quantities of a question: a row for each, a column for each architecture, a line for each method.
 
     Args:
-      results: for the levels that are reached without looking.
-      measured: what ``representation_results.curves`` returned.
-      tested: what ``representation_results.verdicts`` returned.
-      question: one of those of ``representation_quantities``.
+      results: of the study.
+      tested: the verdicts, whose sweet spots are marked.
+      question: one of those of ``quantities``.
     """
     asked = [one for one in results.quantities if one.question == question]
     names = list(dict.fromkeys(one.name for one in asked))
@@ -98,10 +81,11 @@ def ladders(results: Results, measured: Table, tested: Table, question: str) -> 
         for across, name in zip(axes, names, strict=True):
             lines = [one for one in asked if one.name == name]
             for axis, architecture in zip(across, shown, strict=True):
-                _levels(axis, results, lines[0])
-                drawn_here = [one for one in lines if len(_of(measured, one, architecture))]
+                for level, height in results.levels(lines[0]).items():
+                    axis.axhline(height, color=_INK, linestyle=_LEVELS[level], linewidth=1.1, alpha=0.75, label=level)
+                drawn_here = [one for one in lines if len(_of(results.curves, one, architecture))]
                 for quantity, aside in zip(drawn_here, _asides(len(drawn_here)), strict=True):
-                    here = _of(measured, quantity, architecture)
+                    here = _of(results.curves, quantity, architecture)
                     _line(axis, here, quantity, banded=len(lines) == 1, aside=aside)
                     _spots(axis, here, _of(tested, quantity, architecture), quantity)
                 axis.margins(y=0.08)
@@ -136,22 +120,20 @@ def _limits(axis: Any, quantity: Quantity) -> None:
 
 
 def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: float) -> None:
-    text, color = _LINES.get(quantity.line, (quantity.line, _INK))
+    text, color = method(quantity.line), _LINES.get(quantity.line, _INK)
     # Intervals of few seeds are widened, beyond what values can be: tables have them as they are.
     here = here.assign(low=here.low.clip(quantity.least, 1), high=here.high.clip(quantity.least, 1))
     ladder = here[here.arm == LADDER].sort_values("rung")
     if quantity.independent:
         axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
-    axis.plot(
-        ladder.rung, ladder["mean"], color=color, linewidth=1.9, marker=".", markersize=5, label=text or ARMS[LADDER]
-    )
+    marked: Any = {"linewidth": 1.9, "marker": ".", "markersize": 5}
+    axis.plot(ladder.rung, ladder["mean"], color=color, label=text or ARMS[LADDER], **marked)
     control = here[(here.arm == CONTROL) | ((here.arm == LADDER) & (here.rung == 0))].sort_values("rung")
     shade = _SOFT if banded else color
-    if len(control) > 1:
-        # Where several methods share a panel only the bands of the ladder are drawn.
-        if banded and quantity.independent:
-            axis.fill_between(control.rung, control.low, control.high, color=shade, alpha=0.16, linewidth=0)
-        axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
+    # Where several methods share a panel only the bands of the ladder are drawn.
+    if banded and quantity.independent:
+        axis.fill_between(control.rung, control.low, control.high, color=shade, alpha=0.16, linewidth=0)
+    axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
     for arm, look in _POINTS.items():
         for row in here[here.arm == arm].itertuples():
             axis.plot([row.rung + aside] * 2, [row.low, row.high], color=color, linewidth=0.8, alpha=0.6)
@@ -159,33 +141,18 @@ def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: fl
 
 
 def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
-    color = _LINES.get(quantity.line, ("", _INK))[1]
+    color = _LINES.get(quantity.line, _INK)
     heights = here[here.arm == LADDER].set_index("rung")["mean"]
     for row in tested[tested.verdict == "found"].itertuples():
         text, look = _SPOTS[str(row.against)]
-        edge = "white" if look["marker"] == "*" else color
-        axis.plot(
-            row.rung,
-            heights[row.rung],
-            color=color,
-            markeredgecolor=edge,
-            linestyle="none",
-            zorder=6,
-            label=text,
-            **look,
-        )
-
-
-def _levels(axis: Any, results: Results, quantity: Quantity) -> None:
-    for name, height in results.levels(quantity).items():
-        axis.axhline(height, color=_INK, linestyle=_LEVELS[name], linewidth=1.1, alpha=0.75, label=name)
+        drawn = {"color": color, "markeredgecolor": "white" if look is _STAR else color, "linestyle": "none", **look}
+        axis.plot(row.rung, heights[row.rung], zorder=6, label=text, **drawn)
 
 
 def _rungs(axis: Any, results: Results, architecture: str) -> None:
     """Puts the rungs at equal distances, as the paper does, and names them by their sparsity."""
     rungs = results.rungs(architecture, LADDER)
-    every = -(-len(rungs) // 9)
-    named = rungs[::every]
+    named = rungs[:: -(-len(rungs) // 9)]
     labels = [rung_label(results.sparsity(architecture, LADDER, rung)) for rung in named]
     axis.set_xticks(named, labels, fontsize=8)
     axis.set_xlim(rungs[0] - 0.4, rungs[-1] + 0.4)
@@ -198,11 +165,11 @@ def _with_legend(drawn: Figure, axes: Any) -> Figure:
     for axis in axes:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(text, handle)
-    several = any(text in entries for text, _ in _LINES.values() if text)
+    several = any(text in entries for text in _TITLES.values() if text)
     # Where lines are methods the ladder is named by its style; else its own line names it, and the control's its own.
     named = {*entries, ARMS[LADDER]} if several else set(entries) - {ARMS[LADDER], ARMS[CONTROL]}
     entries |= {text: Line2D([], [], color=_INK, **look) for text, look in _common() if text in named}
-    order = [*(text for text, _ in _LINES.values()), *(text for text, _ in _common()), *entries]
+    order = [*_TITLES.values(), *(text for text, _ in _common()), *entries]
     listed = {text: entries[text] for text in order if text in entries}
     drawn.legend(listed.values(), listed.keys(), loc="outside lower center", ncols=4, fontsize=8.5, columnspacing=1.4)
     return drawn

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.representation_figures import ARMS, method, rung_label, title
-from experiments.representation_quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD, RANDOM_MAP
-from experiments.representation_results import REFERENCES, Results
-from experiments.representation_settings import CONTROL, LADDER, Study
-from experiments.transfer_results import Table
-from experiments.wording import joined, percent
+from experiments.representation.figures import ARMS, method, rung_label, title
+from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD, RANDOM_MAP
+from experiments.representation.results import REFERENCES, Results
+from experiments.representation.settings import CONTROL, LADDER
+from experiments.shared.pages import few_seeds, joined, percent
+from experiments.shared.results import Table
 
 Point = tuple[str, str]
 """A few words in front, and what follows."""
@@ -24,15 +24,11 @@ QUESTIONS = {
 }
 """The headings of the page."""
 
-_TOLD = 6  # sweet spots, or networks, that a sentence lists
+_MOST = 6  # sweet spots, or networks, that a sentence lists
 
 
 def signed(value: float, margin: float = 0.0) -> str:
     """Writes a gain with its sign, three digits after the point, or as many as tell it from the margin.
-
-    Args:
-      value: a gain, or an end of its interval.
-      margin: what verdicts compare it with.
 
     >>> signed(-0.0304), signed(0.00034), signed(0.0), signed(0.0502, 0.05)
     ('−0.030', '+0.0003', '0.000', '+0.0502')
@@ -46,7 +42,7 @@ def spot(row: Any) -> str:
     """Writes the rung of a verdict with its gain and interval, and whether it is no better than a blind guess."""
     ends = f"95 % interval {signed(row.low, row.margin)} to {signed(row.high, row.margin)}"
     reached = f"; {row.value:.3f}, {blind(row)}, {row.level_value:.3f}" if row.level else ""
-    return f"{signed(row.gain, row.margin)} at {rung_label(row.sparsity)} % ({ends}{reached})"
+    return f"{signed(row.mean, row.margin)} at {rung_label(row.sparsity)} % ({ends}{reached})"
 
 
 def blind(row: Any) -> str:
@@ -57,7 +53,7 @@ def blind(row: Any) -> str:
 
 def untested(tested: Table, question: str) -> str:
     """Says why a question that networks were asked has no verdicts; empty where it has some, or needs none."""
-    if question != DECIDE or tested.empty or (tested.question == question).any():
+    if question != DECIDE or (tested.question == question).any():
         return ""
     return (
         "Not tested: of the ladder only the dense network decided on distorted images, so that no rung can be "
@@ -65,29 +61,23 @@ def untested(tested: Table, question: str) -> str:
     )
 
 
-def findings(study: Study, results: Results, measured: Table, tested: Table, flat: Table) -> list[Point]:
+def findings(settings: Any, results: Results, tested: Table) -> list[Point]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
-    told = [("Accuracy along the ladder.", _accuracies(results, measured))]
-    if tested.empty:
-        told.append(("Sweet spots.", "None can be looked for: the ladder has no rung but the dense network."))
-    else:
-        told.append(("Sweet spots.", _overall(study, results, tested)))
-        for question, heading in QUESTIONS.items():
-            here = tested[tested.question == question]
-            # Gains of a random order belong to no method, and are told apart below.
-            here = here[here.method != RANDOM_MAP]
-            if len(here):
-                told.append((heading, " ".join(_answer(here, against) for against in REFERENCES)))
-            elif why := untested(tested, question):
-                told.append((heading, why))
-        told += [("Random order.", line) for line in _any_order(tested)]
-    told += [("Flat maps.", line) for line in _flat(results, flat)]
+    points = [("Accuracy along the ladder.", _accuracies(results))]
+    points.append(("Sweet spots.", _overall(settings, results, tested)))
+    for question, heading in QUESTIONS.items():
+        # Gains of a random order belong to no method, and are told apart below.
+        here = tested[(tested.question == question) & (tested.method != RANDOM_MAP)]
+        if len(here):
+            points.append((heading, " ".join(_answer(here, against) for against in REFERENCES)))
+        elif why := untested(tested, question):
+            points.append((heading, why))
+    points += [*_any_order(tested), *_flat(results)]
     if (tested.question == DECIDE).any():
-        told.append(("No people were asked.", _OBSERVERS))
-    if len(results.seeds) < 3:
-        few = "Fewer than three seeds say little about other seeds: take every verdict as a first look."
-        told.append(("Few seeds.", few))
-    return told
+        points.append(("No people were asked.", _OBSERVERS))
+    if few := few_seeds(len(results.seeds)):
+        points.append(("Few seeds.", few.strip()))
+    return points
 
 
 _OBSERVERS = (
@@ -96,33 +86,31 @@ _OBSERVERS = (
 )
 
 
-def _accuracies(results: Results, measured: Table) -> str:
-    told = []
-    rows = measured[(measured.question == ACCURACY)].set_index(["architecture", "arm", "rung"])["mean"]
+def _accuracies(results: Results) -> str:
+    sentences = []
+    rows = results.curves[results.curves.question == ACCURACY].set_index(["architecture", "arm", "rung"])["mean"]
     for name in results.architectures:
         last = max(results.rungs(name, LADDER))
-        ends = [percent(rows[name, LADDER, rung]) for rung in dict.fromkeys((0, last))]
-        at = f" at {rung_label(results.sparsity(name, LADDER, last))} % sparsity" if last else ""
-        control = results.rungs(name, CONTROL)
-        equal = f" (dense, trained equally long: {percent(rows[name, CONTROL, last])})" if last in control else ""
-        told.append(f"{title(name)} {' → '.join(ends)}{at}{equal}")
-    return f"{'; '.join(told)}."
+        ends = [percent(rows[name, arm, rung]) for arm, rung in ((LADDER, 0), (LADDER, last), (CONTROL, last))]
+        at = f"{rung_label(results.sparsity(name, LADDER, last))} % sparsity"
+        sentences.append(f"{title(name)} {ends[0]} → {ends[1]} at {at} (dense, trained equally long: {ends[2]})")
+    return f"{'; '.join(sentences)}."
 
 
-def _overall(study: Study, results: Results, tested: Table) -> str:
+def _overall(settings: Any, results: Results, tested: Table) -> str:
     own = tested[tested.method != RANDOM_MAP]
-    told = []
+    counted = []
     for against, meaning in REFERENCES.items():
         here = own[own.against == against]
         counts = [f"{(here.verdict == one).sum()} {one}" for one in ("found", "undecided", "not found")]
-        told.append(f"over {meaning}: {', '.join(counts)}, of {len(here)}")
-    margin = f" by more than {study.margin:g}" if study.margin else ""
+        counted.append(f"over {meaning}: {', '.join(counts)}, of {len(here)}")
+    margin = f" by more than {settings.margin:g}" if settings.margin else ""
     less = dict.fromkeys(one.name for one in results.quantities if one.smaller and one.name in set(own.quantity))
     sign = f" A + means better, also of measures of which less is better ({joined(list(less))})." if less else ""
     return (
         f"A sweet spot is a rung that is better{margin}, tested for all rungs of a ladder at once, for every "
-        "architecture and measure but the odd one out, whose triplets share pictures. Gains "
-        f"{'; '.join(told)}.{sign}{_guessed(own)} A gain over the dense network can come from pruning or from the "
+        "architecture and measure but the odd one out, whose triplets share images. Gains "
+        f"{'; '.join(counted)}.{sign}{_guessed(own)} A gain over the dense network can come from pruning or from the "
         "longer training that a rung has had; one over the dense network trained equally long cannot come from that. "
         f"The verdicts are many: were nothing gained or lost anywhere, about {0.025 * len(own):.2g} of these "
         f"{len(own)} would be found by chance, and more where seeds differ much."
@@ -132,41 +120,23 @@ def _overall(study: Study, results: Results, tested: Table) -> str:
 def _guessed(own: Table) -> str:
     """Counts the sweet spots that are no better than a blind guess."""
     found = own[own.verdict == "found"]
-    count = int((found.level != "").sum())
-    if not count:
+    if not (found.level != "").any():
         return ""
     return (
-        f" Better is not yet good: of the {len(found)} found, {count} name a rung whose mean is no better than what is "
-        "reached without looking (chance, a fixed box, pixels in random order); it is said with each."
+        f" Better is not yet good: of the {len(found)} found, {(found.level != '').sum()} name a rung whose mean is no "
+        "better than what is reached without looking (chance, a fixed box, pixels in random order), as is said there."
     )
 
 
 def _answer(here: Table, against: str) -> str:
     rows = here[here.against == against]
-    if rows.empty:
-        return ""
-    found = rows[rows.verdict == "found"].sort_values("gain", ascending=False, kind="stable")
-    rest = [f"{one} in {(rows.verdict == one).sum()}" for one in ("undecided", "not found") if one in set(rows.verdict)]
-    lead = f"Against {REFERENCES[against]}: "
-    if found.empty:
-        alone = {"undecided": f"undecided in {_all(len(rows))}", "not found": f"no sweet spot in {_all(len(rows))}"}
-        return (
-            lead
-            + (
-                alone[rows.verdict.iloc[0]]
-                if len(rest) == 1
-                else f"found in none of {len(rows)} cases ({', '.join(rest)})"
-            )
-            + "."
-        )
-    spots = [f"{title(row.architecture)}{_about(row, rows)} {spot(row)}" for row in found.head(_TOLD).itertuples()]
-    more = f"; {len(found) - _TOLD} more are in the table" if len(found) > _TOLD else ""
-    others = f"; {', '.join(rest)}" if rest else ""
-    return f"{lead}found in {len(found)} of {len(rows)}{others}. {'; '.join(spots)}{more}."
-
-
-def _all(count: int) -> str:
-    return {1: "the only case", 2: "both cases"}.get(count, f"all {count} cases")
+    found = rows[rows.verdict == "found"].sort_values("mean", ascending=False, kind="stable")
+    counts = [f"found in {len(found) or 'none'} of {len(rows)}"]
+    counts += [f"{one} in {sum(rows.verdict == one)}" for one in ("undecided", "not found") if one in set(rows.verdict)]
+    spots = [f"{title(row.architecture)}{_about(row, rows)} {spot(row)}" for row in found.head(_MOST).itertuples()]
+    more = [f"{len(found) - _MOST} more are in the table"] if len(found) > _MOST else []
+    listed = f" {'; '.join([*spots, *more])}." if spots else ""
+    return f"Against {REFERENCES[against]}: {', '.join(counts)}.{listed}"
 
 
 def _about(row: Any, rows: Table) -> str:
@@ -176,39 +146,39 @@ def _about(row: Any, rows: Table) -> str:
     return f", {', '.join(words)}:" if words else ":"
 
 
-def _any_order(tested: Table) -> Iterator[str]:
+def _any_order(tested: Table) -> Iterator[Point]:
     rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")]
-    if len(rows):
-        spots = [
-            f"{title(row.architecture)}, {row.quantity}, against {REFERENCES[row.against]}" for row in rows.itertuples()
-        ]
+    spots = [
+        f"{title(one.architecture)}, {one.quantity}, against {REFERENCES[one.against]}" for one in rows.itertuples()
+    ]
+    if spots:
         yield (
+            "Random order.",
             "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
-            f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to random "
-            "order."
+            f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to it.",
         )
 
 
-def _flat(results: Results, flat: Table) -> Iterator[str]:
-    if len(flat):
-        ranked = flat.assign(share=flat.flat / flat.maps).sort_values("share", ascending=False, kind="stable")
-        dead = ranked[ranked.share > 0.5]
-        shown = dead if len(dead) else ranked.head(1)
-        named = [
-            f"{method(row.method)} of {title(row.architecture)}, {_network(results, row)} ({row.flat} of {row.maps})"
-            for row in shown.head(_TOLD).itertuples()
-        ]
-        more = f"; {len(shown) - _TOLD} more are in flat_maps.csv" if len(shown) > _TOLD else ""
-        lead = (
-            "Of these networks more than half are, so that the method says nothing of them:" if len(dead) else "Most:"
-        )
-        yield (
-            f"{flat['flat'].sum()} maps have one value everywhere and point nowhere; they count, with the mass 0 or "
-            f"the chance level. {lead} {'; '.join(named)}{more}."
-        )
+def _flat(results: Results) -> Iterator[Point]:
+    flat = results.flat_maps
+    if flat.empty:
+        return
+    ranked = flat.assign(share=flat.flat / flat.maps).sort_values("share", ascending=False, kind="stable")
+    dead = ranked[ranked.share > 0.5]
+    shown = dead if len(dead) else ranked.head(1)
+    named = [
+        f"{method(row.method)} of {title(row.architecture)}, {_network(results, row)} ({row.flat} of {row.maps})"
+        for row in shown.head(_MOST).itertuples()
+    ]
+    more = f"; {len(shown) - _MOST} more are in flat_maps.csv" if len(shown) > _MOST else ""
+    lead = "Of these networks more than half are, so that the method says nothing of them:" if len(dead) else "Most:"
+    yield (
+        "Flat maps.",
+        f"{flat['flat'].sum()} maps have one value everywhere and point nowhere; they count, with the mass 0 or the "
+        f"chance level. {lead} {'; '.join(named)}{more}.",
+    )
 
 
 def _network(results: Results, row: Any) -> str:
-    if row.rung == 0:
-        return "dense"
-    return f"{ARMS[row.arm]}, rung of {rung_label(results.sparsity(row.architecture, LADDER, row.rung))} %"
+    at = rung_label(results.sparsity(row.architecture, LADDER, row.rung))
+    return f"{ARMS[row.arm]}, rung of {at} %" if row.rung else "dense"

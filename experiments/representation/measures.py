@@ -8,40 +8,39 @@ import numpy as np
 from einops import rearrange
 
 import jaxprune as jp
-from experiments import options
-from experiments.representation_data import SHOWN, World, normalised
-from experiments.representation_networks import Arrived, Climb
-from experiments.representation_settings import Run
+from experiments.representation import architectures
+from experiments.representation.attributions import ATTRIBUTIONS
+from experiments.representation.data import Images, normalised
+from experiments.representation.networks import Trainings
+from experiments.representation.settings import Run
+from experiments.representation.truth import SHOWN
 from jaxprune.evaluate import discovery, perturbation, relevance, triplets
 
-_HEATED = ("grad-cam", "attention", "rollout")  # methods that give one map of 0 or more; the others are squared
 _TRIPLETS = 400
-_TURNS = 16  # steps of insertion and deletion
+_STEPS = 16  # of insertion and deletion
 
 
-def measure(run: Run, world: World, climb: Climb, arrived: Arrived) -> dict[str, Any]:
+def measure_network(run: Run, images: Images, trainings: Trainings) -> dict[str, Any]:
     """Measures all that the study compares, image by image."""
-    network, labels = arrived.network, np.asarray(world.test.labels)
-    prediction = decisions(network, world.test.images)
+    _, _, mask, network = trainings.network(run.arm, run.rung)
     found = {
-        "sparsity": jp.masks.sparsity(arrived.mask, climb.prunable),
-        "sparsity_of_all_kernels": jp.masks.sparsity(arrived.mask, climb.everything),
-        "hits": (prediction == labels).tolist(),
-        "attribution": attributions(run, world, network),
-        "discovery": objects(run, world, network),
-        "triplets": odd(world, network, run.seed),
+        "sparsity": jp.masks.sparsity(mask, trainings.prunable),
+        "sparsity_of_all_kernels": jp.masks.sparsity(mask, trainings.everything),
+        "hits": (decisions(network, images.test.images) == np.asarray(images.test.labels)).tolist(),
+        "attribution": attributions(run, images.test, network),
+        "discovery": objects(run, images.test, network),
+        "triplets": odd(images.test, network, run.seed),
     }
-    if world.conflict is not None:
-        found["conflict"] = decisions(network, world.conflict["image"]).tolist()
+    if images.conflict is not None:
+        found["conflict"] = decisions(network, images.conflict["image"]).tolist()
     if run.distorted:
-        found["distorted"] = {name: decisions(network, make()).tolist() for name, make in world.conditions.items()}
+        found["distorted"] = {name: decisions(network, make()).tolist() for name, make in images.conditions.items()}
     return found
 
 
 def decisions(network: jp.Network, images: np.ndarray) -> np.ndarray:
     """Returns the class that the network decides for, [n], of images in [0, 1]."""
-    outputs = np.asarray(_outputs(network, normalised(images)))
-    return np.argmax(outputs, axis=1)
+    return np.argmax(np.asarray(_outputs(network, normalised(images))), axis=1)
 
 
 @jax.jit
@@ -49,44 +48,32 @@ def _outputs(network: jp.Network, images: Any) -> Any:
     return network(images)
 
 
-# --------------------------------------------------------------------------------------- does it look at the object?
-
-
-def attributions(run: Run, world: World, network: jp.Network) -> dict[str, Any]:
+def attributions(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Compares attributions of the network's own decisions with the masks of the objects."""
-    kind = options.ARCHITECTURES[run.architecture]
-    key = jax.random.key(run.seed)
-    images = jnp.asarray(normalised(world.test.images[: run.attributed_examples]))
-    masks = world.test.mask[: run.attributed_examples]
+    kind = architectures.find(run.architecture)
+    key, few = jax.random.key(run.seed), run.attributed_examples
+    images, masks = jnp.asarray(normalised(test.images[:few])), test.mask[:few]
     found: dict[str, Any] = {}
     for name in kind.methods:
-        make = options.ATTRIBUTIONS[name](options.AttributionOptions(kind.cam, run.path_steps, key, run.legacy))
-        maps = relevance.pooled(make(network, images, None), _pooling(name, run.legacy))
+        attribution = ATTRIBUTIONS[name]
+        attribute = attribution.make(site=kind.cam, steps=run.path_steps, key=key, legacy=run.legacy)
+        maps = relevance.pooled(attribute(network, images, None), attribution.pooling(run.legacy))
         found[name] = {**scored(network, images, maps, masks, key), "strip": [written(one) for one in maps[:SHOWN]]}
-    count, height, width, _ = images.shape
-    order = perturbation.random_order(key, (count, height, width))
+    order = perturbation.random_order(key, (len(images), *test.mask.shape[1:]))
     found["random map"] = scored(network, images, np.asarray(order, np.float64), masks, key)
     return found
 
 
-def _pooling(method: str, legacy: bool) -> str:
-    if method not in _HEATED:
-        return "squared"
-    return "minmax" if legacy else "positive"
-
-
 def scored(network: jp.Network, images: Any, maps: np.ndarray, masks: np.ndarray, key: jax.Array) -> dict[str, Any]:
     """Measures maps [b, h, w] against masks, and against what the network does without the pixels."""
-    curves = {"insertion": perturbation.insertion, "deletion": perturbation.deletion}
+    options: dict[str, Any] = {"steps": _STEPS, "score": stands, "key": key}
     return {
         "mass": relevance.mass(maps, masks).tolist(),
         "rank": relevance.rank(maps, masks).tolist(),
         "pointing": relevance.pointing(maps, masks).tolist(),
         "flat": relevance.flat(maps).tolist(),
-        **{
-            name: curve(network, images, maps, steps=_TURNS, score=stands, key=key).area.tolist()
-            for name, curve in curves.items()
-        },
+        "insertion": perturbation.insertion(network, images, maps, **options).area.tolist(),
+        "deletion": perturbation.deletion(network, images, maps, **options).area.tolist(),
     }
 
 
@@ -101,28 +88,21 @@ def written(pooled: np.ndarray) -> str:
     return np.round(255 * np.clip(pooled / largest, 0, 1)).astype(np.uint8).tobytes().hex()
 
 
-# ----------------------------------------------------------------------------------- are objects found in its features?
-
-
-def objects(run: Run, world: World, network: jp.Network) -> dict[str, Any]:
+def objects(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Searches for one object in each image, without labels."""
-    features = places(options.ARCHITECTURES[run.architecture], network, normalised(world.test.images))
-    size = world.test.images.shape[1:3]
+    features = places(architectures.find(run.architecture), network, normalised(test.images))
+    size, shown = test.images.shape[1:3], min(SHOWN, run.attributed_examples)
     # Half of the places, as the hundred of LOST are of the 192 places of a VOC image in the paper's ViT-B/32.
     few = max(1, features.shape[1] * features.shape[2] // 2)
     found = {
-        "lost": discovery.lost(features, candidates=few, image=size),
-        "tokencut": discovery.token_cut(features, image=size),
+        "lost": np.asarray(discovery.lost(features, candidates=few, image=size).box),
+        "tokencut": np.asarray(discovery.token_cut(features, image=size).box),
     }
-    result = {}
-    for name, one in found.items():
-        boxes = np.asarray(one.box)
-        hits = discovery.corloc(boxes, world.test.boxes, legacy=run.legacy).hits
-        result[name] = {"hits": hits.tolist(), "strip": boxes[: min(SHOWN, run.attributed_examples)].tolist()}
-    return result
+    hits = {name: discovery.corloc(boxes, test.boxes, legacy=run.legacy).hits for name, boxes in found.items()}
+    return {name: {"hits": hits[name].tolist(), "strip": boxes[:shown].tolist()} for name, boxes in found.items()}
 
 
-def places(kind: options.Architecture, network: jp.Network, images: np.ndarray) -> Any:
+def places(kind: architectures.Architecture, network: jp.Network, images: np.ndarray) -> Any:
     """Reads the features of every place [b, h, w, d], of images as large as those that the network was trained on.
 
     The tokens of a ViT lie a patch apart, so few that no object has a shape.  Its images are shown moved by a quarter
@@ -143,13 +123,10 @@ def places(kind: options.Architecture, network: jp.Network, images: np.ndarray) 
     return rearrange(jnp.stack(rows, axis=2), "b h r w c d -> b (h r) (w c) d")
 
 
-# --------------------------------------------------------------------------------------------- does it judge alike?
-
-
-def odd(world: World, network: jp.Network, seed: int) -> list[float]:
+def odd(test: jp.data.Annotated, network: jp.Network, seed: int) -> list[float]:
     """Shows triplets, two images of one class and one of another: how far is the other one chosen as the odd one?"""
-    shown = pairs_and_others(np.asarray(world.test.labels), seed)
-    (features,) = jp.sites.read_jit(network, normalised(world.test.images), sites=("features",))
+    shown = pairs_and_others(np.asarray(test.labels), seed)
+    (features,) = jp.sites.read_jit(network, normalised(test.images), sites=("features",))
     return triplets.choice_shares(features, shown)[:, 2].tolist()
 
 

@@ -14,24 +14,12 @@ import numpy as np
 Metrics = Mapping[str, Any]
 """Of a run, or of the truth of a seed."""
 
-ACCURACY, LOOK, NEED, FIND, DECIDE, CUES, ODD = (
-    "accuracy",
-    "attribution",
-    "perturbation",
-    "discovery",
-    "decisions",
-    "cues",
-    "triplets",
-)
+ACCURACY, LOOK, NEED = "accuracy", "attribution", "perturbation"
+FIND, DECIDE, CUES, ODD = "discovery", "decisions", "cues", "triplets"
 """The questions of the study; each has a figure and a table of verdicts."""
 
 RANDOM_MAP = "random map"
 """Pixels in random order: the control of insertion and deletion."""
-
-
-def mean(means: np.ndarray) -> np.ndarray:
-    """Returns the only column: [..., 1] -> [...]."""
-    return means[..., 0]
 
 
 class Quantity(NamedTuple):
@@ -54,7 +42,7 @@ class Quantity(NamedTuple):
     name: str
     line: str
     read: Callable[[Metrics, Metrics], np.ndarray | None]
-    value: Callable[[np.ndarray], np.ndarray] = mean
+    value: Callable[[np.ndarray], np.ndarray] = lambda means: means[..., 0]
     levels: Callable[[Metrics], dict[str, float]] = lambda truth: {}
     smaller: bool = False
     tested: Callable[[Metrics, Metrics], np.ndarray | None] | None = None
@@ -70,54 +58,44 @@ def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequ
       truths: the metrics of all truths.
       kept: the distorted conditions that count, as "contrast c30".
     """
-    methods = list(dict.fromkeys(name for one in records for name in one["attribution"]))
-    methods.sort(key=lambda name: name == RANDOM_MAP)  # the control comes last
-    searches = list(dict.fromkeys(name for one in records for name in one["discovery"]))
+    methods = dict.fromkeys(name for one in records for name in one["attribution"] if name != RANDOM_MAP)
     listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
     for name in ("mass", "rank", "pointing"):
         for method in methods:
-            if method != RANDOM_MAP:
-                read = partial(_attributed, name=name, method=method)
-                listed.append(Quantity(LOOK, name, method, read, levels=_share_of_object))
+            read = partial(_attributed, name=name, method=method)
+            listed.append(Quantity(LOOK, name, method, read, levels=_share_of_object))
     for name in ("insertion", "deletion"):
-        for method in methods:
+        for method in [*methods, RANDOM_MAP]:
             read = partial(_attributed, name=name, method=method)
             tested = None if method == RANDOM_MAP else partial(_beyond_random, name=name, method=method)
             listed.append(Quantity(NEED, name, method, read, smaller=name == "deletion", tested=tested))
-    listed += [Quantity(FIND, "CorLoc", name, partial(_found, name=name), levels=_baselines) for name in searches]
+    for name in dict.fromkeys(name for one in records for name in one["discovery"]):
+        read = lambda run, _, name=name: _column(run["discovery"][name]["hits"])  # noqa: E731
+        listed.append(Quantity(FIND, "CorLoc", name, read, levels=_baselines))
     listed += _decisions(kept) if kept else []
     if all(one["conflict"] is not None for one in truths):
         listed.append(Quantity(CUES, "shape bias", "", _cues, bias, lambda truth: {"no leaning": 0.5}))
-    shares = Quantity(ODD, "odd one out", "", lambda run, _: _column(run["triplets"]), levels=_third)
-    # Triplets share pictures.
+    shares = Quantity(
+        ODD, "odd one out", "", lambda run, _: _column(run["triplets"]), levels=lambda _: {"chance": 1 / 3}
+    )
+    # Triplets share images.
     return [*listed, shares._replace(independent=False)]
 
 
 def _decisions(kept: Sequence[str]) -> list[Quantity]:
-    trials = partial(_trials, kept=kept)
-    paired: dict[str, Any] = {
-        "error consistency": partial(_paired, kept=kept, made=error_consistency),
-        "observed consistency": partial(_paired, kept=kept, made=lambda own, other, agree: agree),
-        "accuracy difference": partial(_paired, kept=kept, made=lambda own, other, agree: (own - other) ** 2),
-    }
-    beyond: dict[str, Any] = {"levels": lambda truth: {"independent errors": 0.0}, "least": -1.0}
-    special = {"error consistency": beyond, "accuracy difference": {"smaller": True}}
+    def paired(name: str, made: Callable[..., np.ndarray], **more: Any) -> Quantity:
+        return Quantity(DECIDE, name, "", partial(_trials, kept=kept), partial(_paired, kept=kept, made=made), **more)
+
     return [
         Quantity(DECIDE, "accuracy, distorted", "", partial(_distorted, kept=kept), levels=_guess),
-        *(Quantity(DECIDE, name, "", trials, value, **special.get(name, {})) for name, value in paired.items()),
+        paired("error consistency", error_consistency, levels=lambda truth: {"independent errors": 0.0}, least=-1.0),
+        paired("observed consistency", lambda own, other, agree: agree),
+        paired("accuracy difference", lambda own, other, agree: (own - other) ** 2, smaller=True),
     ]
-
-
-# ------------------------------------------------------------------------------------------------------------- levels
 
 
 def _guess(truth: Metrics) -> dict[str, float]:
     return {"chance": 1 / len(truth["classes"])}
-
-
-def _third(truth: Metrics) -> dict[str, float]:
-    del truth
-    return {"chance": 1 / 3}
 
 
 def _share_of_object(truth: Metrics) -> dict[str, float]:
@@ -126,9 +104,6 @@ def _share_of_object(truth: Metrics) -> dict[str, float]:
 
 def _baselines(truth: Metrics) -> dict[str, float]:
     return {name: float(np.mean(hits)) for name, hits in truth["baselines"].items()}
-
-
-# ------------------------------------------------------------------------------------------------------------ columns
 
 
 def _column(values: Sequence[float]) -> np.ndarray:
@@ -144,11 +119,6 @@ def _beyond_random(run: Metrics, truth: Metrics, *, name: str, method: str) -> n
     """The distance to pixels in random order: a decision for the class of a grey image stands in any order."""
     own, control = (_attributed(run, truth, name=name, method=one) for one in (method, RANDOM_MAP))
     return None if own is None or control is None else own - control
-
-
-def _found(run: Metrics, truth: Metrics, *, name: str) -> np.ndarray | None:
-    del truth
-    return _column(run["discovery"][name]["hits"]) if name in run["discovery"] else None
 
 
 def _right(run: Metrics, truth: Metrics, kept: Sequence[str]) -> np.ndarray | None:
@@ -179,16 +149,9 @@ def _trials(run: Metrics, truth: Metrics, *, kept: Sequence[str]) -> np.ndarray 
 
 def _cues(run: Metrics, truth: Metrics) -> np.ndarray:
     """Which decisions follow the shape, and which the texture, of images where these differ: [images, 2]."""
-    decided, shape, texture = (np.asarray(one) for one in (run["conflict"], *_conflict(truth)))
-    apart = shape != texture
-    return np.stack([decided == shape, decided == texture], axis=1)[apart].astype(np.float64)
-
-
-def _conflict(truth: Metrics) -> tuple[Any, Any]:
-    return truth["conflict"]["shape"], truth["conflict"]["texture"]
-
-
-# ------------------------------------------------------------------------------------------------------------- values
+    shape, texture = (np.asarray(truth["conflict"][name]) for name in ("shape", "texture"))
+    followed = np.stack([np.equal(run["conflict"], one) for one in (shape, texture)], axis=1)
+    return followed[shape != texture].astype(np.float64)
 
 
 def weights(kept: Sequence[str]) -> np.ndarray:

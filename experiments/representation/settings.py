@@ -1,24 +1,31 @@
-"""What the study of representations computes: its settings, the grid of its runs, and the check of every value."""
+"""What the study of representations computes: its settings, its runs, and the check of every value."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jaxprune as jp
-from experiments import options
-from experiments.transfer_grid import each_once, part
-from jaxprune import check
+from experiments.representation.architectures import ARCHITECTURES, demand_readable, digest, find
+from experiments.shared import named, options
+from experiments.shared.named import Named
+from experiments.shared.results import fields_of
+from experiments.shared.settings import Execution, at_most_images, each_once, listed
+from jaxprune import check, memory
+
+FORMS = ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>", "<package.module>:<function>")
+"""What ``--data`` takes."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Decisive:
     """What decides the numbers of a run, apart from architecture, seed, arm and rung."""
 
-    data: str = "shapes"
-    """shapes, voc:<folder>, folder:<folder> (images and masks), or tfds:<name> for a prepared set with masks."""
+    data: Annotated[Named, listed(FORMS)] = "shapes"
+    """shapes are painted scenes; voc:<folder> has the layout of PASCAL VOC; folder:<folder> holds images and masks;
+    tfds:<name> is a prepared set with masks; a function returns a jp.data.Annotated."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
     object_values: tuple[int, ...] = ()
@@ -40,21 +47,16 @@ class Settings:
     """Training steps of the dense network."""
     steps: int = 500
     """Training steps of every further rung, at a learning rate that starts anew."""
-    score: str = "magnitude"
-    """What ranks the weights from rung to rung."""
+    score: Annotated[Named, listed(options.SCORES, own=True)] = "magnitude"
+    """What ranks the weights from rung to rung; a function takes (network, batches), and loss if it has such."""
     share: float = 0.36
     """Of the weights that are left, pruned from rung to rung: 0.36 is two rungs of the paper, which prunes 0.2."""
     rungs: int = 8
     """The dense network included."""
     exclude: str = ""
     """Regular expression: kernels of these names are neither pruned nor counted, such as query|key|value."""
-    distortions: tuple[str, ...] = (
-        "contrast",
-        "low-pass",
-        "high-pass",
-        "uniform-noise",
-        "rotation",
-        "phase-scrambling",
+    distortions: Annotated[tuple[str, ...], listed(jp.data.DISTORTIONS)] = (
+        *("contrast", "low-pass", "high-pass", "uniform-noise", "rotation", "phase-scrambling"),
     )
     """Under which decisions are compared with those of observers, at all their levels."""
     observers: int = 4
@@ -66,31 +68,33 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run(Settings):
+class Run(Decisive):
     """A network on a rung of an arm, and one record."""
 
+    seed: int = dataclasses.field(kw_only=True)
     architecture: str = dataclasses.field(kw_only=True)
     network: str = dataclasses.field(kw_only=True)
     """A hash of what the architecture is: its module, its learning rate, and where it is read."""
-    seed: int = dataclasses.field(kw_only=True)
     arm: str = dataclasses.field(kw_only=True)
     rung: int = dataclasses.field(kw_only=True)
     distorted: bool = dataclasses.field(kw_only=True)
 
 
 @dataclass(frozen=True)
-class Truth(Settings):
+class Truth(Decisive):
     """What all networks of a seed are held against: labels, chance levels, baselines, observers."""
 
     seed: int = dataclasses.field(kw_only=True)
 
 
 @dataclass(frozen=True)
-class Study(Settings):
+class Settings(Decisive, Execution):
     """For every architecture and seed the ladder, and its controls."""
 
-    architectures: tuple[str, ...] = ("resnet-small", "resnet-large", "vit", "swin")
-    seeds: tuple[int, ...] = (0, 1, 2)
+    architectures: Annotated[tuple[Named, ...], listed(ARCHITECTURES, own=True, alias="--architecture")] = (
+        *("resnet-small", "resnet-large", "vit", "swin"),
+    )
+    """A function returns an Architecture of experiments.representation.architectures."""
     random_rungs: tuple[int, ...] = (2, 5, 7)
     """Rungs with a random mask of equal sparsity and equal training."""
     snip_rungs: tuple[int, ...] = (5,)
@@ -98,11 +102,8 @@ class Study(Settings):
     distorted_rungs: tuple[int, ...] = (0, 2, 5, 7)
     """Rungs whose networks decide on distorted images too."""
     out: Path = Path("results/representation")
-    """Where records, checkpoints, tables and the page go.  What is there already is not computed again."""
     margin: float = 0.0
     """A gain up to this is no sweet spot; only the verdicts depend on it."""
-    shard: str = "1/1"
-    """i/n: compute the i-th of n parts (architectures and seeds), so that n processes share one study."""
 
 
 LADDER, CONTROL, RANDOM, SNIP = "ladder", "control", "random", "snip"
@@ -130,123 +131,128 @@ BUGS = (
 """What ``--legacy`` does not take over, as it is plainly wrong."""
 
 
-def schedule(settings: Settings) -> tuple[float, ...]:
-    """Returns the sparsity of every rung."""
-    return jp.schedules.ladder(settings.rungs, settings.share)
+def resolved(settings: Settings) -> Settings:
+    """Names functions, applies what ``legacy`` means for training, leaves out default rungs that a short ladder lacks.
+
+    A function that is passed and the same one that is named have equal records.
+    """
+    changes: dict[str, Any] = {"steps": settings.first_steps} if settings.legacy else {}
+    for name in _RUNGS:
+        if getattr(settings, name) == getattr(Settings, name):
+            changes[name] = tuple(rung for rung in getattr(settings, name) if rung < settings.rungs)
+    changes |= {name: named.name(getattr(settings, name)) for name in ("data", "score")}
+    return dataclasses.replace(settings, **changes, architectures=tuple(map(named.name, settings.architectures)))
 
 
-def resolved(study: Study) -> Study:
-    """Applies what ``--legacy`` means for the training, and leaves out default rungs that a shorter ladder lacks."""
-    changes: dict[str, Any] = {"steps": study.first_steps} if study.legacy else {}
-    for name in ("random_rungs", "snip_rungs", "distorted_rungs"):
-        if getattr(study, name) == getattr(Study, name):
-            changes[name] = tuple(rung for rung in getattr(study, name) if rung < study.rungs)
-    return dataclasses.replace(study, **changes)
+def plan(settings: Settings, inputs: Any) -> list[Truth | Run]:
+    """Lists the runs: of every seed its truth, then those of one architecture together, rung after rung."""
+    del inputs
+    fields = fields_of(settings, Decisive)
+    later = range(1, settings.rungs)
+    cells = [(LADDER, rung) for rung in range(settings.rungs)] + [(CONTROL, rung) for rung in later]
+    cells += [(RANDOM, rung) for rung in settings.random_rungs] + [(SNIP, rung) for rung in settings.snip_rungs]
+    distorted = settings.distorted_rungs
+    networks = {name: digest(name, settings.image) for name in settings.architectures}
+    runs: list[Truth | Run] = []
+    for seed in settings.seeds:
+        runs.append(Truth(**fields, seed=seed))
+        for name, network in networks.items():
+            alike: dict[str, Any] = {**fields, "seed": seed, "architecture": name, "network": network}
+            runs += [Run(**alike, arm=arm, rung=rung, distorted=rung in distorted) for arm, rung in cells]
+    return runs
 
 
-def grid(study: Study) -> list[Run]:
-    """Lists the runs of a study; those of one architecture and seed together, rung after rung."""
-    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(Settings)}
-    later = range(1, study.rungs)
-    cells = [(LADDER, rung) for rung in range(study.rungs)] + [(CONTROL, rung) for rung in later]
-    cells += [(RANDOM, rung) for rung in study.random_rungs] + [(SNIP, rung) for rung in study.snip_rungs]
-    return [
-        Run(
-            **fields,
-            architecture=name,
-            network=options.ARCHITECTURES[name].digest(study.image),
-            seed=seed,
-            arm=arm,
-            rung=rung,
-            distorted=rung in study.distorted_rungs,
-        )
-        for name in study.architectures
-        for seed in study.seeds
-        for arm, rung in cells
-    ]
+_RUNGS = ("random_rungs", "snip_rungs", "distorted_rungs")
+_COUNTS = ("train_examples", "test_examples", "attributed_examples", "batch_size", "first_steps", "steps", "image")
 
 
-def truths(study: Study) -> list[Truth]:
-    """Lists what the networks of every seed are held against."""
-    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(Settings)}
-    return [Truth(**fields, seed=seed) for seed in study.seeds]
-
-
-_COUNTS = ("train_examples", "test_examples", "attributed_examples", "batch_size", "first_steps", "steps", "rungs")
-
-
-def validate(study: Study) -> None:
-    """Finds every bad value before anything expensive starts."""
+def validate(settings: Settings) -> None:
+    """Finds every bad value but those of the data."""
     for name in (*_COUNTS, "observers", "path_steps"):
-        check.positive(name, getattr(study, name))
-    for name in ("architectures", "seeds", "distortions", "distorted_rungs"):
-        each_once(name, getattr(study, name))
-    for name in study.architectures:
-        check.choice("architectures", name, options.ARCHITECTURES)
-    for name in study.distortions:
+        check.whole(name, getattr(settings, name))
+    check.whole("rungs", settings.rungs, least=2)
+    for name in ("architectures", "distortions", "distorted_rungs"):
+        each_once(name, getattr(settings, name))
+    for name in settings.architectures:
+        find(name)
+    for name in settings.distortions:
         check.choice("distortions", name, jp.data.DISTORTIONS)
-    check.choice("score", study.score, options.SCORES)
-    part(study.shard)
-    for seed in study.seeds:
-        if seed < 0:
-            raise ValueError(f"seeds: expected numbers of 0 or more, but got {seed}.")
-    if study.margin < 0:
-        raise ValueError(f"margin: expected 0 or more, but got {study.margin}.")
-    _check_images(study)
-    _check_rungs(study)
-    check.writable("out", study.out)
+    options.check_score("score", settings.score)
+    if not settings.margin >= 0:
+        raise ValueError(f"margin: expected 0 or more, but got {settings.margin}.")
+    _check_images(settings)
+    _check_rungs(settings)
+    for name in settings.architectures:
+        demand_readable(name, settings.image)
+    _check_exclude(settings)
 
 
-def _check_images(study: Study) -> None:
-    if study.attributed_examples > study.test_examples:
+def _check_images(settings: Settings) -> None:
+    if settings.attributed_examples > settings.test_examples:
         raise ValueError(
-            f"attributed_examples: expected at most test_examples ({study.test_examples}), but got "
-            f"{study.attributed_examples}."
+            f"attributed_examples: expected at most test_examples ({settings.test_examples}), but got "
+            f"{settings.attributed_examples}."
         )
-    image = study.image
+    image = settings.image
     if image < 32 or image % 8:
         raise ValueError(f"image: expected a multiple of 8 (the ViT's patch) of 32 or more, but got {image}.")
-    if not 0 <= study.difficulty <= 1:
-        raise ValueError(f"difficulty: expected a number in [0, 1], but got {study.difficulty}.")
-    if study.data == "shapes" and min(study.train_examples, study.test_examples) < 20:
-        raise ValueError(
-            f"train_examples, test_examples: expected 20 or more, two of each of the ten classes, but got "
-            f"{study.train_examples} and {study.test_examples}."
-        )
-    if not study.data.startswith("tfds:") and (study.object_values or study.void_values):
+    if not 0 <= settings.difficulty <= 1:
+        raise ValueError(f"difficulty: expected a number in [0, 1], but got {settings.difficulty}.")
+    if settings.data == "shapes":
+        _check_scenes(settings)
+    if (settings.object_values or settings.void_values) and not str(settings.data).startswith("tfds:"):
         raise ValueError("object_values, void_values: expected none, since only masks of tfds:<name> have such values.")
 
 
-def _check_rungs(study: Study) -> None:
-    last = schedule(study)[-1]
+def _check_scenes(settings: Settings) -> None:
+    if min(settings.train_examples, settings.test_examples) < 20:
+        raise ValueError(
+            f"train_examples, test_examples: expected 20 or more, two of each of the ten classes, but got "
+            f"{settings.train_examples} and {settings.test_examples}."
+        )
+    # In float32, three channels; the test images, those whose cues disagree, and a distorted copy.
+    taken = 12 * settings.image**2 * (settings.train_examples + 3 * settings.test_examples)
+    if taken > memory.available(None):
+        raise ValueError(
+            f"image, train_examples, test_examples: expected scenes that fit into memory, but they take "
+            f"{taken / 1e9:,.0f} GB; {memory.available(None) / 1e9:,.0f} GB may be taken. Take fewer, or smaller ones."
+        )
+    at_most_images(settings.batch_size, settings.train_examples, "the training part")
+
+
+def _check_rungs(settings: Settings) -> None:
+    first = jp.schedules.ladder(2, settings.share)[-1]
+    last = 1 - (1 - first) ** (settings.rungs - 1)
     if last > 0.999:
         raise ValueError(
             f"share, rungs: the last rung would prune {last:.4%} of the weights; expected at most 99.9 %. Take fewer "
             "rungs or a smaller share."
         )
-    for name in ("random_rungs", "snip_rungs", "distorted_rungs"):
-        rungs, least = getattr(study, name), 0 if name == "distorted_rungs" else 1
-        if len(set(rungs)) < len(rungs):
-            raise ValueError(f"{name}: expected each rung once, but got {rungs}.")
+    for name in _RUNGS:
+        rungs, least = getattr(settings, name), 0 if name == "distorted_rungs" else 1
+        each_once(name, rungs or ("none",))
         for rung in rungs:
-            if not least <= rung < study.rungs:
-                raise ValueError(f"{name}: expected rungs in [{least}, {study.rungs}), but got {rung}.")
-    if 0 not in study.distorted_rungs:
+            if not least <= rung < settings.rungs:
+                raise ValueError(f"{name}: expected rungs in [{least}, {settings.rungs}), but got {rung}.")
+    if 0 not in settings.distorted_rungs:
         raise ValueError(
-            "distorted_rungs: expected rung 0, the dense network, among them: the others are compared to it."
+            "distorted_rungs: expected rung 0, the dense network, among them: it is what others gain over."
         )
+
+
+def _check_exclude(settings: Settings) -> None:
     try:
-        re.compile(study.exclude)
+        re.compile(settings.exclude)
     except re.error as error:
-        raise ValueError(f"exclude: expected a regular expression, but got {study.exclude!r} ({error}).") from None
+        raise ValueError(f"exclude: expected a regular expression, but got {settings.exclude!r} ({error}).") from None
     matched = False
-    for name in study.architectures:
-        shapes = options.ARCHITECTURES[name].shapes(study.image)
-        # Raises where nothing is left to prune.
-        kept = options.prunable(shapes, study.exclude)
+    for name in settings.architectures:
+        shapes = find(name).shapes(settings.image)["params"]
+        kept = options.prunable(shapes, settings.exclude)  # raises where nothing is left to prune
         matched |= kept != jp.tree.prunable(shapes)
-    if study.exclude and not matched:
+    if settings.exclude and not matched:
+        names = ", ".join(map(named.name, settings.architectures))
         raise ValueError(
-            f"exclude: expected a regular expression that kernels match, but none of {', '.join(study.architectures)} "
-            f"has one that {study.exclude!r} matches. In a ViT they are called query, key and value."
+            f"exclude: expected a regular expression that kernels match, but none of {names} has one that "
+            f"{settings.exclude!r} matches. In a ViT they are called query, key and value."
         )

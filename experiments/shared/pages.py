@@ -12,8 +12,10 @@ from jaxprune.data import FRACTIONS
 from jaxprune.report import Cell
 
 TONES = {"holds": "good", "does not hold": "bad", "undecided": "unsure", "undecided (floor)": "none"}
+TONES |= {"found": "good", "not found": "none"}
 """The tone of a cell for each verdict."""
 MARKS = {"holds": "holds", "does not hold": "no", "undecided": "undecided", "undecided (floor)": "floor"}
+MARKS |= {"found": "found", "not found": "not found"}
 """What a cell says for each verdict."""
 DATA = {"digits": "handwritten digits", "shapes": "painted shapes with textures"}
 """What bundled data are called in a sentence."""

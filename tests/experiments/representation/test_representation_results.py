@@ -6,38 +6,47 @@ import html
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from experiments.representation_data import SHOWN
-from experiments.representation_quantities import RANDOM_MAP, Quantity
-from experiments.representation_results import Results
-from experiments.representation_settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Study
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import (
-    options,
-    representation_captions,
-    representation_figures,
-    representation_findings,
-    representation_method,
-    representation_page,
-    representation_results,
-    representation_settings,
-    representation_strip,
+from experiments.representation import (
+    STUDY,
+    Inputs,
+    Results,
+    Settings,
+    claims,
+    figures,
+    findings,
+    image_figures,
+    method,
+    plan,
+    tables,
 )
-from jaxprune import stats
+from experiments.representation import results as numbers
+from experiments.representation.architectures import ARCHITECTURES
+from experiments.representation.captions import captions
+from experiments.representation.quantities import RANDOM_MAP, Quantity
+from experiments.representation.settings import BUGS, CONTROL, LADDER, LEGACY, RANDOM, SNIP, Run, Truth
+from experiments.representation.truth import SHOWN
+from experiments.shared.results import complete, verdicts
+from experiments.shared.study import finish
+from experiments.shared.work import Plan
+from jaxprune import records, stats
 from jaxprune.evaluate import alignment
+from jaxprune.store import Store
 
 CLASSES = 10
 
 
-def study(**changes: Any) -> Study:
+def study(**changes: Any) -> Settings:
     """A small study on the settings of the real one."""
     small: dict[str, Any] = {
         "architectures": ("swin",),
@@ -49,43 +58,40 @@ def study(**changes: Any) -> Study:
         "distorted_rungs": (0, 2),
         "distortions": ("contrast", "rotation"),
     }
-    return Study(**(small | changes))
+    return Settings(**(small | changes))
 
 
-def truths(made: Study) -> list[Any]:
-    """Makes what networks are held against."""
-    found = []
-    for one in representation_settings.truths(made):
-        rng = np.random.default_rng([1, one.seed])
-        labels = np.arange(made.test_examples) % CLASSES
-        answers = lambda rng=rng, labels=labels: _decisions(rng, labels, 0.7)  # noqa: E731
-        size = 16
-        shown = min(SHOWN, made.attributed_examples)
-        masks = np.zeros((shown, size, size), np.uint8)
-        masks[:, 3:9, 5:13] = 1
-        pictures = rng.integers(60, 120, (shown, size, size, 3)) + 90 * masks[..., None]
-        metrics = {
-            "classes": [f"class {number}" for number in range(CLASSES)],
-            "labels": labels.tolist(),
-            "chance": rng.uniform(0.05, 0.25, made.attributed_examples).tolist(),
-            "baselines": {
-                "centre box": (rng.random(made.test_examples) < 0.3).tolist(),
-                "whole image": [False] * made.test_examples,
-            },
-            "observers": {name: [answers().tolist() for _ in range(made.observers)] for name in conditions(made)},
-            "conflict": {"shape": labels.tolist(), "texture": ((labels + 3) % CLASSES).tolist()},
-            "strip": {
-                "size": size,
-                "images": [picture.astype(np.uint8).tobytes().hex() for picture in pictures],
-                "masks": [mask.tobytes().hex() for mask in masks],
-                "boxes": [[[3, 5, 9, 13]]] * shown,
-            },
-        }
-        found.append({"config": dataclasses.asdict(one), "metrics": metrics, "provenance": provenance()})
-    return found
+def _truth(made: Settings, run: Truth) -> Any:
+    """Makes what the networks of a seed are held against."""
+    rng = np.random.default_rng([1, run.seed])
+    labels = np.arange(made.test_examples) % CLASSES
+    answers = lambda: _decisions(rng, labels, 0.7)  # noqa: E731
+    size = 16
+    shown = min(SHOWN, made.attributed_examples)
+    masks = np.zeros((shown, size, size), np.uint8)
+    masks[:, 3:9, 5:13] = 1
+    images = rng.integers(60, 120, (shown, size, size, 3)) + 90 * masks[..., None]
+    metrics = {
+        "classes": [f"class {number}" for number in range(CLASSES)],
+        "labels": labels.tolist(),
+        "chance": rng.uniform(0.05, 0.25, made.attributed_examples).tolist(),
+        "baselines": {
+            "centre box": (rng.random(made.test_examples) < 0.3).tolist(),
+            "whole image": [False] * made.test_examples,
+        },
+        "observers": {name: [answers().tolist() for _ in range(made.observers)] for name in conditions(made)},
+        "conflict": {"shape": labels.tolist(), "texture": ((labels + 3) % CLASSES).tolist()},
+        "strip": {
+            "size": size,
+            "images": [picture.astype(np.uint8).tobytes().hex() for picture in images],
+            "masks": [mask.tobytes().hex() for mask in masks],
+            "boxes": [[[3, 5, 9, 13]]] * shown,
+        },
+    }
+    return metrics
 
 
-def conditions(made: Study) -> list[str]:
+def conditions(made: Settings) -> list[str]:
     return [f"{name} {level}" for name in made.distortions for level in jp.data.DISTORTIONS[name]]
 
 
@@ -105,12 +111,19 @@ def _decisions(rng: Any, labels: np.ndarray, right: float) -> np.ndarray:
     return np.where(rng.random(labels.shape) < right, labels, other)
 
 
-def records(made: Study) -> list[Any]:
+def records_of(made: Settings) -> list[Any]:
     """Makes the records of all runs: networks get worse from rung to rung, those with random masks more."""
-    return [_record(made, run) for run in representation_settings.grid(made)]
+    return [
+        {
+            "config": records.plain(run),
+            "metrics": _truth(made, run) if isinstance(run, Truth) else _metrics(made, run),
+            "provenance": provenance(),
+        }
+        for run in plan(made, None)
+    ]
 
 
-def _record(made: Study, run: Any) -> Any:
+def _metrics(made: Settings, run: Run) -> dict[str, Any]:
     rng = np.random.default_rng([run.seed, *run.architecture.encode(), *run.arm.encode(), run.rung])
     labels = np.arange(made.test_examples) % CLASSES
     right = {LADDER: 0.85 - 0.05 * run.rung, CONTROL: 0.86, RANDOM: 0.5, SNIP: 0.6}[run.arm]
@@ -118,13 +131,13 @@ def _record(made: Study, run: Any) -> Any:
     shown = min(SHOWN, few)
     boxes = ([[4, 6, 10, 14]] * 3 + [[0, 0, size, size]])[:shown]
     attribution = {}
-    for method in (*options.ARCHITECTURES[run.architecture].methods, "random map"):
+    for how in (*ARCHITECTURES[run.architecture].methods, "random map"):
         names = ("mass", "rank", "pointing", "insertion", "deletion")
-        attribution[method] = {name: rng.beta(3, 5, few).tolist() for name in names} | {"flat": [False] * few}
-        if method != "random map":
+        attribution[how] = {name: rng.beta(3, 5, few).tolist() for name in names} | {"flat": [False] * few}
+        if how != "random map":
             heat = np.exp(-((np.arange(size)[:, None] - 6) ** 2 + (np.arange(size) - 9) ** 2) / rng.uniform(10, 60))
-            attribution[method]["strip"] = [np.round(255 * heat).astype(np.uint8).tobytes().hex()] * shown
-    sparsity = 0.0 if run.arm == CONTROL else representation_settings.schedule(made)[run.rung]
+            attribution[how]["strip"] = [np.round(255 * heat).astype(np.uint8).tobytes().hex()] * shown
+    sparsity = 0.0 if run.arm == CONTROL else jp.schedules.ladder(made.rungs, made.share)[run.rung]
     metrics = {
         "sparsity": sparsity,
         "sparsity_of_all_kernels": 0.97 * sparsity,
@@ -139,22 +152,27 @@ def _record(made: Study, run: Any) -> Any:
     }
     if run.distorted:
         metrics["distorted"] = {name: _decisions(rng, labels, right - 0.2).tolist() for name in conditions(made)}
-    return {"config": dataclasses.asdict(run), "metrics": metrics, "provenance": provenance()}
+    return metrics
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """What is tested here is which numbers are resampled, not how often."""
-    monkeypatch.setattr(representation_results, "_BAND", 100)
+    monkeypatch.setattr(numbers, "_BAND", 100)
     monkeypatch.setattr(stats, "simultaneous", functools.partial(stats.simultaneous, resamples=100))
 
 
-def results_of(made: Study, change: Any = None) -> Results:
-    """Reads records made by hand, after ``change(record)``."""
-    found = records(made)
+def results_of(made: Settings, change: Any = None) -> Results:
+    """Reads records made by hand, after ``change(record)`` of those of networks."""
+    found = records_of(made)
     for record in found if change else []:
-        change(record)
-    return Results(made, found, truths(made), seed=0)
+        if "arm" in record["config"]:
+            change(record)
+    return Results(made, found)
+
+
+def verdicts_of(results: Results, margin: float = 0.0) -> Any:
+    return verdicts(results, claims(study(margin=margin)))
 
 
 def quantity(results: Results, name: str, line: str = "") -> Quantity:
@@ -163,7 +181,7 @@ def quantity(results: Results, name: str, line: str = "") -> Quantity:
 
 
 def metrics_of(results: Results, arm: str, rung: int) -> list[Any]:
-    return [results.metrics("swin", arm, rung)[seed] for seed in results.seeds]
+    return [results.runs["swin", arm, rung][seed] for seed in results.seeds]
 
 
 def with_hits(record: Any, right: int, first: int = 0) -> None:
@@ -240,13 +258,13 @@ def test_value_compares_decisions_as_the_benchmark_does():
 
 def test_error_consistency_is_1_of_who_agrees_everywhere_whatever_the_accuracy():
     made = study(seeds=(0,))
-    found, told = records(made), truths(made)
+    truth, *found = records_of(made)
+    labels = truth["metrics"]["labels"]
     for record in found:
         if "distorted" in record["metrics"]:
-            record["metrics"]["distorted"] = dict.fromkeys(conditions(made), told[0]["metrics"]["labels"])
-    for name in conditions(made):
-        told[0]["metrics"]["observers"][name] = [told[0]["metrics"]["labels"]] * made.observers
-    results = Results(made, found, told, seed=0)
+            record["metrics"]["distorted"] = dict.fromkeys(conditions(made), labels)
+    truth["metrics"]["observers"] = {name: [labels] * made.observers for name in conditions(made)}
+    results = Results(made, [truth, *found])
     value, _ = results.value(quantity(results, "error consistency"), "swin", LADDER, 0)
     assert value == pytest.approx((1.0, 1.0, 1.0), abs=1e-12)
 
@@ -274,7 +292,7 @@ def test_bias_of_shape_is_that_of_the_library_where_the_cues_differ():
 def test_gains_are_paired_differences_signed_so_that_more_is_better(name, line, sign, against):
     results = results_of(study())
     one = quantity(results, name, line)
-    gains = results.gains(one, "swin", against)
+    gains = results.gains_of(one, "swin", against)
     assert list(gains) == [1, 2]
     for rung, gain in gains.items():
         other = results.columns(one, "swin", *((LADDER, 0) if against == "dense" else (CONTROL, rung)))
@@ -295,7 +313,7 @@ def test_gains_of_insertion_and_deletion_are_those_of_the_distance_to_random_ord
 
     one = quantity(results, name, "grad-cam")
     for against, reference in {"dense": (LADDER, 0), "equal training": (CONTROL, 2)}.items():
-        gain = results.gains(one, "swin", against)[2].mean
+        gain = results.gains_of(one, "swin", against)[2].mean
         assert gain == pytest.approx(sign * (distance(LADDER, 2) - distance(*reference)), abs=1e-12)
     # The curve shows the area itself.
     areas = [np.mean(run["attribution"]["grad-cam"][name]) for run in metrics_of(results, LADDER, 2)]
@@ -305,38 +323,29 @@ def test_gains_of_insertion_and_deletion_are_those_of_the_distance_to_random_ord
 def test_gains_of_a_consistency_are_differences_of_consistencies():
     results = results_of(study())
     one = quantity(results, "error consistency")
-    gains = results.gains(one, "swin", "dense")
+    gains = results.gains_of(one, "swin", "dense")
     after, before = (results.value(one, "swin", LADDER, rung)[0].mean for rung in (2, 0))
     assert list(gains) == [2]  # on rung 1 no distorted images were shown
     assert gains[2].mean == pytest.approx(after - before, abs=1e-12)
 
 
-def test_results_refuse_a_seed_that_is_missing():
-    made = study(seeds=(0, 1))
-    with pytest.raises(ValueError, match=r"records: expected seeds \[0, 1\] of .*'swin'.* but got \[0\]"):
-        Results(made, records(made)[:-1], truths(made), seed=0)
-    with pytest.raises(ValueError, match=r"truths: expected one for each seed.* \[1\] have none"):
-        Results(made, records(made), truths(made)[:1], seed=0)
-
-
-@pytest.mark.parametrize("which", ["record", "truth"])
-def test_results_refuse_data_that_changed_under_a_seed(which):
-    made = study(seeds=(0, 1))
-    found, told = records(made), truths(made)
-    {"record": found, "truth": told}[which][-1]["provenance"]["data"] = "other"
-    with pytest.raises(ValueError, match=r"records: expected those of seed 1 .* data, other: the data changed"):
-        Results(made, found, told, seed=0)
-    # Another seed may have other data.
-    for record in found + told:
-        record["provenance"]["data"] = f"data of {record['config']['seed']}"
-    assert Results(made, found, told, seed=0).seeds == [0, 1]
+def test_results_are_of_the_seeds_that_are_complete():
+    made = study(seeds=(0, 1, 2))
+    found = records_of(made)
+    assert Results(made, found).seeds == [0, 1, 2]
+    results = Results(made, complete(found, [1]))
+    assert (results.seeds, sorted(results.truths)) == ([0, 2], [0, 2])
+    assert {tuple(runs) for runs in results.runs.values()} == {(0, 2)}
+    alone = results_of(study(seeds=(0, 2)))
+    one = quantity(results, "accuracy")
+    assert results.value(one, "swin", LADDER, 1) == alone.value(one, "swin", LADDER, 1)
 
 
 # ----------------------------------------------------------------------------------------------------------- verdicts
 
 
 def verdict(results: Results, against: str, margin: float = 0.0) -> Any:
-    rows = representation_results.verdicts(representation_results.gains(results), margin)
+    rows = verdicts_of(results, margin)
     return rows[(rows.quantity == "accuracy") & (rows.against == against)].iloc[0]
 
 
@@ -352,31 +361,49 @@ def verdict(results: Results, against: str, margin: float = 0.0) -> Any:
         ((30, 24), 0.4, "not found", "not found", 1),
     ],
 )
-def test_verdicts_find_a_planted_sweet_spot_and_no_other(right, margin, dense, control, best):
+def test_sweet_spots_find_a_planted_sweet_spot_and_no_other(right, margin, dense, control, best):
     planted = {(LADDER, 0): 24, (LADDER, 1): right[0], (LADDER, 2): right[1], (CONTROL, 1): 32, (CONTROL, 2): 32}
     results = results_of(
         study(), lambda record: with_hits(record, planted.get(place(record), 0), 8 * (place(record) == (LADDER, 1)))
     )
     row = verdict(results, "dense", margin)
     assert (row.verdict, row.rung) == (dense, best)
-    assert row.gain == pytest.approx((max(right) - 24) / 40, abs=1e-12)
+    assert row["mean"] == pytest.approx((max(right) - 24) / 40, abs=1e-12)
     assert verdict(results, "equal training", margin).verdict == control
 
 
-def test_verdicts_take_the_rung_of_a_sweet_spot_whose_interval_says_so():
-    gained = pd.DataFrame(
+def test_sweet_spots_take_the_rung_whose_interval_says_so():
+    results = results_of(study())
+    results.gains = pd.DataFrame(
         [
-            {"question": "q", "quantity": "a", "method": "", "architecture": "swin", "against": "dense", **row}
+            {"question": "accuracy", "quantity": "accuracy", "method": "", "architecture": "swin", "against": "dense"}
+            | row
             for row in (
                 {"rung": 1, "sparsity": 0.3, "mean": 0.2, "low": 0.1, "high": 0.3},
                 {"rung": 2, "sparsity": 0.5, "mean": 0.4, "low": -0.1, "high": 0.9},
             )
         ]
     )
-    (row,) = representation_results.verdicts(gained, 0.0).itertuples()
+    (row,) = verdicts_of(results).itertuples()
     assert (row.verdict, row.rung, row.rungs, row.rungs_above) == ("found", 1, 2, 1)
-    (row,) = representation_results.verdicts(gained, 0.15).itertuples()
+    assert (row.mean, row.low, row.high, row.n, row.seeds) == (0.2, 0.1, 0.3, 120, 3)
+    (row,) = verdicts_of(results, 0.15).itertuples()
     assert (row.verdict, row.rung, row.rungs_above) == ("undecided", 2, 0)
+
+
+def test_results_compute_their_intervals_once(monkeypatch):
+    results, simultaneous, calls = results_of(study(seeds=(0,))), stats.simultaneous, []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return simultaneous(*arguments, **options)
+
+    monkeypatch.setattr(stats, "simultaneous", counted)
+    rows = verdicts_of(results)
+    figures.ladders(results, rows, "accuracy")
+    tables(study(), results, rows)
+    # A band for every number but those of triplets, and the gains of every ladder over each reference.
+    assert len(calls) == len(results.curves.dropna()) + len(rows)
 
 
 def planted_below(record: Any) -> None:
@@ -390,12 +417,11 @@ def planted_below(record: Any) -> None:
     metrics["attribution"][RANDOM_MAP] |= {"insertion": [0.3] * 12, "deletion": [0.5] * 12}
 
 
-def test_with_levels_says_that_a_gain_ends_below_a_blind_guess():
+def test_sweet_spots_say_that_a_gain_ends_below_a_blind_guess():
     results = results_of(study(), planted_below)
-    tested = representation_results.verdicts(representation_results.gains(results), 0.0)
-    rows = representation_results.with_levels(results, representation_results.curves(results), tested)
-    rows = rows[rows.against == "dense"].set_index(["quantity", "method"])
-    truth = [one["metrics"] for one in truths(study())]
+    rows = verdicts_of(results)
+    rows = {(row.quantity, row.method): row for row in rows[rows.against == "dense"].itertuples()}
+    truth = list(results.truths.values())
     expected = {
         ("accuracy", ""): (3 / 40, "chance", 0.1, "no better than chance"),
         ("mass", "grad-cam"): (0.025, "chance", np.mean([one["chance"] for one in truth]), "no better than chance"),
@@ -409,41 +435,43 @@ def test_with_levels_says_that_a_gain_ends_below_a_blind_guess():
         ),
     }
     for key, (value, level, height, words) in expected.items():
-        row = rows.loc[key]
-        assert (row.rung, row.level, representation_findings.blind(row)) == (1, level, words)
+        row = rows[key]
+        assert (row.rung, row.level, findings.blind(row)) == (1, level, words)
         assert (row.value, row.level_value) == pytest.approx((value, height), abs=1e-12)
-        assert f"; {value:.3f}, {words}, {height:.3f})" in representation_findings.spot(row)
+        assert f"; {value:.3f}, {words}, {height:.3f})" in findings.spot(row)
     # Of the others some are better than chance, and a shape bias has no chance level.
-    assert rows.loc["CorLoc", "tokencut"].level == rows.loc["shape bias", ""].level == ""
-    assert np.isnan(rows.loc["CorLoc", "tokencut"].level_value)
-    assert representation_findings.blind(rows.loc["CorLoc", "tokencut"]) == ""
+    assert rows["CorLoc", "tokencut"].level == rows["shape bias", ""].level == ""
+    assert np.isnan(rows["CorLoc", "tokencut"].level_value)
+    assert findings.blind(rows["CorLoc", "tokencut"]) == ""
 
 
 def test_spot_gives_intervals_the_digits_that_tell_them_from_the_margin():
     for low, margin, text in ((0.00034, 0.0, "+0.0003"), (-0.00002, 0.0, "−0.00002"), (0.05003, 0.05, "+0.05003")):
-        row = pd.Series({"gain": 0.2, "low": low, "high": 0.4, "margin": margin, "sparsity": 0.36, "level": ""})
-        assert representation_findings.spot(row) == f"+0.200 at 36 % (95 % interval {text} to +0.400)"
+        row = SimpleNamespace(mean=0.2, low=low, high=0.4, margin=margin, sparsity=0.36, level="")
+        assert findings.spot(row) == f"+0.200 at 36 % (95 % interval {text} to +0.400)"
 
 
 # ----------------------------------------------------------------------------------------------------------- the page
 
 
-def written(made: Study, folder: Path, change: Any = None) -> tuple[str, str]:
-    """Writes the page of records made by hand, and returns it without marks, and what was printed."""
+def written(made: Settings, folder: Path, change: Any = None) -> tuple[str, str]:
+    """Finishes a study of records made by hand; returns its page without marks, and what was printed."""
     made = dataclasses.replace(made, out=folder)
-    found, told = records(made), truths(made)
-    for record in found + told if change else []:
-        change(record)
+    store, runs = Store(folder, "representation", data="data"), plan(made, None)
+    for run, record in zip(runs, records_of(made), strict=True):
+        if change:
+            change(record)
+        store.write(run, record["metrics"], record["provenance"])
     console = Console(file=io.StringIO(), width=100)
-    path = representation_page.write(made, found, told, console)
-    return html.unescape(path.read_text()), console.file.getvalue()
+    outcome = finish(Plan(STUDY, made, made, Inputs(made, None, "data"), runs, store, runs), console)
+    return html.unescape(outcome.path.read_text()), console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page of a study of two architectures, and its folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(representation_results, "_BAND", 100)
+        patch.setattr(numbers, "_BAND", 100)
         patch.setattr(stats, "simultaneous", functools.partial(stats.simultaneous, resamples=100))
         folder = tmp_path_factory.mktemp("page")
         planted = {(LADDER, 0): 20, (LADDER, 1): 36, (LADDER, 2): 4, (CONTROL, 1): 36, (CONTROL, 2): 36}
@@ -463,7 +491,7 @@ def page(tmp_path_factory):
 def test_representation_page_says_what_was_found_whichever_way_it_came_out(page):
     text, printed, _ = page
     assert "Against the dense network: found in 2 of 2. Swin V2: +0.400 at 36 %" in text
-    assert "Against the dense network trained equally long: no sweet spot in both cases." in text
+    assert "Against the dense network trained equally long: found in none of 2, not found in 2." in text
     assert "Swin V2 50 % → 10 % at 59 % sparsity (dense, trained equally long: 90 %)" in text
     assert "44 maps have one value everywhere" in text
     assert "says nothing of them: attention of ViT, SNIP, rung of 36 % (24 of 24)." in text
@@ -472,9 +500,9 @@ def test_representation_page_says_what_was_found_whichever_way_it_came_out(page)
     assert "What --legacy would change" in text
     assert all(f"{name}</strong> {meaning}" in text for name, meaning in LEGACY.items())
     assert BUGS[1:] in text
-    assert "2 seeds, 40 images each. Bands" in text
-    assert "2 seeds, 12 images each. Bands" in text
-    assert "2 seeds, 60 triplets each. Rungs" in text
+    assert "2 seeds, 80 images in all. Bands" in text
+    assert "2 seeds, 24 images in all. Bands" in text
+    assert "2 seeds, 120 triplets in all. Rungs" in text
     assert "A + means better, also of measures of which less is better (deletion and accuracy difference)." in text
     assert "<th>0 %</th><th>36 %</th><th>59 %</th>" in re.sub(r"<th[^>]*>", "<th>", text)
     assert "CorLoc. centre box: 0." in text
@@ -491,13 +519,13 @@ def test_representation_page_tables_hold_every_quantity_of_every_network(page):
         pd.read_csv(folder / f"{name}.csv") for name in ("curves", "gains", "verdicts", "flat_maps")
     )
     made = study(architectures=("swin", "vit"), seeds=(0, 1))
-    runs = {(run.architecture, run.arm, run.rung) for run in representation_settings.grid(made)}
+    runs = {(run.architecture, run.arm, run.rung) for run in plan(made, None) if isinstance(run, Run)}
     accuracy = curves[curves.quantity == "accuracy"]
     assert set(zip(accuracy.architecture, accuracy.arm, accuracy.rung, strict=True)) == runs
     assert set(curves[curves.quantity == "error consistency"].rung) == {0, 2}
-    assert set(curves[curves.quantity == "mass"].method) == set(options.ARCHITECTURES["vit"].methods)
+    assert set(curves[curves.quantity == "mass"].method) == set(ARCHITECTURES["vit"].methods)
     assert set(curves[curves.quantity == "insertion"].method) >= {RANDOM_MAP, "rollout"}
-    # Triplets share pictures: a curve, and nothing that needs rows to be resampled.
+    # Triplets share images: a curve, and nothing that needs rows to be resampled.
     assert np.isnan(curves[curves.quantity == "odd one out"][["low", "high"]]).all(axis=None)
     assert set(zip(*(curves[curves.quantity == "odd one out"][name] for name in ("arm", "rung")), strict=True)) == {
         (arm, rung) for _, arm, rung in runs
@@ -510,33 +538,31 @@ def test_representation_page_tables_hold_every_quantity_of_every_network(page):
     assert flat["maps"].tolist() == [24, 24, 24]
 
 
-@pytest.mark.parametrize(("rungs", "attributed"), [(1, 1), (2, 3)])
-def test_representation_page_is_made_of_a_short_ladder_of_one_seed_without_controls(tmp_path, rungs, attributed):
+@pytest.mark.parametrize("attributed", [1, 3])
+def test_representation_page_is_made_of_a_short_ladder_of_one_seed_with_few_controls(tmp_path, attributed):
     few: dict[str, Any] = {"random_rungs": (), "snip_rungs": (), "distorted_rungs": (0,)}
-    made = study(rungs=rungs, seeds=(3,), attributed_examples=attributed, **few)
+    made = study(rungs=2, seeds=(3,), attributed_examples=attributed, **few)
 
     def without_conflict(record: Any) -> None:
-        if "conflict" in record["metrics"]:
-            record["metrics"]["conflict"] = None if "labels" in record["metrics"] else [0]
+        record["metrics"]["conflict"] = None if "labels" in record["metrics"] else [0]
 
     text, _ = written(made, tmp_path, without_conflict)
     assert "Shape or texture?" not in text
-    assert ("the ladder has no rung but the dense network" in text) == (rungs == 1)
     # What is said below the heading, in the findings and above the figure, of decisions nobody can compare.
-    assert text.count("Not tested: of the ladder only the dense network") == (0 if rungs == 1 else 2)
+    assert text.count("Not tested: of the ladder only the dense network") == 2
     assert "No people were asked." not in text
-    assert f"1 seed, {attributed} image{'s' * (attributed > 1)}. Bands" in text
-    assert "SNIP" not in representation_method.approach(made, results_of(made))[3][1]
+    assert f"1 seed, {attributed} image{'s' * (attributed > 1)} in all. Bands" in text
+    assert "SNIP" not in method.approach(made, results_of(made))[3][1]
 
 
-def test_approach_and_definitions_say_what_readers_must_know_where_it_holds():
+def test_approach_and_captions_say_what_readers_must_know_where_it_holds():
     results = results_of(study())
 
-    def method(made: Study) -> str:
-        points = representation_method.approach(made, results) + representation_captions.definitions(made, results)
-        return " ".join(f"{name} {meaning}" for name, meaning in points)
+    def prose(made: Settings) -> str:
+        points = [meaning for _, meaning in method.approach(made, results)]
+        return " ".join([*points, *captions(made, results).values()])
 
-    here = method(study())
+    here = prose(study())
     assert "position networks of Swin V2" in here
     assert "Every second training scene of a class is grey" in here
     assert "read at 8 × 8 places" in here
@@ -546,16 +572,16 @@ def test_approach_and_definitions_say_what_readers_must_know_where_it_holds():
     assert "windows of 4 × 4 tokens, stages of 2 blocks of width 24 (2 heads, 96 hidden units) and" in here
     assert "89,662 parameters, peak rate 0.002" in here
     assert "224 pixels" not in here
-    filtered = method(study(distortions=("low-pass", "high-pass")))
+    filtered = prose(study(distortions=("low-pass", "high-pass")))
     assert "low-pass in proportion to images of 224 pixels" in filtered
     assert "high-pass in pixels of the image itself" in filtered
-    photographs = method(study(data="voc:somewhere"))
+    photographs = prose(study(data="voc:somewhere"))
     assert "Void pixels, which are neither object nor ground, count as ground." in photographs
     assert "grey, since" not in photographs
 
 
 def test_legacy_names_the_choices_of_the_released_code_where_taken():
-    heading, choices = representation_method.legacy(study(legacy=True))
+    heading, choices = method.legacy(study(legacy=True))
     assert heading == "The choices of the released code, taken here"
     assert [name for name, _ in choices[:-1]] == list(LEGACY)
 
@@ -564,9 +590,7 @@ def test_legacy_names_the_choices_of_the_released_code_where_taken():
 
 
 def figure_of(results: Results, question: str) -> Any:
-    gained = representation_results.gains(results)
-    tested = representation_results.verdicts(gained, 0.0)
-    return representation_figures.ladders(results, representation_results.curves(results), tested, question)
+    return figures.ladders(results, verdicts_of(results), question)
 
 
 def test_ladders_have_the_curves_their_controls_and_the_sweet_spots():
@@ -588,7 +612,7 @@ def test_ladders_have_the_curves_their_controls_and_the_sweet_spots():
 def test_ladders_end_bands_and_axis_where_values_can():
     planted = {(LADDER, 0): 39, (LADDER, 1): 1, (LADDER, 2): 39}
     results = results_of(study(), lambda record: with_hits(record, planted.get(place(record), 39)))
-    measured = representation_results.curves(results)
+    measured = results.curves
     ladder = measured[(measured.quantity == "accuracy") & (measured.arm == LADDER)]
     assert ladder.high.max() > 1  # widened for few seeds; the table has it as it is
     assert ladder.low.min() < 0
@@ -620,13 +644,13 @@ def test_ladders_let_methods_share_a_panel_and_mark_less_as_better():
 
 def test_overview_and_along_draw_boxes_where_they_are_in_the_picture():
     results = results_of(study())
-    drawn = representation_strip.overview(results)
+    drawn = image_figures.overview(results)
     assert len(drawn.axes) == 2 * (1 + 2 * 3)
     boxes = [patch.get_bbox().extents.tolist() for patch in drawn.axes[1].patches if isinstance(patch, Rectangle)]
     # The true box (3, 5, 9, 13), and the one found, (4, 6, 10, 14).
     assert boxes == [[4.5, 2.5, 12.5, 8.5], [5.5, 3.5, 13.5, 9.5]]
     # A box around the whole picture would lie on its frame: it is drawn inside.
-    whole = representation_strip.along(results, "swin").axes[3 * 9 + 1].patches[-1]
+    whole = image_figures.along(results, "swin").axes[3 * 9 + 1].patches[-1]
     assert isinstance(whole, Rectangle)
     assert whole.get_bbox().extents == pytest.approx([-0.1, -0.1, 15.1, 15.1])
     outlined = drawn.axes[0].get_children()[0].get_array()
