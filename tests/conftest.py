@@ -24,6 +24,7 @@ MANY_MAPS = 25_000
 QUICKLY = {
     "curvature",
     "evaluate",
+    "experiments",
     "geometry",
     "libraries",
     "models",
@@ -33,24 +34,20 @@ QUICKLY = {
     "structured",
     "test_architecture.py",
     "test_contract.py",
-    "test_joint_study.py",
-    "test_landscape_study.py",
     "test_optim.py",
-    "test_pretrained_study.py",
     "test_pruning.py",
-    "test_representation_study.py",
-    "test_transfer_study.py",
 }
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
 LONGEST = (
-    "test_representation_study.py",
-    "test_pretrained_study.py",
+    "test_representation.py",
+    "test_pretrained_networks.py",
     "test_matrices.py",
-    "test_joint_study.py",
-    "test_transfer_study.py",
+    "test_joint.py",
+    "test_patterns.py",
+    "test_transfer.py",
     "test_contract.py",
-    "test_landscape_study.py",
+    "test_landscape.py",
     "test_optim.py",
     "test_spectrum.py",
     "test_surgeon.py",

@@ -68,9 +68,9 @@ STUDIES = sorted((ROOT / "experiments").rglob("*.py"))
 
 
 def test_imports_of_a_study_are_of_no_other_study():
-    names = {path: set(re.findall(r"^\s*(?:from|import) experiments(?:\.(\w+))?", path.read_text(), re.M)) for path in STUDIES}
-    wrong = []
-    for path, found in names.items():
+    pattern, wrong = re.compile(r"^\s*(?:from|import) experiments(?:\.(\w+))?", re.MULTILINE), []
+    for path in STUDIES:
+        found = set(pattern.findall(path.read_text()))
         home = path.relative_to(ROOT / "experiments").parts[0].removesuffix(".py")
         wrong += [f"{path} imports {name}" for name in found - {"", "shared", home} if path.name != "__main__.py"]
     assert not wrong

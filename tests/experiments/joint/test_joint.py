@@ -9,15 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from experiments.joint_settings import PAPER, Settings, Study, grid, quirks, resolved, trajectory, validate
-from experiments.joint_trajectory import Trajectory
 
 import jaxprune as jp
-<<<<<<< HEAD
-from experiments import joint_pruning, joint_search
-from jaxprune import records
-from tests import studies
-=======
 from experiments import joint
 from experiments.joint import search
 from experiments.joint.settings import FRACTIONS, PAPER, Decisive, quirks, resolved, search_identity, trajectory_folder
@@ -25,7 +18,6 @@ from experiments.joint.trajectory import Trajectory
 from experiments.shared.images import Sources
 from jaxprune import exclusive, records
 from tests.experiments import studies
->>>>>>> joint
 
 TINY: dict[str, Any] = {
     "width": 2,

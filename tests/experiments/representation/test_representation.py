@@ -8,23 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-<<<<<<< HEAD
-from experiments.representation_measures import pairs_and_others, places, stands, written
-from experiments.transfer_grid import mine
-=======
 from flax import linen as nn
->>>>>>> representation
 from jax.ad_checkpoint import checkpoint_name
 from PIL import Image
 from rich.console import Console
 
 import jaxprune as jp
-<<<<<<< HEAD
-from experiments import options
-from experiments import representation_data as looked
-from experiments import representation_settings as settings
-from experiments.representation import demand_same_data, world_and_network
-=======
 from experiments import representation
 from experiments.representation import Settings, networks, open_study, plan
 from experiments.representation.architectures import ARCHITECTURES, Architecture, digest
@@ -35,7 +24,6 @@ from experiments.representation.truth import kept_conditions, watched
 from experiments.shared.study import run
 from experiments.shared.work import part
 from jaxprune import records
->>>>>>> representation
 from jaxprune.evaluate import alignment
 from tests.experiments import studies
 
