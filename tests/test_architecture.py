@@ -212,8 +212,8 @@ def test_readme_commands_exist():
     scripts = {f"scripts/{name}" for name in ("demo", "test", "benchmark", "check_pytorch", "faults")}
     assert {f"experiments.{name}" for name in modules} | scripts == commands
     for command in commands:
-        path = ROOT / (command if "/" in command else command.replace(".", "/") + ".py")
-        assert path.exists() or path.with_suffix(".py").exists()
+        path = ROOT / (command if "/" in command else command.replace(".", "/"))
+        assert any(one.exists() for one in (path / "__main__.py", path.with_suffix(".py"), path) if not one.is_dir())
 
 
 def test_files_name_no_machine():

@@ -257,7 +257,7 @@ def _worker(out: Path, seconds: float, log: Path) -> None:
     made(out, small.STUDY._replace(measure=measure), worker=True, seeds=tuple(range(6)))
 
 
-def test_worker_shares_a_folder_and_does_no_run_twice(tmp_path):
+def test_work_of_several_processes_does_no_run_twice(tmp_path):
     log, fork = tmp_path / "log", multiprocessing.get_context("spawn")
     workers = [fork.Process(target=_worker, args=(tmp_path / "out", 0.02, log)) for _ in range(3)]
     for one in workers:
