@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.landscape.results import STAGE_NAMES, TASKS, Results
-from experiments.shared.styles import label, style
+from experiments.shared.styles import label, panels, style
 from jaxprune import report
 
 _INK = "#2b2922"
@@ -16,46 +16,34 @@ _CHANCE = "#8a8578"
 def spectra(results: Results) -> Figure:
     """Draws the largest eigenvalues: a row for each task, a column before and one after fine-tuning."""
     with report.figure(9.5, 6.2) as drawn:
-        axes = drawn.subplots(2, 2, sharex=True, sharey=True)
-        for across, task in zip(axes, TASKS, strict=True):
-            for axis, (stage, name) in zip(across, STAGE_NAMES.items(), strict=True):
-                for score in results.networks:
-                    values = results.curvature(score, stage, task, "eigenvalues")
-                    _band(axis, np.arange(1, values.shape[1] + 1), values, results, score)
-                axis.set_yscale("log")
-                axis.set_title(name if task == "source" else "")
-            across[0].set_ylabel(f"eigenvalue, {task}")
-        for axis in axes[1]:
-            axis.set_xlabel("rank")
-        return _with_legend(drawn, axes[0, 0], len(results.networks))
+        for axis, task, stage in _by_stage(drawn, xlabel="rank", ylabel="eigenvalue, "):
+            for score in results.networks:
+                values = results.curvature(score, stage, task, "eigenvalues")
+                _band(axis, np.arange(1, values.shape[1] + 1), values, results, score)
+            axis.set_yscale("log")
+        return _with_legend(drawn, len(results.networks))
 
 
 def densities(results: Results) -> Figure:
     """Draws the density of the eigenvalues: a row for each task, a column for each network, a line for each seed."""
     shades = {"pruned": "#b9b19d", "finetuned": report.COLOURS[0]}
     with report.figure(2.7 * len(results.networks), 5.2) as drawn:
-        axes = drawn.subplots(2, len(results.networks), sharex=True, sharey=True, squeeze=False)
-        for across, task in zip(axes, TASKS, strict=True):
-            for axis, score in zip(across, results.networks, strict=True):
-                for stage, name in STAGE_NAMES.items():
-                    found = results.each(
-                        score, lambda one, s=stage, t=task: list(one["curvature"][s][t]["density"].values())
-                    )
-                    for number, (grid, values) in enumerate(found):
-                        text = name if number == 0 else None
-                        axis.plot(grid, np.maximum(values, 1e-12), color=shades[stage], linewidth=1.1, label=text)
-                axis.set_xscale("symlog", linthresh=1)
-                axis.set_yscale("log")
-                axis.set_ylim(1e-5, 30)
-                axis.set_title(label(score) if task == "source" else "")
-            across[0].set_ylabel(f"density, {task}")
-        for axis in axes[1]:
-            axis.set_xlabel("eigenvalue")
-        return _with_legend(drawn, axes[0, 0], 2)
+        texts = {"title": label, "xlabel": "eigenvalue", "ylabel": "density, "}
+        for axis, task, score in panels(drawn, TASKS, results.networks, **texts, sharex=True, sharey=True):
+            for stage, name in STAGE_NAMES.items():
+                read = lambda one, s=stage, t=task: list(one["curvature"][s][t]["density"].values())  # noqa: E731
+                for number, (grid, values) in enumerate(results.each(score, read)):
+                    text = name if number == 0 else None
+                    axis.plot(grid, np.maximum(values, 1e-12), color=shades[stage], linewidth=1.1, label=text)
+            axis.set_xscale("symlog", linthresh=1)
+            axis.set_yscale("log")
+            axis.set_ylim(1e-5, 30)
+        return _with_legend(drawn, 2)
 
 
 def alignment(results: Results) -> Figure:
     """Draws the overlap of the top curvature of source and transfer, with its control and chance."""
+    texts = {"transfer": "source and transfer", "other images": "source and source, other images"}
     with report.figure(9.5, 3.6) as drawn:
         axes = drawn.subplots(1, 2, sharey=True)
         for axis, (stage, name) in zip(axes, STAGE_NAMES.items(), strict=True):
@@ -63,9 +51,8 @@ def alignment(results: Results) -> Figure:
                 color = _look(results, score)["color"]
                 for of, marker in (("transfer", "o"), ("other images", "s")):
                     filled = color if of == "transfer" else "white"
-                    values = results.overlap(score, stage, of)
-                    text = {"transfer": "source and transfer", "other images": "source and source, other images"}[of]
-                    _point(axis, place, values, results, marker, color, filled, text if place == 0 else None)
+                    text = None if place else texts[of]
+                    _point(axis, place, results.overlap(score, stage, of), results, color, marker, filled, text)
                 chance = float(np.mean(results.overlap(score, stage, "transfer", "chance")))
                 ends = [place - 0.3, place + 0.3]
                 axis.plot(ends, [chance] * 2, color=_CHANCE, linestyle=":", label=None if place else "chance")
@@ -73,7 +60,7 @@ def alignment(results: Results) -> Figure:
             axis.set_ylim(-0.02, 1.02)
             axis.set_title(name)
         axes[0].set_ylabel("mean squared cosine")
-        return _with_legend(drawn, axes[0], 3)
+        return _with_legend(drawn, 3)
 
 
 def removed(results: Results) -> Figure:
@@ -81,11 +68,9 @@ def removed(results: Results) -> Figure:
     with report.figure(9.5, 3.4) as drawn:
         axes = drawn.subplots(1, 2, sharey=True)
         for axis, task in zip(axes, TASKS, strict=True):
-            whole = results.present("dense", "pruned", task)
-            _point(axis, 0, whole, results, "o", _INK, _INK, None)
+            _point(axis, 0, results.present("dense", "pruned", task), results, _INK)
             for place, score in enumerate(results.scores, 1):
-                color = _look(results, score)["color"]
-                _point(axis, place, results.removed(score, task), results, "o", color, color, None)
+                _point(axis, place, results.removed(score, task), results, _look(results, score)["color"])
             axis.axhline(0, color=_CHANCE, linewidth=0.8)
             _categories(axis, ["all weights", *results.scores])
             axis.set_title(task)
@@ -96,43 +81,31 @@ def removed(results: Results) -> Figure:
 def paths(results: Results) -> Figure:
     """Draws the change of the loss on the way to the pruned network: true, and by both orders of the expansion."""
     kinds = {"true": (_INK, "-"), "first": (report.COLOURS[1], "--"), "second": (report.COLOURS[0], "--")}
+    texts = {"title": label, "xlabel": "way to the pruned network (%)", "ylabel": "change of the loss, "}
     with report.figure(3.1 * len(results.scores), 5.4) as drawn:
-        axes = drawn.subplots(2, len(results.scores), sharex=True, squeeze=False)
-        for across, task in zip(axes, TASKS, strict=True):
-            for axis, score in zip(across, results.scores, strict=True):
-                shares = results.path(score, task, "shares")[0]
-                for kind, (color, line) in kinds.items():
-                    low, mean, high = _ends(results.path(score, task, kind), results)
-                    text = "true" if kind == "true" else f"{kind} order"
-                    axis.fill_between(100 * shares, low, high, color=color, alpha=0.13, linewidth=0)
-                    axis.plot(100 * shares, mean, color=color, linestyle=line, linewidth=1.6, label=text)
-                true = results.path(score, task, "true")
-                reach = max(float(true.max()), 1e-6)
-                axis.set_ylim(min(float(true.min()), 0) - 0.4 * reach, 2.2 * reach)
-                axis.set_title(label(score) if task == "source" else "")
-            across[0].set_ylabel(f"change of the loss, {task}")
-        for axis in axes[1]:
-            axis.set_xlabel("way to the pruned network (%)")
-        return _with_legend(drawn, axes[0, 0], 3)
+        for axis, task, score in panels(drawn, TASKS, results.scores, **texts, sharex=True):
+            shares = results.path(score, task, "shares")[0]
+            for kind, (color, line) in kinds.items():
+                low, mean, high = _ends(results.path(score, task, kind), results)
+                text = "true" if kind == "true" else f"{kind} order"
+                axis.fill_between(100 * shares, low, high, color=color, alpha=0.13, linewidth=0)
+                axis.plot(100 * shares, mean, color=color, linestyle=line, linewidth=1.6, label=text)
+            true = results.path(score, task, "true")
+            reach = max(float(true.max()), 1e-6)
+            axis.set_ylim(min(float(true.min()), 0) - 0.4 * reach, 2.2 * reach)
+        return _with_legend(drawn, 3)
 
 
 def lines(results: Results) -> Figure:
     """Draws the loss along random directions as long as the filters: a row for each task, a column for each stage."""
     with report.figure(9.5, 6.2) as drawn:
-        axes = drawn.subplots(2, 2, sharex=True, sharey=True)
-        for across, task in zip(axes, TASKS, strict=True):
-            for axis, (stage, name) in zip(across, STAGE_NAMES.items(), strict=True):
-                for score in results.networks:
-                    distances, losses = _slices(results, score, stage, task)
-                    middle = losses.shape[1] // 2
-                    values = (losses[:, :, middle] + losses[:, middle, :]) / 2
-                    _band(axis, distances, values, results, score)
-                axis.set_yscale("log")
-                axis.set_title(name if task == "source" else "")
-            across[0].set_ylabel(f"loss, {task}")
-        for axis in axes[1]:
-            axis.set_xlabel("distance (lengths of the filters)")
-        return _with_legend(drawn, axes[0, 0], len(results.networks))
+        for axis, task, stage in _by_stage(drawn, xlabel="distance (lengths of the filters)", ylabel="loss, "):
+            for score in results.networks:
+                distances, losses = _slices(results, score, stage, task)
+                middle = losses.shape[1] // 2
+                _band(axis, distances, (losses[:, :, middle] + losses[:, middle, :]) / 2, results, score)
+            axis.set_yscale("log")
+        return _with_legend(drawn, len(results.networks))
 
 
 def planes(results: Results) -> Figure:
@@ -141,36 +114,31 @@ def planes(results: Results) -> Figure:
     means = {place: np.log10(np.maximum(losses.mean(axis=0), 1e-12)) for place, (_, losses) in found.items()}
     levels = np.linspace(min(map(np.min, means.values())), max(map(np.max, means.values())) + 1e-9, 15)
     with report.figure(2.5 * len(results.networks) + 0.8, 5.2) as drawn:
-        axes = drawn.subplots(2, len(results.networks), sharex=True, sharey=True, squeeze=False)
         shades: Any = None
-        for across, task in zip(axes, TASKS, strict=True):
-            for axis, score in zip(across, results.networks, strict=True):
-                distances = found[task, score][0]
-                shades = axis.contourf(distances, distances, means[task, score].T, levels=levels, cmap="cividis")
-                axis.contour(distances, distances, means[task, score].T, levels, colors="white", linewidths=0.3)
-                axis.plot(0, 0, marker="+", color="white")
-                axis.set_aspect("equal")
-                axis.grid(False)
-                axis.set_title(label(score) if task == "source" else "")
-            across[0].set_ylabel(task)
-        drawn.colorbar(shades, ax=axes, label="log10 of the loss", format="%.1f", shrink=0.8)
+        for axis, task, score in panels(drawn, TASKS, results.networks, title=label, sharex=True, sharey=True):
+            distances, mean = found[task, score][0], means[task, score].T
+            shades = axis.contourf(distances, distances, mean, levels=levels, cmap="cividis")
+            axis.contour(distances, distances, mean, levels, colors="white", linewidths=0.3)
+            axis.plot(0, 0, marker="+", color="white")
+            axis.set_aspect("equal")
+            axis.grid(False)
+        drawn.colorbar(shades, ax=drawn.axes, label="log10 of the loss", format="%.1f", shrink=0.8)
         return drawn
 
 
 def barriers(results: Results) -> Figure:
     """Draws the loss on straight paths between networks: a row for each task, a column for each pair."""
     with report.figure(3.2 * len(results.pairs), 5.4) as drawn:
-        axes = drawn.subplots(2, len(results.pairs), sharex=True, sharey="row", squeeze=False)
-        for across, task in zip(axes, TASKS, strict=True):
-            for axis, pair in zip(across, results.pairs, strict=True):
-                for score in (score for score in results.networks if results.has(score, pair)):
-                    shares = results.barrier(score, pair, task, "shares")[0]
-                    _band(axis, 100 * shares, results.barrier(score, pair, task, "losses"), results, score)
-                axis.set_title(pair if task == "source" else "")
-            across[0].set_ylabel(f"loss, {task}")
-        for axis in axes[1]:
-            axis.set_xlabel("way (%)")
-        return _with_legend(drawn, axes[0, 0], len(results.networks))
+        texts = {"xlabel": "way (%)", "ylabel": "loss, "}
+        for axis, task, pair in panels(drawn, TASKS, results.pairs, **texts, sharex=True, sharey="row"):
+            for score in (score for score in results.networks if results.has(score, pair)):
+                shares = results.barrier(score, pair, task, "shares")[0]
+                _band(axis, 100 * shares, results.barrier(score, pair, task, "losses"), results, score)
+        return _with_legend(drawn, len(results.networks))
+
+
+def _by_stage(drawn: Figure, **texts: str) -> Any:
+    return panels(drawn, TASKS, STAGE_NAMES, title=STAGE_NAMES.__getitem__, **texts, sharex=True, sharey=True)
 
 
 def _slices(results: Results, score: str, stage: str, task: str) -> tuple[np.ndarray, np.ndarray]:
@@ -198,11 +166,18 @@ def _band(axis: Any, x: np.ndarray, values: np.ndarray, results: Results, score:
 
 
 def _point(
-    axis: Any, place: int, values: np.ndarray, results: Results, marker: str, color: str, filled: str, text: str | None
+    axis: Any,
+    place: int,
+    values: np.ndarray,
+    results: Results,
+    color: str,
+    marker: str = "o",
+    filled: str = "",
+    text: str | None = None,
 ) -> None:
     mean, low, high = results.interval(values)
     axis.plot([place, place], [low, high], color=color, linewidth=1.4)
-    axis.plot(place, mean, marker=marker, color=color, markerfacecolor=filled, linestyle="none", label=text)
+    axis.plot(place, mean, marker=marker, color=color, markerfacecolor=filled or color, linestyle="none", label=text)
 
 
 def _categories(axis: Any, names: list[str]) -> None:
@@ -211,6 +186,6 @@ def _categories(axis: Any, names: list[str]) -> None:
     axis.grid(False, axis="x")
 
 
-def _with_legend(drawn: Figure, axis: Any, columns: int) -> Figure:
-    drawn.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+def _with_legend(drawn: Figure, columns: int) -> Figure:
+    drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return drawn

@@ -1,6 +1,6 @@
 """What figures and tables call a score, and how its line is drawn, in all studies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,39 @@ _LABELS = {
 def label(score: str) -> str:
     """Returns what figures and tables call a score."""
     return _LABELS.get(score, score.rpartition(":")[2])
+
+
+def panels(
+    drawn: Any,
+    down: Iterable[str],
+    across: Iterable[str],
+    *,
+    title: Callable[[str], str] = str,
+    xlabel: str = "",
+    ylabel: str = "",
+    **shared: Any,
+) -> Iterator[tuple[Any, str, str]]:
+    """Lays out a panel for each row and column: (axis, row, column) for each of them.
+
+    Args:
+      drawn: the figure.
+      down: a row for each; its name follows ``ylabel``.
+      across: a column for each.
+      title: what a column is called.
+      xlabel: below the last row.
+      ylabel: left of the first column.
+      shared: which axes are, as ``subplots`` takes it.
+    """
+    rows, columns = list(down), list(across)
+    axes = drawn.subplots(len(rows), len(columns), squeeze=False, **shared)
+    for line, row in zip(axes, rows, strict=True):
+        for axis, column in zip(line, columns, strict=True):
+            yield axis, row, column
+        line[0].set_ylabel(f"{ylabel}{row}")
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(title(column))
+    for axis in axes[-1]:
+        axis.set_xlabel(xlabel)
 
 
 def dots(axis: Any, across: Sequence[Any], found: Sequence[stats.Interval], *, line: str, **look: Any) -> None:
