@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -92,8 +92,12 @@ class Page:
         """Adds a paragraph of plain text."""
         self._parts.append(f"<p>{html.escape(paragraph)}</p>")
 
-    def points(self, sentences: Sequence[tuple[str, str]]) -> None:
+    def points(self, sentences: Sequence[tuple[str, str]] | Mapping[str, str]) -> None:
         """Adds a list of plain sentences, each with a few words of its own in front."""
+        if isinstance(sentences, Mapping):
+            sentences = list(sentences.items())
+        if not sentences:
+            return
         items = (f"<li><strong>{html.escape(lead)}</strong> {html.escape(rest)}</li>" for lead, rest in sentences)
         self._parts.append(f"<ul>{''.join(items)}</ul>")
 

@@ -129,7 +129,7 @@ def planes(results: Results) -> Figure:
 def barriers(results: Results) -> Figure:
     """Draws the loss on straight paths between networks: a row for each task, a column for each pair."""
     with report.figure(3.2 * len(results.pairs), 5.4) as drawn:
-        texts = {"xlabel": "way (%)", "ylabel": "loss, "}
+        texts: dict[str, Any] = {"xlabel": "way (%)", "ylabel": "loss, "}
         for axis, task, pair in panels(drawn, TASKS, results.pairs, **texts, sharex=True, sharey="row"):
             for score in (score for score in results.networks if results.has(score, pair)):
                 shares = results.barrier(score, pair, task, "shares")[0]
@@ -137,7 +137,7 @@ def barriers(results: Results) -> Figure:
         return _with_legend(drawn, len(results.networks))
 
 
-def _by_stage(drawn: Figure, **texts: str) -> Any:
+def _by_stage(drawn: Figure, **texts: Any) -> Any:
     return panels(drawn, TASKS, STAGE_NAMES, title=STAGE_NAMES.__getitem__, **texts, sharex=True, sharey=True)
 
 

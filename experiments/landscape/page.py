@@ -227,46 +227,28 @@ def _spectra_table(page: report.Page, measured: Table) -> None:
 def _method(page: report.Page, settings: Any, results: Results) -> None:
     page.section("How it was done")
     page.points(
-        [
-            (
-                "Networks.",
-                f"{pages.network(settings, results.records[0]['data'])} Pruned by one mask per score, "
-                f"global over all kernels but the classifier's; fine-tuned for {settings.finetune_steps} steps of "
-                "Adam on the source through its frozen head. Controls: a random mask of equal sparsity, and the dense "
-                "network fine-tuned equally long.",
-            ),
-            ("Splits.", pages.splits(settings)),
-            (
-                "Loss.",
-                f"The {settings.loss.replace('_', ' ')} through the frozen head of each task, on its part of the "
-                "scoring split. On the source, scores that look at data were computed from these very images; on the "
-                "transfer task nothing was. The control of the alignment uses the images that fitted the source's "
-                "head.",
-            ),
-            (
-                "Curvature.",
-                "Exact products of the mean loss in evaluation mode, restricted to the prunable weights that a network "
-                f"has. Lanczos with full reorthogonalisation, {settings.steps} steps; traces by Hutchinson's "
-                "estimator. Sharpness changes with the scale of the weights even where the function does not (Dinh et "
-                "al. 2017, arXiv 1703.04933): of networks on other scales it is no measure of quality.",
-            ),
-            (
-                "Barriers.",
-                "max over the path of the loss above the chord between its ends. BatchNorm statistics of every point "
-                "are those of its own activations on all images of one split (that of the pretraining, if there is "
-                "one), in one batch, so they are exact.",
-            ),
-            (
-                "Verdicts.",
-                "A claim holds where its whole interval does, does not hold where none of it does, and is else "
-                f"undecided. Intervals are over {len(results.seeds)} seeds alone, which are few: they are too narrow. "
-                "Every case stands for itself: nothing is corrected for the number of comparisons.",
-            ),
-            (
-                "Sources.",
-                "Slices: Li et al. (2018), arXiv 1712.09913. Density: Ghorbani et al. (2019), arXiv 1901.10159. "
-                "Barriers: Frankle et al. (2020), arXiv 1912.05671; recalibrated as in Jordan et al. (2023), arXiv "
-                "2211.08403. Alignment: Gur-Ari et al. (2018), arXiv 1812.04754.",
-            ),
-        ]
+        {
+            "Networks.": f"{pages.network(settings, results.records[0]['data'])} Pruned by one mask per score, "
+            f"global over all kernels but the classifier's; fine-tuned for {settings.finetune_steps} steps of "
+            "Adam on the source through its frozen head. Controls: a random mask of equal sparsity, and the dense "
+            "network fine-tuned equally long.",
+            "Splits.": pages.splits(settings),
+            "Loss.": f"The {settings.loss.replace('_', ' ')} through the frozen head of each task, on its part of the "
+            "scoring split. On the source, scores that look at data were computed from these very images; on the "
+            "transfer task nothing was. The control of the alignment uses the images that fitted the source's "
+            "head.",
+            "Curvature.": "Exact products of the mean loss in evaluation mode, restricted to the prunable weights "
+            f"that a network has. Lanczos with full reorthogonalisation, {settings.steps} steps; traces by "
+            "Hutchinson's estimator. Sharpness changes with the scale of the weights even where the function does not "
+            "(Dinh et al. 2017, arXiv 1703.04933): of networks on other scales it is no measure of quality.",
+            "Barriers.": "max over the path of the loss above the chord between its ends. BatchNorm statistics of "
+            "every point are those of its own activations on all images of one split (that of the pretraining, if "
+            "there is one), in one batch, so they are exact.",
+            "Verdicts.": "A claim holds where its whole interval does, does not hold where none of it does, and is "
+            f"else undecided. Intervals are over {len(results.seeds)} seeds alone, which are few: they are too narrow. "
+            "Every case stands for itself: nothing is corrected for the number of comparisons.",
+            "Sources.": "Slices: Li et al. (2018), arXiv 1712.09913. Density: Ghorbani et al. (2019), arXiv "
+            "1901.10159. Barriers: Frankle et al. (2020), arXiv 1912.05671; recalibrated as in Jordan et al. (2023), "
+            "arXiv 2211.08403. Alignment: Gur-Ari et al. (2018), arXiv 1812.04754.",
+        }
     )

@@ -7,42 +7,36 @@ from matplotlib.figure import Figure
 
 from experiments.shared.results import Table
 from experiments.shared.splits import Inputs
-from experiments.shared.styles import label, style
+from experiments.shared.styles import label, panels, style
 from experiments.transfer.results import STAGES, Results
 from jaxprune import data, report
 
 
-def curves(results: Results, measured: Table) -> Figure:
+def curves(results: Results) -> Figure:
     """Draws accuracy against sparsity: a column for each group, a row before and one after fine-tuning."""
-    rows = measured[measured["head"] == "frozen"]
+    rows = results.accuracies[results.accuracies["head"] == "frozen"]
+    shown = {"pruned": "pruned", "fine-tuned on source": "finetuned"}
     with report.figure(3.1 * len(results.groups), 6.2) as drawn:
-        axes = np.atleast_2d(drawn.subplots(2, len(results.groups), sharex=True, sharey=True))
-        for across, stage in zip(axes, STAGES, strict=True):
-            for axis, group in zip(across, results.groups, strict=True):
-                here = rows[(rows.stage == stage) & (rows["group"] == group)]
-                dense = here[here.score == "dense"].accuracy.item()
-                axis.axhline(dense, color="#2b2922", linestyle="--", linewidth=1)
-                axis.axhline(results.chance(group), color="#8a8578", linestyle=":", linewidth=1.2)
-                for score in results.scores:
-                    one = here[here.score == score].sort_values("sparsity")
-                    look = style(results, score)
-                    axis.fill_between(
-                        100 * one.sparsity, one.low, one.high, color=look["color"], alpha=0.13, linewidth=0
-                    )
-                    axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **look)
-                axis.set_ylim(0, 1.02)
-                axis.set_title(group if stage == "pruned" else "")
-        axes[0, 0].set_ylabel("accuracy, pruned")
-        axes[1, 0].set_ylabel("accuracy, fine-tuned on source")
-        for axis in axes[1]:
-            axis.set_xlabel("sparsity (%)")
-        drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results.scores))
+        texts: dict[str, Any] = {"xlabel": "sparsity (%)", "ylabel": "accuracy, "}
+        for axis, stage, group in panels(drawn, shown, results.groups, **texts, sharex=True, sharey=True):
+            here = rows[(rows.stage == shown[stage]) & (rows["group"] == group)]
+            axis.axhline(here[here.score == "dense"].accuracy.item(), color="#2b2922", linestyle="--", linewidth=1)
+            axis.axhline(results.chance(group), color="#8a8578", linestyle=":", linewidth=1.2)
+            for score in results.scores:
+                one = here[here.score == score].sort_values("sparsity")
+                look = style(results, score)
+                axis.fill_between(100 * one.sparsity, one.low, one.high, color=look["color"], alpha=0.13, linewidth=0)
+                axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **look)
+            axis.set_ylim(0, 1.02)
+        legend = drawn.axes[0].get_legend_handles_labels()
+        drawn.legend(*legend, loc="outside lower center", ncols=len(results.scores))
         return drawn
 
 
-def source_against_transfer(results: Results, measured: Table) -> Figure:
+def source_against_transfer(results: Results) -> Figure:
     """Draws the accuracy on tasks never shown against that on the source, a line for each score."""
-    rows = measured[measured["head"] == "frozen"]
+    rows = results.accuracies[results.accuracies["head"] == "frozen"]
+    texts = {"xlabel": "accuracy on the source task", "ylabel": "accuracy on tasks never shown"}
     with report.figure(9.5, 4.6) as drawn:
         axes = drawn.subplots(1, 2, sharex=True, sharey=True)
         for axis, stage in zip(axes, STAGES, strict=True):
@@ -56,12 +50,7 @@ def source_against_transfer(results: Results, measured: Table) -> Figure:
                 x, y = [dense["source"], *one["source"]], [dense["transfer"], *one["transfer"]]
                 axis.plot(x, y, label=label(score), **style(results, score))
             axis.set_title("pruned" if stage == "pruned" else "fine-tuned on source")
-            axis.set(
-                xlabel="accuracy on the source task",
-                ylabel="accuracy on tasks never shown",
-                xlim=(0, 1.02),
-                ylim=(0, 1.02),
-            )
+            axis.set(**texts, xlim=(0, 1.02), ylim=(0, 1.02))
             axis.set_aspect("equal")
         drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
         return drawn

@@ -1,4 +1,4 @@
-"""The page of the transfer settings: what was found, with its figures and tables."""
+"""The page of the transfer study: what was found, with its figures and tables."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from experiments.shared.results import Table
 from experiments.shared.splits import PROTOCOLS
 from experiments.shared.styles import label
 from experiments.transfer import figures
-from experiments.transfer.results import GROUPS, STAGES, Results, accuracies, by_cell, losses, reach
+from experiments.transfer.results import GROUPS, STAGES, Results, by_cell, losses, reach
 from jaxprune import report
 from jaxprune.report import Cell
 
@@ -25,12 +25,12 @@ from jaxprune.report import Cell
 def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
     """Makes the tables beside the verdicts."""
     del settings, tested
-    return {"accuracy": accuracies(results), "losses": losses(results.records)}
+    return {"accuracy": results.accuracies, "losses": losses(results.records)}
 
 
 def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    measured, within = accuracies(results), f"{100 * settings.margin:g} points"
+    within = f"{100 * settings.margin:g} points"
     page = report.Page(
         "What a pruned network keeps",
         f"A network pretrained on {pages.pretraining(settings)} is pruned with data of one task only "
@@ -38,14 +38,14 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         "does fine-tuning on that one task bring the others back?",
     )
     page.section("What was found")
-    page.points(findings(settings, results, tested, measured))
+    page.points(findings(settings, results, tested))
     page.drawing(
         figures.examples(results.inputs, settings.shifts),
         "An image of each class of the first two tasks, and of the first task under each shift.",
     )
     page.section("Accuracy against sparsity")
     page.drawing(
-        figures.curves(results, measured),
+        figures.curves(results),
         "Zero-shot accuracy with the frozen head of each task; bands are 95 % bootstrap intervals over seeds and test "
         "examples. Source is the task that pruned it, transfer the tasks it was never shown. The dashed line is the "
         f"dense network (below: fine-tuned equally long), the dotted line is chance. {_count(results)}",
@@ -63,7 +63,7 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     _verdict_tables(page, tested)
     page.section("Source against transfer")
     page.drawing(
-        figures.source_against_transfer(results, measured),
+        figures.source_against_transfer(results),
         "Each line is one score, from dense (upper right) to the highest sparsity. Above the diagonal a network is "
         f"better on what it was never shown than on what pruned it. {_count(results)} Intervals are in the figure "
         "above.",
@@ -76,7 +76,7 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         "The quadratic model knows nothing of the gradient or of higher orders.",
     )
     page.section("All accuracies")
-    _accuracy_table(page, results, measured)
+    _accuracy_table(page, results)
     _method(page, settings, results)
     return page
 
@@ -90,7 +90,7 @@ def _count(results: Results) -> str:
     return f"{len(results.seeds)} seeds, n = {sum(sizes)} (source) and {sum(others)} (transfer) test examples in all."
 
 
-def findings(settings: Any, results: Results, tested: Table, measured: Table) -> list[tuple[str, str]]:
+def findings(settings: Any, results: Results, tested: Table) -> list[tuple[str, str]]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
     first = [one["pretrained"]["accuracy"] for one in results.metrics("dense", 0.0) if "pretrained" in one]
     own = (
@@ -131,7 +131,7 @@ def findings(settings: Any, results: Results, tested: Table, measured: Table) ->
             f"long, it is {within.replace('dense', 'it')} {_reaches(results, tested, f'P2 control {group}')}."
         )
         sentences.append((f"P2, {GROUPS[group]}.", told))
-    return [*sentences, *_order_on_transfer(results, measured)]
+    return [*sentences, *_order_on_transfer(results)]
 
 
 def _furthest(results: Results, tested: Table, claim: str) -> str:
@@ -169,7 +169,8 @@ def _tally(rows: Table) -> str:
     )
 
 
-def _order_on_transfer(results: Results, measured: Table) -> list[tuple[str, str]]:
+def _order_on_transfer(results: Results) -> list[tuple[str, str]]:
+    measured = results.accuracies
     here = (measured["head"] == "frozen") & (measured.stage == "pruned") & ~measured.score.isin(["dense", "random"])
     means = measured[here].pivot_table(index="score", columns="group", values="accuracy")
     if len(means) < 2:
@@ -190,14 +191,14 @@ def _verdict_tables(page: report.Page, tested: Table) -> None:
         verdict_table(page, rows, "score", "sparsity", label=label, head=percent, folded=folded)
 
 
-def _accuracy_table(page: report.Page, results: Results, measured: Table) -> None:
+def _accuracy_table(page: report.Page, results: Results) -> None:
     meanings = {
         "frozen": "Zero-shot: heads fitted on dense features, then frozen",
         "refitted": "Heads refitted on the features of each network: what is still there to be read; not zero-shot",
     }
     for head, meaning in meanings.items():
         rows, last = [], ""
-        for (score, sparsity), cells in by_cell(measured[measured["head"] == head]):
+        for (score, sparsity), cells in by_cell(results.accuracies[results.accuracies["head"] == head]):
             numbers = cells.set_index(["group", "stage"])
             shown = [_pair(numbers.loc[group]) for group in results.groups]
             rows.append(["" if score == last else label(str(score)), percent(sparsity), *shown])
@@ -216,54 +217,35 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
     first = results.records[0]
     statistics = "were re-estimated after pruning" if settings.recalibrate else "stay"
     pruning = "one-shot" if settings.rounds == 1 else f"{settings.rounds} rounds, scored anew in each"
+    leaks = [("Leak.", leak) for leak in PROTOCOLS[settings.protocol]]
+    skipped = first["metrics"].get("skipped", {}).items()
+    left_out = [
+        ("Left out.", f"{counted(count, 'image')} of {name} could not be read, or are hidden.")
+        for name, count in skipped
+    ]
     page.section("How it was done")
     page.points(
-        [
-            (
-                "Network.",
-                f"{pages.network(settings, results.data)} Every kernel but the classifier's is prunable "
-                f"({len(first['metrics']['layer_sparsity'])} kernels).",
-            ),
-            ("Splits.", pages.splits(settings, first["metrics"].get("separate_tests", False), settings.protocol)),
-            *[("Leak.", leak) for leak in PROTOCOLS[settings.protocol]],
-            *[
-                ("Left out.", f"{counted(count, 'image')} of {name} could not be read, or are hidden files.")
-                for name, count in first["metrics"].get("skipped", {}).items()
-            ],
-            (
-                "Heads.",
-                f"A {settings.head} head is fitted for each task on features of the dense network, then frozen; its "
-                "penalty is chosen on the selection split. That is what zero-shot means here.",
-            ),
-            (
-                "Pruning.",
-                f"Global, {pruning}, by scores of the {settings.loss.replace('_', ' ')} of the source task through its "
-                "frozen head, on the scoring split.",
-            ),
-            (
-                "Hessian block.",
-                "The exact Hessian of all weights into one unit. Quadratic: |w (Hw)| / 2, ranked by size. Surgeon: "
-                f"w² / 2[H⁻¹]jj, damped by {settings.damping:g} of the mean diagonal, without update of the other "
-                "weights. The paper's own block score could not be had; neither form is called the paper's.",
-            ),
-            (
-                "Fine-tuning.",
-                f"{settings.finetune_steps} steps of {_OPTIMIZERS[settings.protocol]}, at a rate of "
-                f"{settings.finetune_rate:g}, on the source task through its frozen head, which is not "
-                f"trained; BatchNorm statistics {statistics}.",
-            ),
-            (
-                "Intervals.",
-                "Two-level bootstrap over seeds and test examples, paired in comparisons; shifted copies of one "
-                f"image count once. {len(results.seeds)} seeds are few: the intervals are somewhat too narrow.",
-            ),
-            (
-                "Source.",
-                "Iurada, Occhiena and Tommasi (2025), A Second-Order Perspective on Pruning at Initialization and "
-                "Knowledge Transfer, arXiv 2509.24066. Protocol, data and network are ours.",
-            ),
-        ]
+        {
+            "Network.": f"{pages.network(settings, results.data)} Every kernel but the classifier's is prunable "
+            f"({len(first['metrics']['layer_sparsity'])} kernels).",
+            "Splits.": pages.splits(settings, first["metrics"].get("separate_tests", False), settings.protocol),
+            "Heads.": f"A {settings.head} head is fitted for each task on features of the dense network, then frozen; "
+            "its penalty is chosen on the selection split. That is what zero-shot means here.",
+            "Pruning.": f"Global, {pruning}, by scores of the {settings.loss.replace('_', ' ')} of the source task "
+            "through its frozen head, on the scoring split.",
+            "Hessian block.": "The exact Hessian of all weights into one unit. Quadratic: |w (Hw)| / 2, ranked by "
+            f"size. Surgeon: w² / 2[H⁻¹]jj, damped by {settings.damping:g} of the mean diagonal, without update of "
+            "the other weights. The paper's own block score could not be had; neither form is called the paper's.",
+            "Fine-tuning.": f"{settings.finetune_steps} steps of {_OPTIMIZERS[settings.protocol]}, at a rate of "
+            f"{settings.finetune_rate:g}, on the source task through its frozen head, which is not "
+            f"trained; BatchNorm statistics {statistics}.",
+            "Intervals.": "Two-level bootstrap over seeds and test examples, paired in comparisons; shifted copies of "
+            f"one image count once. {len(results.seeds)} seeds are few: the intervals are somewhat too narrow.",
+            "Source.": "Iurada, Occhiena and Tommasi (2025), A Second-Order Perspective on Pruning at Initialization "
+            "and Knowledge Transfer, arXiv 2509.24066. Protocol, data and network are ours.",
+        }
     )
+    page.points([*leaks, *left_out])
 
 
 _OPTIMIZERS = {"leak-free": "Adam", "public-proxy": "SGD with momentum and weight decay"}
@@ -272,7 +254,7 @@ _OPTIMIZERS = {"leak-free": "Adam", "public-proxy": "SGD with momentum and weigh
 def summary(settings: Any, results: Results, tested: Table) -> Printed:
     """Makes the main table, for the console."""
     del settings, tested
-    rows = accuracies(results)
+    rows = results.accuracies
     rows = rows[rows["head"] == "frozen"]
     shown = ("source", "transfer")
     table = Printed(title="Zero-shot accuracy (%): pruned → fine-tuned on the source")

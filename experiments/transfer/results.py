@@ -1,6 +1,8 @@
 """From the records of the transfer study to its numbers: accuracies with intervals, and its claims."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 from experiments.shared.results import Case, Claim, Table, above_zero, case, interval, keeps
 from jaxprune import stats
 
-STAGES = ("pruned", "finetuned")
+STAGES, HEADS = ("pruned", "finetuned"), ("frozen", "refitted")
 GROUPS = {
     "source": "the task that pruned it",
     "transfer": "tasks it was never shown",
@@ -54,6 +56,19 @@ class Results:
     def accuracy(self, score: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> stats.Interval:
         """Returns the accuracy of a cell with its interval."""
         return interval(self.hits(score, sparsity, stage, group, head))
+
+    @cached_property
+    def accuracies(self) -> Table:
+        """The accuracy of every cell, stage, group and head with its interval over seeds and examples."""
+        cells = [("dense", 0.0), *itertools.product(self.scores, self.sparsities)]
+        rows = []
+        for (score, sparsity), stage, group, head in itertools.product(cells, STAGES, self.groups, HEADS):
+            hits = self.hits(score, sparsity, stage, group, head)
+            found, examples = interval(hits), sum(map(len, hits))
+            keys = {"score": score, "sparsity": sparsity, "stage": stage, "group": group, "head": head}
+            numbers = {"accuracy": found.mean, "low": found.low, "high": found.high}
+            rows.append({**keys, **numbers, "n": examples, "seeds": len(self.seeds)})
+        return pd.DataFrame(rows)
 
 
 def claims(settings: Any) -> list[Claim]:
@@ -102,22 +117,6 @@ def _cases(group: str, this: tuple[str, str], than: tuple[str, str]) -> Callable
                 yield case({"score": score, "sparsity": sparsity}, paired, verdict="undecided (floor)" if floor else "")
 
     return cases
-
-
-def accuracies(results: Results) -> Table:
-    """Tabulates the accuracy of every cell, stage, group and head with its interval over seeds and examples."""
-    rows = []
-    cells = [("dense", 0.0), *((score, sparsity) for score in results.scores for sparsity in results.sparsities)]
-    for score, sparsity in cells:
-        for stage in STAGES:
-            for group in results.groups:
-                for head in ("frozen", "refitted"):
-                    interval = results.accuracy(score, sparsity, stage, group, head)
-                    examples = sum(map(len, results.hits(score, sparsity, stage, group, head)))
-                    keys = {"score": score, "sparsity": sparsity, "stage": stage, "group": group, "head": head}
-                    numbers = {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
-                    rows.append({**keys, **numbers, "n": examples, "seeds": len(results.seeds)})
-    return pd.DataFrame(rows)
 
 
 def losses(records: Sequence[dict[str, Any]]) -> Table:
