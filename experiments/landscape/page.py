@@ -1,4 +1,4 @@
-"""The page of the landscape settings: what was found, with its figures and tables."""
+"""The page of the landscape study: what was found, with its figures and tables."""
 
 from collections.abc import Callable
 from typing import Any

@@ -153,14 +153,14 @@ def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "le
             f"{', '.join(task.name for task in chosen) or 'none'}."
         )
     source = jp.data.find_task(chosen, settings.source) if settings.source else chosen[0]
-    tests = found.tests if preprocess is not None else None
+    tests = found.tests if weights is not None else None
     inputs = Inputs(settings, found.images, tests, chosen, source, weights, protocol, settings.most_per_class)
     programs = []
     for one, indices in inputs.used():
         if weights is None:
             continue
         programs.append(pretrained.demand_fitting(weights, one))
-        # Where images are skipped, all were decoded when the folder was inputs.
+        # Where images are skipped, all were decoded when the folder was opened.
         if isinstance(one, jp.data.Folder) and settings.on_error == "error":
             one.check(indices, whole=True)
     _demand_every_class(inputs, settings.seeds)
