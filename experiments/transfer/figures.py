@@ -1,6 +1,7 @@
 """The figures of the transfer study."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
