@@ -16,13 +16,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxprune as jp
-from experiments.shared import frozen_heads, options, pages
-from experiments.shared.frozen_heads import Conditions, World, accuracies, finetuned, mask_of, pruned_network
-from experiments.shared.results import Case, Claim, Results, Table, above_zero, case, fields_of, keeps
+from experiments.shared import conditions, frozen_heads, options, pages
+from experiments.shared.conditions import Conditions
+from experiments.shared.frozen_heads import World, accuracies, finetuned, mask_of, pruned_network
+from experiments.shared.results import Case, Claim, Results, Table, above_zero, fields_of, keeps
 from experiments.shared.settings import Execution, each_once, positive
 from experiments.shared.splits import Inputs, open_inputs
 from experiments.shared.study import Study, command
-from experiments.shared.styles import dots, label
+from experiments.shared.styles import dots, label, panels
 from jaxprune import report
 
 KINDS, GROUPS = ("n:m", "unstructured"), ("source", "transfer")
@@ -59,8 +60,8 @@ def open_study(settings: Settings) -> Inputs:
         if not (found := re.fullmatch(r"(\d+):(\d+)", pattern)) or not 0 < int(found[1]) < int(found[2]):
             raise ValueError(f"patterns: expected n:m with 0 < n < m, such as 2:4, but got {pattern!r}.")
     positive(settings, "margin")
-    frozen_heads.check_conditions(settings)
-    return frozen_heads.completed(open_inputs(settings))
+    conditions.check_conditions(settings)
+    return conditions.completed(open_inputs(settings))
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
@@ -83,7 +84,7 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     pruned = pruned_network(world, mask)
     found = {"pruned": accuracies(world, pruned)["frozen"]}
     found["finetuned"] = accuracies(world, finetuned(world, pruned, mask))["frozen"]
-    return {**found, "source": run.source, "sparsity": jp.masks.sparsity(mask, world.prunable)}
+    return found | {"source": run.source, "chance": world.chances, "sparsity": jp.masks.sparsity(mask, world.prunable)}
 
 
 def hits(metrics: dict[str, Any], group: str) -> np.ndarray:
@@ -99,8 +100,8 @@ def cases(group: str, **control: str) -> Callable[[Results], Iterator[Case]]:
     def compared(results: Results) -> Iterator[Case]:
         for score, pattern in itertools.product(results.values("score")[1:], results.values("pattern")[1:]):
             place = {"score": score, "pattern": pattern, "kind": "n:m"}
-            if (other := place | control) != place:
-                yield case(place, results.difference(partial(hits, group=group), place, other))
+            if (other := place | control) != place and results.of(**other):
+                yield results.compare(partial(hits, group=group), place, other, results.metrics["chance"][group])
 
     return compared
 
@@ -119,16 +120,15 @@ def accuracy(results: Results) -> Figure:
     """Draws the accuracy of every score, n:m and unstructured, in every pattern; dashed: the dense network."""
     names = results.values("pattern")[1:]
     with report.figure(9.5, 3.8) as drawn:
-        axes = drawn.subplots(1, 2, sharey=True)
-        for axis, group in zip(axes, GROUPS, strict=True):
+        texts: Any = {"xlabel": "weights kept", "ylabel": "accuracy, fine-tuned on source"}
+        for axis, _, group in panels(drawn, [""], GROUPS, **texts, sharey=True):
             read = partial(hits, group=group)
             axis.axhline(results.interval(read, score="dense").mean, color="#2b2922", linestyle="--")
             for number, (score, kind) in enumerate(itertools.product(results.values("score")[1:], KINDS)):
                 found = [results.interval(read, score=score, pattern=name, kind=kind) for name in names]
                 look = {"line": ("o-", "x:")[number % 2], "color": report.COLOURS[number // 2 % len(report.COLOURS)]}
                 dots(axis, names, found, **look, label=f"{label(score)}, {kind}")
-            axis.set(title=group, xlabel="weights kept", ylabel="accuracy, fine-tuned on source")
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+        drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside right center")
     return drawn
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import jaxprune as jp
-from experiments.shared import frozen_heads, named, options
-from experiments.shared.frozen_heads import Conditions
+from experiments.shared import conditions, named, options
+from experiments.shared.conditions import Conditions
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, listed, positive
 from experiments.shared.splits import Inputs, open_inputs
@@ -68,11 +68,11 @@ def open_study(settings: Settings) -> Inputs:
         raise ValueError(
             f"count: expected at most steps ({settings.steps}), but got {settings.count}. Take more steps."
         )
-    frozen_heads.check_conditions(settings)
+    conditions.check_conditions(settings)
     inputs = open_inputs(settings)
     others = [task for task in inputs.tasks if task.name != inputs.source.name]
     other = jp.data.find_task(others, settings.transfer) if settings.transfer else others[0]
-    return frozen_heads.completed(inputs, transfer=other.name)
+    return conditions.completed(inputs, transfer=other.name)
 
 
 def plan(settings: Settings, inputs: object) -> list[Run]:

@@ -4,111 +4,22 @@ The head of a task is fitted once, on features of the dense network, and then fr
 Every split is disjoint.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 import jaxprune as jp
-from experiments.shared import named, options
+from experiments.shared import options
 from experiments.shared.checkpoints import trained
-from experiments.shared.images import FORMS, OnError
-from experiments.shared.named import Named
-from experiments.shared.settings import each_once, fits, listed, positive
 from experiments.shared.splits import Inputs
 from jaxprune import check, records
 from jaxprune.evaluate import transfer
 from jaxprune.evaluate.heads import HeadMaker
-
-FINETUNE_RATE, PRETRAINED_RATE = 2e-3, 1e-4
-"""Of fine-tuning, where no setting says so: the small network that is trained here, and pretrained ones."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What decides the networks of a run, and their heads, apart from seed, score and sparsity."""
-
-    data: Annotated[Named, listed(FORMS)] = "digits"
-    """tfds:<name> is a prepared TensorFlow data set; folder:<path> holds a folder for each class, or train and val with
-    such, whose images of val test pretrained networks; a function returns a jp.data.Source."""
-    data_folder: str | None = None
-    """Where prepared TensorFlow data sets lie."""
-    image: int | None = None
-    """Side of the images in pixels; the digits have 8 whatever it says.  None: 32, or that of pretrained weights."""
-    on_error: OnError = "error"
-    """What becomes of images that can't be read: error, or skip, which leaves them out before any split."""
-    source: str = ""
-    """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
-    network: Named = ""
-    """A function that returns a jp.Network, or (jp.Network, Preprocess), which tags "features".  Empty: weights, or a
-    ResNet that is trained first."""
-    weights: str = ""
-    """A file of pretrained weights, or a folder that jp.structured.save wrote."""
-    architecture: str = ""
-    """Of the weights, such as torchvision/resnet50, moco_v2/resnet50 or dino/vit_s16."""
-    most_per_class: int = 0
-    """Images of a class in each split, at most, where weights are given.  0: all."""
-    largest_batch: int = 256
-    """Images that are scored or evaluated at a time: it changes memory, and results by rounding only."""
-    depth: int = 8
-    """Depth of the CIFAR ResNet that is trained first, 6 n + 2."""
-    width: int = 6
-    """Channels of its first stage."""
-    pretrain_steps: int = 1000
-    pretrain_rate: float = 5e-3
-    """Peak learning rate of AdamW on cross-entropy over all classes, with cosine decay."""
-    batch_size: int = 64
-    head: Annotated[str, listed(options.HEADS)] = "ridge"
-    """What reads a task off the features."""
-    penalties: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
-    """Of the head; chosen for each task by its accuracy on the selection split, with dense features."""
-    loss: Annotated[str, listed(options.LOSSES)] = "squared_error"
-    """Through the frozen source head, for scoring and fine-tuning."""
-    rounds: int = 1
-    """Rounds of pruning: 1 is one-shot, more re-score after each (exponential schedule)."""
-    damping: float = 1e-2
-    """Of block-obs and block-greedy, relative to the mean diagonal of a leaf."""
-    recalibrate: bool = False
-    """Re-estimate BatchNorm statistics after pruning, on the fine-tuning images of the source task."""
-    finetune_steps: int = 100
-    finetune_rate: float | None = None
-    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen.  None: 2e-3 for the network that
-    is trained here, 1e-4 for pretrained ones."""
-
-
-def check_conditions(settings: Any) -> None:
-    """Finds every bad value among what studies of pruned networks share, but for those of data and weights."""
-    each_once("scores", settings.scores)
-    for score in settings.scores:
-        options.check_score("scores", score)
-    check.choice("head", settings.head, options.HEADS)
-    check.choice("loss", settings.loss, options.LOSSES)
-    check.choice("on_error", settings.on_error, ("error", "skip"))
-    positive(settings, "width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "pretrain_rate", "damping")
-    positive(settings, "image", "finetune_rate")
-    check.whole("most_per_class", settings.most_per_class, least=0)
-    check.whole("largest_batch", settings.largest_batch)
-    each_once("penalties", settings.penalties)
-    for penalty in settings.penalties:
-        check.positive("penalties", penalty)
-    module = jp.models.resnet_cifar(settings.depth, 2, settings.width)
-    fits("width, depth", f"{settings.width}, {settings.depth}", module, (settings.image or 32, settings.image or 32, 3))
-
-
-def completed(inputs: Inputs, **filled: Any) -> Inputs:
-    """Fills in what the settings leave open: names in place of functions, the source, the rate of fine-tuning."""
-    settings = inputs.settings
-    filled |= {name: named.name(getattr(settings, name)) for name in ("network", "data")}
-    filled |= {"source": inputs.source.name, "scores": tuple(map(named.name, settings.scores))}
-    if settings.finetune_rate is None:
-        filled["finetune_rate"] = FINETUNE_RATE if inputs.weights is None else PRETRAINED_RATE
-    return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))
-
 
 # ----------------------------------------------------------------------------- the dense network and its heads
 
@@ -152,6 +63,12 @@ class World:
     def loss(self) -> jp.types.Loss:
         """Of scoring and fine-tuning."""
         return options.LOSSES[self.settings.loss]
+
+    @property
+    def chances(self) -> dict[str, float]:
+        """The accuracy of guessing on the source, and on the other tasks."""
+        source, others = self.inputs.source, [task.chance for task in self.inputs.tasks if task != self.inputs.source]
+        return {"source": source.chance, "transfer": float(np.mean(others))}
 
     @cached_property
     def scoring_loss(self) -> float:

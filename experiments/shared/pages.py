@@ -109,9 +109,9 @@ def provenance(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def failures(failed: Sequence[tuple[Any, dict[str, Any]]]) -> str:
-    """Says which runs failed, and what that means for the page."""
-    told = "; ".join(f"seed {run.seed}: {failure['error']}" for run, failure in failed[:5])
+def failures(failed: Sequence[tuple[Any, dict[str, Any]]], name: Callable[[Any], str]) -> str:
+    """Says which runs failed, called by their names, and what that means for the page."""
+    told = "; ".join(f"{name(run)}: {failure['error']}" for run, failure in failed[:5])
     more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
     seeds = joined([str(seed) for seed in sorted({run.seed for run, _ in failed})])
     return (

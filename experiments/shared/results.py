@@ -23,7 +23,7 @@ class Results:
     def __init__(self, found: Sequence[dict[str, Any]]) -> None:
         self.records = sorted(found, key=lambda one: one["config"]["seed"])
         self.seeds = sorted({one["config"]["seed"] for one in found})
-        self.data = found[0]["data"]
+        self.data, self.metrics = found[0]["data"], found[0]["metrics"]
 
     def of(self, **place: Any) -> list[dict[str, Any]]:
         """Returns the metrics of a cell, one for each seed; none where there is no such cell."""
@@ -33,12 +33,12 @@ class Results:
             if all(one["config"].get(name) == value for name, value in place.items())
         ]
 
-    def difference(
-        self, read: Callable[[dict[str, Any]], np.ndarray], this: dict[str, Any], than: dict[str, Any]
-    ) -> list[np.ndarray]:
-        """Compares two cells, seed by seed and example by example."""
+    def compare(
+        self, read: Callable[[dict[str, Any]], np.ndarray], this: dict[str, Any], than: dict[str, Any], chance: float
+    ) -> "Case":
+        """Compares two cells, seed by seed and example by example: a case named by the first; see ``paired``."""
         sides = [[read(metrics) for metrics in self.of(**place)] for place in (this, than)]
-        return [one - other for one, other in zip(*sides, strict=True)]
+        return paired(this, *sides, chance=chance)
 
     def interval(self, read: Callable[[dict[str, Any]], np.ndarray], **place: Any) -> stats.Interval:
         """Returns the mean of a number for each example over a cell, with its interval."""
@@ -78,6 +78,20 @@ def case(where: dict[str, Any], values: Iterable[Any], *, verdict: str = "", mor
     """Makes a case of a number for each example, or of one number, for every seed."""
     each = [np.atleast_1d(np.asarray(one, np.float64)) for one in values]
     return Case(where, interval(each), sum(map(len, each)), len(each), verdict, more)
+
+
+def paired(
+    where: dict[str, Any],
+    this: Sequence[np.ndarray],
+    than: Sequence[np.ndarray],
+    *,
+    chance: float,
+    more: Mapping[str, Any] = {},
+) -> Case:
+    """Makes a case of the hits of two networks, image by image; two that cannot be told from chance say nothing."""
+    floor = all(interval(side).low <= chance for side in (this, than))
+    differences = [one - other for one, other in zip(this, than, strict=True)]
+    return case(where, differences, verdict="undecided (floor)" if floor else "", more=more)
 
 
 class Claim(NamedTuple):

@@ -158,7 +158,7 @@ def finish(plan: Plan, console: Console) -> Outcome:
     if not kept:
         page = report.Page(study.name, "No seed has all of its runs, so that nothing can be compared.")
         page.section("Failed runs")
-        page.text(pages.failures(failed))
+        page.text(pages.failures(failed, plan.name))
         page.write(path)
     else:
         results = study.results(plan.inputs, kept)
@@ -169,7 +169,7 @@ def finish(plan: Plan, console: Console) -> Outcome:
         page = study.page(settings, results, tested)
         page.text(pages.provenance(kept))
         if failed:
-            page.notice(pages.failures(failed))
+            page.notice(pages.failures(failed, plan.name))
         page.write(path)
         console.print(study.summary(settings, results, tested))
         console.print(f"Tables: {settings.out}/*.csv\nPage:   {path}", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.shared.results import Case, Claim, Table, above_zero, case, interval, keeps
+from experiments.shared.results import Case, Claim, Table, above_zero, interval, keeps, paired
 from jaxprune import stats
 
 STAGES, HEADS = ("pruned", "finetuned"), ("frozen", "refitted")
@@ -112,9 +112,7 @@ def _cases(group: str, this: tuple[str, str], than: tuple[str, str]) -> Callable
                     continue
                 networks = {"same": (score, sparsity), "dense": ("dense", 0.0), "random": ("random", sparsity)}
                 sides = [results.hits(*networks[name], stage, group) for name, stage in (this, than)]
-                paired = [one - other for one, other in zip(*sides, strict=True)]
-                floor = all(interval(side).low <= chance for side in sides)
-                yield case({"score": score, "sparsity": sparsity}, paired, verdict="undecided (floor)" if floor else "")
+                yield paired({"score": score, "sparsity": sparsity}, *sides, chance=chance)
 
     return cases
 

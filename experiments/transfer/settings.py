@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jaxprune as jp
-from experiments.shared import frozen_heads, named, options
-from experiments.shared.frozen_heads import Conditions
+from experiments.shared import conditions, named, options
+from experiments.shared.conditions import Conditions
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, each_once, listed
 from experiments.shared.splits import PROTOCOLS, Inputs, open_inputs
@@ -56,7 +56,7 @@ def open_study(settings: Settings) -> Inputs:
         check.sparsity(sparsity, "sparsities")
     each_once("sparsities", settings.sparsities)
     check.positive("margin", settings.margin)
-    frozen_heads.check_conditions(settings)
+    conditions.check_conditions(settings)
     check.choice("protocol", settings.protocol, PROTOCOLS)
     each_once("tasks", settings.tasks or ("all",))
     if settings.most_per_class and settings.protocol == "public-proxy":
@@ -71,7 +71,7 @@ def open_study(settings: Settings) -> Inputs:
     inputs = open_inputs(settings, tasks=settings.tasks, protocol=settings.protocol)
     if settings.protocol == "public-proxy":
         inputs = dataclasses.replace(inputs, settings=protocol.with_protocol(settings, inputs))
-    return frozen_heads.completed(inputs)
+    return conditions.completed(inputs)
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:

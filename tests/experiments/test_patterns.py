@@ -53,6 +53,13 @@ def test_claims_pair_an_n_of_m_mask_with_its_control(made):
     }
     records = made.records()
     results = Results(records)
+    without = Results([one for one in records if one["config"]["score"] != "random"])
+    assert {one.name: len(list(one.cases(without))) for one in patterns.claims(made.asked)} == {
+        "pattern is free, source": 2,
+        "pattern is free, transfer": 2,
+        "choice matters, source": 0,
+        "choice matters, transfer": 0,
+    }
     pair = [results.of(score="magnitude", pattern="2:4", kind=kind)[0] for kind in patterns.KINDS]
     sides = [np.array([hit == "1" for hit in one["finetuned"]["5-9"]["hits"]]) for one in pair]
     row = verdicts[(verdicts.claim == "pattern is free, transfer") & (verdicts.score == "magnitude")].iloc[0]

@@ -101,7 +101,7 @@ def test_run_goes_on_where_a_run_fails_and_tries_it_again_when_asked(tmp_path):
     assert "FloatingPointError: a weight is [nan]" in text
     # Seed 1 lacks a run, so that no comparison is of it.
     html = page.read_text()
-    assert "1 run failed (seed 1: FloatingPointError: a weight is [nan])" in html
+    assert "1 run failed (seed 1  number 2: FloatingPointError: a weight is [nan])" in html
     assert "Seeds [0]." in html
     assert html.index("1 run failed") < html.index("Seeds [0].")
     assert load(tmp_path).verdicts.seeds.tolist() == [1, 1, 1]
