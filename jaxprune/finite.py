@@ -11,11 +11,11 @@ import numpy as np
 from jaxprune import tree
 
 _REMEDIES = {
-    "loss": "Lower the learning rate, or look at the data.",
-    "gradient": "Lower the learning rate, or look at the data.",
+    "loss": "Lower the learning rate, or inspect the data.",
+    "gradient": "Lower the learning rate, or inspect the data.",
     "weights": "Lower the learning rate.",
-    "state": "Look at the data, and at what train_apply makes of its state.",
-    "tx": "Look at the hyperparameters and the schedules of tx, or lower the learning rate.",
+    "state": "Inspect the data, and what train_apply makes of its state.",
+    "tx": "Inspect the hyperparameters and the schedules of tx, or lower the learning rate.",
 }
 
 
@@ -58,7 +58,7 @@ def explain(number: int, loss: float, norm: float, broken: Any, parts: Mapping[s
     remedy = _REMEDIES[name]
     # What was there before the training and did no harm in its first step does none later.
     if number == 1 and name in ("loss", "gradient"):
-        remedy = "No step has changed the weights yet: look at the data, the loss and the weights."
+        remedy = "No step has changed the weights yet: inspect the data, the loss and the weights."
     if number == 1:
         remedy = _held(parts) + remedy
     return (

@@ -1,4 +1,4 @@
-"""Pruning in rounds: score, select, make up for what was deleted (by a formula, or by training), score again."""
+"""Pruning in rounds: score, select, update the remaining weights (by a formula, or by training), score again."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jaxprune.network import Network
 from jaxprune.types import Batch, Mask, Params, Prunable, Score, Select
 
 Update = Callable[[Network, Sequence[Batch], Mask], Params]
-"""Makes up for what a mask deletes: ``(network, batches, mask) -> params``, as ``jp.scores.surgeon_update`` does."""
+"""Updates the remaining weights: ``(network, batches, mask) -> params``, as ``jp.scores.surgeon_update`` does."""
 
 
 Train = Callable[[Network, Mask, int], Network]

@@ -7,7 +7,7 @@ from typing import Any
 from jaxprune import records
 from jaxprune.store import Store
 
-Told = Callable[[Any, Mapping[str, Any] | None, Exception | None, float], None]
+Finished = Callable[[Any, Mapping[str, Any] | None, Exception | None, float], None]
 """(run, its metrics, or None; why it failed, or None; seconds)."""
 
 
@@ -18,7 +18,7 @@ def work(
     *,
     prepare: Callable[[Any], Any] = lambda key: None,
     shared: Callable[[Any], Hashable] = lambda run: None,
-    told: Told = lambda run, metrics, error, seconds: None,
+    finished: Finished = lambda run, metrics, error, seconds: None,
 ) -> int:
     """Goes once through runs, and does those that nobody has done or does.
 
@@ -33,7 +33,7 @@ def work(
         does not enter the digest: what a clock has measured.
       prepare: what ``shared`` gave -> what its runs need.
       shared: run -> what tells apart what is prepared.
-      told: is told of every run that is finished here.
+      finished: is called for every run that ends here.
 
     Returns:
       How many runs were published.
@@ -60,7 +60,7 @@ def work(
         key = min(groups, key=lambda one: len(claimed & groups[one].keys()))
         prepared = _Prepared(prepare, key)
         for run in groups.pop(key).values():
-            published += _do(store, run, prepared, measure, told)
+            published += _do(store, run, prepared, measure, finished)
     return published
 
 
@@ -84,7 +84,7 @@ class _Prepared:
         return self._made[0]
 
 
-def _do(store: Store, run: Any, prepared: _Prepared, measure: Callable[[Any, Any], Any], told: Told) -> bool:
+def _do(store: Store, run: Any, prepared: _Prepared, measure: Callable[[Any, Any], Any], finished: Finished) -> bool:
     claim = store.claim(run)
     if claim is None:
         return False
@@ -94,13 +94,14 @@ def _do(store: Store, run: Any, prepared: _Prepared, measure: Callable[[Any, Any
             shared = prepared()
             begin = time.perf_counter()
             metrics = dict(measure(shared, run))
+            aside = metrics.pop("provenance", {})
+            records.as_json("metrics", metrics, infinite=False)  # a number that is none is the run's failure
         except Exception as error:
             seconds = time.perf_counter() - begin
             store.fail(run, error, seconds)
-            told(run, None, error, seconds)
+            finished(run, None, error, seconds)
             return False
         seconds = time.perf_counter() - begin
-        aside = metrics.pop("provenance", {})
         published = store.write(run, metrics, {**records.provenance(store.data, seconds), **aside})
-    told(run, metrics, None, seconds)
+    finished(run, metrics, None, seconds)
     return published

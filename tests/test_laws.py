@@ -324,7 +324,7 @@ def test_unstructured_warns_of_scores_that_say_nothing():
         )
         assert re.match(message, warned(half, same, prunable))
     message = warned(half, {**values, "b": np.zeros_like(values["b"])}, prunable)
-    assert message.startswith("scores: no weight is left of b. Look at the scores: are they zero")
+    assert message.startswith("scores: no weight is left of b. Inspect the scores: are they zero")
     # One per cent may tie by chance, as weights of few bits do.
     cut, few = np.sort(values["a"].ravel())[1049], values["a"].copy()
     np.put(few, np.argsort(few, axis=None)[1040:1060], cut)

@@ -202,7 +202,7 @@ def mask_of(world: World, score: str, sparsity: float, select: Callable[[float],
     if score not in world.scored:
         world.scored.clear()
         values = make(headed, world.scoring)
-        check.finite("scores", values, "Look at the loss and at the images.")
+        check.finite("scores", values, "Inspect the loss and the images.")
         world.scored[score] = values
     return select(sparsity)(world.scored[score], world.prunable)
 

@@ -50,8 +50,6 @@ def load_weights(path: str, architecture: str, image: int | None) -> Weights:
         if not fitting and (names := pretrained.looks_like(path)):
             fitting = f" It looks like {' or '.join(names)}."
         raise ValueError(f"architecture: expected whose weights {path!r} are, one of {', '.join(known)}.{fitting}")
-    if same := [name for name in known if name.endswith(f"/{architecture}")]:
-        raise ValueError(f"architecture: {architecture!r} lacks its source. Write {' or '.join(same)}.")
     check.choice("architecture", architecture, known)
     if architecture == "jaxprune":
         return _of_jaxprune(path, image)

@@ -100,7 +100,7 @@ def work(plan: Plan, console: Console) -> None:
                 study.measure,
                 prepare=partial(study.prepare, plan.settings, plan.inputs),
                 shared=study.shared,
-                told=progress,
+                finished=progress,
             )
             if states == [store.state(one) for one in plan.mine]:
                 time.sleep(_PATIENCE)  # somebody takes and drops them

@@ -83,7 +83,7 @@ def finite_batch(batch: Mapping[str, Any], name: str = "batch") -> None:
     if "weight" in batch:
         finite(f"{name}: weight", batch["weight"], "Padding has the weight 0.")
         counting = {key: _that_counts(value, batch["weight"]) for key, value in counting.items()}
-    finite(name, counting, "Look at the preprocessing, or give the example the weight 0.")
+    finite(name, counting, "Inspect the preprocessing, or give the example the weight 0.")
 
 
 def _that_counts(value: Any, weight: Any) -> Any:

@@ -89,7 +89,7 @@ def _count_not_finite_there(leaves: list[Any], infinite: bool) -> jax.Array:
 
 
 def lies_here(leaf: Any) -> bool:
-    """Whether NumPy can read it where it lies: compiling a program to look at it would take longer than looking."""
+    """Whether NumPy can read it where it lies: compiling a program to inspect it would take longer than looking."""
     if not isinstance(leaf, jax.Array):
         return True
     return not isinstance(leaf, Tracer) and [device.platform for device in leaf.devices()] == ["cpu"]
@@ -127,8 +127,8 @@ def network(network: Any, name: str = "network") -> None:
     real(f"{name}.params", network.params)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(network.params)]
     distinct([jax.tree_util.keystr(path, simple=True, separator="/") for path in paths])
-    finite(f"{name}.params", network.params, "Look at the training that made them.")
-    finite(f"{name}.state", network.state, "Look at the training that made it.", infinite=True)
+    finite(f"{name}.params", network.params, "Inspect the training that made them.")
+    finite(f"{name}.state", network.state, "Inspect the training that made it.", infinite=True)
 
 
 def concrete(name: str, tree: Any, remedy: str) -> None:

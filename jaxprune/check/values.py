@@ -22,6 +22,8 @@ def choice(name: str, value: str, options: Iterable[str], *, ordered: bool = Fal
     known = list(options) if ordered else sorted(options)
     if value in known:
         return value
+    if ends := [one for one in known if one.endswith(f"/{value}")]:
+        raise ValueError(f"{name}: unknown value {value!r}, which lacks its source. Write {' or '.join(ends)}.")
     near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     # A long list would bury the message.

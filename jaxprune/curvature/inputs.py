@@ -56,7 +56,7 @@ def like_parameters(vector: Params, network: Network) -> Params:
       ValueError: it does not fit, or is not finite.
     """
     check.same_structure("vector", vector, "network.params", network.params)
-    check.finite("vector", vector, "Look at what it was computed from.")
+    check.finite("vector", vector, "Inspect what it was computed from.")
     return tree.cast(vector, network.params)
 
 

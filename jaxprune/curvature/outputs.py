@@ -226,7 +226,7 @@ def _is_per_example(loss: Loss, structure: Any, shapes: tuple[Any, ...], float64
     if axes.follow(program, {program.arguments[1]: 0}).get(program.outputs[0]) != 0:
         return False
     # What is independent has an independent second derivative, unless a rule is given by hand (relu and softplus have
-    # one): that may say anything, and is looked at as it is computed.
+    # one): that may say anything, and is inspected as it is computed.
     steps = itertools.chain(*map(with_inner, trace(loss, outputs, batch).steps))
     if not any(step.primitive.name in ("custom_jvp_call", "custom_vjp_call") for step in steps):
         return True

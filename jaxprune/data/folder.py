@@ -104,7 +104,7 @@ def folder(
         CLASS/NAME.jpg    or .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp in any case; CLASS/ANY/NAME.jpg
 
     Images lie anywhere below the subfolders, links are followed.  Files outside of the classes, or with other
-    suffixes, are not looked at.  What begins with a dot, and ``__MACOSX``, is no data, and is listed in ``skipped``
+    suffixes, are not inspected.  What begins with a dot, and ``__MACOSX``, is no data, and is listed in ``skipped``
     where ``ImageFolder`` would read it.  No image is decoded here, unless ``on_error`` says so.
 
     Args:
@@ -185,7 +185,7 @@ def _unreadable(
 
     files = list(files)
     with warnings.catch_warnings():  # around the threads: filters are those of the process
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # it comes before the size can be looked at
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # it comes before the size can be inspected
         reasons = in_threads(reason, files, workers)
     return {file: said for file, said in zip(files, reasons, strict=True) if said is not None}
 
@@ -239,7 +239,7 @@ def _pictures(place: Path, name: str, skipped: dict[str, str]) -> list[str]:
             )
         with os.scandir(place / inside) as entries:
             listed = list(entries)
-        # Other files are not looked at, and may be called anything.
+        # Other files are not inspected, and may be called anything.
         listed = [each for each in listed if each.is_dir() or each.name.lower().endswith(SUFFIXES)]
         _demand_text(place / inside, [each.name for each in listed])
         skipped |= {f"{inside}/{each.name}": _HIDDEN for each in listed if is_hidden(each.name)}

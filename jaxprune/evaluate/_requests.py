@@ -37,7 +37,7 @@ def ready(network: Network, images: Any, targets: Any) -> tuple[jax.Array, jax.A
             f"images: expected floating-point images, which have a gradient, but got {images.dtype}. Divide grey "
             "levels by 255."
         )
-    check.finite("images", images, "Look at the preprocessing.")
+    check.finite("images", images, "Inspect the preprocessing.")
     images, outputs = _in_float32(network, images)
     check.outputs(outputs, len(images))
     if targets is None:
@@ -136,6 +136,6 @@ def finite(name: str, values: np.ndarray) -> None:
     bad = values.size - np.count_nonzero(np.isfinite(values))
     if bad:
         raise ValueError(
-            f"{name}: expected finite numbers, but {bad} are NaN or infinite. Look at the weights of the network and "
+            f"{name}: expected finite numbers, but {bad} are NaN or infinite. Inspect the weights of the network and "
             "at the images."
         )

@@ -209,7 +209,7 @@ def _finished(batch: Batch, images: jax.Array, limits: Any, seen: list[tuple[Any
             check.label_range("batch: labels", label[np.asarray(losses.weights(batch)) > 0], classes)
         raise ValueError(
             f"loss: expected a finite gradient in every image, but that of {broken} of {len(label)} is NaN or "
-            "infinite. Look at the network's weights and outputs; where they are of half precision, attack in float32."
+            "infinite. Inspect the network's weights and outputs; where they are of half precision, attack in float32."
         )
     kind = jnp.result_type(batch["image"])
     # Two programs: in one, the compiler may leave out that a number is rounded and widened again.

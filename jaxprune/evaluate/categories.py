@@ -56,7 +56,7 @@ def decide(probabilities: Any, *, groups: Mapping[str, Sequence[int]] | None = N
     values = np.asarray(probabilities, np.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"probabilities: expected [n, c] with n and c of 1 or more, but got the shape {values.shape}.")
-    check.finite("probabilities", values, "Look at the network's outputs.")
+    check.finite("probabilities", values, "Inspect the network's outputs.")
     # The sum in half precision is off by this much.
     if values.min() < 0 or np.max(np.abs(values.sum(axis=1) - 1)) > 0.02:
         raise ValueError(

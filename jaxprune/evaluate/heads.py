@@ -115,7 +115,7 @@ def _checked(features: Any, labels: Any, classes: int) -> tuple[np.ndarray, np.n
     if x.ndim != 2 or len(x) != len(y):
         raise ValueError(f"features: expected [n, d] for {len(y)} labels, but got {x.shape}. Average over space first.")
     check.labels("labels", y, classes)
-    check.finite("features", x, "Look at the network that made them.")
+    check.finite("features", x, "Inspect the network that made them.")
     return x, y
 
 

@@ -71,7 +71,7 @@ def pseudo_labels(
     """
     images = np.asarray(images)
     ready(network, images[:1], None)
-    check.finite("images", images, "Look at the preprocessing.")
+    check.finite("images", images, "Inspect the preprocessing.")
     check.whole("batch", batch)
     check.whole("clusters", clusters)
     if clusters > len(images):

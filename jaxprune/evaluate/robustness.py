@@ -128,7 +128,7 @@ def difference(
     The comparison is paired, so that what both get right or wrong cancels: its interval is much narrower than that of
     two accuracies.  Of the intervals of ten classes at 95 %, one in every second table leaves out the truth by chance:
     a class that stands out is a question, not a result.  Where the two agree on every example the interval has no
-    width, and says less than it seems to; look at n.
+    width, and says less than it seems to; inspect n.
 
     Args:
       pruned: which examples are right, bool [n], from ``Suite.hits`` or ``transfer.correct``; or one array for each

@@ -90,7 +90,7 @@ def correct(network: Network, batches: Iterable[Batch], *, classes: Sequence[str
                 f"{len(classes)}. Open them with all classes in the order of the outputs, as by "
                 "jp.data.folder(path, classes=[...]), or give the network a head of their number."
             )
-        check.finite("outputs", outputs, "The network gives no prediction; look at its weights.")
+        check.finite("outputs", outputs, "The network gives no prediction; inspect its weights.")
         check.label_range("labels", labels, outputs.shape[-1])
         rows.append(np.argmax(outputs, axis=-1) == labels)
     return _joined(rows)

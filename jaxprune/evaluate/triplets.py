@@ -62,7 +62,7 @@ def choice_shares(features: Any, triplets: Any, *, similarity: str = "cosine") -
     values = np.asarray(features, np.float64)
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"features: expected [n, d], one row for each image, but got the shape {values.shape}.")
-    check.finite("features", values, "Look at the network's outputs.")
+    check.finite("features", values, "Inspect the network's outputs.")
     rows = _checked(triplets, len(values))
     if similarity == "cosine":
         lengths = np.linalg.norm(values, axis=1, keepdims=True)

@@ -130,7 +130,7 @@ def _sweep(
     network, held = ready(network, batches)
     for direction in directions:
         check.same_structure("direction", direction, "network.params", network.params)
-        check.finite("direction", direction, "Look at what it was computed from.")
+        check.finite("direction", direction, "Inspect what it was computed from.")
     check.positive("reach", reach)
     check.positive("points", points)
     distances = np.linspace(-reach, reach, points)

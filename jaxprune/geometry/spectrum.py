@@ -140,7 +140,7 @@ def trace(operator: Operator, *, key: jax.Array, probes: int = 30, estimator: st
             samples = stochtrace.sampler_signs(like, num=probes)(key)
             found = [float(stochtrace.monte_carlo_trace()(operator, sample)) for sample in samples]
             value, error = float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(probes))
-    check.finite("trace", np.array(value), "Look at the weights, the loss and the images.")
+    check.finite("trace", np.array(value), "Inspect the weights, the loss and the images.")
     return Estimate(value, error)
 
 
@@ -203,7 +203,7 @@ def _lanczos(operator: Operator, steps: int, key: jax.Array) -> tuple[np.ndarray
     for step in range(steps):
         basis[step] = vector
         image = np.asarray(operator(jnp.asarray(vector, operator.dtype)), np.float64)
-        check.finite("product", image, "Look at the weights, the loss and the images.")
+        check.finite("product", image, "Inspect the weights, the loss and the images.")
         diagonal[step] = vector @ image
         rest = _orthogonal(image, basis[: step + 1])
         length, scale = np.linalg.norm(rest), np.max(np.abs([*diagonal[: step + 1], *below[:step]]))

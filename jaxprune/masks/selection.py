@@ -198,7 +198,7 @@ def demand_finite(scores: Any, prunable: Any) -> None:
     check.finite(
         "scores",
         chosen,
-        "A score that is not finite ranks nothing: look at the loss, the images, the labels (are they classes that the "
+        "A score that is not finite ranks nothing: inspect the loss, the images, the labels (are they classes that the "
         "network has?) and the weights that were scored.",
     )
 
@@ -230,7 +230,7 @@ def _warn_of_ties(cut: bisection.Cut, names: list[str], leaves: list[Any], flags
         listed = ", ".join(emptied[:5]) + (f" and {len(emptied) - 5} more" if len(emptied) > 5 else "")
         parts.append(f"no weight is left of {listed}")
     warnings.warn(
-        f"scores: {'; '.join(parts)}. Look at the scores: are they zero, or too large or too small for their type?",
+        f"scores: {'; '.join(parts)}. Inspect the scores: are they zero, or too large or too small for their type?",
         TiesWarning,
         stacklevel=3,
     )

@@ -1,7 +1,7 @@
 """Makers of scores: each returns ``(network, batches) -> scores``, one number a weight, larger = keep.
 
 ``batches`` is a list (or anything that can be read twice) of batches of any size; a score is that of all their examples
-taken together, weighted.  ``surgeon_update`` makes up for what a mask deletes.
+taken together, weighted.  ``surgeon_update`` updates the remaining weights.
 """
 
 from jaxprune.scores.first_order import fisher, grasp, snip

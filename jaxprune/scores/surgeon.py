@@ -1,4 +1,4 @@
-"""The optimal brain surgeon inside dense blocks: what deleting costs once the rest of the block makes up for it.
+"""The optimal brain surgeon inside dense blocks: what deleting costs once the rest of the block is updated.
 
 A block is damped, ``A = H_B + d I`` with d relative to the mean diagonal of its leaf, and factored by Cholesky.  What
 takes no part (padding, dead weights, what is pruned already) becomes a row of the identity, so that one compiled
@@ -30,7 +30,7 @@ _SIDE_BY_SIDE = 2**25
 def surgeon_update(
     loss: Loss, *, blocks: str | int = "unit", matrix: str = "hessian", damping: float = 1e-2
 ) -> Callable[[Network, Iterable[Batch], Mask], Params]:
-    """Makes up for deleted weights: ``w_K + (A_KK)^-1 A_KQ w_Q`` in every block, K what is kept, Q what is deleted.
+    """Updates the remaining weights: ``w_K + (A_KK)^-1 A_KQ w_Q`` in every block, K what is kept, Q what is deleted.
 
     With ``A = H_B + d I`` this is the minimiser of the quadratic model ``(v - w)^T A (v - w) / 2`` among all v whose
     deleted weights are zero.  The gradient at w is taken as zero, as everywhere in optimal brain surgeon.
@@ -265,7 +265,7 @@ def _inverse(factor: Any) -> Any:
 def _indefinite(
     path: str, dense: Any, void: np.ndarray, failed: np.ndarray, damping: float, mean_diagonal: float
 ) -> str:
-    check.finite(f"a Hessian block of {path}", dense, "Look at the loss, the images and the weights.")
+    check.finite(f"a Hessian block of {path}", dense, "Inspect the loss, the images and the weights.")
     lowest, highest = np.inf, -np.inf
     for index in failed:
         taking_part = ~void[index]

@@ -49,7 +49,7 @@ def pair(
     sizes = [float(size) for size in jax.device_get(_sizes(*sides))]
     for name, side, size in zip(names, sides, sizes, strict=True):
         if not math.isfinite(size):
-            check.finite(name, side, "Look at the weights of the network and at the images.")
+            check.finite(name, side, "Inspect the weights of the network and the images.")
         if varied:
             check_size(name, size)
     return sides

@@ -15,7 +15,7 @@ What a file can do to who reads it.  Every byte of a file may be chosen by an at
 
 This is not promised: that the numbers are those somebody meant; that NumPy, zlib, zipfile, json and safetensors, which
 see parts of the file, are without faults; anything about a file that another program changes while it is read; that
-what a ``Placeholder`` holds is fit for anything but to be looked at.
+what a ``Placeholder`` holds is fit for anything but to be inspected.
 """
 
 from jaxprune.tensor_files.named import TensorFile, Tensors

@@ -18,7 +18,7 @@ _LONG_COMMENT = 2**16 - 1
 
 
 class Archive:
-    """The members of a zip archive; they are looked at when they are asked for.
+    """The members of a zip archive; they are inspected when they are asked for.
 
     Args:
       data: the file.

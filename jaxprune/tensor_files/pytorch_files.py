@@ -33,7 +33,7 @@ def is_legacy(data: bytes) -> bool:
 def read_zip(source: archive.Archive) -> Parts:
     """Reads what ``torch.save`` wrote since 1.6, or ``torch.jit.save``.
 
-    Of TorchScript neither the code nor its constants are looked at; submodules are placeholders, whose tensors have
+    Of TorchScript neither the code nor its constants are inspected; submodules are placeholders, whose tensors have
     dotted names.
 
     Args:

@@ -139,7 +139,7 @@ def test_snip_of_a_stream_is_that_of_the_array_bit_for_bit():
 
 
 def test_batches_stop_at_a_corrupt_image_and_name_it(unchecked):
-    # Checked annotations would look at some batch themselves.
+    # Checked annotations would inspect some batch themselves.
     data = data_of(Files(29, broken=17), "stream")
     evaluate = jp.evaluate.transfer.accuracy(jp.data.Batches(data, 4))
     with pytest.raises(ValueError, match=r"^a/17\.jpg: cannot be read as an image"):

@@ -216,7 +216,7 @@ def test_heads_refuse_features_that_are_not_finite(make):
     x, y = problem()
     x[3, 2] = np.nan
     with pytest.raises(
-        ValueError, match=r"features: expected finite numbers, but the array holds 1 .* Look at the network"
+        ValueError, match=r"features: expected finite numbers, but the array holds 1 .* Inspect the network"
     ):
         make(x, y, 4)
 

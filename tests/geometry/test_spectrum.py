@@ -282,5 +282,5 @@ def test_spectrum_of_a_damaged_network_is_an_error():
     damaged = case.network.replace(apply=lambda *given: case.network.apply(*given) * jnp.inf)
     operator = jp.geometry.operator(damaged, LOSS, [case.batch])
     for call in (jp.geometry.eigenpairs, jp.geometry.trace, jp.geometry.density):
-        with pytest.raises(ValueError, match=r"expected finite numbers.*Look at the weights, the loss and the images"):
+        with pytest.raises(ValueError, match=r"expected finite numbers.*Inspect the weights, the loss and the images"):
             call(operator, key=jax.random.key(0))

@@ -394,7 +394,7 @@ def test_block_hessian_refuses_damping_that_rounding_swallows_and_names_enough(f
 def test_block_hessian_names_images_that_are_not_finite(form):
     network, batch, _ = linear()
     batch = {**batch, "image": np.where(np.arange(6)[None] == 2, np.nan, batch["image"])}
-    with pytest.raises(ValueError, match=r"batch: expected finite numbers.*Look at the preprocessing"):
+    with pytest.raises(ValueError, match=r"batch: expected finite numbers.*Inspect the preprocessing"):
         jp.scores.block_hessian(SQUARED, form=form)(network, [batch])
 
 

@@ -274,11 +274,11 @@ def test_open_study_refuses_or_counts_images_that_cannot_be_read(place, tmp_path
         ),
         (
             {"architecture": "resnet18"},
-            r"architecture: 'resnet18' lacks its source\. Write torchvision/resnet18\.",
+            r"architecture: unknown value 'resnet18', which lacks its source\. Write torchvision/resnet18\.",
         ),
         (
             {"architecture": "resnet50"},
-            r"lacks its source\. Write torchvision/resnet50 or moco_v2/resnet50 or dino/resnet50 or clip/resnet50",
+            r"lacks its source\. Write clip/resnet50 or dino/resnet50 or moco_v2/resnet50 or torchvision/resnet50",
         ),
         ({"weights": "nowhere.pth"}, r"weights: there is no file 'nowhere\.pth'"),
         ({"data": "npz:nowhere.npz"}, r"npz: .*nowhere\.npz"),
