@@ -31,25 +31,6 @@ _PACKAGES += ("matfree", "safetensors")
 _LONGEST = 10_000  # bits of a whole number; Python reads no text of more than 4300 digits
 
 
-def changed(config: Any) -> dict[str, Any]:
-    """Lists the fields of a configuration (a dataclass) that differ from their defaults; those without one count too.
-
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Run:
-    ...     seed: int
-    ...     rounds: int = 1
-    >>> changed(Run(seed=0))
-    {'seed': 0}
-    """
-    result = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        if value != default:
-            result[field.name] = value
-    return result
-
-
 def plain(config: Any) -> dict[str, Any]:
     """Writes a configuration as JSON has it.
 

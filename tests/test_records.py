@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -167,10 +166,6 @@ def test_plain_is_the_same_after_it_was_written_and_read():
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
 
 
-def test_changed_lists_the_fields_without_their_defaults():
-    assert records.changed(RUN) == {"seed": 3, "score": "snip"}
-
-
 def made(run: Any = RUN, metrics: Any = METRICS, **changes: Any) -> dict[str, Any]:
     options = {"study": "transfer", "version": 1, "data": "", "provenance": {"seconds": 1.0}, **changes}
     return records.make(config=run, metrics=metrics, **options)
@@ -326,44 +321,6 @@ def test_identity_tells_a_file_from_the_next_of_its_name(tmp_path):
     assert files.identity(path) == first
     files.write(path, "a")
     assert files.identity(path) != first
-
-
-LOCK = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-
-
-def test_locked_excludes_other_processes_and_ends_with_its_block(tmp_path):
-    path = tmp_path / "lock"
-
-    def attempt() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", LOCK, str(path)], capture_output=True, text=True, check=False)
-
-    with files.locked(path):
-        refused = attempt()
-        assert refused.returncode == 1
-        assert "BlockingIOError" in refused.stderr
-    assert attempt().returncode == 0
-
-
-def test_locked_lets_a_second_holder_wait_for_the_first(tmp_path):
-    entered = threading.Event()
-
-    def second() -> None:
-        with files.locked(tmp_path / "lock"):
-            entered.set()
-
-    thread = threading.Thread(target=second)
-    with files.locked(tmp_path / "lock"):
-        thread.start()
-        assert not entered.wait(0.2)
-    assert entered.wait(900)
-    thread.join()
-
-
-def test_locked_is_released_when_its_block_raises(tmp_path):
-    with pytest.raises(KeyError), files.locked(tmp_path / "lock"):
-        raise KeyError
-    words = [sys.executable, "-c", LOCK, str(tmp_path / "lock")]
-    assert subprocess.run(words, check=False).returncode == 0
 
 
 def test_fingerprint_sees_bytes_shape_type_and_order():

@@ -119,5 +119,5 @@ def test_work_notes_a_metric_that_is_no_number_as_a_failure(store):
     assert sweep.work(store, list(values), lambda prepared, run: {"deep": {"value": values[run]}}) == 1
     ((run, failure),) = store.failures(values)
     assert run == Run(0)
-    assert "deep.value" in failure["error"]
+    assert "['deep']['value']" in failure["error"]
     assert store.read(Run(1))["metrics"] == {"deep": {"value": 1.5}}
