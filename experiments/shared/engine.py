@@ -16,19 +16,14 @@ _IN_VAIN = 3  # a job that is preempted in its first run may do better next time
 
 
 def submit(plan: Plan, console: Console) -> None:
-    """Has workers do the runs of a study, and waits for them; again, as long as they get on and runs are left.
-
-    Raises:
-      ModuleNotFoundError: submitit is not installed.
-      ValueError: its executor does not know an option.
-    """
-    executor = _executor(plan.settings)
+    """Has workers do the runs of a study, and waits for them; again, as long as they get on and runs are left."""
+    jobs_of = executor(plan.settings)
     worker = dataclasses.replace(plan.asked, engine="", worker=True, retry=False)
     todo, in_vain = _left(plan), 0
     while todo and in_vain < _IN_VAIN:
         count = min(plan.settings.workers, todo)
         console.print(f"{todo} runs to do, by {count} jobs; their logs: {plan.settings.out}/jobs.", highlight=False)
-        jobs = executor.map_array(_work, [plan.study] * count, [worker] * count)
+        jobs = jobs_of.map_array(_work, [plan.study] * count, [worker] * count)
         for job in jobs:
             job.wait()
         before, todo = todo, _left(plan)
@@ -37,7 +32,13 @@ def submit(plan: Plan, console: Console) -> None:
         console.print(f"{_IN_VAIN} times no job finished a run; see their logs.")
 
 
-def _executor(settings: Any) -> Any:
+def executor(settings: Any) -> Any:
+    """Makes what submits.
+
+    Raises:
+      ModuleNotFoundError: submitit is not installed.
+      ValueError: its executor does not know an option.
+    """
     try:
         submitit = importlib.import_module("submitit")
     except ModuleNotFoundError:
@@ -45,12 +46,12 @@ def _executor(settings: Any) -> Any:
             "engine: submitit is not installed. Do pip install submitit, or pip install -e '.[sweeps]'."
         ) from None
     options: dict[str, Any] = dict(option.split("=", 1) for option in settings.engine_options)
-    executor = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=options.pop("cluster", None))
+    made = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=options.pop("cluster", None))
     try:
-        executor.update_parameters(**{name: int(one) if one.isdecimal() else one for name, one in options.items()})
+        made.update_parameters(**{name: int(one) if one.isdecimal() else one for name, one in options.items()})
     except (TypeError, NameError, AssertionError) as error:
-        raise ValueError(f"engine_options: {error}") from None
-    return executor
+        raise ValueError(f"engine_options: {str(error).splitlines()[0]}") from None
+    return made
 
 
 def _left(plan: Plan) -> int:

@@ -121,6 +121,8 @@ def _begin(study: Study, settings: Any) -> Plan:
     store = Store(settings.out, study.name, version=study.version, data=inputs.fingerprint)
     if len({store.key(one) for one in runs}) < len(runs):
         raise ValueError("plan: expected runs that differ, but two of them are equal. Name every value once.")
+    if settings.engine:
+        engine.executor(settings)  # raises where it cannot be had
     return Plan(study, asked, settings, inputs, runs, store, part(runs, settings.shard, study.shared))
 
 
@@ -128,7 +130,7 @@ def _carry_out(plan: Plan, console: Console) -> Outcome:
     study, settings, store = plan.study, plan.settings, plan.store
     if settings.status:
         for one in plan.runs:
-            console.print(f"{plan.state(one):8} {plan.name(one)}", highlight=False, soft_wrap=True)
+            console.print(plan.status(one), highlight=False, soft_wrap=True, markup=False)
     if settings.dry_run:
         study.estimate(settings, plan.inputs, console)
     if settings.dry_run or settings.status:

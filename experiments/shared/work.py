@@ -53,6 +53,12 @@ class Plan:
         """Says what has become of a run: done, failed, running or waiting."""
         return self.store.state(run)
 
+    def status(self, run: Any) -> str:
+        """Says how a run stands: why it failed, or who does it."""
+        state = self.state(run)
+        why = {"failed": lambda: self.store.failures([run])[0][1]["error"], "running": lambda: self.store.holder(run)}
+        return f"{state:8} {self.name(run)}" + (f": {why[state]()}" if state in why else "")
+
     def name(self, run: Any) -> str:
         """Names a run by the fields in which the runs of the study differ."""
         fields = [field.name for field in dataclasses.fields(run)]

@@ -141,6 +141,7 @@ def test_complete_leaves_out_seeds_and_a_page_says_so_where_none_is_left(tmp_pat
         (["--seeds", "-1"], 2, "error: seeds: expected whole numbers from 0"),
         (["--engine", "slurm"], 2, "error: engine: unknown value 'slurm'"),
         (["--engine-options", "gpu"], 2, "error: engine_options: expected name=value"),
+        (["--engine", "submitit", "--engine-options", "slrum_partition=gpu"], 2, "error: engine_options: "),
         (["--out", "gs://bucket/results"], 2, "error: out: expected a folder on a local disk or on NFS, but got"),
         (["--depth", "8"], 2, "error: --depth: the study small has no such option. See python -m experiments.small"),
         (["--breaking", "fail"], 3, "Tracebacks: "),
@@ -223,7 +224,7 @@ def test_run_dry_and_status_compute_nothing(tmp_path):
     states = dict(
         zip(*[iter(part for line in text.splitlines()[:-1] for part in line.split(None, 1))] * 2, strict=True)
     )
-    assert text.splitlines()[4] == "failed   seed 1  number 2"
+    assert text.splitlines()[4] == "failed   seed 1  number 2: FloatingPointError: a weight is [nan]"
     assert "done" in states
     assert small.prepared == [0, 1]
 
@@ -302,7 +303,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert run(small.STUDY, settings, Kills(file=io.StringIO())).name == "index.html"
 
 
-def test_submit_names_what_is_not_installed_and_options_that_do_not_exist(tmp_path, monkeypatch):
+def test_executor_names_what_is_not_installed_and_options_that_do_not_exist(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="engine_options: "):
         made(tmp_path, engine="submitit", engine_options=("cluster=local", "slrum_partition=gpu"))
     monkeypatch.setattr(engine.importlib, "import_module", _missing)
