@@ -130,7 +130,7 @@ def verdict(found: list[Any], claim: str, margin: float = 0.01) -> Any:
 
 def test_differences_are_those_of_the_library_over_all_and_for_each_class():
     found = [record(seed=seed) for seed in (0, 1, 2)]
-    side, dense = Results(found).last_and_dense("macs", "cka")
+    side, dense = Results(found).paired("macs", "cka", "dense")
     name = "corrupted/fog-3"
     after, before = ([bits(one["metrics"]["robustness"][step][name]) for one in found] for step in ("4", "0"))
     labels = [np.array(one["metrics"]["labels"]) for one in found]
@@ -162,7 +162,7 @@ def test_differences_count_an_image_under_several_conditions_once_with_their_mea
 def test_hits_of_a_class_leave_out_seeds_without_an_image_of_it():
     other = record(seed=1)
     other["metrics"]["labels"] = [0] * IMAGES
-    side, _ = Results([record(), other]).last_and_dense("macs", "cka")
+    side, _ = Results([record(), other]).paired("macs", "cka", "dense")
     assert [len(hits) for hits in hits_of(side)] == [IMAGES, IMAGES]
     assert [len(hits) for hits in hits_of(side, [], 1)] == [IMAGES // CLASSES]
 
@@ -185,19 +185,19 @@ def test_differences_refuse_other_test_images_with_a_remedy():
 
 # 0.5 % more operations left is within the slack; with 2 % more, cka's second network has removed too much.
 @pytest.mark.parametrize(("left", "expected"), [(600, [2, 2]), (605, [2, 2]), (620, [1, 2])])
-def test_at_equal_operations_compares_choosers_where_the_first_of_them_ended(left, expected):
+def test_paired_compares_choosers_where_the_first_of_them_ended(left, expected):
     floored = record("always-layer")
     floored["metrics"]["steps"][-1]["macs"] = left
     results = Results([record(), floored])
-    assert [step for side in results.at_equal_operations("macs", "cka", "always-layer") for _, step in side] == expected
+    assert [step for side in results.paired("macs", "cka", "always-layer") for _, step in side] == expected
     assert [one.reached for one in results.runs] == [True, False]
 
 
-def test_at_equal_operations_compares_both_at_the_target_however_far_they_overshot():
+def test_paired_compares_both_at_the_target_however_far_they_overshot():
     other = record("random")
     other["metrics"]["steps"][-1]["macs"] = 150
     results = Results([record(), other])
-    assert [step for side in results.at_equal_operations("macs", "cka", "random") for _, step in side] == [4, 4]
+    assert [step for side in results.paired("macs", "cka", "random") for _, step in side] == [4, 4]
 
 
 # ----------------------------------------------------------------------------------------------------------- verdicts
