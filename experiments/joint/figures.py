@@ -146,15 +146,15 @@ def strips(results: Results, budget: str) -> Figure:
     height = (0.15 * len(names) + 0.35) * len(seeds) + 0.6
     with report.figure(max(9.5, 2.3 * len(choosers)), height) as drawn:
         axes = drawn.subplots(len(seeds), len(choosers), sharey=True, squeeze=False)
-        for place, chooser in enumerate(choosers):
-            axes[0, place].set_title(label(chooser))
-            for run in results.of(budget, chooser):
-                if run.seed in seeds:
-                    drawing = _strip(axes[seeds.index(run.seed), place], run, names)
+        for axis, chooser in zip(axes[0], choosers, strict=True):
+            axis.set_title(label(chooser))
+        runs = [run for run in results.runs if run.budget == budget and run.seed in seeds and run.chooser in choosers]
+        places = [(seeds.index(run.seed), choosers.index(run.chooser)) for run in runs]
+        drawings = [_strip(axes[place], run, names) for place, run in zip(places, runs, strict=True)]
         for axis, seed in zip(axes[:, 0], seeds, strict=True):
             axis.set_yticks(list(starts.values()), [f"stage {stage}" for stage in starts])
             axis.set_ylabel(f"seed {seed}")
-        drawn.colorbar(drawing, ax=axes, label="filters left", format="{x:.0%}", shrink=0.8)
+        drawn.colorbar(drawings[0], ax=axes, label="filters left", format="{x:.0%}", shrink=0.8)
         return _finished(drawn, axes, "step")
 
 
@@ -178,7 +178,7 @@ def _finished(drawn: Figure, axes: Any, xlabel: str = "") -> Figure:
         axis.set_xlabel(xlabel)
     found = {text: mark for axis in axes.flat for mark, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     if found:
-        drawn.legend(list(found.values()), list(found), loc="outside lower center", ncols=6)
+        drawn.legend(list(found.values()), list(found), loc="outside lower center", ncols=4)
     return drawn
 
 
@@ -199,7 +199,7 @@ def _mean_line(axis: Any, results: Results, budget: str, chooser: str) -> None:
         axis.annotate(
             f"{label(chooser)}: no further", (x, y), (x + 0.6, 0.03), color=color, fontsize=8.5,
             textcoords=axis.get_xaxis_transform(),  # at the foot, where few lines are
-            arrowprops={"arrowstyle": "-", "color": color, "linestyle": ":"},
+            arrowprops={"arrowstyle": "-", "color": color, "linestyle": ":", "relpos": (0, 1)},
         )  # fmt: skip
 
 

@@ -51,7 +51,6 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
 
 def summary(settings: Any, results: Results, tested: Table) -> Group:
     """Makes what is printed: how many claims hold, and which choices of the authors' code were taken."""
-    del results
     return Group(*(f"paper: {quirk}" for quirk in quirks(settings)), tally(tested))
 
 
@@ -146,12 +145,12 @@ def _robustness_tables(page: report.Page, frame: Table, who: str) -> None:
     parts = rows.condition.str.removeprefix("corrupted/").str.replace("_", " ").str.rsplit("-", n=1)
     rows = rows.assign(row=parts.str[0], column="severity " + parts.str[1])
     _changes(page, f"{who}: last networks, by corruption and severity", rows)
-    far = max((radius(name) for name in groups if "/" in name), default=0.0)
+    far = max((radius(name) for name in groups if "/" in name), default=None)
     rows = by_class[[("/" not in name) or radius(name) == far for name in by_class.condition]]
     sizes = rows.groupby("class").n.max()
     columns = [condition(name).split(", ε")[0].replace("made on ", "") for name in rows.condition]
     rows = rows.assign(row=[f"{one} (n = {sizes[one]})" for one in rows["class"]], column=columns)
-    others = f"; attacks with ε = {far:g}/255, others in robustness.csv" if far else ""
+    others = f"; attacks with ε = {far:g}/255, others in robustness.csv" if far is not None else ""
     _changes(page, f"{who}: last networks, by class{others}", rows)
 
 

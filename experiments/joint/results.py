@@ -13,19 +13,14 @@ CONTROLS = ("random", "always-neurons", "always-layer")
 """The choosers that look at nothing: what a chooser that compares candidates has to beat."""
 
 SLACK = 0.01
-"""How much more than a stated share of the operations a network may lack and still count as one of that share.
-
-A step hits its budget only to within a filter or a block: without slack, 35.2 % would not do where 34.9 % is asked for,
-and a network with far more operations would take its place.
-"""
+"""How much more than a stated share of the operations a network may lack, as steps hit a budget to within a block."""
 
 
 class Searched:
     """One run: its networks from the dense one on, and which test images each gets right.
 
     Attributes:
-      config, provenance: of the record; ``seed``, ``chooser`` and ``budget`` are of ``config``.
-      steps: of the record, step 0 the dense network; ``last`` is the number of the last.
+      config, provenance, steps: of the record; step 0 is the dense network, ``last`` the number of the last.
       removed: the share of the dense network's operations that each network lacks, [steps].
       reached, short: whether there is a target, and the last network has reached it, or has not.
       robustness: {step: {condition: hits}} for some of the steps, in their order.
@@ -44,14 +39,10 @@ class Searched:
         self.short = target > 0 and not self.reached
         measured = ((int(number), hits) for number, hits in metrics["robustness"].items())
         self.robustness: dict[int, dict[str, str]] = dict(sorted(measured))
-        self.labels = np.array(metrics["labels"])
-        self.provenance = record["provenance"]
+        self.labels, self.provenance = np.array(metrics["labels"]), record["provenance"]
 
     def hits(self, step: int, conditions: Sequence[str] = ()) -> np.ndarray:
-        """Returns for each test image the share of the conditions under which it is right, [n]; without any: clean.
-
-        An image under several conditions counts once, with the mean over them: they are no independent data.
-        """
+        """Returns for each test image, which counts once, under how many of the conditions it is right, [n] shares."""
         texts = [self.robustness[step][name] for name in conditions] or [self.steps[step]["hits"]]
         return np.mean([np.frombuffer(text.encode(), np.uint8) - ord("0") for text in texts], axis=0)
 
@@ -116,10 +107,7 @@ class Results:
         return networks, compared
 
     def step_by_step(self, budget: str, chooser: str, *, measured: bool = False) -> list[Networks]:
-        """Pairs up the networks of all seeds by their number, the last with the last, for a line through their means.
-
-        ``measured`` takes only networks whose robustness was measured.
-        """
+        """Pairs up the networks of all seeds (``measured``: for robustness) by number, the last with the last."""
         runs = self.pruned(budget, chooser) or self.of(budget, chooser)
         numbers = [list(run.robustness) if measured else list(range(len(run.steps))) for run in runs]
         places = (*range(min(map(len, numbers)) - 1), -1)
@@ -161,15 +149,16 @@ def mean_removed(networks: Networks) -> float:
 def claims(settings: Settings) -> list[Claim]:
     """Lists the claims; whatever way each comes out is what the page says."""
     kept, dense = keeps(settings.margin), f"within {margin_of(settings)} of the dense one"
-    kinds = {kind: partial(_cases, against="dense", group=kind) for kind in ("corrupted", "shifted")}
-    beaten = {control: partial(_cases, against=control) for control in CONTROLS}
-    above, equally = "accuracy above that of {}, at equal operations", partial(_cases, against=CONTROL)
-    return [
-        Claim("keeps", f"accuracy of the last network, {dense}", partial(_cases, against="dense"), kept),
-        *(Claim(f"keeps, {kind}", f"accuracy on {kind} images, {dense}", cases, kept) for kind, cases in kinds.items()),
-        Claim("keeps, equal training", f"accuracy {dense} tuned for as many steps", equally, kept),
-        *(Claim(f"beats {name}", above.format(name), cases, above_zero) for name, cases in beaten.items()),
-    ]
+    found = [Claim("keeps", f"accuracy of the last network, {dense}", partial(_cases, against="dense"), kept)]
+    for kind in ("corrupted", "shifted"):
+        cases = partial(_cases, against="dense", group=kind)
+        found.append(Claim(f"keeps, {kind}", f"accuracy on {kind} images, {dense}", cases, kept))
+    tuned = partial(_cases, against=CONTROL)
+    found.append(Claim("keeps, equal training", f"accuracy {dense} tuned for as many steps", tuned, kept))
+    for control in CONTROLS:
+        meaning = f"accuracy above that of {control}, at equal operations"
+        found.append(Claim(f"beats {control}", meaning, partial(_cases, against=control), above_zero))
+    return found
 
 
 def margin_of(settings: Settings) -> str:
@@ -197,11 +186,7 @@ def _cases(results: Results, against: str, group: str = "") -> Iterator[Case]:
 
 
 def evenly(count: int, steps: int) -> list[int]:
-    """Chooses so many of the steps evenly, the first and the last among them; 0 are all.
-
-    >>> evenly(4, 8)
-    [0, 2, 5, 7]
-    """
+    """Chooses so many of the steps evenly, the first and the last among them; 0 are all."""
     if count == 0 or count >= steps:
         return list(range(steps))
     return [round(place * (steps - 1) / (count - 1)) for place in range(count)]

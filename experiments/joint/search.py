@@ -89,19 +89,18 @@ def tuner(run: Run, data: dict[str, Any]) -> jp.structured.Tune:
     return tune
 
 
+_softmax = jax.jit(lambda network, images: jax.nn.softmax(network(images)))
+
+
 def probabilities(network: jp.Network, data: dict[str, Any]) -> np.ndarray:
     """Returns the softmax of the outputs for every image."""
-    found = [np.asarray(_probabilities(network, batch["image"])) for batch in batches(data)]
+    found = [np.asarray(_softmax(network, batch["image"])) for batch in batches(data)]
     return np.concatenate(found)[: len(data["label"])]
-
-
-_probabilities = jax.jit(lambda network, images: jax.nn.softmax(network(images)))
 
 
 def make_search(run: Run, world: World) -> jp.structured.Search:
     """Configures the search of a run."""
-    scoring = world.data["scoring"]
-    seen = batches(world.data[run.choose_on])
+    scoring, seen = world.data["scoring"], batches(world.data[run.choose_on])
     # One object for both kinds where they are the same: it is asked once in a step.
     criteria = {name: CRITERIA[name](run) for name in {run.layer_criterion, run.neuron_criterion}}
     calibration = jp.data.Batches(scoring, len(scoring["label"]))
@@ -131,12 +130,10 @@ def search_steps(run: Run, world: World) -> list[Step]:
     with exclusive.wait(folder.with_suffix(".claim")):
         saved = Trajectory(folder, search_identity(config, world.fingerprint))
         steps = saved.steps()
-        start = steps[-1] if steps else None
-        control = run.chooser == CONTROL
-        found = (
-            extra_training(run, world, start) if control else make_search(run, world)(world.module, world.dense, start)
-        )
-        for step in found:
+        search = partial(extra_training, run, world)
+        if run.chooser != CONTROL:
+            search = partial(make_search(run, world), world.module, world.dense)
+        for step in search(steps[-1] if steps else None):
             saved.append(step, world.image_shape)
             steps.append(step)
             line = f"seed {run.seed}  {run.budget}  {run.chooser:14} {step.number:2} {step.kind:8}"
@@ -145,19 +142,13 @@ def search_steps(run: Run, world: World) -> list[Step]:
     return steps
 
 
-def pruning(run: Run, world: World, start: Step | None) -> Iterator[Step]:
-    """Removes layers or neurons, step by step."""
-    return make_search(run, world)(world.module, world.dense, start)
-
-
 def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]:
     """Tunes the dense network as a search tunes what it keeps, and removes nothing: the control."""
     search = make_search(dataclasses.replace(run, chooser="random"), world)
+    step = start or next(search(world.module, world.dense))
     if start is None:
-        start = next(search(world.module, world.dense))
-        yield start
-    step = start
-    for number in range(start.number + 1, _length(run, world) + 1):
+        yield step
+    for number in range(step.number + 1, _length(run, world) + 1):
         parent = jp.structured.reopen(world.module, world.dense, step)
         network = search.tune(search.tune(parent, parent, number, "brief"), parent, number, "long")
         params, state = jax.tree.map(np.asarray, (network.params, network.state["network"]))

@@ -23,7 +23,6 @@ COUNTS = ("macs", "parameters", "filters")
 
 def further(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
     """Makes the tables beside the verdicts."""
-    del tested
     spent = costs(results, settings.watts, settings.grams_per_kwh)
     return {"metrics": metrics(results), "steps": steps(results), "robustness": robustness(results), "cost": spent}
 
@@ -40,25 +39,22 @@ def metrics(results: Results) -> Table:
 
 def steps(results: Results) -> Table:
     """Lists every step of every run: what was removed, what is left, the accuracy, and what the chooser saw."""
-    rows = []
-    for run in results.runs:
-        for number, (step, accuracy) in enumerate(zip(run.steps, run.accuracies(), strict=True)):
-            row = {**_keys(run), "step": number, "kind": step["kind"], **_counts(step)}
-            row |= {"removed": run.removed[number], "accuracy": accuracy, "n": len(run.labels)}
-            for kind in ("layer", "neurons"):
-                row |= {f"{kind}_{name}": step["removed"].get(kind, {}).get(name) for name in COUNTS}
-                row[f"{kind}_score"] = step["scores"].get(kind)
-            blocks = step["shape"]["blocks"].items()
-            rows.append({**row, "blocks": " ".join(f"{name}:{'+'.join(map(str, inner))}" for name, inner in blocks)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_step(run, step) for run in results.runs for step in run.steps])
+
+
+def _step(run: Searched, step: dict[str, Any]) -> dict[str, Any]:
+    number, blocks = step["number"], step["shape"]["blocks"].items()
+    row = {**_keys(run), "step": number, "kind": step["kind"], **_counts(step), "removed": run.removed[number]}
+    row |= {"accuracy": float(np.mean(run.hits(number))), "n": len(run.labels)}
+    for kind in ("layer", "neurons"):
+        row |= {f"{kind}_{name}": step["removed"].get(kind, {}).get(name) for name in COUNTS}
+        row[f"{kind}_score"] = step["scores"].get(kind)
+    return row | {"blocks": " ".join(f"{name}:{'+'.join(map(str, inner))}" for name, inner in blocks)}
 
 
 @lru_cache(maxsize=1)  # thousands of intervals, for the file and for the page
 def robustness(results: Results) -> Table:
-    """Compares the networks along the way with the dense ones under every condition: shares, with intervals.
-
-    Conditions by themselves, and grouped; grouped ones of the last networks for each class, too.
-    """
+    """Compares networks with the dense ones under every condition, by itself and grouped; the last for each class."""
     groups = grouped(results.conditions)
     single = {name: [name] for names in groups.values() if len(names) > 1 for name in names}
     labels = sorted({int(label) for run in results.runs for label in np.unique(run.labels)})
@@ -83,10 +79,7 @@ def _change(networks: Networks, conditions: Sequence[str], label: int | None) ->
 
 
 def costs(results: Results, watts: float, grams_per_kwh: float, *, mean: bool = False) -> Table:
-    """Lists for every run what its last network costs, what the search cost, and when that is paid for.
-
-    ``mean`` averages over seeds; energy and break-even are then those of the mean times.
-    """
+    """Lists for every run, or for the means over seeds, what network and search cost, and when that is paid for."""
     frame = pd.DataFrame([{**_keys(run), **_measured(run)} for run in results.runs])
     if mean:
         ends = {name: name.rpartition("_")[2] for name in frame.columns.drop(["seed", "budget", "chooser"])}
@@ -104,11 +97,7 @@ def _counts(step: dict[str, Any]) -> dict[str, int]:
 
 
 def _measured(run: Searched) -> dict[str, Any]:
-    """Lists sizes, latencies and the seconds of a search: by part, in all, of its first step, and of the later ones.
-
-    What the first step takes includes compilation.  ``deciding`` is the share of the criterion and the choice in the
-    time of the later steps.
-    """
+    """Lists sizes, latencies and seconds; those of the first step include compilation, so that others are apart."""
     row: dict[str, Any] = {"removed": run.removed[-1]}
     for name in COUNTS:
         row |= {f"{name}_dense": run.steps[0][name], name: run.steps[-1][name]}
@@ -127,20 +116,15 @@ def _measured(run: Searched) -> dict[str, Any]:
 def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, float]:
     energy = partial(cost.estimate, watts=watts, grams_per_kwh=grams_per_kwh)
     before, after = (energy(row[f"seconds_64{end}"] * EXAMPLES / 64) for end in ("_dense", ""))
-    kwh = grams = pays = np.nan
+    found = dict.fromkeys(("search_kwh", "search_grams"), np.nan)
+    found |= {"million_seconds_dense": before.seconds, "million_seconds": after.seconds}
+    found |= {"million_kwh_saved": before.kwh - after.kwh, "million_grams_saved": before.grams - after.grams}
+    found["break_even_examples"] = np.nan
     if row["search"] > 0:
         search = energy(row["search"])
-        kwh, grams = search.kwh, search.grams
-        pays = cost.saving(before, after, search=search, examples=EXAMPLES).break_even_kwh or np.nan
-    return {
-        "search_kwh": kwh,
-        "search_grams": grams,
-        "million_seconds_dense": before.seconds,
-        "million_seconds": after.seconds,
-        "million_kwh_saved": before.kwh - after.kwh,
-        "million_grams_saved": before.grams - after.grams,
-        "break_even_examples": pays,
-    }
+        pays = cost.saving(before, after, search=search, examples=EXAMPLES).break_even_kwh
+        found |= {"search_kwh": search.kwh, "search_grams": search.grams, "break_even_examples": pays or np.nan}
+    return found
 
 
 def comparisons(runs: Sequence[Searched]) -> Iterator[dict[str, Any]]:
