@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from experiments.joint.results import CONTROLS, Results, Searched, evenly, hits_of, mean_removed, radius
@@ -22,7 +21,6 @@ _MOST = 9
 """Networks in a row at most; of longer runs some are left out, evenly."""
 SEEDS = 3
 """Seeds in the strips: the first ones."""
-_REMOVED = "operations removed (%)"
 _LABELS = {
     "cka": "CKA",
     **{f"cka-{kind}": f"CKA ({kind})" for kind in ("biased", "rbf", "minibatch", "streaming")},
@@ -34,6 +32,10 @@ _LABELS = {
 }
 BUDGETS = {"macs": "operations", "parameters": "parameters", "filters": "filters", "latency": "latency"}
 """What a budget counts, in words."""
+
+_DENSE = {"color": _INK, "linestyle": "--", "linewidth": 1, "label": "dense"}
+_TUNED = {"color": _INK, "linestyle": ":", "linewidth": 1.4, "label": _LABELS[CONTROL]}
+_CHANCE = {"color": _SOFT, "linestyle": ":", "linewidth": 1.2, "label": "chance"}
 
 
 def label(chooser: str) -> str:
@@ -72,22 +74,20 @@ def accuracies(results: Results) -> Figure:
             for chooser in results.pruning(budget):
                 _mean_line(axis, results, budget, chooser)
             runs = [run for chooser in results.choosers for run in results.of(budget, chooser)]
-            _dense_line(axis, float(np.mean([run.accuracies()[0] for run in runs])))
+            axis.axhline(np.mean([run.accuracies()[0] for run in runs]), **_DENSE)
             if tuned := [run.accuracies()[-1] for run in results.of(budget, CONTROL)]:
-                _control_line(axis, float(np.mean(tuned)))
+                axis.axhline(np.mean(tuned), **_TUNED)
             axis.set_title(f"steps of equal {BUDGETS[budget]}" if len(results.budgets) > 1 else "")
         lowest, _ = axes[0, 0].get_ylim()
         axes[0, 0].set(ylim=(lowest, 1.01), ylabel="accuracy")
-        if 1 / results.classes > lowest:
-            for axis in axes[0]:
-                axis.axhline(1 / results.classes, color=_SOFT, linestyle=":", linewidth=1.2, label="chance")
-        return _finished(drawn, axes, _REMOVED)
+        for axis in axes[0] if 1 / results.classes > lowest else ():
+            axis.axhline(1 / results.classes, **_CHANCE)
+        return _finished(drawn, axes, "operations removed (%)")
 
 
 def scores(results: Results, budget: str) -> Figure | None:
     """Draws the scores of both candidates of every step; None where no chooser compared any."""
-    cells = {chooser: results.of(budget, chooser) for chooser in results.choosers}
-    shown = {chooser: runs for chooser, runs in cells.items() if list(comparisons(runs))}
+    shown = {one: runs for one in results.choosers if list(comparisons(runs := results.of(budget, one)))}
     if not shown:
         return None
     columns = max(map(len, shown.values()))
@@ -158,15 +158,7 @@ def strips(results: Results, budget: str) -> Figure:
         return _finished(drawn, axes, "step")
 
 
-# ----------------------------------------------------------------------------------------------------- what they share
-
-
-def _dense_line(axis: Any, height: float) -> None:
-    axis.axhline(height, color=_INK, linestyle="--", linewidth=1, label="dense")
-
-
-def _control_line(axis: Any, height: float) -> None:
-    axis.axhline(height, color=_INK, linestyle=":", linewidth=1.4, label=label(CONTROL))
+# ------------------------------------------------------------------------------------------------- parts of figures
 
 
 def _finished(drawn: Figure, axes: Any, xlabel: str = "") -> Figure:
@@ -180,9 +172,6 @@ def _finished(drawn: Figure, axes: Any, xlabel: str = "") -> Figure:
     if found:
         drawn.legend(list(found.values()), list(found), loc="outside lower center", ncols=4)
     return drawn
-
-
-# ------------------------------------------------------------------------------------------------------- single panels
 
 
 def _mean_line(axis: Any, results: Results, budget: str, chooser: str) -> None:
@@ -231,7 +220,7 @@ def _changes(results: Results, frame: Table, budget: str, rows: list[list[str]],
         axes = drawn.subplots(len(rows), columns, sharex=True, sharey=len(rows) > 1 and "row", squeeze=False)
         for across, names in zip(axes, rows, strict=True):
             for axis, name in zip(across, names, strict=False):
-                _dense_line(axis, 0)
+                axis.axhline(0, **_DENSE)
                 for place, chooser in enumerate(choosers):
                     one, look = here[(here.chooser == chooser) & (here.condition == name)], style(results, chooser)
                     # Beside each other, so that bars of equal shares can be told apart.
@@ -239,10 +228,10 @@ def _changes(results: Results, frame: Table, budget: str, rows: list[list[str]],
                     axis.vlines(x[1:], 100 * one.low, 100 * one.high, color=look["color"], linewidth=1.1)
                     axis.plot(x, np.r_[0.0, 100 * one.difference], marker=".", label=label(chooser), **look)
                 for value in here[(here.chooser == CONTROL) & (here.condition == name) & here["last"]].difference:
-                    _control_line(axis, 100 * value)
+                    axis.axhline(100 * value, **_TUNED)
                 axis.set_title(condition(name), fontsize=10)
             across[0].set_ylabel("change (points)")
-        return _finished(drawn, axes, _REMOVED)
+        return _finished(drawn, axes, "operations removed (%)")
 
 
 def _silhouette(axis: Any, run: Searched, number: int, before: int) -> None:
@@ -261,37 +250,25 @@ def _silhouette(axis: Any, run: Searched, number: int, before: int) -> None:
 
 
 def _strip(axis: Any, run: Searched, names: Sequence[str]) -> Any:
-    whole = _widths(run.steps[0], names)
-    left = np.stack([_widths(step, names) / whole for step in run.steps], axis=1)
-    look = {"cmap": "YlGnBu", "vmin": 0, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
-    drawing = axis.imshow(np.ma.masked_equal(left, 0), **look)
+    left = np.transpose([_widths(step, names) / _widths(run.steps[0], names) for step in run.steps])
+    axis.patch.set(facecolor=_PAGE, edgecolor=_HATCH, hatch="//////")  # shines through where a block is gone
     axis.grid(False)
-    for block, row in enumerate(left):
-        if np.any(row == 0):
-            start = np.argmin(row) - 0.5  # from here on the block is gone
-            look = {"facecolor": _PAGE, "edgecolor": _HATCH, "hatch": "//////", "linewidth": 0}
-            axis.add_patch(Rectangle((start, block - 0.5), run.last + 0.5 - start, 1, **look))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for place in list(_starts(names).values())[1:]:
         axis.axhline(place - 0.5, color="white", linewidth=1.6)
-    return drawing
-
-
-# ------------------------------------------------------------------------------------------------- blocks of a network
+    look = {"cmap": "YlGnBu", "vmin": 0, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
+    return axis.imshow(np.ma.masked_equal(left, 0), **look)
 
 
 def _widths(step: dict[str, Any], names: Sequence[str]) -> np.ndarray:
-    """Returns the filters inside each of the named blocks; 0 where a block is gone."""
     return np.array([sum(step["shape"]["blocks"].get(name, ())) for name in names])
 
 
 def _blocks(run: Searched) -> list[str]:
-    """Names the blocks of the dense network, in the order of the data."""
     return sorted(run.steps[0]["shape"]["blocks"], key=_place)
 
 
 def _starts(names: Sequence[str]) -> dict[int, int]:
-    """Returns the place of the first block of every stage."""
     return {stage: place for place, (stage, block) in enumerate(map(_place, names)) if block == 0}
 
 

@@ -1,6 +1,6 @@
 """What the study of joint pruning found, and how it was done, in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,9 +26,7 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
         before = f"Steps of equal {BUDGETS[budget]}: " if len(results.budgets) > 1 else ""
         tell = partial(_told, settings, [row for row in tested.itertuples() if row.budget == budget])
         final = frame[(frame.budget == budget) & frame["last"] & (frame["class"] == "all")]
-        pruning = results.pruning(budget)
-        compared, controls = ([name for name in pruning if (name in CONTROLS) == is_one] for is_one in (False, True))
-        said = []
+        compared, said = [name for name in results.pruning(budget) if name not in CONTROLS], []
         for chooser in compared:
             who = label(chooser)
             robust = [tell([chooser], "keeps, corrupted", "keeps, shifted"), *_robust(final, chooser)]
@@ -38,7 +36,7 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
                 (f"What {who} chose.", _chosen(results, budget, chooser)),
                 (f"Robustness, {who}.", " ".join(filter(None, robust)) or _CLEAN),
             ]
-        said.append(("The controls.", tell(controls, "keeps")))
+        said.append(("The controls.", tell(CONTROLS, "keeps")))
         spent = costs[(costs.budget == budget) & costs.chooser.isin(compared)]
         said += [("Cost.", _cost(row)) for row in spent.itertuples()]
         found += [(f"{before}{lead}", text) for lead, text in said if text]
@@ -54,9 +52,8 @@ def paid_after(images: float) -> str:
     return f"{float(f'{images:.2g}'):,.0f} images" if images > 0 else "never"
 
 
-def _told(settings: Any, rows: list[Any], choosers: list[str], *claims: str) -> str:
-    chosen = [row for name in choosers for row in rows if row.chooser == name and row.claim in claims]
-    return " ".join(_verdict(settings, row) for row in chosen)
+def _told(settings: Any, rows: Sequence[Any], choosers: Sequence[str], *claims: str) -> str:
+    return " ".join(_verdict(settings, row) for row in rows if row.chooser in choosers and row.claim in claims)
 
 
 def _verdict(settings: Any, row: Any) -> str:

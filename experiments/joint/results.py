@@ -195,9 +195,8 @@ def evenly(count: int, steps: int) -> list[int]:
 def grouped(conditions: Sequence[str]) -> dict[str, list[str]]:
     """Groups conditions: clean, corrupted and shifted each as one, every attack by itself.
 
-    >>> grouped(["clean", "corrupted/fog-1", "corrupted/fog-3", "transfer/pgd-2/255"])
-    {'clean': ['clean'], 'corrupted': ['corrupted/fog-1', 'corrupted/fog-3'],
-    'transfer/pgd-2/255': ['transfer/pgd-2/255']}
+    >>> grouped(["corrupted/fog-1", "corrupted/fog-3", "transfer/pgd-2/255"])
+    {'corrupted': ['corrupted/fog-1', 'corrupted/fog-3'], 'transfer/pgd-2/255': ['transfer/pgd-2/255']}
     """
     found: dict[str, list[str]] = {}
     for name in conditions:
