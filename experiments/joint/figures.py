@@ -202,13 +202,10 @@ def _candidates(axis: Any, run: Searched) -> None:
             continue
         axis.vlines(number, min(found.values()), max(found.values()), color=ONLY_CANDIDATE, linewidth=1, zorder=1)
         for kind, value in found.items():
-            kept, beside = (
-                kind == step["kind"],
-                -0.08 if kind == "layer" else 0.08,
-            )  # so that near ties can be told apart
+            name, fill = ("removed", COLOURS[kind]) if kind == step["kind"] else ("not kept", "white")
             look = {"marker": MARKERS[kind], "color": COLOURS[kind], "markersize": 6.5, "linestyle": ""}
-            look |= {"markerfacecolor": COLOURS[kind] if kept else "white"}
-            axis.plot(number + beside, value, label=f"{kind} {'removed' if kept else 'not kept'}", **look)
+            beside = -0.08 if kind == "layer" else 0.08  # so that near ties can be told apart
+            axis.plot(number + beside, value, markerfacecolor=fill, label=f"{kind} {name}", **look)
     axis.margins(y=0.16)
     axis.set_xlim(0.4, run.last + 0.6)
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from experiments.joint.figures import BUDGETS, label
-from experiments.joint.results import CONTROLS, SLACK, Results, dense_of, differences, hits_of, margin_of
+from experiments.joint.results import CONTROLS, SLACK, Results, Searched, dense_of, differences, hits_of, margin_of
 from experiments.joint.settings import CONTROL, FRACTIONS, quirks
 from experiments.joint.tables import comparisons
 from experiments.shared.pages import counted, few_seeds, joined, percent, points
@@ -33,7 +33,7 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
             said += [
                 (f"{who}.", tell([chooser], "keeps", "keeps, equal training")),
                 (f"{who} against the controls.", tell([chooser], *(f"beats {name}" for name in CONTROLS))),
-                (f"What {who} chose.", _chosen(results, budget, chooser)),
+                (f"What {who} chose.", _chosen(results.pruned(budget, chooser))),
                 (f"Robustness, {who}.", " ".join(filter(None, robust)) or _CLEAN),
             ]
         said.append(("The controls.", tell(CONTROLS, "keeps")))
@@ -93,8 +93,7 @@ def _dense(results: Results) -> str:
     return f"{sentence} Tuned for as many steps as a search takes, without pruning, it changes by {changed}."
 
 
-def _chosen(results: Results, budget: str, chooser: str) -> str:
-    runs = results.pruned(budget, chooser)
+def _chosen(runs: Sequence[Searched]) -> str:
     total, kinds = sum(run.last for run in runs), [step["kind"] for step in comparisons(runs)]
     if not kinds:
         return f"It never had two candidates to compare, in any of {total} steps."

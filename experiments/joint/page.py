@@ -139,8 +139,9 @@ def _robustness_tables(page: report.Page, frame: Table, who: str) -> None:
     final, by_class = frame[frame["last"]], frame[frame["class"] != "all"]
     groups = list(dict.fromkeys(by_class.condition))
     rows = frame[frame.condition.isin(groups) & (frame["class"] == "all")]
-    rows = rows.assign(row=rows.condition.map(condition), column=rows.removed.map(percent))
-    _changes(page, f"{who}: all conditions, by the share of operations removed", rows)
+    rows, shares = rows.assign(row=rows.condition.map(condition)), dict(zip(rows.checkpoint, rows.removed, strict=True))
+    caption = f"{who}: all conditions, by the share of operations removed"
+    _changes(page, caption, rows, "checkpoint", lambda one: percent(shares[one]))  # two shares can read alike
     rows = final[final.condition.str.startswith("corrupted/")]
     parts = rows.condition.str.removeprefix("corrupted/").str.replace("_", " ").str.rsplit("-", n=1)
     rows = rows.assign(row=parts.str[0], column="severity " + parts.str[1])
@@ -154,15 +155,16 @@ def _robustness_tables(page: report.Page, frame: Table, who: str) -> None:
     _changes(page, f"{who}: last networks, by class{others}", rows)
 
 
-def _changes(page: report.Page, caption: str, changes: Table) -> None:
-    """Adds changes of accuracy by their columns ``row`` and ``column``; nothing where there are none."""
-    heads = list(dict.fromkeys(changes.column))
-    listed = []
+def _changes(
+    page: report.Page, caption: str, changes: Table, across: str = "column", head: Callable[[Any], str] = str
+) -> None:
+    """Adds changes of accuracy, ``row`` down and a column of theirs across; nothing where there are none."""
+    heads, listed = list(dict.fromkeys(changes[across])), []
     for name, cells in changes.groupby("row", sort=False):
-        found = {one.column: _change(one) for one in cells.itertuples()}
-        listed.append([str(name), *(found.get(head, "") for head in heads)])
+        found = {getattr(one, across): _change(one) for one in cells.itertuples()}
+        listed.append([str(name), *(found.get(one, "") for one in heads)])
     if listed:
-        page.table(caption, ["", *heads], listed, folded=True)
+        page.table(caption, ["", *map(head, heads)], listed, folded=True)
 
 
 def _change(row: Any) -> Cell:

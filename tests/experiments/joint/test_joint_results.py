@@ -447,6 +447,13 @@ def test_compose_is_made_of_any_subset_of_runs(tmp_path, found):
     assert not re.search(r">nan\b|\bnan (points|%|g|images)", text)
 
 
+def test_compose_keeps_networks_apart_whose_shares_of_operations_read_alike(tmp_path):
+    found = record()
+    found["metrics"]["steps"][2]["macs"] = found["metrics"]["steps"][4]["macs"]
+    text, _ = write(tmp_path, [found])
+    assert "<th></th><th>80 %</th><th>80 %</th>" in text
+
+
 def test_compose_of_the_same_records_is_the_same_and_names_the_papers_choices(tmp_path):
     settings: dict[str, Any] = {"paper": True, "choosers": ("cka",), "target": 0.0}
     found = [record()]
