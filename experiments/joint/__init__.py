@@ -5,6 +5,7 @@ both are tuned briefly; the chooser keeps one, which is tuned for longer (after 
 as a network that loads by itself.  Choosers and budgets are compared side by side, from the same dense networks.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -31,47 +32,34 @@ def prepare(settings: Settings, inputs: Inputs, seed: int) -> World:
     parts = jp.data.split(images.labels, images.name, seed, FRACTIONS)
     data = {name: jp.data.select(images, indices) for name, indices in parts.items()}
     module = jp.models.resnet_cifar(settings.depth, len(images.classes), settings.width, keras=settings.keras)
-    dense = pretrain(settings, module, seed, data["training"])
-    suite = conditions(settings, data["test"], seed).against(dense)
-    return World(settings.out, inputs.fingerprint, data, module, dense, suite)
-
-
-def pretrain(settings: Settings, module: Any, seed: int, data: dict[str, Any]) -> jp.Network:
-    """Trains the dense network, or loads the checkpoint of an earlier run."""
-    variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
-    return trained(
+    variables = jax.jit(module.init)(jax.random.key(seed), data["training"]["image"][:1])
+    dense = trained(
         settings.out,
         jp.Network.from_linen(module, variables, train={"train": True}),
         LOSS,
         transformation(settings.optimizer, settings.pretrain_rate, settings.pretrain_steps),
-        data,
+        data["training"],
         {"module": module.describe(), "optimizer": settings.optimizer, "rate": settings.pretrain_rate},
         steps=settings.pretrain_steps,
         batch_size=settings.batch_size,
         seed=seed,
         progress=f"pretraining, seed {seed}",
     )
+    suite = conditions(settings, data["test"], seed).against(dense)
+    return World(settings.out, inputs.fingerprint, data, module, dense, suite)
 
 
 def conditions(settings: Settings, test: dict[str, Any], seed: int) -> robustness.Suite:
     """Makes the test images under every corruption and shift, and configures the attacks."""
-    changed = lambda images: batches({**test, "image": images})  # noqa: E731
-    attacks = {}
+    attacks, levels = {}, itertools.product(jp.data.CORRUPTIONS, settings.severities)
     for epsilon in settings.epsilons:
         name = RADIUS.format(255 * epsilon)
         attacks[f"fgsm-{name}"] = partial(robustness.fgsm, epsilon=epsilon)
         attacks[f"pgd-{name}"] = partial(robustness.pgd, epsilon=epsilon, step_size=epsilon / 4, steps=10)
-    return robustness.Suite(
-        LOSS,
-        batches(test),
-        corrupted={
-            f"{name}-{severity}": changed(jp.data.corrupt(test["image"], name, severity, seed))
-            for name in jp.data.CORRUPTIONS
-            for severity in settings.severities
-        },
-        shifted={name: changed(jp.data.shift(test["image"], name, seed)) for name in jp.data.SHIFTS},
-        attacks=attacks,
-    )
+    corrupted = {f"{name}-{level}": jp.data.corrupt(test["image"], name, level, seed) for name, level in levels}
+    shifted = {name: jp.data.shift(test["image"], name, seed) for name in jp.data.SHIFTS}
+    cut = lambda found: {name: batches({**test, "image": images}) for name, images in found.items()}  # noqa: E731
+    return robustness.Suite(LOSS, batches(test), corrupted=cut(corrupted), shifted=cut(shifted), attacks=attacks)
 
 
 def measure(world: World, run: Run) -> dict[str, Any]:
@@ -81,8 +69,8 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     reopened = partial(jp.structured.reopen, world.module, world.dense)
     described = [
         {
-            **{name: getattr(step, name) for name in ("number", "kind", "macs", "parameters", "filters")},
-            **{"removed": step.removed, "scores": step.scores, "shape": step.specification.describe()},
+            **{name: getattr(step, name) for name in ("number", "kind", *tables.COUNTS, "removed", "scores")},
+            "shape": step.specification.describe(),
             "hits": as_text(transfer.correct(reopened(step), batches(test))),
         }
         for step in steps
@@ -91,21 +79,19 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     for number in evenly(run.checkpoints, len(steps)):
         hits = world.dense_hits if number == 0 else world.suite.hits(reopened(steps[number]))
         robust[str(number)] = {name: as_text(each) for name, each in hits.items()}
-    metrics = {"steps": described, "robustness": robust, "labels": test["label"].tolist()}
-    return {**metrics, "provenance": timed(world, steps)}
+    found = {"latency": latencies(world, steps), "search_seconds": [step.seconds for step in steps[1:]]}
+    return {"steps": described, "robustness": robust, "labels": test["label"].tolist(), "provenance": found}
 
 
-def timed(world: World, steps: Sequence[Step]) -> dict[str, Any]:
-    """Measures the latency of the last network against the dense one, and what the search took."""
-    pair = {"dense": steps[0].network, "pruned": steps[-1].network}
+def latencies(world: World, steps: Sequence[Step]) -> dict[str, Any]:
+    """Measures the latency of the last network against the dense one."""
+    pair, images = {"dense": steps[0].network, "pruned": steps[-1].network}, world.data["test"]["image"]
     latency = {}
     for size in tables.BATCHES:
-        found = jp.cost.compare(pair, np.resize(world.data["test"]["image"], (size, *world.image_shape)))
-        latency[str(size)] = {
-            **{name: one.seconds for name, one in found.latencies.items()},
-            "ratio": [found.ratios["pruned"].median, found.ratios["pruned"].low, found.ratios["pruned"].high],
-        }
-    return {"latency": latency, "search_seconds": [step.seconds for step in steps[1:]]}
+        found = jp.cost.compare(pair, np.resize(images, (size, *world.image_shape)))
+        ratio, seconds = found.ratios["pruned"], {name: one.seconds for name, one in found.latencies.items()}
+        latency[str(size)] = {**seconds, "ratio": [ratio.median, ratio.low, ratio.high]}
+    return latency
 
 
 def said(run: Run, metrics: dict[str, Any]) -> str:
@@ -117,7 +103,6 @@ def said(run: Run, metrics: dict[str, Any]) -> str:
 
 def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
     """Says what of the authors' choices a study with ``--paper`` has."""
-    del inputs
     for quirk in quirks(settings):
         console.print(f"paper: {quirk}", markup=False, highlight=False)
 
@@ -130,9 +115,9 @@ STUDY = study.Study(
     shared=lambda run: run.seed,
     prepare=prepare,
     measure=measure,
-    results=lambda inputs, records: Results(records),
     claims=claims,
     page=page.compose,
+    results=lambda inputs, records: Results(records),
     tables=tables.further,
     said=said,
     summary=page.summary,

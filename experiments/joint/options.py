@@ -1,57 +1,45 @@
-"""What words of the command line mean in a search: criteria, choosers and budgets by name."""
+"""What words of the command line mean in a search; choosers and budgets are given the batches that choosers see."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 import jaxprune as jp
-from jaxprune.structured import Chooser, Criterion
+from jaxprune.structured import Chooser, Criterion, budgets, choosers, criteria, effects
 from jaxprune.structured.budgets import Budget
-from jaxprune.types import Loss
 
+LOSS = jp.losses.cross_entropy
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """What criteria, choosers and budgets of a search may be configured with."""
-
-    loss: Loss
-    seed: int
-    share: float | None
-    images: Any
-    """Batches that the chooser sees."""
-
-
-CRITERIA: Mapping[str, Callable[[SearchOptions], Criterion]] = {
-    "second-order": lambda o: jp.structured.effects.second_order(o.loss),
-    "kernel-block": lambda o: jp.structured.effects.kernel_block(o.loss),
-    "kl": lambda o: jp.structured.effects.kl(),
-    "kl-twice": lambda o: jp.structured.effects.kl(softmax_twice=True),
-    "cka": lambda o: jp.structured.effects.cka(),
-    "l1": lambda o: jp.structured.criteria.l1(),
-    "l2": lambda o: jp.structured.criteria.l2(),
-    "batchnorm": lambda o: jp.structured.criteria.batchnorm_scale(),
-    "activation": lambda o: jp.structured.criteria.activation(),
-    "random": lambda o: jp.structured.criteria.random(jax.random.key(o.seed)),
+CRITERIA: Mapping[str, Callable[[Any], Criterion]] = {
+    "second-order": lambda run: effects.second_order(LOSS),
+    "kernel-block": lambda run: effects.kernel_block(LOSS),
+    "kl": lambda run: effects.kl(),
+    "kl-twice": lambda run: effects.kl(softmax_twice=True),
+    "cka": lambda run: effects.cka(),
+    "l1": lambda run: criteria.l1(),
+    "l2": lambda run: criteria.l2(),
+    "batchnorm": lambda run: criteria.batchnorm_scale(),
+    "activation": lambda run: criteria.activation(),
+    "random": lambda run: criteria.random(jax.random.key(run.seed)),
 }
 
-CHOOSERS: Mapping[str, Callable[[SearchOptions], Chooser]] = {
-    "cka": lambda o: jp.structured.choosers.cka(o.images),
-    "cka-biased": lambda o: jp.structured.choosers.cka(o.images, kind="biased"),
-    "cka-rbf": lambda o: jp.structured.choosers.cka(o.images, kind="rbf"),
-    "cka-minibatch": lambda o: jp.structured.choosers.cka(o.images, kind="minibatch"),
-    "cka-streaming": lambda o: jp.structured.choosers.cka(o.images, kind="streaming"),
-    "procrustes": lambda o: jp.structured.choosers.procrustes(o.images),
-    "accuracy": lambda o: jp.structured.choosers.accuracy(o.images),
-    "random": lambda o: jp.structured.choosers.random(o.seed),
-    "always-layer": lambda o: jp.structured.choosers.always("layer"),
-    "always-neurons": lambda o: jp.structured.choosers.always("neurons"),
+CHOOSERS: Mapping[str, Callable[[Any, Any], Chooser]] = {
+    "cka": lambda run, seen: choosers.cka(seen),
+    "cka-biased": lambda run, seen: choosers.cka(seen, kind="biased"),
+    "cka-rbf": lambda run, seen: choosers.cka(seen, kind="rbf"),
+    "cka-minibatch": lambda run, seen: choosers.cka(seen, kind="minibatch"),
+    "cka-streaming": lambda run, seen: choosers.cka(seen, kind="streaming"),
+    "procrustes": lambda run, seen: choosers.procrustes(seen),
+    "accuracy": lambda run, seen: choosers.accuracy(seen),
+    "random": lambda run, seen: choosers.random(run.seed),
+    "always-layer": lambda run, seen: choosers.always("layer"),
+    "always-neurons": lambda run, seen: choosers.always("neurons"),
 }
 
-BUDGETS: Mapping[str, Callable[[SearchOptions], Budget]] = {
-    "macs": lambda o: jp.structured.budgets.macs(o.share),
-    "parameters": lambda o: jp.structured.budgets.parameters(o.share),
-    "filters": lambda o: jp.structured.budgets.filters(),
-    "latency": lambda o: jp.structured.budgets.latency(o.images[0]["image"], o.share),
+BUDGETS: Mapping[str, Callable[[Any, Any], Budget]] = {
+    "macs": lambda run, seen: budgets.macs(run.share or None),
+    "parameters": lambda run, seen: budgets.parameters(run.share or None),
+    "filters": lambda run, seen: budgets.filters(),
+    "latency": lambda run, seen: budgets.latency(seen[0]["image"], run.share or None),
 }

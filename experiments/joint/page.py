@@ -1,6 +1,7 @@
 """The page of the study of joint pruning: what was found, with its figures and tables."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rich.console import Group
@@ -38,7 +39,6 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         f"{_count(results)}",
     )
     _shapes(page, results)
-    _scores(page, results)
     _robustness(page, results, frame)
     page.section("What it costs, and what it saves")
     _cost_table(page, settings, results, costs)
@@ -51,7 +51,6 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
 
 def summary(settings: Any, results: Results, tested: Table) -> Group:
     """Makes what is printed: how many claims hold, and which choices of the authors' code were taken."""
-    del results
     return Group(*(f"paper: {quirk}" for quirk in quirks(settings)), tally(tested))
 
 
@@ -73,6 +72,9 @@ def _steps_of(results: Results, budget: str) -> str:
 
 def _shapes(page: report.Page, results: Results) -> None:
     page.section("The shape of the network")
+    rows = "all seeds"
+    if len(results.seeds) > figures.SEEDS:
+        rows = f"the first {figures.SEEDS} of {len(results.seeds)} seeds"
     for budget in results.budgets:
         first = next(run.seed for run in results.runs if run.budget == budget and run.chooser in results.choosers)
         page.drawing(
@@ -81,25 +83,20 @@ def _shapes(page: report.Page, results: Results) -> None:
             "has filters inside; data flows down, through three stages. Colour shows what went since the network to "
             "the left. Above each: the share of operations that is gone, and the accuracy.",
         )
-        some = f"the first {figures.SEEDS} of {len(results.seeds)} seeds"
         page.drawing(
             figures.strips(results, budget),
             f"{_steps_of(results, budget)}The share of its filters that every block has left, step by step; hatched "
-            f"where the block is gone. Rows: {some if len(results.seeds) > figures.SEEDS else 'all seeds'}.",
+            f"where the block is gone. Rows: {rows}.",
         )
-
-
-def _scores(page: report.Page, results: Results) -> None:
     page.section("What the choosers saw")
-    drawings = {budget: figures.scores(results, budget) for budget in results.budgets}
+    drawings = {budget: drawn for budget in results.budgets if (drawn := figures.scores(results, budget))}
     for budget, drawn in drawings.items():
-        if drawn is not None:
-            page.drawing(
-                drawn,
-                f"{_steps_of(results, budget)}The scores of both candidates of a step, after brief tuning; filled: the "
-                "one that was kept, always the higher. Grey at the foot: only one candidate could be made.",
-            )
-    if not any(drawings.values()):
+        page.drawing(
+            drawn,
+            f"{_steps_of(results, budget)}The scores of both candidates of a step, after brief tuning; filled: the "
+            "one that was kept, always the higher. Grey at the foot: only one candidate could be made.",
+        )
+    if not drawings:
         page.text("No chooser of this study compared two candidates.")
 
 
@@ -114,16 +111,15 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         "gradients are small, not because it is robust. Images made on dense are made against that very network, so "
         "any other tends to do better on them."
     )
-    names = grouped(results.conditions).get("corrupted", [])
-    corruptions = f"{len({name.rsplit('-', 1)[0] for name in names})} corruptions and all severities"
+    names = {name.rsplit("-", 1)[0] for name in grouped(results.conditions).get("corrupted", [])}
     for budget in filter(results.pruning, results.budgets):
         before = _steps_of(results, budget)
         page.drawing(
             figures.robustness(results, frame, budget),
             f"{before}Change of accuracy from the dense network in points, with 95 % bootstrap intervals over seeds "
-            f"and images. Corrupted: mean over {corruptions}. {_count(results)}",
+            f"and images. Corrupted: mean over {len(names)} corruptions and all severities. {_count(results)}",
         )
-        if (drawn := figures.attacks(results, frame, budget)) is not None:
+        if drawn := figures.attacks(results, frame, budget):
             caption = "The same under attack. White-box: made on the network itself; made on dense: one set of images "
             page.drawing(drawn, f"{before}{caption}for all networks of a seed.")
         page.text(
@@ -132,49 +128,43 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         )
         for chooser in results.pruning(budget):
             here = frame[(frame.budget == budget) & (frame.chooser == chooser)]
-            _robustness_tables(page, results, here, f"{before}{label(chooser)}")
+            _robustness_tables(page, here, f"{before}{label(chooser)}")
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def _robustness_tables(page: report.Page, results: Results, frame: Table, who: str) -> None:
+def _robustness_tables(page: report.Page, frame: Table, who: str) -> None:
     """Adds what a chooser's networks lose under every condition: along the way, by corruption, and by class."""
-    groups, final = list(grouped(results.conditions)), frame[frame["last"]]
+    final, by_class = frame[frame["last"]], frame[frame["class"] != "all"]
+    groups = list(dict.fromkeys(by_class.condition))
     rows = frame[frame.condition.isin(groups) & (frame["class"] == "all")]
-    shares = {row.checkpoint: percent(row.removed) for row in frame.itertuples()}
+    rows, shares = rows.assign(row=rows.condition.map(condition)), dict(zip(rows.checkpoint, rows.removed, strict=True))
     caption = f"{who}: all conditions, by the share of operations removed"
-    _changes(page, caption, rows, ("condition", condition), ("checkpoint", shares.__getitem__))
-    rows = final[final.condition.str.startswith("corrupted/") & (final["class"] == "all")]
+    _changes(page, caption, rows, "checkpoint", lambda one: percent(shares[one]))  # two shares can read alike
+    rows = final[final.condition.str.startswith("corrupted/")]
     parts = rows.condition.str.removeprefix("corrupted/").str.replace("_", " ").str.rsplit("-", n=1)
-    rows = rows.assign(corruption=parts.str[0], severity=parts.str[1])
-    caption = f"{who}: last networks, by corruption and severity"
-    _changes(page, caption, rows, ("corruption", str), ("severity", "severity {}".format))
-    attacks = [name for name in groups if "/" in name]
-    far = max(map(radius, attacks), default=0.0)
-    listed = [name for name in groups if name not in attacks or radius(name) == far]
-    rows = final[(final["class"] != "all") & final.condition.isin(listed)]
+    rows = rows.assign(row=parts.str[0], column="severity " + parts.str[1])
+    _changes(page, f"{who}: last networks, by corruption and severity", rows)
+    far = max((radius(name) for name in groups if "/" in name), default=None)
+    rows = by_class[[("/" not in name) or radius(name) == far for name in by_class.condition]]
     sizes = rows.groupby("class").n.max()
-    rows = rows.assign(name=[f"{one} (n = {sizes[one]})" for one in rows["class"]])
-    caption = f"{who}: last networks, by class"
-    caption += f"; attacks with ε = {far:g}/255, others in robustness.csv" if attacks else ""
-    short = lambda name: condition(name).split(", ε")[0].replace("made on ", "")  # noqa: E731
-    _changes(page, caption, rows, ("name", str), ("condition", short))
+    columns = [condition(name).split(", ε")[0].replace("made on ", "") for name in rows.condition]
+    rows = rows.assign(row=[f"{one} (n = {sizes[one]})" for one in rows["class"]], column=columns)
+    others = f"; attacks with ε = {far:g}/255, others in robustness.csv" if far is not None else ""
+    _changes(page, f"{who}: last networks, by class{others}", rows)
 
 
-Named = tuple[str, Callable[[Any], str]]
-"""A column of a table, and what its values are called."""
-
-
-def _changes(page: report.Page, caption: str, rows: Table, down: Named, across: Named) -> None:
-    """Adds changes of accuracy, one column of their table down and another across; nothing where there are none."""
-    heads = list(dict.fromkeys(rows[across[0]]))
-    listed = []
-    for name, cells in rows.groupby(down[0], sort=False):
-        found = {getattr(row, across[0]): _change(row) for row in cells.itertuples()}
-        listed.append([down[1](name), *(found.get(one, "") for one in heads)])
+def _changes(
+    page: report.Page, caption: str, changes: Table, across: str = "column", head: Callable[[Any], str] = str
+) -> None:
+    """Adds changes of accuracy, ``row`` down and a column of theirs across; nothing where there are none."""
+    heads, listed = list(dict.fromkeys(changes[across])), []
+    for name, cells in changes.groupby("row", sort=False):
+        found = {getattr(one, across): _change(one) for one in cells.itertuples()}
+        listed.append([str(name), *(found.get(one, "") for one in heads)])
     if listed:
-        page.table(caption, ["", *map(across[1], heads)], listed, folded=True)
+        page.table(caption, ["", *map(head, heads)], listed, folded=True)
 
 
 def _change(row: Any) -> Cell:
@@ -187,60 +177,61 @@ def _change(row: Any) -> Cell:
 def _cost_table(page: report.Page, settings: Any, results: Results, costs: Table) -> None:
     """Adds what the last networks cost, what the searches took, and the energy estimated from both."""
     rows = [row for row in costs.itertuples() if row.chooser in results.choosers]
-    spent = lambda name: lambda row: f"{getattr(row, name):.1f}" if row.search > 0 else "–"  # noqa: E731
+    share = lambda name: lambda row: percent(getattr(row, name) / getattr(row, f"{name}_dense"))  # noqa: E731
+    number = lambda name, form=".1f": lambda row: format(getattr(row, name), form)  # noqa: E731
+    searched = lambda write: lambda row: write(row) if row.search > 0 else "–"  # noqa: E731
     quantities: dict[str, Callable[[Any], str]] = {
-        "operations, of the dense network's": lambda row: percent(row.macs / row.macs_dense),
-        "parameters": lambda row: percent(row.parameters / row.parameters_dense),
-        "filters": lambda row: percent(row.filters / row.filters_dense),
-        "time at batch 1": lambda row: _ratio(row.ratio_1, row.ratio_1_low, row.ratio_1_high),
-        "time at batch 64": lambda row: _ratio(row.ratio_64, row.ratio_64_low, row.ratio_64_high),
-        "search, in all (s)": spent("search"),
-        "search, first step, which contains compilation (s)": spent("search_first"),
-        **{f"search, later steps: {part} (s)": spent(f"later_{part}") for part in tables.PARTS},
+        "operations, of the dense network's": share("macs"),
+        "parameters": share("parameters"),
+        "filters": share("filters"),
+        **{f"time at batch {size}": partial(_ratio, size=size) for size in tables.BATCHES},
+        "search, in all (s)": searched(number("search")),
+        "search, first step, which contains compilation (s)": searched(number("search_first")),
+        **{f"search, later steps: {part} (s)": searched(number(f"later_{part}")) for part in tables.PARTS},
         "of the later steps, criterion and choice": lambda row: percent(row.deciding) if row.search_later > 0 else "–",
-        "million images, dense (s)": lambda row: f"{row.million_seconds_dense:.1f}",
-        "million images (s)": lambda row: f"{row.million_seconds:.1f}",
-        "million images, saved (g of CO2 equivalents)": lambda row: f"{row.million_grams_saved:.2g}",
-        "search (g of CO2 equivalents)": lambda row: f"{row.search_grams:.2g}" if row.search > 0 else "–",
-        "the search pays after": lambda row: findings.paid_after(row.break_even_examples) if row.search > 0 else "–",
+        "million images, dense (s)": number("million_seconds_dense"),
+        "million images (s)": number("million_seconds"),
+        "million images, saved (g of CO2 equivalents)": number("million_grams_saved", ".2g"),
+        "search (g of CO2 equivalents)": searched(number("search_grams", ".2g")),
+        "the search pays after": searched(lambda row: findings.paid_after(row.break_even_examples)),
     }
-    heads = [f"{_steps_of(results, row.budget)}{label(row.chooser)}" for row in rows]
     page.table(
         "The last networks and the searches, means over seeds. Times are measured; beside those of a network the "
         "lowest and the highest quartile of all seeds. Grams are estimated: measured time, here at batch 64, × "
         f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, both as stated and neither measured.",
-        ["", *heads],
-        [[name, *(write(row) for row in rows)] for name, write in quantities.items()],
+        ["", *(f"{_steps_of(results, row.budget)}{label(row.chooser)}" for row in rows)],
+        [[name, *map(write, rows)] for name, write in quantities.items()],
     )
 
 
-def _ratio(mean: float, low: float, high: float) -> str:
+def _ratio(row: Any, size: int) -> str:
+    mean, low, high = (getattr(row, f"ratio_{size}{end}") for end in ("", "_low", "_high"))
     return f"{percent(mean)} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _networks_table(page: report.Page, results: Results) -> None:
     """Adds where the networks lie, and how to load one."""
     folders = {run: trajectory_folder(run.config, run.provenance["data"]) for run in results.runs}
+    names = {run: f"{label(run.chooser)}, {BUDGETS[run.budget]}, seed {run.seed}" for run in results.runs}
     page.table(
         "Where the networks lie, beside this page: step_000 is the dense one",
         ["", "folder", "last"],
-        [
-            [f"{label(run.chooser)}, {BUDGETS[run.budget]}, seed {run.seed}", folder, f"step_{run.last:03}"]
-            for run, folder in folders.items()
-        ],
+        [[names[run], folder, f"step_{run.last:03}"] for run, folder in folders.items()],
         folded=True,
     )
     example = min(results.runs, key=lambda run: run.chooser in (*CONTROLS, CONTROL))
-    folder, step = folders[example], f"step_{example.last:03}"
     page.text(
         "What every step removed, what it left and what the chooser gave both candidates is in steps.csv. Each network "
         "loads by itself, from its shape (JSON) and its weights (safetensors). The last one of a run also lies there "
         "as final.jaxexport, a program that needs JAX alone. Images are [b, h, w, c]."
     )
-    page.code(
-        "import jax, jax.export, pathlib, jaxprune as jp\n\n"
-        f'specification, network = jp.structured.load("{folder}/{step}", jp.models.specification)\n'
-        "outputs = network(images)\n\n"
-        f'file = pathlib.Path("{folder}/final.jaxexport")\n'
-        "outputs = jax.export.deserialize(bytearray(file.read_bytes())).call(images)"
-    )
+    page.code(_LOADING.format(folder=folders[example], step=example.last))
+
+
+_LOADING = """import jax, jax.export, pathlib, jaxprune as jp
+
+specification, network = jp.structured.load("{folder}/step_{step:03}", jp.models.specification)
+outputs = network(images)
+
+file = pathlib.Path("{folder}/final.jaxexport")
+outputs = jax.export.deserialize(bytearray(file.read_bytes())).call(images)"""

@@ -1,6 +1,6 @@
 """From the records of the study of joint pruning to its numbers: networks paired with others, and its claims."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,32 +8,23 @@ import numpy as np
 
 from experiments.joint.settings import CONTROL, Settings
 from experiments.shared.results import Case, Claim, above_zero, case, interval, keeps
-from jaxprune import stats
 
 CONTROLS = ("random", "always-neurons", "always-layer")
 """The choosers that look at nothing: what a chooser that compares candidates has to beat."""
 
 SLACK = 0.01
-"""How much more than a stated share of the operations a network may lack and still count as one of that share.
-
-A step hits its budget only to within a filter or a block: without slack, 35.2 % would not do where 34.9 % is asked for,
-and a network with far more operations would take its place.
-"""
+"""How much more than a stated share of the operations a network may lack, as steps hit a budget to within a block."""
 
 
 class Searched:
     """One run: its networks from the dense one on, and which test images each gets right.
 
     Attributes:
-      config: of the record; ``seed``, ``chooser`` and ``budget`` are of it.
-      steps: of the record, step 0 the dense network.
-      last: the number of the last step.
+      config, provenance, steps: of the record; step 0 is the dense network, ``last`` the number of the last.
       removed: the share of the dense network's operations that each network lacks, [steps].
-      short: whether there is a target, and the last network has not reached it.
-      reached: whether there is a target, and it has.
+      reached, short: whether there is a target, and the last network has reached it, or has not.
       robustness: {step: {condition: hits}} for some of the steps, in their order.
       labels: the classes of the test images, [n].
-      provenance: of the record.
     """
 
     def __init__(self, record: dict[str, Any]) -> None:
@@ -46,16 +37,12 @@ class Searched:
         target = self.config["target"]
         self.reached = target > 0 and bool(self.removed[-1] >= target - 1e-9)  # 1 - 200 / 1000 is a bit below 0.8
         self.short = target > 0 and not self.reached
-        measured = {int(number): hits for number, hits in metrics["robustness"].items()}
-        self.robustness: dict[int, dict[str, str]] = dict(sorted(measured.items()))
-        self.labels = np.array(metrics["labels"])
-        self.provenance = record["provenance"]
+        measured = ((int(number), hits) for number, hits in metrics["robustness"].items())
+        self.robustness: dict[int, dict[str, str]] = dict(sorted(measured))
+        self.labels, self.provenance = np.array(metrics["labels"]), record["provenance"]
 
     def hits(self, step: int, conditions: Sequence[str] = ()) -> np.ndarray:
-        """Returns for each test image the share of the conditions under which it is right, [n]; without any: clean.
-
-        An image under several conditions counts once, with the mean over them: they are no independent data.
-        """
+        """Returns for each test image, which counts once, under how many of the conditions it is right, [n] shares."""
         texts = [self.robustness[step][name] for name in conditions] or [self.steps[step]["hits"]]
         return np.mean([np.frombuffer(text.encode(), np.uint8) - ord("0") for text in texts], axis=0)
 
@@ -96,45 +83,35 @@ class Results:
         """Returns the choosers that have a run in a budget that removed something."""
         return [chooser for chooser in self.choosers if self.pruned(budget, chooser)]
 
-    def last_and_dense(self, budget: str, chooser: str) -> tuple[Networks, Networks]:
-        """Pairs the last networks of a cell, of runs that removed something at all, with the dense ones."""
-        networks = [(run, run.last) for run in self.pruned(budget, chooser)]
-        return networks, dense_of(networks)
+    def paired(self, budget: str, chooser: str, against: str) -> tuple[Networks, Networks]:
+        """Pairs networks of a cell, of runs that removed something at all, with what they are compared with.
 
-    def last_and_tuned(self, budget: str, chooser: str) -> tuple[Networks, Networks]:
-        """Pairs the same with the dense ones of the control that were tuned as long, in the seeds that it has.
-
-        Where a search made more steps than the control, the control gives its last network.
+        "dense": the last ones with the dense ones.  ``CONTROL``: the last ones with the dense ones that were tuned for
+        as many steps, or with the last of these where a search made more.  One of ``CONTROLS``: those of a chooser that
+        compares candidates with those of the control at equal operations.  Where both reached the target these are the
+        last ones; where one stopped earlier, as nothing more could be removed, the other gives the last network that
+        has removed no more (give or take ``SLACK``).  Nothing is interpolated.
         """
-        tuned = {run.seed: run for run in self.of(budget, CONTROL)}
-        pairs = [(run, tuned[run.seed]) for run in self.pruned(budget, chooser) if run.seed in tuned]
-        return [(run, run.last) for run, _ in pairs], [(other, min(run.last, other.last)) for run, other in pairs]
+        runs = self.pruned(budget, chooser)
+        if against == "dense":
+            return [(run, run.last) for run in runs], [(run, 0) for run in runs]
+        others = self.of(budget, CONTROL) if against == CONTROL else self.pruned(budget, against)
+        both = [(run, other) for run in runs for other in others if run.seed == other.seed]
+        if against == CONTROL:
+            return [(run, run.last) for run, _ in both], [(other, min(run.last, other.last)) for run, other in both]
+        networks, compared = [], []
+        for run, other in [] if chooser in CONTROLS else both:
+            most = 1.0 if run.reached and other.reached else min(run.removed[-1], other.removed[-1])
+            networks.append((run, run.last_within(most)))
+            compared.append((other, other.last_within(most)))
+        return networks, compared
 
     def step_by_step(self, budget: str, chooser: str, *, measured: bool = False) -> list[Networks]:
-        """Pairs up the networks of all seeds by their number, the last with the last, for a line through their means.
-
-        ``measured`` takes only networks whose robustness was measured.
-        """
+        """Pairs up the networks of all seeds (``measured``: for robustness) by number, the last with the last."""
         runs = self.pruned(budget, chooser) or self.of(budget, chooser)
         numbers = [list(run.robustness) if measured else list(range(len(run.steps))) for run in runs]
         places = (*range(min(map(len, numbers)) - 1), -1)
         return [[(run, steps[place]) for run, steps in zip(runs, numbers, strict=True)] for place in places]
-
-    def at_equal_operations(self, budget: str, chooser: str, than: str) -> tuple[Networks, Networks]:
-        """Pairs networks of a chooser that compares candidates with those of a control at equal operations.
-
-        Where both reached the target these are the last ones.  Where one stopped earlier, as nothing more could be
-        removed, the other gives the last network that has removed no more (give or take ``SLACK``).  Nothing is
-        interpolated.
-        """
-        others = {} if chooser in CONTROLS else {run.seed: run for run in self.pruned(budget, than)}
-        networks, compared = [], []
-        for run in self.pruned(budget, chooser):
-            if (other := others.get(run.seed)) is not None:
-                most = 1.0 if run.reached and other.reached else min(run.removed[-1], other.removed[-1])
-                networks.append((run, run.last_within(most)))
-                compared.append((other, other.last_within(most)))
-        return networks, compared
 
 
 def hits_of(networks: Networks, conditions: Sequence[str] = (), of_class: int | None = None) -> list[np.ndarray]:
@@ -148,24 +125,15 @@ def hits_of(networks: Networks, conditions: Sequence[str] = (), of_class: int | 
 def differences(
     networks: Networks, than: Networks, conditions: Sequence[str] = (), of_class: int | None = None
 ) -> list[np.ndarray]:
-    """Subtracts from ``hits_of`` of networks that of others, one for each seed in the same order, image by image.
-
-    Raises:
-      ValueError: the two were tested on different images.
-    """
+    """Subtracts from ``hits_of`` of networks that of others, one for each seed in the same order, image by image."""
     for (run, _), (other, _) in zip(networks, than, strict=True):
         if run.seed != other.seed or not np.array_equal(run.labels, other.labels):
             raise ValueError(
                 f"records: expected the same test images for seed {run.seed}, but got others in two runs "
                 f"({run.chooser}, {other.chooser}). Delete the records of one of them; they are made anew."
             )
-    pairs = zip(hits_of(networks, conditions, of_class), hits_of(than, conditions, of_class), strict=True)
-    return [one - other for one, other in pairs]
-
-
-def accuracy(networks: Networks) -> stats.Interval:
-    """Returns the accuracy on the clean test images, with its interval."""
-    return interval(hits_of(networks))
+    sides = hits_of(networks, conditions, of_class), hits_of(than, conditions, of_class)
+    return [one - other for one, other in zip(*sides, strict=True)]
 
 
 def dense_of(networks: Networks) -> Networks:
@@ -178,30 +146,19 @@ def mean_removed(networks: Networks) -> float:
     return float(np.mean([run.removed[step] for run, step in networks]))
 
 
-Pairs = Callable[[Results, str, str], tuple[Networks, Networks]]
-"""(results, budget, chooser) -> networks, and what they are compared with."""
-
-
 def claims(settings: Settings) -> list[Claim]:
     """Lists the claims; whatever way each comes out is what the page says."""
     kept, dense = keeps(settings.margin), f"within {margin_of(settings)} of the dense one"
-
-    def claim(name: str, meaning: str, pairs: Pairs, against: str, verdict: Any = kept, group: str = "") -> Claim:
-        return Claim(name, f"accuracy {meaning}", _cases(pairs, against, group), verdict)
-
-    return [
-        claim("keeps", f"of the last network, {dense}", Results.last_and_dense, "dense"),
-        *(
-            claim(f"keeps, {kind}", f"on {kind} images, {dense}", Results.last_and_dense, "dense", group=kind)
-            for kind in ("corrupted", "shifted")
-        ),
-        claim("keeps, equal training", f"{dense} tuned for as many steps", Results.last_and_tuned, CONTROL),
-        *(
-            claim(f"beats {control}", f"above that of {control}, at equal operations", pairs, control, above_zero)
-            for control in CONTROLS
-            for pairs in [partial(Results.at_equal_operations, than=control)]
-        ),
-    ]
+    found = [Claim("keeps", f"accuracy of the last network, {dense}", partial(_cases, against="dense"), kept)]
+    for kind in ("corrupted", "shifted"):
+        cases = partial(_cases, against="dense", group=kind)
+        found.append(Claim(f"keeps, {kind}", f"accuracy on {kind} images, {dense}", cases, kept))
+    tuned = partial(_cases, against=CONTROL)
+    found.append(Claim("keeps, equal training", f"accuracy {dense} tuned for as many steps", tuned, kept))
+    for control in CONTROLS:
+        meaning = f"accuracy above that of {control}, at equal operations"
+        found.append(Claim(f"beats {control}", meaning, partial(_cases, against=control), above_zero))
+    return found
 
 
 def margin_of(settings: Settings) -> str:
@@ -209,40 +166,27 @@ def margin_of(settings: Settings) -> str:
     return f"{100 * settings.margin:g} point{'' if settings.margin == 0.01 else 's'}"
 
 
-def _cases(pairs: Pairs, against: str, group: str) -> Callable[[Results], Iterator[Case]]:
+def _cases(results: Results, against: str, group: str = "") -> Iterator[Case]:
     """Compares the networks of every budget and chooser; on clean images, or under a group of conditions."""
-
-    def cases(results: Results) -> Iterator[Case]:
-        conditions = grouped(results.conditions).get(group, [])
-        if group and not conditions:
-            return
-        for budget in results.budgets:
-            for chooser in results.pruning(budget):
-                networks, others = pairs(results, budget, chooser)
-                if networks:
-                    sides = [interval(hits_of(side, conditions)) for side in (networks, others)]
-                    floor = all(side.low <= 1 / results.classes for side in sides)
-                    yield case(
-                        {"budget": budget, "chooser": chooser, "against": against},
-                        differences(networks, others, conditions),
-                        verdict="undecided (floor)" if floor else "",
-                        more={
-                            "removed": mean_removed(networks),
-                            "removed_against": mean_removed(others),
-                            "accuracy": sides[0].mean,
-                            "accuracy_against": sides[1].mean,
-                        },
-                    )
-
-    return cases
+    conditions = grouped(results.conditions).get(group, [])
+    cells = [(budget, chooser) for budget in results.budgets for chooser in results.pruning(budget)]
+    for budget, chooser in cells if conditions or not group else []:
+        networks, others = results.paired(budget, chooser, against)
+        if networks:
+            now, before = (interval(hits_of(side, conditions)) for side in (networks, others))
+            yield case(
+                {"budget": budget, "chooser": chooser, "against": against},
+                differences(networks, others, conditions),
+                verdict="undecided (floor)" if max(now.low, before.low) <= 1 / results.classes else "",
+                more={
+                    **{"removed": mean_removed(networks), "removed_against": mean_removed(others)},
+                    **{"accuracy": now.mean, "accuracy_against": before.mean},
+                },
+            )
 
 
 def evenly(count: int, steps: int) -> list[int]:
-    """Chooses so many of the steps evenly, the first and the last among them; 0 are all.
-
-    >>> evenly(4, 8)
-    [0, 2, 5, 7]
-    """
+    """Chooses so many of the steps evenly, the first and the last among them; 0 are all."""
     if count == 0 or count >= steps:
         return list(range(steps))
     return [round(place * (steps - 1) / (count - 1)) for place in range(count)]
@@ -251,9 +195,8 @@ def evenly(count: int, steps: int) -> list[int]:
 def grouped(conditions: Sequence[str]) -> dict[str, list[str]]:
     """Groups conditions: clean, corrupted and shifted each as one, every attack by itself.
 
-    >>> grouped(["clean", "corrupted/fog-1", "corrupted/fog-3", "transfer/pgd-2/255"])
-    {'clean': ['clean'], 'corrupted': ['corrupted/fog-1', 'corrupted/fog-3'],
-    'transfer/pgd-2/255': ['transfer/pgd-2/255']}
+    >>> grouped(["corrupted/fog-1", "corrupted/fog-3", "transfer/pgd-2/255"])
+    {'corrupted': ['corrupted/fog-1', 'corrupted/fog-3'], 'transfer/pgd-2/255': ['transfer/pgd-2/255']}
     """
     found: dict[str, list[str]] = {}
     for name in conditions:

@@ -13,14 +13,12 @@ import optax
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.joint import options
+from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA, LOSS
 from experiments.joint.settings import CONTROL, Run, search_identity, trajectory_folder
 from experiments.joint.trajectory import Trajectory
-from jaxprune import check, exclusive, losses, records
+from jaxprune import check, exclusive, records
 from jaxprune.evaluate import robustness
 from jaxprune.structured import Step
-
-LOSS = jp.losses.cross_entropy
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,7 @@ def batches(data: dict[str, Any]) -> jp.data.Batches:
 
 @lru_cache
 def transformation(optimizer: str, rate: float, steps: int) -> optax.GradientTransformation:
-    """The optimizer: with a schedule over so many steps, or at a constant rate (0 steps).
-
-    It is kept, since a new one would be compiled anew.
-    """
+    """The optimizer: with a schedule over so many steps, or at a constant rate (0 steps); a new one compiles anew."""
     if optimizer == "adamw":
         return optax.adamw(optax.cosine_decay_schedule(rate, steps) if steps else rate, weight_decay=1e-2)
     drops = {steps // 2: 0.1, steps * 3 // 4: 0.1}
@@ -73,8 +68,7 @@ class Distilled:
     share: float
 
     def __call__(self, outputs: Any, batch: Any) -> Any:
-        distilled = losses.cross_entropy(outputs, {**batch, "label": batch["teacher"]})
-        return (1 - self.share) * losses.cross_entropy(outputs, batch) + self.share * distilled
+        return (1 - self.share) * LOSS(outputs, batch) + self.share * LOSS(outputs, batch | {"label": batch["teacher"]})
 
 
 def tuner(run: Run, data: dict[str, Any]) -> jp.structured.Tune:
@@ -82,13 +76,12 @@ def tuner(run: Run, data: dict[str, Any]) -> jp.structured.Tune:
 
     def tune(network: jp.Network, parent: jp.Network, step: int, stage: str) -> jp.Network:
         brief = stage == "brief"
-        steps = run.brief_steps if brief else run.long_steps
         return jp.train.fit(
             network,
             Distilled(run.distil) if run.distil else LOSS,
-            transformation(run.optimizer, run.tune_rate, 0 if brief else steps),
-            {**data, "teacher": probabilities(parent, data)} if run.distil else data,
-            steps=steps,
+            transformation(run.optimizer, run.tune_rate, 0 if brief else run.long_steps),
+            data | ({"teacher": probabilities(parent, data)} if run.distil else {}),
+            steps=run.brief_steps if brief else run.long_steps,
             batch_size=run.batch_size,
             seed=10_000 * (run.seed + 1) + 2 * step + (not brief),
         )
@@ -96,32 +89,31 @@ def tuner(run: Run, data: dict[str, Any]) -> jp.structured.Tune:
     return tune
 
 
+_softmax = jax.jit(lambda network, images: jax.nn.softmax(network(images)))
+
+
 def probabilities(network: jp.Network, data: dict[str, Any]) -> np.ndarray:
     """Returns the softmax of the outputs for every image."""
-    found = [np.asarray(_probabilities(network, batch["image"])) for batch in batches(data)]
+    found = [np.asarray(_softmax(network, batch["image"])) for batch in batches(data)]
     return np.concatenate(found)[: len(data["label"])]
-
-
-_probabilities = jax.jit(lambda network, images: jax.nn.softmax(network(images)))
 
 
 def make_search(run: Run, world: World) -> jp.structured.Search:
     """Configures the search of a run."""
-    scoring = world.data["scoring"]
-    option = options.SearchOptions(LOSS, run.seed, run.share or None, batches(world.data[run.choose_on]))
+    scoring, seen = world.data["scoring"], batches(world.data[run.choose_on])
     # One object for both kinds where they are the same: it is asked once in a step.
-    criteria = {name: options.CRITERIA[name](option) for name in {run.layer_criterion, run.neuron_criterion}}
+    criteria = {name: CRITERIA[name](run) for name in {run.layer_criterion, run.neuron_criterion}}
     calibration = jp.data.Batches(scoring, len(scoring["label"]))
-    recalibrate = lambda network: jp.train.recalibrate(network, calibration, jax.random.key(0))  # noqa: E731
+    recalibrate = partial(jp.train.recalibrate, batches=calibration, key=jax.random.key(0))
     examples = run.batch_size * (2 * run.brief_steps + run.long_steps)
     return jp.structured.Search(
         criteria={"layer": criteria[run.layer_criterion], "neurons": criteria[run.neuron_criterion]},
-        chooser=options.CHOOSERS[run.chooser](option),
+        chooser=CHOOSERS[run.chooser](run, seen),
         tune=tuner(run, world.data["training"]),
         scoring=batches(scoring),
         image_shape=world.image_shape,
         target=run.target or None,
-        budget=options.BUDGETS[run.budget](option),
+        budget=BUDGETS[run.budget](run, seen),
         allocation=run.allocation,
         multiple=run.multiple,
         compaction=jp.structured.Compaction(run.compile_macs, examples) if run.compile_macs else None,
@@ -153,11 +145,10 @@ def search_steps(run: Run, world: World) -> list[Step]:
 def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]:
     """Tunes the dense network as a search tunes what it keeps, and removes nothing: the control."""
     search = make_search(dataclasses.replace(run, chooser="random"), world)
+    step = start or next(search(world.module, world.dense))
     if start is None:
-        start = next(search(world.module, world.dense))
-        yield start
-    step = start
-    for number in range(start.number + 1, _length(run, world) + 1):
+        yield step
+    for number in range(step.number + 1, _length(run, world) + 1):
         parent = jp.structured.reopen(world.module, world.dense, step)
         network = search.tune(search.tune(parent, parent, number, "brief"), parent, number, "long")
         params, state = jax.tree.map(np.asarray, (network.params, network.state["network"]))
@@ -167,9 +158,8 @@ def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]
 
 def _length(run: Run, world: World) -> int:
     """The steps of a search that removes as many operations in each as its budget says."""
-    module, dense = world.module, world.dense
-    book = jp.structured.account(module, dense.params, dense.state, world.image_shape)
-    base = jp.structured.budgets.Base(module, dense.params, dense.state, book)
-    amount = jp.structured.budgets.macs(run.share or None).amount(base)
+    network = world.module, world.dense.params, world.dense.state
+    book = jp.structured.account(*network, world.image_shape)
+    amount = jp.structured.budgets.macs(run.share or None).amount(jp.structured.budgets.Base(*network, book))
     whole = book.macs(jp.structured.ones(book.groups))
     return round((run.target or 1.0) * whole / (amount or whole))

@@ -1,10 +1,11 @@
 """What the study of joint pruning computes: its settings, its runs, and the check of every value."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jaxprune as jp
 from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA
@@ -89,13 +90,13 @@ class Decisive:
     """Of the corruptions."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run(Decisive):
     """A search from the dense network to the target, and one record."""
 
-    seed: int = dataclasses.field(kw_only=True)
-    chooser: str = dataclasses.field(kw_only=True)
-    budget: str = dataclasses.field(kw_only=True)
+    seed: int
+    chooser: str
+    budget: str
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,11 @@ MISSING = (
 
 def quirks(settings: Settings) -> list[str]:
     """Says what of the authors' choices a study with ``--paper`` has, and what the user set otherwise; else nothing."""
-    if not settings.paper:
-        return []
     found = []
-    for name, (value, quirk) in PAPER.items():
+    for name, (value, quirk) in PAPER.items() if settings.paper else ():
         chosen = getattr(settings, name)
         found.append(f"{name} = {chosen}: {quirk if chosen == value else f'set by you; the authors have {value}'}")
-    return [*found, MISSING]
+    return [*found, MISSING] if settings.paper else []
 
 
 def resolved(settings: Settings) -> Settings:
@@ -158,24 +157,15 @@ def resolved(settings: Settings) -> Settings:
 
     A value that is set to its default cannot be told from one that is not set, so it becomes the authors'.
     """
-    changes: dict[str, Any] = {"data": named.name(settings.data)}
-    if settings.paper:
-        untouched = Settings()
-        same = [name for name in PAPER if getattr(settings, name) == getattr(untouched, name)]
-        changes |= {name: PAPER[name][0] for name in same}
-    return dataclasses.replace(settings, **changes)
+    authors = {name: value for name, (value, _) in PAPER.items() if getattr(settings, name) == getattr(Settings, name)}
+    return dataclasses.replace(settings, data=named.name(settings.data), **(authors if settings.paper else {}))
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
     """Lists the runs of a study, a seed at a time."""
-    del inputs
     fields = fields_of(settings, Decisive)
-    return [
-        Run(**fields, seed=seed, chooser=chooser, budget=budget)
-        for seed in settings.seeds
-        for budget in settings.budgets
-        for chooser in settings.choosers
-    ]
+    cells = itertools.product(settings.seeds, settings.budgets, settings.choosers)
+    return [Run(**fields, seed=seed, budget=budget, chooser=chooser) for seed, budget, chooser in cells]
 
 
 def search_identity(config: Mapping[str, Any], data: str) -> dict[str, Any]:
@@ -190,8 +180,7 @@ def trajectory_folder(config: Mapping[str, Any], data: str) -> str:
     return f"trajectories/{records.digest(search_identity(config, data))[:16]}"
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """What the study is made of: settings with everything filled in, all images, and their fingerprint."""
 
     settings: Settings
@@ -225,7 +214,6 @@ def open_study(settings: Settings) -> Inputs:
 
 
 def _check_numbers(settings: Settings) -> None:
-    """Checks what the type of a setting does not say."""
     for name in ("choosers", "budgets", "epsilons", "severities"):
         each_once(name, getattr(settings, name))
     for name in ("width", "pretrain_steps", "batch_size", "image", "multiple", "brief_steps", "long_steps"):
@@ -234,8 +222,8 @@ def _check_numbers(settings: Settings) -> None:
     if not settings.compile_macs >= 0:
         raise ValueError(f"compile_macs: expected a number of 0 or more, but got {settings.compile_macs}.")
     for name in ("target", "share", "distil"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise ValueError(f"{name}: expected a share in [0, 1), but got {getattr(settings, name)}.")
+        if not 0 <= (share := getattr(settings, name)) < 1:
+            raise ValueError(f"{name}: expected a share in [0, 1), but got {share}.")
     if check.whole("checkpoints", settings.checkpoints, least=0) == 1:
         raise ValueError("checkpoints: expected 0 (all), or 2 or more, as the dense network is one, but got 1.")
     for severity in settings.severities:

@@ -19,12 +19,10 @@ BATCHES = (1, 64)
 EXAMPLES = 1_000_000
 """How many images a saving is stated for."""
 COUNTS = ("macs", "parameters", "filters")
-_KEYS = ("seed", "budget", "chooser")
 
 
 def further(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
     """Makes the tables beside the verdicts."""
-    del tested
     spent = costs(results, settings.watts, settings.grams_per_kwh)
     return {"metrics": metrics(results), "steps": steps(results), "robustness": robustness(results), "cost": spent}
 
@@ -33,37 +31,30 @@ def metrics(results: Results) -> Table:
     """Lists the size of the last network of every run, and its accuracy under every condition."""
     found = []
     for run in results.runs:
+        numbers = {"steps": run.last, **_counts(run.steps[-1]), "removed": float(run.removed[-1])}
         accuracies = {name: float(np.mean(run.hits(run.last, [name]))) for name in results.conditions}
-        sizes = {name: run.steps[-1][name] for name in COUNTS}
-        numbers = {"steps": run.last, **sizes, "removed": float(run.removed[-1]), "accuracy": accuracies}
-        found.append({"config": run.config, "metrics": numbers})
+        found.append({"config": run.config, "metrics": {**numbers, "accuracy": accuracies}})
     return shared.metrics(found)
 
 
 def steps(results: Results) -> Table:
     """Lists every step of every run: what was removed, what is left, the accuracy, and what the chooser saw."""
-    rows = []
-    for run in results.runs:
-        for number, (step, accuracy) in enumerate(zip(run.steps, run.accuracies(), strict=True)):
-            row: dict[str, Any] = {**{name: run.config[name] for name in _KEYS}, "step": number, "kind": step["kind"]}
-            row |= {name: step[name] for name in COUNTS}
-            row |= {"removed": run.removed[number], "accuracy": accuracy, "n": len(run.labels)}
-            for kind in ("layer", "neurons"):
-                row |= {f"{kind}_{name}": step["removed"].get(kind, {}).get(name) for name in COUNTS}
-                row[f"{kind}_score"] = step["scores"].get(kind)
-            row["blocks"] = " ".join(
-                f"{name}:{'+'.join(map(str, inner))}" for name, inner in step["shape"]["blocks"].items()
-            )
-            rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_step(run, step) for run in results.runs for step in run.steps])
+
+
+def _step(run: Searched, step: dict[str, Any]) -> dict[str, Any]:
+    number, blocks = step["number"], step["shape"]["blocks"].items()
+    row = {**_keys(run), "step": number, "kind": step["kind"], **_counts(step), "removed": run.removed[number]}
+    row |= {"accuracy": float(np.mean(run.hits(number))), "n": len(run.labels)}
+    for kind in ("layer", "neurons"):
+        row |= {f"{kind}_{name}": step["removed"].get(kind, {}).get(name) for name in COUNTS}
+        row[f"{kind}_score"] = step["scores"].get(kind)
+    return row | {"blocks": " ".join(f"{name}:{'+'.join(map(str, inner))}" for name, inner in blocks)}
 
 
 @lru_cache(maxsize=1)  # thousands of intervals, for the file and for the page
 def robustness(results: Results) -> Table:
-    """Compares the networks along the way with the dense ones under every condition: shares, with intervals.
-
-    Conditions by themselves, and grouped; grouped ones of the last networks for each class, too.
-    """
+    """Compares networks with the dense ones under every condition, by itself and grouped; the last for each class."""
     groups = grouped(results.conditions)
     single = {name: [name] for names in groups.values() if len(names) > 1 for name in names}
     labels = sorted({int(label) for run in results.runs for label in np.unique(run.labels)})
@@ -72,47 +63,41 @@ def robustness(results: Results) -> Table:
         for chooser in [*results.pruning(budget), *([CONTROL] if results.of(budget, CONTROL) else [])]:
             along = results.step_by_step(budget, chooser, measured=True)
             for place, networks in enumerate(along[1:], 1):
-                keys = {"budget": budget, "chooser": chooser, "checkpoint": place, "last": place == len(along) - 1}
-                keys["removed"] = mean_removed(networks)
+                keys = (budget, chooser, place, place == len(along) - 1, mean_removed(networks))
                 for name, conditions in (groups | single).items():
-                    classes = [None, *labels] if keys["last"] and name in groups else [None]
-                    rows += [{**keys, **_change(networks, name, conditions, one)} for one in classes]
+                    classes = [None, *labels] if place == len(along) - 1 and name in groups else [None]
+                    rows += [(*keys, name, *_change(networks, conditions, one)) for one in classes]
     columns = ["budget", "chooser", "checkpoint", "last", "removed", "condition", "class", "accuracy"]
     return pd.DataFrame(rows, columns=[*columns, "accuracy_dense", "difference", "low", "high", "n", "seeds"])
 
 
-def _change(networks: Networks, name: str, conditions: Sequence[str], label: int | None) -> dict[str, Any]:
-    dense = dense_of(networks)
-    found = shared.case({}, differences(networks, dense, conditions, label))
-    before, after = (
-        float(np.mean([hits.mean() for hits in hits_of(side, conditions, label)])) for side in (dense, networks)
-    )
-    return {
-        **{"condition": name, "class": "all" if label is None else label, "accuracy": after, "accuracy_dense": before},
-        **dict(zip(("difference", "low", "high"), found.interval, strict=True)),
-        **{"n": found.n, "seeds": found.seeds},
-    }
+def _change(networks: Networks, conditions: Sequence[str], label: int | None) -> tuple[Any, ...]:
+    sides = networks, dense_of(networks)
+    shares = (float(np.mean([hits.mean() for hits in hits_of(side, conditions, label)])) for side in sides)
+    found = shared.case({}, differences(*sides, conditions, label))
+    return "all" if label is None else label, *shares, *found.interval, found.n, found.seeds
 
 
 def costs(results: Results, watts: float, grams_per_kwh: float, *, mean: bool = False) -> Table:
-    """Lists for every run what its last network costs, what the search cost, and when that is paid for.
-
-    ``mean`` averages over seeds; energy and break-even are then those of the mean times.
-    """
-    frame = pd.DataFrame([{**{name: run.config[name] for name in _KEYS}, **_measured(run)} for run in results.runs])
+    """Lists for every run, or for the means over seeds, what network and search cost, and when that is paid for."""
+    frame = pd.DataFrame([{**_keys(run), **_measured(run)} for run in results.runs])
     if mean:
-        ends = {name: name.rpartition("_")[2] for name in frame.columns if name not in _KEYS}
+        ends = {name: name.rpartition("_")[2] for name in frame.columns.drop(["seed", "budget", "chooser"])}
         how = {name: {"low": "min", "high": "max"}.get(end, "mean") for name, end in ends.items()}
         frame = frame.groupby(["budget", "chooser"], sort=False, as_index=False).agg(how)
     return pd.DataFrame([{**row, **_energy(row, watts, grams_per_kwh)} for row in frame.to_dict("records")])
 
 
-def _measured(run: Searched) -> dict[str, Any]:
-    """Lists sizes, latencies and the seconds of a search: by part, in all, of its first step, and of the later ones.
+def _keys(run: Searched) -> dict[str, Any]:
+    return {"seed": run.seed, "budget": run.budget, "chooser": run.chooser}
 
-    What the first step takes includes compilation.  ``deciding`` is the share of the criterion and the choice in the
-    time of the later steps.
-    """
+
+def _counts(step: dict[str, Any]) -> dict[str, int]:
+    return {name: step[name] for name in COUNTS}
+
+
+def _measured(run: Searched) -> dict[str, Any]:
+    """Lists sizes, latencies and seconds; those of the first step include compilation, so that others are apart."""
     row: dict[str, Any] = {"removed": run.removed[-1]}
     for name in COUNTS:
         row |= {f"{name}_dense": run.steps[0][name], name: run.steps[-1][name]}
@@ -123,26 +108,23 @@ def _measured(run: Searched) -> dict[str, Any]:
     spent = run.provenance["search_seconds"]
     for name, steps in (("search", spent), ("later", spent[1:])):
         row |= {f"{name}_{part}": sum(step.get(part, 0.0) for step in steps) for part in PARTS}
-    row["search"], row["search_later"] = (sum(row[f"{name}_{part}"] for part in PARTS) for name in ("search", "later"))
-    row["search_first"] = row["search"] - row["search_later"]
-    deciding = row["later_criterion"] + row["later_choice"]
-    return row | {"deciding": deciding / row["search_later"] if row["search_later"] else np.nan}
+    row["search"], later = (sum(row[f"{name}_{part}"] for part in PARTS) for name in ("search", "later"))
+    deciding = (row["later_criterion"] + row["later_choice"]) / later if later else np.nan
+    return row | {"search_later": later, "search_first": row["search"] - later, "deciding": deciding}
 
 
-def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
+def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, float]:
     energy = partial(cost.estimate, watts=watts, grams_per_kwh=grams_per_kwh)
     before, after = (energy(row[f"seconds_64{end}"] * EXAMPLES / 64) for end in ("_dense", ""))
-    search = energy(row["search"]) if row["search"] > 0 else None
-    pays = None if search is None else cost.saving(before, after, search=search, examples=EXAMPLES).break_even_kwh
-    return {
-        "search_kwh": np.nan if search is None else search.kwh,
-        "search_grams": np.nan if search is None else search.grams,
-        "million_seconds_dense": before.seconds,
-        "million_seconds": after.seconds,
-        "million_kwh_saved": before.kwh - after.kwh,
-        "million_grams_saved": before.grams - after.grams,
-        "break_even_examples": np.nan if pays is None else pays,
-    }
+    found = dict.fromkeys(("search_kwh", "search_grams"), np.nan)
+    found |= {"million_seconds_dense": before.seconds, "million_seconds": after.seconds}
+    found |= {"million_kwh_saved": before.kwh - after.kwh, "million_grams_saved": before.grams - after.grams}
+    found["break_even_examples"] = np.nan
+    if row["search"] > 0:
+        search = energy(row["search"])
+        pays = cost.saving(before, after, search=search, examples=EXAMPLES).break_even_kwh
+        found |= {"search_kwh": search.kwh, "search_grams": search.grams, "break_even_examples": pays or np.nan}
+    return found
 
 
 def comparisons(runs: Sequence[Searched]) -> Iterator[dict[str, Any]]:

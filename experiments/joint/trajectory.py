@@ -6,6 +6,7 @@ TRAJECTORY/step_003/weights.safetensors      its weights
 TRAJECTORY/step_003/step.json                how it came about; written last, so it is there when all is
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,15 +21,7 @@ _NOTED = ("number", "kind", "macs", "parameters", "filters", "removed", "scores"
 
 
 class Trajectory:
-    """The steps of one run, on disk.
-
-    Args:
-      folder: made where it is missing.
-      identity: all that decides the search.
-
-    Raises:
-      ValueError: the folder cannot be written, or holds another search.
-    """
+    """The steps of one run, on disk; ``identity`` is all that decides the search: a folder of another is refused."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder = check.writable("out", folder)
@@ -45,10 +38,8 @@ class Trajectory:
 
     def steps(self) -> list[jp.structured.Step]:
         """Loads the steps that are complete, from the dense network on."""
-        found = []
-        while (self.path(len(found)) / "step.json").exists():
-            found.append(self._load(len(found)))
-        return found
+        complete = itertools.takewhile(lambda path: (path / "step.json").exists(), map(self.path, itertools.count()))
+        return list(map(_loaded, complete))
 
     def append(self, step: jp.structured.Step, image_shape: Sequence[int]) -> None:
         """Saves a step."""
@@ -62,30 +53,26 @@ class Trajectory:
         """Returns where a step lies, or would lie."""
         return self.folder / f"step_{number:03}"
 
-    def _load(self, number: int) -> jp.structured.Step:
-        folder = self.path(number)
-        try:
-            specification, network = jp.structured.load(folder, jp.models.specification)
-            notes = json.loads((folder / "step.json").read_text())
-            return jp.structured.Step(
-                specification=specification,
-                params=network.params,
-                state=network.state,
-                base=jp.models.specification(notes["base"]),
-                gates={name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()},
-                **{name: notes[name] for name in _NOTED},
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"out: the step in {str(folder)!r} is damaged ({type(error).__name__}: {error}). Delete this step "
-                "and those after it; they are computed again."
-            ) from error
+
+def _loaded(folder: Path) -> jp.structured.Step:
+    try:
+        specification, network = jp.structured.load(folder, jp.models.specification)
+        notes = json.loads((folder / "step.json").read_text())
+        return jp.structured.Step(
+            specification=specification,
+            params=network.params,
+            state=network.state,
+            base=jp.models.specification(notes["base"]),
+            gates={name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()},
+            **{name: notes[name] for name in _NOTED},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"out: the step in {str(folder)!r} is damaged ({type(error).__name__}: {error}). Delete this step and "
+            "those after it; they are computed again."
+        ) from error
 
 
 def as_text(bits: np.ndarray) -> str:
-    """Writes bools as text.
-
-    >>> as_text(np.array([True, False]))
-    '10'
-    """
+    """Writes bools as text of 0 and 1."""
     return "".join("01"[int(one)] for one in bits)
