@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from experiments.representation import page
 from experiments.representation.data import Images, Inputs, open_study
-from experiments.representation.measures import measure_network
+from experiments.representation.measures import measure_network, measure_truth
 from experiments.representation.networks import Trainings
 from experiments.representation.results import Results, claims, tables
 from experiments.representation.settings import Run, Settings, Truth, plan
-from experiments.representation.truth import measure_truth
 from experiments.shared import study
 
 

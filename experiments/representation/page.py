@@ -6,10 +6,9 @@ import numpy as np
 from rich.table import Table as Printed
 
 from experiments.representation import image_figures
-from experiments.representation.captions import captions
 from experiments.representation.figures import ARMS, ladders, method, rung_label, title
 from experiments.representation.findings import QUESTIONS, blind, findings, signed, untested
-from experiments.representation.method import approach, legacy
+from experiments.representation.method import approach, captions, legacy
 from experiments.representation.quantities import ODD, RANDOM_MAP
 from experiments.representation.results import Results
 from experiments.representation.settings import LADDER
