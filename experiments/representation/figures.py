@@ -12,6 +12,7 @@ from experiments.representation.quantities import RANDOM_MAP, Quantity
 from experiments.representation.results import Results
 from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP
 from experiments.shared.results import Table
+from experiments.shared.styles import panels
 from jaxprune import report
 
 _INK, _SOFT = "#2b2922", "#8a8578"
@@ -73,28 +74,34 @@ def ladders(results: Results, tested: Table, question: str) -> Figure:
       question: one of those of ``quantities``.
     """
     asked = [one for one in results.quantities if one.question == question]
-    names = list(dict.fromkeys(one.name for one in asked))
-    shown = results.architectures
+    rows: dict[str, list[Quantity]] = {}
+    for one in asked:
+        rows.setdefault(f"{one.name}\n(less is better)" if one.smaller else one.name, []).append(one)
     # Room for the legend, which has about a line for each row of a few entries.
-    with report.figure(9.5, 2.25 * len(names) + 1.35) as drawn:
-        axes = drawn.subplots(len(names), len(shown), sharex="col", sharey="row", squeeze=False)
-        for across, name in zip(axes, names, strict=True):
-            lines = [one for one in asked if one.name == name]
-            for axis, architecture in zip(across, shown, strict=True):
-                for level, height in results.levels(lines[0]).items():
-                    axis.axhline(height, color=_INK, linestyle=_LEVELS[level], linewidth=1.1, alpha=0.75, label=level)
-                drawn_here = [one for one in lines if len(_of(results.curves, one, architecture))]
-                for quantity, aside in zip(drawn_here, _asides(len(drawn_here)), strict=True):
-                    here = _of(results.curves, quantity, architecture)
-                    _line(axis, here, quantity, banded=len(lines) == 1, aside=aside)
-                    _spots(axis, here, _of(tested, quantity, architecture), quantity)
-                axis.margins(y=0.08)
-                axis.set_title(title(architecture) if name == names[0] else "")
-            _limits(across[0], lines[0])
-            across[0].set_ylabel(f"{name}\n(less is better)" if lines[0].smaller else name)
-        for axis, architecture in zip(axes[-1], shown, strict=True):
-            _rungs(axis, results, architecture)
-        return _with_legend(drawn, axes.flat)
+    with report.figure(9.5, 2.25 * len(rows) + 1.35) as drawn:
+        shared = {"xlabel": "sparsity (%)", "sharex": "col", "sharey": "row"}
+        for axis, row, architecture in panels(drawn, rows, results.architectures, title=title, **shared):
+            lines, named = rows[row], results.rungs(architecture, LADDER)
+            for level, height in results.levels(lines[0]).items():
+                axis.axhline(height, color=_INK, linestyle=_LEVELS[level], linewidth=1.1, alpha=0.75, label=level)
+            drawn_here = [one for one in lines if len(_of(results.curves, one, architecture))]
+            for quantity, aside in zip(drawn_here, _asides(len(drawn_here)), strict=True):
+                here = _of(results.curves, quantity, architecture)
+                _line(axis, here, quantity, banded=len(lines) == 1, aside=aside)
+                _spots(axis, here, _of(tested, quantity, architecture), quantity)
+            axis.margins(y=0.08)
+            # Rungs stand at equal distances, as in the paper, named by their sparsity.
+            axis.set_xlim(named[0] - 0.4, named[-1] + 0.4)
+            named = named[:: -(-len(named) // 9)]
+            labels = [rung_label(results.sparsity(architecture, LADDER, rung)) for rung in named]
+            axis.set_xticks(named, labels, fontsize=8)
+        columns = len(results.architectures)
+        for axis, lines in zip(drawn.axes[::columns], rows.values(), strict=True):
+            # Ends where values end, but for the width of a line; the others of the row share it.
+            low, high = axis.get_ylim()
+            over = 0.03 * (high - low)
+            axis.set_ylim(max(low, lines[0].least - over), min(high, 1 + over))
+        return _with_legend(drawn)
 
 
 def _of(frame: Table, quantity: Quantity, architecture: str) -> Table:
@@ -110,13 +117,6 @@ def _asides(count: int) -> list[float]:
     """
     apart = min(0.15, 0.6 / count)
     return [apart * (number - (count - 1) / 2) for number in range(count)]
-
-
-def _limits(axis: Any, quantity: Quantity) -> None:
-    """Ends the axis where values end, but for the width of a line."""
-    low, high = axis.get_ylim()
-    over = 0.03 * (high - low)
-    axis.set_ylim(max(low, quantity.least - over), min(high, 1 + over))
 
 
 def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: float) -> None:
@@ -149,20 +149,10 @@ def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
         axis.plot(row.rung, heights[row.rung], zorder=6, label=text, **drawn)
 
 
-def _rungs(axis: Any, results: Results, architecture: str) -> None:
-    """Puts the rungs at equal distances, as the paper does, and names them by their sparsity."""
-    rungs = results.rungs(architecture, LADDER)
-    named = rungs[:: -(-len(rungs) // 9)]
-    labels = [rung_label(results.sparsity(architecture, LADDER, rung)) for rung in named]
-    axis.set_xticks(named, labels, fontsize=8)
-    axis.set_xlim(rungs[0] - 0.4, rungs[-1] + 0.4)
-    axis.set_xlabel("sparsity (%)")
-
-
-def _with_legend(drawn: Figure, axes: Any) -> Figure:
+def _with_legend(drawn: Figure) -> Figure:
     """Names everything once, below; arms and marks in ink, since every method has them in its colour."""
     entries: dict[str, Any] = {}
-    for axis in axes:
+    for axis in drawn.axes:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(text, handle)
     several = any(text in entries for text in _TITLES.values() if text)

@@ -1,6 +1,5 @@
 """What the study of representations found, in sentences."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from experiments.representation.figures import ARMS, method, rung_label, title
@@ -9,9 +8,6 @@ from experiments.representation.results import REFERENCES, Results
 from experiments.representation.settings import CONTROL, LADDER
 from experiments.shared.pages import few_seeds, joined, percent
 from experiments.shared.results import Table
-
-Point = tuple[str, str]
-"""A few words in front, and what follows."""
 
 QUESTIONS = {
     ACCURACY: "Does it know the class?",
@@ -53,31 +49,33 @@ def blind(row: Any) -> str:
 
 def untested(tested: Table, question: str) -> str:
     """Says why a question that networks were asked has no verdicts; empty where it has some, or needs none."""
-    if question != DECIDE or (tested.question == question).any():
-        return ""
-    return (
+    why = (
         "Not tested: of the ladder only the dense network decided on distorted images, so that no rung can be "
         "compared with it (--distorted-rungs)."
     )
+    return why if question == DECIDE and not (tested.question == question).any() else ""
 
 
-def findings(settings: Any, results: Results, tested: Table) -> list[Point]:
+def findings(settings: Any, results: Results, tested: Table) -> dict[str, str]:
     """States what was found, whichever way it came out, in sentences made from the verdicts."""
-    points = [("Accuracy along the ladder.", _accuracies(results))]
-    points.append(("Sweet spots.", _overall(settings, results, tested)))
-    for question, heading in QUESTIONS.items():
-        # Gains of a random order belong to no method, and are told apart below.
-        here = tested[(tested.question == question) & (tested.method != RANDOM_MAP)]
-        if len(here):
-            points.append((heading, " ".join(_answer(here, against) for against in REFERENCES)))
-        elif why := untested(tested, question):
-            points.append((heading, why))
-    points += [*_any_order(tested), *_flat(results)]
-    if (tested.question == DECIDE).any():
-        points.append(("No people were asked.", _OBSERVERS))
-    if few := few_seeds(len(results.seeds)):
-        points.append(("Few seeds.", few.strip()))
-    return points
+    # Gains of a random order belong to no method, and are told apart below.
+    own = tested[tested.method != RANDOM_MAP]
+    answers = {
+        heading: " ".join(_answer(own[own.question == question], against) for against in REFERENCES)
+        if (own.question == question).any()
+        else untested(tested, question)
+        for question, heading in QUESTIONS.items()
+    }
+    points = {
+        "Accuracy along the ladder.": _accuracies(results),
+        "Sweet spots.": _overall(settings, results, own),
+        **answers,
+        "Random order.": _any_order(tested),
+        "Flat maps.": _flat(results),
+        "No people were asked.": _OBSERVERS if (tested.question == DECIDE).any() else "",
+        "Few seeds.": few_seeds(len(results.seeds)).strip(),
+    }
+    return {lead: told for lead, told in points.items() if told}
 
 
 _OBSERVERS = (
@@ -97,34 +95,28 @@ def _accuracies(results: Results) -> str:
     return f"{'; '.join(sentences)}."
 
 
-def _overall(settings: Any, results: Results, tested: Table) -> str:
-    own = tested[tested.method != RANDOM_MAP]
+def _overall(settings: Any, results: Results, own: Table) -> str:
     counted = []
     for against, meaning in REFERENCES.items():
-        here = own[own.against == against]
-        counts = [f"{(here.verdict == one).sum()} {one}" for one in ("found", "undecided", "not found")]
-        counted.append(f"over {meaning}: {', '.join(counts)}, of {len(here)}")
+        verdicts = own.verdict[own.against == against]
+        counts = ", ".join(f"{(verdicts == one).sum()} {one}" for one in ("found", "undecided", "not found"))
+        counted.append(f"over {meaning}: {counts}, of {len(verdicts)}")
     margin = f" by more than {settings.margin:g}" if settings.margin else ""
-    less = dict.fromkeys(one.name for one in results.quantities if one.smaller and one.name in set(own.quantity))
-    sign = f" A + means better, also of measures of which less is better ({joined(list(less))})." if less else ""
+    less = list(dict.fromkeys(one.name for one in results.quantities if one.smaller and one.name in set(own.quantity)))
+    sign = f" A + means better, also of measures of which less is better ({joined(less)})." if less else ""
+    found = own[own.verdict == "found"]
+    below = (found.level != "").sum()
+    guessed = (
+        f" Better is not yet good: of the {len(found)} found, {below} name a rung whose mean is no better than what is "
+        "reached without looking (chance, a fixed box, pixels in random order), as is said there."
+    )
     return (
         f"A sweet spot is a rung that is better{margin}, tested for all rungs of a ladder at once, for every "
         "architecture and measure but the odd one out, whose triplets share images. Gains "
-        f"{'; '.join(counted)}.{sign}{_guessed(own)} A gain over the dense network can come from pruning or from the "
-        "longer training that a rung has had; one over the dense network trained equally long cannot come from that. "
-        f"The verdicts are many: were nothing gained or lost anywhere, about {0.025 * len(own):.2g} of these "
-        f"{len(own)} would be found by chance, and more where seeds differ much."
-    )
-
-
-def _guessed(own: Table) -> str:
-    """Counts the sweet spots that are no better than a blind guess."""
-    found = own[own.verdict == "found"]
-    if not (found.level != "").any():
-        return ""
-    return (
-        f" Better is not yet good: of the {len(found)} found, {(found.level != '').sum()} name a rung whose mean is no "
-        "better than what is reached without looking (chance, a fixed box, pixels in random order), as is said there."
+        f"{'; '.join(counted)}.{sign}{guessed if below else ''} A gain over the dense network can come from pruning or "
+        "from the longer training that a rung has had; one over the dense network trained equally long cannot come "
+        "from that. The verdicts are many: were nothing gained or lost anywhere, about "
+        f"{0.025 * len(own):.2g} of these {len(own)} would be found by chance, and more where seeds differ much."
     )
 
 
@@ -133,52 +125,40 @@ def _answer(here: Table, against: str) -> str:
     found = rows[rows.verdict == "found"].sort_values("mean", ascending=False, kind="stable")
     counts = [f"found in {len(found) or 'none'} of {len(rows)}"]
     counts += [f"{one} in {sum(rows.verdict == one)}" for one in ("undecided", "not found") if one in set(rows.verdict)]
-    spots = [f"{title(row.architecture)}{_about(row, rows)} {spot(row)}" for row in found.head(_MOST).itertuples()]
+    spots = []
+    for row in found.head(_MOST).itertuples():
+        # The quantity and the method, where the question has several.
+        words = [title(row.architecture), row.quantity if rows.quantity.nunique() > 1 else "", method(row.method)]
+        spots.append(f"{', '.join(filter(None, words))}: {spot(row)}")
     more = [f"{len(found) - _MOST} more are in the table"] if len(found) > _MOST else []
     listed = f" {'; '.join([*spots, *more])}." if spots else ""
     return f"Against {REFERENCES[against]}: {', '.join(counts)}.{listed}"
 
 
-def _about(row: Any, rows: Table) -> str:
-    """Names the quantity and the method of a row where its question has several."""
-    words = [row.quantity] if rows.quantity.nunique() > 1 else []
-    words += [method(row.method)] if row.method else []
-    return f", {', '.join(words)}:" if words else ":"
+def _any_order(tested: Table) -> str:
+    rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")].itertuples()
+    spots = [f"{title(one.architecture)}, {one.quantity}, against {REFERENCES[one.against]}" for one in rows]
+    told = (
+        "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
+        f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to it."
+    )
+    return told if spots else ""
 
 
-def _any_order(tested: Table) -> Iterator[Point]:
-    rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")]
-    spots = [
-        f"{title(one.architecture)}, {one.quantity}, against {REFERENCES[one.against]}" for one in rows.itertuples()
-    ]
-    if spots:
-        yield (
-            "Random order.",
-            "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
-            f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to it.",
-        )
-
-
-def _flat(results: Results) -> Iterator[Point]:
+def _flat(results: Results) -> str:
     flat = results.flat_maps
     if flat.empty:
-        return
+        return ""
     ranked = flat.assign(share=flat.flat / flat.maps).sort_values("share", ascending=False, kind="stable")
     dead = ranked[ranked.share > 0.5]
-    shown = dead if len(dead) else ranked.head(1)
-    named = [
-        f"{method(row.method)} of {title(row.architecture)}, {_network(results, row)} ({row.flat} of {row.maps})"
-        for row in shown.head(_MOST).itertuples()
-    ]
+    shown, named = dead if len(dead) else ranked.head(1), []
+    for row in shown.head(_MOST).itertuples():
+        at = f"{ARMS[row.arm]}, rung of {rung_label(results.sparsity(row.architecture, LADDER, row.rung))} %"
+        network = at if row.rung else "dense"
+        named.append(f"{method(row.method)} of {title(row.architecture)}, {network} ({row.flat} of {row.maps})")
     more = f"; {len(shown) - _MOST} more are in flat_maps.csv" if len(shown) > _MOST else ""
     lead = "Of these networks more than half are, so that the method says nothing of them:" if len(dead) else "Most:"
-    yield (
-        "Flat maps.",
+    return (
         f"{flat['flat'].sum()} maps have one value everywhere and point nowhere; they count, with the mass 0 or the "
-        f"chance level. {lead} {'; '.join(named)}{more}.",
+        f"chance level. {lead} {'; '.join(named)}{more}."
     )
-
-
-def _network(results: Results, row: Any) -> str:
-    at = rung_label(results.sparsity(row.architecture, LADDER, row.rung))
-    return f"{ARMS[row.arm]}, rung of {at} %" if row.rung else "dense"

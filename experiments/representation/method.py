@@ -102,24 +102,15 @@ def captions(settings: Any, results: Results) -> dict[str, str]:
     pooling = "stretched to [0, 1]" if settings.legacy else "where they are positive"
     boundary = "exactly one half misses, as in the released code" if settings.legacy else "exactly one half counts"
     controls = "with the undistorted controls" if settings.legacy else "without those that the benchmark leaves out"
-    kinds = [architectures.find(name) for name in results.architectures]
+    kinds = list(map(architectures.find, results.architectures))
     sites = joined([f"{kind.cam} ({kind.title})" for kind in kinds])
     searched = joined([f"{kind.tokens} ({kind.title})" for kind in kinds])
     shown = [ATTRIBUTIONS[name] for name in dict.fromkeys(name for kind in kinds for name in kind.methods)]
     sources = joined([f"{one.title} ({one.source})" if one.source else one.title for one in shown])
-    # At as many places of every architecture.
-    tokens = [kind.title for kind in kinds if not kind.is_map]
-    read = [
-        "All networks see the images in the size that they were trained on, and are read at "
-        f"{settings.image // 4} × {settings.image // 4} places",
-        f"the tokens of {joined(tokens)} from four copies of each image, moved by a quarter of a patch up or down, left "
-        "or right, and interleaved"
-        if tokens
-        else "",
-        "maps are standardised, each by its own mean and deviation" if len(tokens) < len(kinds) else "",
-        "in LOST the half of the places with fewest alike are candidates, much as a hundred of the 192 places are that "
-        "a VOC image has in patches of 32 pixels",
-    ]
+    side, tokens = settings.image // 4, [kind.title for kind in kinds if not kind.is_map]
+    moved = "moved by a quarter of a patch up or down, left or right, and interleaved"
+    copies = f"the tokens of {joined(tokens)} from four copies of each image, {moved}; " if tokens else ""
+    maps = "maps are standardised, each by its own mean and deviation; " if len(tokens) < len(kinds) else ""
     return {
         ACCURACY: "The share of undistorted test images whose class is right. Dotted: chance.",
         LOOK: f"Attributions of the class that the network decides for, by {sources}. Mass: the share of all relevance "
@@ -135,8 +126,10 @@ def captions(settings: Any, results: Results) -> dict[str, str]:
         "distance to pixels in random order, in grey, and that is what is tested. The paper on pruning has neither.",
         FIND: "The share of images in which the box that is found, without labels, has an intersection over union with "
         f"a true box of one half or more ({boundary}). Boxes by LOST, Siméoni et al. (2021), arXiv 2109.14279, and "
-        f"TokenCut, Wang et al. (2022), arXiv 2202.11539, which read {searched}. {'; '.join(filter(None, read))}. Lines "
-        "across: a box in the centre of every image, and the whole image as the box.",
+        f"TokenCut, Wang et al. (2022), arXiv 2202.11539, which read {searched}. All networks see the images in the "
+        f"size that they were trained on, and are read at {side} × {side} places; {copies}{maps}in LOST the half of "
+        "the places with fewest alike are candidates, much as a hundred of the 192 places are that a VOC image has in "
+        "patches of 32 pixels. Lines across: a box in the centre of every image, and the whole image as the box.",
         DECIDE: f"Decisions on distorted images, {len(results.kept)} conditions of {joined(settings.distortions)}, "
         f"{controls}, and how alike they are to those of simulated observers; means over conditions, then observers, "
         "then distortions (Geirhos et al. 2021, arXiv 2106.07411). Accuracy difference: squared difference to the "

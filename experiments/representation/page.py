@@ -37,7 +37,9 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
             page.drawing(ladders(results, tested, question), f"{meanings[question]} {_count(results, question)}")
             if why := untested(tested, question):
                 page.text(why)
-            _verdict_tables(page, tested[tested.question == question])
+            for _, rows in tested[tested.question == question].groupby("claim", sort=False):
+                named = [_name(title(row.architecture), row.method) for row in rows.itertuples()]
+                verdict_table(page, rows.assign(network=named), "network", "quantity", shown=_best)
     page.section("The same images along the whole ladder")
     for architecture in results.architectures:
         drawn = image_figures.along(results, architecture)
@@ -49,7 +51,14 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     page.points(choices)
     page.section("All numbers")
     _number_tables(page, results)
-    _network_table(page, results)
+    shares = ("sparsity", "sparsity_of_all_kernels")
+    rows = [
+        [title(name), str(rung), *(percent(results.sparsity(name, LADDER, rung, share)) for share in shares)]
+        for name in results.architectures
+        for rung in results.rungs(name, LADDER)
+    ]
+    caption = "Sparsity of every rung, of the kernels that may be pruned and of all kernels."
+    page.table(caption, ["", "rung", "of prunable kernels", "of all kernels"], rows, folded=True)
     return page
 
 
@@ -78,37 +87,33 @@ def _count(results: Results, question: str) -> str:
     return f"{counted(len(results.seeds), 'seed')}, {counts} in all.{shown} Rungs stand at equal distances.{aside}"
 
 
-def _verdict_tables(page: report.Page, tested: Table) -> None:
-    """Adds the verdicts of a question: a table for each reference."""
-    for _, rows in tested.groupby("claim", sort=False):
-        named = [_name(row.architecture, row.method) for row in rows.itertuples()]
-        verdict_table(page, rows.assign(network=named), "network", "quantity", shown=_best)
-
-
 def _best(row: Any) -> str:
     below = f" ({blind(row)})" if row.verdict == "found" and row.level else ""
     return f"{signed(row.mean, row.margin)} at {rung_label(row.sparsity)} %{below}"
 
 
-def _name(architecture: Any, line: Any, *more: str) -> str:
-    return ", ".join(word for word in (title(architecture), _method(line), *more) if word)
-
-
-def _method(line: Any) -> str:
-    return f"{method(line)} (control)" if line == RANDOM_MAP else method(line)
+def _name(first: str, line: str, *more: str) -> str:
+    """Names a row by an architecture or a measure, a method, and more."""
+    control = " (control)" if line == RANDOM_MAP else ""
+    return ", ".join(filter(None, (first, f"{method(line)}{control}", *more)))
 
 
 def _number_tables(page: report.Page, results: Results) -> None:
     for name, cells in results.curves.groupby("quantity", sort=False):
         quantity = next(one for one in results.quantities if one.name == name)
-        rungs, rows = sorted(cells.rung.unique()), []
+        rungs, rows, heads = sorted(cells.rung.unique()), [], [""]
+        for rung in rungs:
+            # Where architectures differ, all that there are.
+            shares = [rung_label(results.sparsity(one, LADDER, int(rung))) for one in results.architectures]
+            heads.append(f"{', '.join(dict.fromkeys(shares))} %")
         for (architecture, line, arm), here in cells.groupby(["architecture", "method", "arm"], sort=False):
             found = {row.rung: _number(row) for row in here.itertuples()}
-            rows.append([_name(architecture, line, ARMS[str(arm)]), *(found.get(rung, "") for rung in rungs)])
+            named = _name(title(str(architecture)), str(line), ARMS[str(arm)])
+            rows.append([named, *(found.get(rung, "") for rung in rungs)])
         levels = "".join(f" {level}: {height:.3f}." for level, height in results.levels(quantity).items())
         less = " Less is better." if quantity.smaller else ""
         caption = f"{quantity.name[0].upper()}{quantity.name[1:]}.{less}{levels} {_COLUMNS}"
-        page.table(caption, ["", *(_sparsities(results, int(rung)) for rung in rungs)], rows, folded=True)
+        page.table(caption, heads, rows, folded=True)
 
 
 _COLUMNS = (
@@ -117,26 +122,9 @@ _COLUMNS = (
 )
 
 
-def _sparsities(results: Results, rung: int) -> str:
-    """Writes the sparsity of a rung; where architectures differ, all that there are."""
-    shares = [results.sparsity(name, LADDER, rung) for name in results.architectures]
-    return f"{', '.join(dict.fromkeys(map(rung_label, shares)))} %"
-
-
 def _number(row: Any) -> Cell:
     interval = "" if np.isnan(row.low) else f"95 % interval {row.low:.3f} to {row.high:.3f}; "
     return Cell(f"{row.mean:.3f}", hint=f"{interval}n = {row.examples}, seeds: {row.seeds}")
-
-
-def _network_table(page: report.Page, results: Results) -> None:
-    shares = ("sparsity", "sparsity_of_all_kernels")
-    rows = [
-        [title(name), str(rung), *(percent(results.sparsity(name, LADDER, rung, share)) for share in shares)]
-        for name in results.architectures
-        for rung in results.rungs(name, LADDER)
-    ]
-    caption = "Sparsity of every rung, of the kernels that may be pruned and of all kernels."
-    page.table(caption, ["", "rung", "of prunable kernels", "of all kernels"], rows, folded=True)
 
 
 def summary(settings: Any, results: Results, tested: Table) -> Printed:
@@ -151,11 +139,9 @@ def summary(settings: Any, results: Results, tested: Table) -> Printed:
         mark = _MARKS[row.verdict] + ("*" if row.verdict == "found" and row.level else "")
         marks.setdefault((row.quantity, row.method, row.architecture), []).append(mark)
     listed = [one for one in results.quantities if one.independent]
-    for quantity in sorted(listed, key=lambda one: one.line == RANDOM_MAP):
-        found = [marks.get((quantity.name, quantity.line, name), []) for name in results.architectures]
-        table.add_row(
-            ", ".join(word for word in (quantity.name, _method(quantity.line)) if word), *map(" / ".join, found)
-        )
+    for one in sorted(listed, key=lambda one: one.line == RANDOM_MAP):
+        found = [marks.get((one.name, one.line, architecture), []) for architecture in results.architectures]
+        table.add_row(_name(one.name, one.line), *map(" / ".join, found))
     return table
 
 
