@@ -1,6 +1,5 @@
 """The figures of the study of representations: every quantity along the ladder."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -32,16 +31,16 @@ ARMS = {LADDER: "pruned", CONTROL: "dense, trained equally long", RANDOM: "rando
 _LEVELS: dict[str, Any] = {"chance": ":", "whole image": (0, (1, 3)), "no leaning": (0, (1, 3))}
 _LEVELS |= {"centre box": (0, (4, 1.5, 1, 1.5)), "independent errors": (0, (5, 1.5, 1, 1.5, 1, 1.5))}
 
-_CONTROL: Any = {"linewidth": 1.2, "linestyle": (0, (4, 2))}
-_POINTS: dict[str, Any] = {
-    RANDOM: {"marker": "D", "markersize": 5, "markerfacecolor": "white"},
-    SNIP: {"marker": "x", "markersize": 7},
-}
-_STAR = {"marker": "*", "markersize": 13, "markeredgewidth": 0.8}
-_RING = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.3}
-_SPOTS: dict[str, tuple[str, Any]] = {
-    "equal training": ("sweet spot against equal training", _STAR),
-    "dense": ("sweet spot against the dense network", _RING),
+_SPOTS = {"equal training": "sweet spot against equal training", "dense": "sweet spot against the dense network"}
+_STAR = {"linestyle": "none", "marker": "*", "markersize": 13, "markeredgewidth": 0.8}
+_RING = {"linestyle": "none", "marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 1.3}
+_LOOKS: dict[str, dict[str, Any]] = {
+    ARMS[LADDER]: {"linewidth": 1.9},
+    ARMS[CONTROL]: {"linewidth": 1.2, "linestyle": (0, (4, 2))},
+    ARMS[RANDOM]: {"linestyle": "none", "marker": "D", "markersize": 5, "markerfacecolor": "white"},
+    ARMS[SNIP]: {"linestyle": "none", "marker": "x", "markersize": 7},
+    _SPOTS["equal training"]: _STAR,
+    _SPOTS["dense"]: _RING,
 }
 
 
@@ -124,29 +123,29 @@ def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: fl
     # Intervals of few seeds are widened, beyond what values can be: tables have them as they are.
     here = here.assign(low=here.low.clip(quantity.least, 1), high=here.high.clip(quantity.least, 1))
     ladder = here[here.arm == LADDER].sort_values("rung")
-    if quantity.independent:
-        axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
-    marked: Any = {"linewidth": 1.9, "marker": ".", "markersize": 5}
-    axis.plot(ladder.rung, ladder["mean"], color=color, label=text or ARMS[LADDER], **marked)
     control = here[(here.arm == CONTROL) | ((here.arm == LADDER) & (here.rung == 0))].sort_values("rung")
     shade = _SOFT if banded else color
+    if quantity.independent:
+        axis.fill_between(ladder.rung, ladder.low, ladder.high, color=color, alpha=0.14, linewidth=0)
+    axis.plot(ladder.rung, ladder["mean"], ".-", color=color, label=text or ARMS[LADDER], markersize=5, linewidth=1.9)
     # Where several methods share a panel only the bands of the ladder are drawn.
     if banded and quantity.independent:
         axis.fill_between(control.rung, control.low, control.high, color=shade, alpha=0.16, linewidth=0)
-    axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_CONTROL)
-    for arm, look in _POINTS.items():
+    axis.plot(control.rung, control["mean"], color=shade, label=ARMS[CONTROL], **_LOOKS[ARMS[CONTROL]])
+    for arm in (RANDOM, SNIP):
         for row in here[here.arm == arm].itertuples():
             axis.plot([row.rung + aside] * 2, [row.low, row.high], color=color, linewidth=0.8, alpha=0.6)
-            axis.plot(row.rung + aside, row.mean, color=color, linestyle="none", label=ARMS[arm], **look)
+            axis.plot(row.rung + aside, row.mean, color=color, label=ARMS[arm], **_LOOKS[ARMS[arm]])
 
 
 def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
     color = _LINES.get(quantity.line, _INK)
     heights = here[here.arm == LADDER].set_index("rung")["mean"]
     for row in tested[tested.verdict == "found"].itertuples():
-        text, look = _SPOTS[str(row.against)]
-        drawn = {"color": color, "markeredgecolor": "white" if look is _STAR else color, "linestyle": "none", **look}
-        axis.plot(row.rung, heights[row.rung], zorder=6, label=text, **drawn)
+        text = _SPOTS[str(row.against)]
+        edge = "white" if _LOOKS[text] is _STAR else color
+        drawn = {"color": color, "markeredgecolor": edge, "label": text, "zorder": 6, **_LOOKS[text]}
+        axis.plot(row.rung, heights[row.rung], **drawn)
 
 
 def _with_legend(drawn: Figure) -> Figure:
@@ -158,17 +157,7 @@ def _with_legend(drawn: Figure) -> Figure:
     several = any(text in entries for text in _TITLES.values() if text)
     # Where lines are methods the ladder is named by its style; else its own line names it, and the control's its own.
     named = {*entries, ARMS[LADDER]} if several else set(entries) - {ARMS[LADDER], ARMS[CONTROL]}
-    entries |= {text: Line2D([], [], color=_INK, **look) for text, look in _common() if text in named}
-    order = [*_TITLES.values(), *(text for text, _ in _common()), *entries]
-    listed = {text: entries[text] for text in order if text in entries}
+    entries |= {text: Line2D([], [], color=_INK, **look) for text, look in _LOOKS.items() if text in named}
+    listed = {text: entries[text] for text in (*_TITLES.values(), *_LOOKS, *entries) if text in entries}
     drawn.legend(listed.values(), listed.keys(), loc="outside lower center", ncols=4, fontsize=8.5, columnspacing=1.4)
     return drawn
-
-
-def _common() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield ARMS[LADDER], {"linewidth": 1.9}
-    yield ARMS[CONTROL], _CONTROL
-    for arm, look in _POINTS.items():
-        yield ARMS[arm], {"linestyle": "none", **look}
-    for text, look in _SPOTS.values():
-        yield text, {"linestyle": "none", **look}

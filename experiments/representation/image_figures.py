@@ -1,5 +1,6 @@
 """The same images along the ladder: what attributions point at, and the box that is found."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from jaxprune import report
 
 _FEW = 2  # images of each architecture in the strip of all
 _MOST = 8  # rungs in the strip of one architecture
-_FOUND, _TRUE = "#56B4E9", "white"
+_FOUND: Any = {"edgecolor": "#56B4E9", "linewidth": 1.6}
+_TRUE: Any = {"edgecolor": "white", "linewidth": 1.0, "linestyle": (0, (2, 1.5))}
 _GREY = (0.299, 0.587, 0.114)
 
 
@@ -31,42 +33,38 @@ class Example(NamedTuple):
 
 def overview(results: Results) -> Figure:
     """Draws two images for each architecture: a dense network, the middle and the last rung of its ladder."""
-    numbers = range(len(_examples(results)[:_FEW]))
-    return _draw(results, [(name, number) for name in results.architectures for number in numbers], list(MAPPED), 3)
+    return _draw(results, results.architectures, _examples(results)[:_FEW], list(MAPPED), 3)
 
 
 def along(results: Results, architecture: str) -> Figure:
     """Draws Grad-CAM and the box found of all images that were kept, on every rung of an architecture's ladder."""
-    numbers = range(len(_examples(results)))
-    return _draw(results, [(architecture, number) for number in numbers], list(MAPPED)[:1], _MOST)
+    return _draw(results, [architecture], _examples(results), list(MAPPED)[:1], _MOST)
 
 
-def _draw(results: Results, rows: list[tuple[str, int]], methods: list[str], most: int) -> Figure:
-    """Draws a row for each (architecture, image): the image, and by each method its map on at most so many rungs."""
-    examples, several = _examples(results), len(methods) > 1
+def _draw(results: Results, architectures: Any, examples: list[Example], methods: list[str], most: int) -> Figure:
+    """Draws each architecture and image in a row: the image, and by each method its map on at most so many rungs."""
+    rows, several = list(itertools.product(architectures, enumerate(examples))), len(methods) > 1
     columns = 1 + len(methods) * most
     # Narrow panels are all but square; wide ones have headings of two lines above them.
     height = 1.32 if several else 9.5 / columns * 1.04
     with report.figure(9.5, height * len(rows) + 0.45) as drawn:
-        axes = drawn.subplots(len(rows), columns, squeeze=False)
-        for across, (architecture, number) in zip(axes, rows, strict=True):
-            rungs = _chosen(results.rungs(architecture, LADDER), most)
-            across[0].imshow(examples[number].pixels, interpolation="nearest")
-            _outline(across[0], examples[number].mask)
+        axes = drawn.subplots(len(rows), columns, squeeze=False, subplot_kw={"frame_on": False})
+        for across, (architecture, (number, example)) in zip(axes, rows, strict=True):
+            across[0].imshow(example.pixels, interpolation="nearest")
+            _outline(across[0], example.mask)
             across[0].set_ylabel(title(architecture) if several and number == 0 else "")
-            panels = [(how, rung) for how in methods for rung in rungs]
-            for axis, (how, rung) in zip(across[1:], panels, strict=False):
-                _panel(axis, results, architecture, rung, number, how, examples[number])
+            shown = itertools.product(methods, _chosen(results.rungs(architecture, LADDER), most))
+            for axis, (how, rung) in zip(across[1:], shown, strict=False):
+                metrics = results.runs[architecture, LADDER, rung][results.seeds[0]]
+                _panel(axis, metrics, number, how, example)
                 if number == 0:
                     # Above the first image of an architecture, as its sparsities are its own.
                     at = f"{rung_label(results.sparsity(architecture, LADDER, rung))} %" if rung else "dense"
                     axis.set_title(f"{method(how)}\n{at}" if several and not rung else at, fontsize=9)
         axes[0, 0].set_title("image", fontsize=9)
         for axis in axes.flat:
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(xticks=[], yticks=[])
             axis.grid(False)
-            axis.set_frame_on(False)
         return drawn
 
 
@@ -84,30 +82,33 @@ def _chosen(rungs: Sequence[int], count: int) -> list[int]:
 def _examples(results: Results) -> list[Example]:
     """Reads the images of the first seed."""
     strip = results.truths[results.seeds[0]]["strip"]
-    size = strip["size"]
-    found = []
+    size, found = strip["size"], []
     for image, mask, boxes in zip(strip["images"], strip["masks"], strip["boxes"], strict=True):
-        pixels = np.frombuffer(bytes.fromhex(image), np.uint8).reshape(size, size, -1) / 255
-        inside = np.frombuffer(bytes.fromhex(mask), np.uint8).reshape(size, size)
+        pixels = np.broadcast_to(_bytes(image, size, size, -1) / 255, (size, size, 3))
         # An image may have no box.
-        found.append(Example(np.broadcast_to(pixels, (size, size, 3)), inside, np.asarray(boxes).reshape(-1, 4)))
+        found.append(Example(pixels, _bytes(mask, size, size), np.asarray(boxes).reshape(-1, 4)))
     return found
 
 
-def _panel(axis: Any, results: Results, architecture: str, rung: int, number: int, how: str, shown: Example) -> None:
+def _bytes(text: str, *shape: int) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(shape)
+
+
+def _panel(axis: Any, metrics: Any, number: int, how: str, shown: Example) -> None:
     """Draws a map over the image in grey, and with the first method the boxes."""
-    metrics = results.runs[architecture, LADDER, rung][results.seeds[0]]
-    size = len(shown.pixels)
-    heat = np.frombuffer(bytes.fromhex(metrics["attribution"][how]["strip"][number]), np.uint8).reshape(size, size)
+    heat = _bytes(metrics["attribution"][how]["strip"][number], *shown.mask.shape)
     heat = (heat / 255) ** MAPPED[how]
     grey = 0.25 + 0.6 * (shown.pixels @ np.array(_GREY))[..., None]
     colours = mpl.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3]
     opacity = (0.9 * heat)[..., None]
     axis.imshow((1 - opacity) * grey + opacity * colours, interpolation="nearest")
     if how == next(iter(MAPPED)):
-        for box in shown.boxes:
-            _box(axis, box, _TRUE, (0, (2, 1.5)), 1.0)
-        _box(axis, np.asarray(metrics["discovery"]["lost"]["strip"][number]), _FOUND, "-", 1.6)
+        found = metrics["discovery"]["lost"]["strip"][number]
+        size = len(shown.pixels)
+        for box, look in [*((one, _TRUE) for one in shown.boxes), (found, _FOUND)]:
+            # Inside the frame, on which a box around the whole image could not be seen.
+            y0, x0, y1, x1 = np.clip(box, size / 40, size - size / 40) - 0.5  # a pixel is drawn around its number
+            axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, **look))
     else:
         _outline(axis, shown.mask)
     if not metrics["hits"][number]:
@@ -118,16 +119,6 @@ def _panel(axis: Any, results: Results, architecture: str, rung: int, number: in
 
 def _outline(axis: Any, mask: np.ndarray) -> None:
     # A margin, so that outlines of objects at the border close.
-    padded = np.pad(mask.astype(np.float64), 1)
     places = np.arange(-1, len(mask) + 1)
-    axis.contour(places, places, padded, [0.5], colors=_TRUE, linewidths=0.9)
-    axis.set_xlim(-0.5, len(mask) - 0.5)
-    axis.set_ylim(len(mask) - 0.5, -0.5)
-
-
-def _box(axis: Any, box: np.ndarray, color: str, line: Any, width: float) -> None:
-    # Inside the frame, on which a box around the whole image could not be seen.
-    size = axis.get_images()[0].get_array().shape[0]
-    inside = np.clip(box, size / 40, size - size / 40)
-    y0, x0, y1, x1 = inside - 0.5  # a pixel is drawn around its number
-    axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linestyle=line, linewidth=width))
+    axis.contour(places, places, np.pad(mask.astype(np.float64), 1), [0.5], colors="white", linewidths=0.9)
+    axis.set(xlim=(-0.5, len(mask) - 0.5), ylim=(len(mask) - 0.5, -0.5))
