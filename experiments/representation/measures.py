@@ -13,7 +13,7 @@ from einops import rearrange
 
 import jaxprune as jp
 from experiments.representation import architectures
-from experiments.representation.attributions import ATTRIBUTIONS
+from experiments.representation.architectures import ATTRIBUTIONS
 from experiments.representation.data import Images, normalised
 from experiments.representation.networks import Trainings
 from experiments.representation.settings import Decisive, Run

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.representation import architectures
-from experiments.representation.attributions import ATTRIBUTIONS
+from experiments.representation.architectures import ATTRIBUTIONS
 from experiments.representation.figures import rung_label
 from experiments.representation.networks import LOSS
 from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD
