@@ -70,13 +70,7 @@ def rung_label(sparsity: float) -> str:
 
 
 def ladders(results: Results, tested: Table, question: str) -> Figure:
-    """Draws the quantities of a question: a row for each, a column for each architecture, a line for each method.
-
-    Args:
-      results: of the study.
-      tested: the verdicts, whose sweet spots are marked.
-      question: one of those of ``quantities``.
-    """
+    """Draws the quantities of a question: a row for each, a column for each architecture, a line for each method."""
     asked = [one for one in results.quantities if one.question == question]
     rows: dict[str, list[Quantity]] = {}
     for one in asked:
@@ -109,8 +103,7 @@ def ladders(results: Results, tested: Table, question: str) -> Figure:
 
 
 def _of(frame: Table, quantity: Quantity, architecture: str) -> Table:
-    same = (frame.question == quantity.question) & (frame.quantity == quantity.name)
-    return frame[same & (frame.method == quantity.line) & (frame.architecture == architecture)]
+    return frame[np.all([frame[name] == value for name, value in quantity.place(architecture).items()], axis=0)]
 
 
 def _asides(count: int) -> list[float]:
@@ -230,9 +223,8 @@ def _chosen(rungs: Sequence[int], count: int) -> list[int]:
     >>> _chosen(range(8), 3), _chosen([0, 1], 3)
     ([0, 4, 7], [0, 1])
     """
-    if len(rungs) <= count:
-        return list(rungs)
-    return [rungs[(place * (len(rungs) - 1) + (count - 1) // 2) // (count - 1)] for place in range(count)]
+    last, steps = len(rungs) - 1, min(count, len(rungs)) - 1
+    return [rungs[(place * last + steps // 2) // steps] for place in range(steps + 1)]
 
 
 def _examples(results: Results) -> list[Example]:

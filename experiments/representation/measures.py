@@ -12,8 +12,7 @@ import numpy as np
 from einops import rearrange
 
 import jaxprune as jp
-from experiments.representation import architectures
-from experiments.representation.architectures import ATTRIBUTIONS
+from experiments.representation.architectures import ATTRIBUTIONS, Architecture, find
 from experiments.representation.data import Images, normalised
 from experiments.representation.networks import Trainings
 from experiments.representation.settings import Decisive, Run
@@ -56,7 +55,7 @@ def _outputs(network: jp.Network, images: Any) -> Any:
 
 def attributions(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Compares attributions of the network's own decisions with the masks of the objects."""
-    kind = architectures.find(run.architecture)
+    kind = find(run.architecture)
     key, few = jax.random.key(run.seed), run.attributed_examples
     images, masks = jnp.asarray(normalised(test.images[:few])), test.mask[:few]
     found: dict[str, Any] = {}
@@ -96,7 +95,7 @@ def written(pooled: np.ndarray) -> str:
 
 def objects(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Searches for one object in each image, without labels."""
-    features = places(architectures.find(run.architecture), network, normalised(test.images))
+    features = places(find(run.architecture), network, normalised(test.images))
     size, shown = test.images.shape[1:3], min(SHOWN, run.attributed_examples)
     # Half of the places, as the hundred of LOST are of the 192 places of a VOC image in the paper's ViT-B/32.
     few = max(1, features.shape[1] * features.shape[2] // 2)
@@ -111,7 +110,7 @@ def _hits(boxes: np.ndarray, test: jp.data.Annotated, settings: Decisive) -> lis
     return discovery.corloc(boxes, test.boxes, legacy=settings.legacy).hits.tolist()
 
 
-def places(kind: architectures.Architecture, network: jp.Network, images: np.ndarray) -> Any:
+def places(kind: Architecture, network: jp.Network, images: np.ndarray) -> Any:
     """Reads the features of every place [b, h, w, d], of images as large as those that the network was trained on.
 
     The tokens of a ViT lie a patch apart, so few that no object has a shape.  Its images are shown moved by a quarter

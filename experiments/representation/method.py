@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from experiments.representation import architectures
-from experiments.representation.architectures import ATTRIBUTIONS
+from experiments.representation.architectures import ATTRIBUTIONS, find
 from experiments.representation.figures import rung_label
 from experiments.representation.networks import LOSS
 from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD
@@ -89,7 +88,7 @@ def _data(settings: Any) -> str:
 
 def _networks(settings: Any, results: Results) -> str:
     kinds = []
-    for kind in map(architectures.find, results.architectures):
+    for kind in map(find, results.architectures):
         shapes = kind.shapes(settings.image, len(results.truths[results.seeds[0]]["classes"]))
         layers = f"{kind.layers}, " if kind.layers else ""
         kinds.append(f"{kind.title}: {layers}{tree.size(shapes['params']):,} parameters, peak rate {kind.rate:g}")
@@ -102,7 +101,7 @@ def captions(settings: Any, results: Results) -> dict[str, str]:
     pooling = "stretched to [0, 1]" if settings.legacy else "where they are positive"
     boundary = "exactly one half misses, as in the released code" if settings.legacy else "exactly one half counts"
     controls = "with the undistorted controls" if settings.legacy else "without those that the benchmark leaves out"
-    kinds = list(map(architectures.find, results.architectures))
+    kinds = list(map(find, results.architectures))
     sites = joined([f"{kind.cam} ({kind.title})" for kind in kinds])
     searched = joined([f"{kind.tokens} ({kind.title})" for kind in kinds])
     shown = [ATTRIBUTIONS[name] for name in dict.fromkeys(name for kind in kinds for name in kind.methods)]

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from experiments.representation import architectures
+from experiments.representation.architectures import digest, find
 from experiments.representation.data import Images
 from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Decisive
 from experiments.shared import options
@@ -31,8 +31,8 @@ class Trainings:
 
     def __init__(self, settings: Decisive, architecture: str, seed: int, images: Images, out: Path) -> None:
         self._settings, self._seed, self._images, self._out = settings, seed, images.training(), out
-        self._kind = architectures.find(architecture)
-        self._named = architectures.digest(architecture, settings.image)
+        self._kind = find(architecture)
+        self._named = digest(architecture, settings.image)
         module = self._kind.module(len(images.test.classes), settings.image)
         variables = jax.jit(module.init)(jax.random.key(seed), self._images["image"][:1])
         self._start = jp.Network.from_linen(module, variables, train={"train": True})

@@ -39,7 +39,14 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         "is better than the dense network would be a sweet spot.",
     )
     page.section("Look first")
-    page.drawing(figures.overview(results), _LOOK.format(results.seeds[0]))
+    page.drawing(
+        figures.overview(results),
+        f"Test images of seed {results.seeds[0]}, the object outlined. Attributions of what each network decides for, "
+        "over the image in grey: the brighter, the more relevant; every map is scaled by its own largest value, and of "
+        "integrated gradients the root is shown. With Grad-CAM the true box (dashed) and the one that LOST finds in "
+        "the network's features (blue; a box around the whole image: nothing was singled out). Images are an "
+        "impression: the numbers are below.",
+    )
     page.section("What was found")
     page.points(findings(settings, results, tested))
     meanings = captions(settings, results)
@@ -74,15 +81,6 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     caption = "Sparsity of every rung, of the kernels that may be pruned and of all kernels."
     page.table(caption, ["", "rung", "of prunable kernels", "of all kernels"], rows, folded=True)
     return page
-
-
-_LOOK = (
-    "Test images of seed {}, the object outlined. Attributions of what each network decides for, over the "
-    "image in grey: the brighter, the more relevant; every map is scaled by its own largest value, and of "
-    "integrated gradients the root is shown. With Grad-CAM the true box (dashed) and the one that LOST finds in the "
-    "network's features (blue; a box around the whole image: nothing was singled out). Images are an impression: "
-    "the numbers are below."
-)
 
 
 def _count(results: Results, question: str) -> str:
@@ -126,14 +124,12 @@ def _number_tables(page: report.Page, results: Results) -> None:
             rows.append([named, *(found.get(rung, "") for rung in rungs)])
         levels = "".join(f" {level}: {height:.3f}." for level, height in results.levels(quantity).items())
         less = " Less is better." if quantity.smaller else ""
-        caption = f"{quantity.name[0].upper()}{quantity.name[1:]}.{less}{levels} {_COLUMNS}"
+        caption = (
+            f"{quantity.name[0].upper()}{quantity.name[1:]}.{less}{levels} Columns: the sparsity of the ladder's rung; "
+            "a dense network trained as long as to that rung stands in its column. Hover for n, and for 95 % intervals "
+            "where there are any."
+        )
         page.table(caption, heads, rows, folded=True)
-
-
-_COLUMNS = (
-    "Columns: the sparsity of the ladder's rung; a dense network trained as long as to that rung stands in its column. "
-    "Hover for n, and for 95 % intervals where there are any."
-)
 
 
 def _number(row: Any) -> Cell:
@@ -209,22 +205,20 @@ def findings(settings: Any, results: Results, tested: Table) -> dict[str, str]:
         else untested(tested, question)
         for question, heading in QUESTIONS.items()
     }
+    asked = (
+        "The observers that decisions are compared with are simulated: they err more under stronger distortion and "
+        "about smaller objects, by a formula given below. What is close to them is not thereby close to people."
+    )
     points = {
         "Accuracy along the ladder.": _accuracies(results),
         "Sweet spots.": _overall(settings, results, own),
         **answers,
         "Random order.": _any_order(tested),
         "Flat maps.": _flat(results),
-        "No people were asked.": _OBSERVERS if (tested.question == DECIDE).any() else "",
+        "No people were asked.": asked if (tested.question == DECIDE).any() else "",
         "Few seeds.": few_seeds(len(results.seeds)).strip(),
     }
     return {lead: told for lead, told in points.items() if told}
-
-
-_OBSERVERS = (
-    "The observers that decisions are compared with are simulated: they err more under stronger distortion and about "
-    "smaller objects, by a formula given below. What is close to them is not thereby close to people."
-)
 
 
 def _accuracies(results: Results) -> str:

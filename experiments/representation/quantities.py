@@ -51,15 +51,13 @@ class Quantity(NamedTuple):
     independent: bool = True
     least: float = 0.0
 
+    def place(self, architecture: str) -> dict[str, str]:
+        """Names it in a table."""
+        return {"question": self.question, "quantity": self.name, "method": self.line, "architecture": architecture}
+
 
 def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequence[str]) -> list[Quantity]:
-    """Lists what can be said of networks.
-
-    Args:
-      records: the metrics of all runs.
-      truths: the metrics of all truths.
-      kept: the distorted conditions that count, as "contrast c30".
-    """
+    """Lists what can be said of networks; ``kept`` are the distorted conditions that count, as "contrast c30"."""
     methods = dict.fromkeys(name for one in records for name in one["attribution"] if name != RANDOM_MAP)
     listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
     for name, method in itertools.product(("mass", "rank", "pointing"), methods):

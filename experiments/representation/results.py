@@ -74,13 +74,10 @@ class Results:
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     def gains_of(self, quantity: Quantity, architecture: str, against: str) -> dict[int, stats.Interval]:
-        """Compares rungs with one of ``REFERENCES`` on the same images: above 0 where a rung is better.
+        """Compares every later rung with one of ``REFERENCES`` on the same images: above 0 where a rung is better.
 
+        All intervals hold at once with 95 % confidence; there are none of a quantity whose rows are not independent.
         Of insertion and deletion it is the distance to random order that gains, or loses.
-
-        Returns:
-          For every rung but 0 with the quantity measured, an interval; all of them hold at once with 95 % confidence.
-          None of a quantity whose rows are not independent.
         """
         # The control is measured on the same rungs, all but the first.
         rungs = [rung for rung in self.rungs(architecture, LADDER, quantity) if rung and quantity.independent]
@@ -102,10 +99,10 @@ class Results:
     def curves(self) -> Table:
         """Every quantity of every network, with a 95 % interval of its own where it has one; it takes long, once."""
         rows = []
-        for (name, quantity), arm in itertools.product(self._quantities(), (LADDER, CONTROL, RANDOM, SNIP)):
-            for rung in self.rungs(name, arm, quantity):
-                found, count = self.value(quantity, name, arm, rung)
-                row = {**_place(quantity, name), "arm": arm, "rung": rung, "sparsity": self.sparsity(name, arm, rung)}
+        for name, one, arm in itertools.product(self.architectures, self.quantities, (LADDER, CONTROL, RANDOM, SNIP)):
+            for rung in self.rungs(name, arm, one):
+                found, count = self.value(one, name, arm, rung)
+                row = {**one.place(name), "arm": arm, "rung": rung, "sparsity": self.sparsity(name, arm, rung)}
                 rows.append({**row, **found._asdict(), "examples": count, "seeds": len(self.seeds)})
         return pd.DataFrame(rows)
 
@@ -113,9 +110,9 @@ class Results:
     def gains(self) -> Table:
         """What every rung gains over both references; the intervals of a ladder hold at once.  It takes long, once."""
         rows = []
-        for (name, quantity), against in itertools.product(self._quantities(), REFERENCES):
-            for rung, gain in self.gains_of(quantity, name, against).items():
-                row = {**_place(quantity, name), "against": against, "rung": rung}
+        for name, one, against in itertools.product(self.architectures, self.quantities, REFERENCES):
+            for rung, gain in self.gains_of(one, name, against).items():
+                row = {**one.place(name), "against": against, "rung": rung}
                 rows.append({**row, "sparsity": self.sparsity(name, LADDER, rung), **gain._asdict()})
         return pd.DataFrame(rows)
 
@@ -128,14 +125,6 @@ class Results:
                 flags = [flag for metrics in runs.values() for flag in metrics["attribution"][method]["flat"]]
                 rows += [(*place, method, sum(flags), len(flags))] if any(flags) else []
         return pd.DataFrame(rows, columns=["architecture", "arm", "rung", "method", "flat", "maps"])
-
-    def _quantities(self) -> Iterator[tuple[str, Quantity]]:
-        return itertools.product(self.architectures, self.quantities)
-
-
-def _place(quantity: Quantity, architecture: str) -> dict[str, str]:
-    found = {"question": quantity.question, "quantity": quantity.name, "method": quantity.line}
-    return {**found, "architecture": architecture}
 
 
 def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:

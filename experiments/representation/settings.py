@@ -19,6 +19,9 @@ from jaxprune import check, memory
 FORMS = ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>", "<package.module>:<function>")
 """What ``--data`` takes."""
 
+_Architectures = Annotated[tuple[Named, ...], listed(ARCHITECTURES, own=True, alias="--architecture")]
+_Distortions = Annotated[tuple[str, ...], listed(jp.data.DISTORTIONS)]
+
 
 @dataclass(frozen=True)
 class Decisive:
@@ -56,9 +59,7 @@ class Decisive:
     """The dense network included."""
     exclude: str = ""
     """Regular expression: kernels of these names are neither pruned nor counted, such as query|key|value."""
-    distortions: Annotated[tuple[str, ...], listed(jp.data.DISTORTIONS)] = (
-        *("contrast", "low-pass", "high-pass", "uniform-noise", "rotation", "phase-scrambling"),
-    )
+    distortions: _Distortions = ("contrast", "low-pass", "high-pass", "uniform-noise", "rotation", "phase-scrambling")
     """Under which decisions are compared with those of observers, at all their levels."""
     observers: int = 4
     """Simulated ones, of scenes."""
@@ -92,9 +93,7 @@ class Truth(Decisive):
 class Settings(Decisive, Execution):
     """For every architecture and seed the ladder, and its controls."""
 
-    architectures: Annotated[tuple[Named, ...], listed(ARCHITECTURES, own=True, alias="--architecture")] = (
-        *("resnet-small", "resnet-large", "vit", "swin"),
-    )
+    architectures: _Architectures = tuple(ARCHITECTURES)
     """A function returns an Architecture of experiments.representation.architectures."""
     random_rungs: tuple[int, ...] = (2, 5, 7)
     """Rungs with a random mask of equal sparsity and equal training."""
@@ -172,8 +171,6 @@ def validate(settings: Settings) -> None:
     check.whole("rungs", settings.rungs, least=2)
     for name in ("architectures", "distortions", "distorted_rungs"):
         each_once(name, getattr(settings, name))
-    for name in settings.architectures:
-        find(name)
     for name in settings.distortions:
         check.choice("distortions", name, jp.data.DISTORTIONS)
     options.check_score("score", settings.score)
