@@ -31,9 +31,7 @@ class Attribution(NamedTuple):
 
     def pooling(self, legacy: bool) -> str:
         """Returns how ``jp.evaluate.relevance.pooled`` makes one map of 0 or more of it."""
-        if not self.is_heat:
-            return "squared"
-        return "minmax" if legacy else "positive"
+        return ("minmax" if legacy else "positive") if self.is_heat else "squared"
 
 
 def _integrated(*, steps: int, key: Any, legacy: bool, **_: Any) -> Any:
@@ -150,7 +148,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
 }
 
-
 MAPPED: Mapping[str, float] = {"grad-cam": 1.0, "integrated-gradients": 0.5}
 """The methods of which the page shows maps, and the power they are raised to: relevance in single pixels is squared,
 and of a square little but its peak would be seen."""
@@ -162,10 +159,8 @@ def find(word: str | Callable[..., Any]) -> Architecture:
         return ARCHITECTURES[check.choice("architectures", word, ARCHITECTURES)]
     found = named.find("architectures", word)()
     if not isinstance(found, Architecture):
-        raise ValueError(
-            f"architectures: expected {named.name(word)} to return an Architecture of "
-            f"experiments.representation.architectures, but got {type(found).__name__}."
-        )
+        what, got = f"an Architecture of {__name__}", type(found).__name__
+        raise ValueError(f"architectures: expected {named.name(word)} to return {what}, but got {got}.")
     return found
 
 
@@ -187,9 +182,8 @@ def demand_readable(word: str | Callable[..., Any], image: int) -> None:
     check.positive(f"{name}: rate", kind.rate)
     for method in kind.methods:
         check.choice(f"{name}: methods", method, ATTRIBUTIONS)
-    for method in MAPPED:
-        if method not in kind.methods:
-            raise ValueError(f"{name}: methods: expected {method} among them, whose maps the page shows. Add it.")
+    if missing := [method for method in MAPPED if method not in kind.methods]:
+        raise ValueError(f"{name}: methods: expected {missing[0]} among them, whose maps the page shows. Add it.")
     network = jp.Network.from_linen(kind.module(2, image), kind.shapes(image))
     sites = jp.sites.tags(network, jax.ShapeDtypeStruct((1, image, image, 3), "float32"))
     for field, site in {"cam": kind.cam, "tokens": kind.tokens, "features": "features"}.items():

@@ -21,15 +21,10 @@ from jaxprune import report
 
 _INK, _SOFT = "#2b2922", "#8a8578"
 
-_TITLES = {
-    "": "",
-    **{name: one.title for name, one in ATTRIBUTIONS.items()},
-    **{"lost": "LOST", "tokencut": "TokenCut", RANDOM_MAP: "random order"},
-}
-_LINES = dict(zip(ATTRIBUTIONS, report.COLOURS, strict=False)) | {
-    **dict(zip(("lost", "tokencut"), report.COLOURS, strict=False)),
-    **{"": report.COLOURS[0], RANDOM_MAP: _SOFT},
-}
+_TITLES = {"": "", **{name: one.title for name, one in ATTRIBUTIONS.items()}}
+_TITLES |= {"lost": "LOST", "tokencut": "TokenCut", RANDOM_MAP: "random order"}
+_LINES = {"": report.COLOURS[0], RANDOM_MAP: _SOFT, **dict(zip(ATTRIBUTIONS, report.COLOURS, strict=False))}
+_LINES |= dict(zip(("lost", "tokencut"), report.COLOURS, strict=False))
 ARMS = {LADDER: "pruned", CONTROL: "dense, trained equally long", RANDOM: "random mask", SNIP: "SNIP"}
 """What figures and tables call the arms."""
 
@@ -85,8 +80,8 @@ def ladders(results: Results, tested: Table, question: str) -> Figure:
             drawn_here = [one for one in lines if len(_of(results.curves, one, architecture))]
             for quantity, aside in zip(drawn_here, _asides(len(drawn_here)), strict=True):
                 here = _of(results.curves, quantity, architecture)
-                _line(axis, here, quantity, banded=len(lines) == 1, aside=aside)
-                _spots(axis, here, _of(tested, quantity, architecture), quantity)
+                spots = _of(tested[tested.verdict == "found"], quantity, architecture)
+                _line(axis, here, spots, quantity, banded=len(lines) == 1, aside=aside)
             axis.margins(y=0.08)
             # Rungs stand at equal distances, as in the paper, named by their sparsity.
             axis.set_xlim(named[0] - 0.4, named[-1] + 0.4)
@@ -116,7 +111,7 @@ def _asides(count: int) -> list[float]:
     return [apart * (number - (count - 1) / 2) for number in range(count)]
 
 
-def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: float) -> None:
+def _line(axis: Any, here: Table, spots: Table, quantity: Quantity, *, banded: bool, aside: float) -> None:
     text, color = method(quantity.line), _LINES.get(quantity.line, _INK)
     # Intervals of few seeds are widened, beyond what values can be: tables have them as they are.
     here = here.assign(low=here.low.clip(quantity.least, 1), high=here.high.clip(quantity.least, 1))
@@ -134,12 +129,8 @@ def _line(axis: Any, here: Table, quantity: Quantity, *, banded: bool, aside: fl
         for row in here[here.arm == arm].itertuples():
             axis.plot([row.rung + aside] * 2, [row.low, row.high], color=color, linewidth=0.8, alpha=0.6)
             axis.plot(row.rung + aside, row.mean, color=color, label=ARMS[arm], **_LOOKS[ARMS[arm]])
-
-
-def _spots(axis: Any, here: Table, tested: Table, quantity: Quantity) -> None:
-    color = _LINES.get(quantity.line, _INK)
-    heights = here[here.arm == LADDER].set_index("rung")["mean"]
-    for row in tested[tested.verdict == "found"].itertuples():
+    heights = ladder.set_index("rung")["mean"]
+    for row in spots.itertuples():
         text = _SPOTS[str(row.against)]
         edge = "white" if _LOOKS[text] is _STAR else color
         drawn = {"color": color, "markeredgecolor": edge, "label": text, "zorder": 6, **_LOOKS[text]}

@@ -3,13 +3,11 @@
 And what the networks of a seed are held against: labels, chance levels, baselines, simulated observers.
 """
 
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 
 import jaxprune as jp
 from experiments.representation.architectures import ATTRIBUTIONS, Architecture, find
@@ -111,21 +109,11 @@ def _hits(boxes: np.ndarray, test: jp.data.Annotated, settings: Decisive) -> lis
 
 
 def places(kind: Architecture, network: jp.Network, images: np.ndarray) -> Any:
-    """Reads the features of every place [b, h, w, d], of images as large as those that the network was trained on.
-
-    The tokens of a ViT lie a patch apart, so few that no object has a shape.  Its images are shown moved by a quarter
-    of a patch up or down, left or right, their edges repeated, and the four grids are interleaved: twice as many places
-    a side, each in the middle of the patch that it was read from.  (Amir et al. 2021, arXiv 2112.05814, change the
-    stride of the patches instead, and with it the positions.)
-    """
+    """Reads the features of every place [b, h, w, d], of images as large as those that the network was trained on."""
     if kind.is_map:
         return discovery.standardised(discovery.tokens(network, images, kind.tokens))
-    quarter, (height, width) = kind.patch // 4, images.shape[1:3]
-    padded = np.pad(images, ((0, 0), (quarter, quarter), (quarter, quarter), (0, 0)), mode="edge")
-    starts = itertools.product((0, 2 * quarter), repeat=2)
-    moved = [padded[:, top : top + height, left : left + width] for top, left in starts]
-    grids = jnp.stack([discovery.tokens(network, one, kind.tokens) for one in moved])
-    return rearrange(grids, "(r c) b h w d -> b (h r) (w c) d", r=2)
+    # The tokens of a ViT lie a patch apart, so few that no object has a shape.
+    return discovery.moved_tokens(network, images, kind.tokens, patch=kind.patch)
 
 
 def odd_one_out(test: jp.data.Annotated, network: jp.Network, seed: int) -> list[float]:
@@ -163,12 +151,10 @@ def measure_truth(images: Images, settings: Decisive, seed: int) -> dict[str, An
 
 
 def watched(images: Images, settings: Decisive, seed: int) -> dict[str, observers.Observers]:
-    """Simulates observers of every condition.
+    """Simulates observers of every condition, who err more under stronger distortion and about small objects.
 
-    They err more under stronger distortion, and about small objects: with s the place of a level among those of its
-    distortion, from 0 (the control) to 1, and z_i the standardised logarithm of an object's visible area, an image is
-    answered rightly with probability ``c + (1 - c) / (1 + exp(-(3 - 5 s + z_i)))``, c = 1 / classes; any two observers
-    share 3 of 10 trials.
+    An image is answered rightly with probability ``c + (1 - c) / (1 + exp(-(3 - 5 s + z)))``: c = 1 / classes, s the
+    place of a level among those of its distortion, z the standardised logarithm of the object's visible area.
     """
     area, classes = np.log(images.test.mask.sum(axis=(1, 2))), len(images.test.classes)
     standard, chance, found = (area - area.mean()) / max(area.std(), 1e-12), 1 / classes, {}

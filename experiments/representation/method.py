@@ -25,11 +25,16 @@ def approach(settings: Any, results: Results) -> dict[str, str]:
         if len(results.seeds) > 1
         else "Of one seed intervals say nothing about others."
     )
+    kinds = []
+    for kind in map(find, results.architectures):
+        shapes = kind.shapes(settings.image, len(results.truths[results.seeds[0]]["classes"]))
+        layers = f"{kind.layers}, " if kind.layers else ""
+        kinds.append(f"{kind.title}: {layers}{tree.size(shapes['params']):,} parameters, peak rate {kind.rate:g}")
     widths = [width for name, width in _WIDTHS.items() if name in settings.distortions]
     filters = f"Standard deviations of the distorting filters are: {'; '.join(widths)}."
     return {
         "Data.": _data(settings),
-        "Networks.": f"{_networks(settings, results)}. All are trained with AdamW, weight decay 0.01, warm-up and "
+        "Networks.": f"{'; '.join(kinds)}. All are trained with AdamW, weight decay 0.01, warm-up and "
         f"cosine decay that start anew on every rung, batches of {settings.batch_size}, "
         f"{LOSS.__name__.replace('_', ' ')}.",
         "Ladder.": f"The dense network is trained for {settings.first_steps} steps. Then {percent(settings.share)} of "
@@ -84,15 +89,6 @@ def _data(settings: Any) -> str:
         "training scene of a class is grey, since distorted images are and should not be new for that alone. For the "
         "shape bias, scenes whose texture is that of another class."
     )
-
-
-def _networks(settings: Any, results: Results) -> str:
-    kinds = []
-    for kind in map(find, results.architectures):
-        shapes = kind.shapes(settings.image, len(results.truths[results.seeds[0]]["classes"]))
-        layers = f"{kind.layers}, " if kind.layers else ""
-        kinds.append(f"{kind.title}: {layers}{tree.size(shapes['params']):,} parameters, peak rate {kind.rate:g}")
-    return "; ".join(kinds)
 
 
 def captions(settings: Any, results: Results) -> dict[str, str]:

@@ -151,9 +151,8 @@ def claims(settings: Any) -> list[Claim]:
 def sweet_spots(results: Results, *, against: str, margin: float) -> Iterator[Case]:
     """Says of every ladder and quantity whether it has a sweet spot, and which rung gains most.
 
-    Where a sweet spot was found, that rung is of those whose interval lies above the margin.  A gain may end below what
-    a blind guess reaches: of the levels that are reached without looking, ``level`` names the best where the ``value``
-    of the rung is no better, and ``level_value`` is its height.
+    Where one was found, that rung is of those whose interval lies above the margin.  A gain may end below a blind
+    guess: ``level`` names the best that is reached without looking where the rung's ``value`` is no better.
     """
     reached = results.curves[results.curves.arm == LADDER].set_index([*_CASE[:3], "rung"])
     quantities = {(one.name, one.line): one for one in results.quantities}
