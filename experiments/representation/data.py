@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -86,18 +86,15 @@ def prepare(settings: Decisive, annotated: jp.data.Annotated | None, seed: int) 
         labels = np.asarray(annotated.labels)[trained].astype(np.int32)
         training = lambda: {"image": normalised(annotated.images[trained]), "label": labels}  # noqa: E731
         test, conflict = annotated.take(tested), None
-    levels = [(name, level) for name in settings.distortions for level in jp.data.DISTORTIONS[name]]
-    conditions = {" ".join(one): _condition(test.images, *one, seed) for one in levels}
+    conditions: dict[str, Callable[[], np.ndarray]] = {}
+    for name in settings.distortions:
+        # The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass,
+        # which in proportion would leave nothing of a small image.
+        side = float(min(test.images.shape[1:3])) if name == "high-pass" else 224.0
+        for level in jp.data.DISTORTIONS[name]:
+            make = partial(jp.data.distort, test.images, name, level, seed, reference=side)
+            conditions[f"{name} {level}"] = cache(make) if test.images.nbytes < _SMALL else make
     return Images(cache(training), test, conditions, conflict)
-
-
-def _condition(images: np.ndarray, name: str, level: str, seed: int) -> Callable[[], np.ndarray]:
-    """Makes distorted images when they are asked for, and keeps them where they are small."""
-    # The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass, which
-    # in proportion would leave nothing of a small image.
-    side = float(min(images.shape[1:3])) if name == "high-pass" else 224.0
-    make = lambda: jp.data.distort(images, name, level, seed, reference=side)  # noqa: E731
-    return cache(make) if images.nbytes < _SMALL else make
 
 
 def _scenes(settings: Decisive, seed: int, tested: int) -> tuple[Any, jp.data.Annotated, dict[str, Any]]:

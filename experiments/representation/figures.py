@@ -154,11 +154,8 @@ def _with_legend(drawn: Figure) -> Figure:
 
 # ----------------------------------------------------------------------------------- the same images along the ladder
 
-_FEW = 2  # images of each architecture in the strip of all
-_MOST = 8  # rungs in the strip of one architecture
 _FOUND: Any = {"edgecolor": "#56B4E9", "linewidth": 1.6}
 _TRUE: Any = {"edgecolor": "white", "linewidth": 1.0, "linestyle": (0, (2, 1.5))}
-_GREY = (0.299, 0.587, 0.114)
 
 
 class Example(NamedTuple):
@@ -171,12 +168,12 @@ class Example(NamedTuple):
 
 def overview(results: Results) -> Figure:
     """Draws two images for each architecture: a dense network, the middle and the last rung of its ladder."""
-    return _draw(results, results.architectures, _examples(results)[:_FEW], list(MAPPED), 3)
+    return _draw(results, results.architectures, _examples(results)[:2], list(MAPPED), 3)
 
 
 def along(results: Results, architecture: str) -> Figure:
-    """Draws Grad-CAM and the box found of all images that were kept, on every rung of an architecture's ladder."""
-    return _draw(results, [architecture], _examples(results), list(MAPPED)[:1], _MOST)
+    """Draws Grad-CAM and the box found of all images that were kept, on up to eight rungs of an architecture."""
+    return _draw(results, [architecture], _examples(results), list(MAPPED)[:1], 8)
 
 
 def _draw(
@@ -237,7 +234,7 @@ def _panel(axis: Any, metrics: Any, number: int, how: str, shown: Example) -> No
     """Draws a map over the image in grey, and with the first method the boxes."""
     heat = _bytes(metrics["attribution"][how]["strip"][number], *shown.mask.shape)
     heat = (heat / 255) ** MAPPED[how]
-    grey = 0.25 + 0.6 * (shown.pixels @ np.array(_GREY))[..., None]
+    grey = 0.25 + 0.6 * (shown.pixels @ np.array((0.299, 0.587, 0.114)))[..., None]
     colours = mpl.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3]
     opacity = (0.9 * heat)[..., None]
     axis.imshow((1 - opacity) * grey + opacity * colours, interpolation="nearest")

@@ -21,6 +21,7 @@ SHOWN = 4
 
 _TRIPLETS = 400
 _STEPS = 16  # of insertion and deletion
+_outputs = jax.jit(lambda network, images: network(images))
 
 
 def measure_network(run: Run, images: Images, trainings: Trainings) -> dict[str, Any]:
@@ -44,11 +45,6 @@ def measure_network(run: Run, images: Images, trainings: Trainings) -> dict[str,
 def decisions(network: jp.Network, images: np.ndarray) -> np.ndarray:
     """Returns the class that the network decides for, [n], of images in [0, 1]."""
     return np.argmax(np.asarray(_outputs(network, normalised(images))), axis=1)
-
-
-@jax.jit
-def _outputs(network: jp.Network, images: Any) -> Any:
-    return network(images)
 
 
 def attributions(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:

@@ -8,24 +8,13 @@ from rich.table import Table as Printed
 from experiments.representation import figures
 from experiments.representation.figures import ARMS, method, rung_label, title
 from experiments.representation.method import approach, captions, legacy
-from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD, RANDOM_MAP
+from experiments.representation.quantities import ACCURACY, DECIDE, ODD, QUESTIONS, RANDOM_MAP
 from experiments.representation.results import REFERENCES, Results
 from experiments.representation.settings import CONTROL, LADDER
 from experiments.shared.pages import DATA, counted, few_seeds, joined, percent, verdict_table
 from experiments.shared.results import Table
 from jaxprune import report
 from jaxprune.report import Cell
-
-QUESTIONS = {
-    ACCURACY: "Does it know the class?",
-    LOOK: "Does it look at the object?",
-    NEED: "Does it need the pixels that it is said to look at?",
-    FIND: "Are objects found in its features?",
-    DECIDE: "Does it decide as observers do?",
-    CUES: "Shape or texture?",
-    ODD: "Which one is odd?",
-}
-"""The headings of the page."""
 
 _MOST = 6  # sweet spots, or networks, that a sentence lists
 
@@ -140,23 +129,23 @@ def _number(row: Any) -> Cell:
 def summary(settings: Any, results: Results, tested: Table) -> Printed:
     """Makes the table of all sweet spots, for the console."""
     del settings
-    table = Printed(title="Sweet spots: against dense / against equal training", caption=_MARKED)
+    table = Printed(
+        title="Sweet spots: against dense / against equal training",
+        caption="yes: found; yes*: found, but no better than what is reached without looking; no: not found; ?: "
+        "undecided.",
+    )
     table.add_column("measure")
     for architecture in results.architectures:
         table.add_column(title(architecture), justify="center")
-    marks: dict[Any, list[str]] = {}
+    said, marks = {"found": "yes", "undecided": "?", "not found": "no"}, {}
     for row in tested.itertuples():
-        mark = _MARKS[row.verdict] + ("*" if row.verdict == "found" and row.level else "")
+        mark = said[row.verdict] + ("*" if row.verdict == "found" and row.level else "")
         marks.setdefault((row.quantity, row.method, row.architecture), []).append(mark)
     listed = [one for one in results.quantities if one.independent]
     for one in sorted(listed, key=lambda one: one.line == RANDOM_MAP):
         found = [marks.get((one.name, one.line, architecture), []) for architecture in results.architectures]
         table.add_row(_name(one.name, one.line), *map(" / ".join, found))
     return table
-
-
-_MARKS = {"found": "yes", "undecided": "?", "not found": "no"}
-_MARKED = "yes: found; yes*: found, but no better than what is reached without looking; no: not found; ?: undecided."
 
 
 # ------------------------------------------------------------------------------------------------------ what was found
@@ -209,11 +198,17 @@ def findings(settings: Any, results: Results, tested: Table) -> dict[str, str]:
         "The observers that decisions are compared with are simulated: they err more under stronger distortion and "
         "about smaller objects, by a formula given below. What is close to them is not thereby close to people."
     )
+    rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")].itertuples()
+    spots = [f"{title(one.architecture)}, {one.quantity}, against {REFERENCES[one.against]}" for one in rows]
+    any_order = (
+        "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
+        f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to it."
+    )
     points = {
         "Accuracy along the ladder.": _accuracies(results),
         "Sweet spots.": _overall(settings, results, own),
         **answers,
-        "Random order.": _any_order(tested),
+        "Random order.": any_order if spots else "",
         "Flat maps.": _flat(results),
         "No people were asked.": asked if (tested.question == DECIDE).any() else "",
         "Few seeds.": few_seeds(len(results.seeds)).strip(),
@@ -270,16 +265,6 @@ def _answer(here: Table, against: str) -> str:
     more = [f"{len(found) - _MOST} more are in the table"] if len(found) > _MOST else []
     listed = f" {'; '.join([*spots, *more])}." if spots else ""
     return f"Against {REFERENCES[against]}: {', '.join(counts)}.{listed}"
-
-
-def _any_order(tested: Table) -> str:
-    rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")].itertuples()
-    spots = [f"{title(one.architecture)}, {one.quantity}, against {REFERENCES[one.against]}" for one in rows]
-    told = (
-        "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
-        f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to it."
-    )
-    return told if spots else ""
 
 
 def _flat(results: Results) -> str:

@@ -18,7 +18,16 @@ Read = Callable[[Metrics, Metrics], np.ndarray | None]
 
 ACCURACY, LOOK, NEED = "accuracy", "attribution", "perturbation"
 FIND, DECIDE, CUES, ODD = "discovery", "decisions", "cues", "triplets"
-"""The questions of the study; each has a figure and a table of verdicts."""
+QUESTIONS = {
+    ACCURACY: "Does it know the class?",
+    LOOK: "Does it look at the object?",
+    NEED: "Does it need the pixels that it is said to look at?",
+    FIND: "Are objects found in its features?",
+    DECIDE: "Does it decide as observers do?",
+    CUES: "Shape or texture?",
+    ODD: "Which one is odd?",
+}
+"""The questions of the study, and their headings; each has a figure and a table of verdicts."""
 
 RANDOM_MAP = "random map"
 """Pixels in random order: the control of insertion and deletion."""

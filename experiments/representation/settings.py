@@ -169,7 +169,7 @@ def validate(settings: Settings) -> None:
     for name in (*_COUNTS, "observers", "path_steps"):
         check.whole(name, getattr(settings, name))
     check.whole("rungs", settings.rungs, least=2)
-    for name in ("architectures", "distortions", "distorted_rungs"):
+    for name in ("architectures", "distortions"):
         each_once(name, getattr(settings, name))
     for name in settings.distortions:
         check.choice("distortions", name, jp.data.DISTORTIONS)
@@ -177,7 +177,19 @@ def validate(settings: Settings) -> None:
     if not settings.margin >= 0:
         raise ValueError(f"margin: expected 0 or more, but got {settings.margin}.")
     _check_images(settings)
-    _check_rungs(settings)
+    first = jp.schedules.ladder(2, settings.share)[-1]
+    if (last := 1 - (1 - first) ** (settings.rungs - 1)) > 0.999:
+        raise ValueError(
+            f"share, rungs: the last rung would prune {last:.4%} of the weights; expected at most 99.9 %. Take fewer "
+            "rungs or a smaller share."
+        )
+    for name, least in _RUNGS.items():
+        each_once(name, getattr(settings, name) or ("none",))
+        for rung in getattr(settings, name):
+            if not least <= rung < settings.rungs:
+                raise ValueError(f"{name}: expected rungs in [{least}, {settings.rungs}), but got {rung}.")
+    if 0 not in settings.distorted_rungs:
+        raise ValueError("distorted_rungs: expected rung 0, the dense network, among them: others gain over it.")
     for name in settings.architectures:
         demand_readable(name, settings.image)
     _check_exclude(settings)
@@ -207,22 +219,6 @@ def _check_images(settings: Settings) -> None:
             f"{allowed / 1e9:,.0f} GB may be taken. Take fewer, or smaller ones."
         )
     at_most_images(settings.batch_size, trained, "the training part")
-
-
-def _check_rungs(settings: Settings) -> None:
-    first = jp.schedules.ladder(2, settings.share)[-1]
-    if (last := 1 - (1 - first) ** (settings.rungs - 1)) > 0.999:
-        raise ValueError(
-            f"share, rungs: the last rung would prune {last:.4%} of the weights; expected at most 99.9 %. Take fewer "
-            "rungs or a smaller share."
-        )
-    for name, least in _RUNGS.items():
-        each_once(name, getattr(settings, name) or ("none",))
-        for rung in getattr(settings, name):
-            if not least <= rung < settings.rungs:
-                raise ValueError(f"{name}: expected rungs in [{least}, {settings.rungs}), but got {rung}.")
-    if 0 not in settings.distorted_rungs:
-        raise ValueError("distorted_rungs: expected rung 0, the dense network, among them: others gain over it.")
 
 
 def _check_exclude(settings: Settings) -> None:
