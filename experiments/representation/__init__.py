@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from experiments.representation import page
 from experiments.representation.data import Images, Inputs, open_study
-from experiments.representation.measures import measure_network
+from experiments.representation.measures import measure_network, measure_truth
 from experiments.representation.networks import Trainings
 from experiments.representation.results import Results, claims, tables
 from experiments.representation.settings import Run, Settings, Truth, plan
-from experiments.representation.truth import measure_truth
 from experiments.shared import study
 
 
@@ -27,8 +26,7 @@ class World(NamedTuple):
 
 def prepare(settings: Settings, inputs: Inputs, key: tuple[int, str]) -> World:
     """Makes the images of a seed, and what trains an architecture on them."""
-    seed, architecture = key
-    images = inputs.images(seed)
+    (seed, architecture), images = key, inputs.images(key[0])
     return World(images, Trainings(settings, architecture, seed, images, settings.out) if architecture else None)
 
 
@@ -41,9 +39,8 @@ def measure(world: World, run: Truth | Run) -> dict[str, Any]:
 
 def said(run: Truth | Run, metrics: dict[str, Any]) -> str:
     """Says what came out of a run."""
-    if isinstance(run, Truth):
-        return ""
-    return f"{metrics['sparsity']:6.1%}  accuracy {sum(metrics['hits']) / len(metrics['hits']):.3f}"
+    hits = metrics.get("hits", [])  # a truth has none
+    return f"{metrics['sparsity']:6.1%}  accuracy {sum(hits) / len(hits):.3f}" if hits else ""
 
 
 STUDY = study.Study(

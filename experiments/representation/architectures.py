@@ -1,17 +1,63 @@
-"""The architectures of the study: what they are made of, and where their representation is read."""
+"""The architectures of the study, where their representation is read, and the attributions that they can have."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 import jaxprune as jp
-from experiments.representation.attributions import ATTRIBUTIONS
 from experiments.shared import named
 from experiments.shared.settings import fits
 from jaxprune import check, records
+from jaxprune.evaluate import attribution as made
+
+
+class Attribution(NamedTuple):
+    """A method of attribution.
+
+    Attributes:
+      title: what figures and tables call it.
+      make: (site, steps, key, legacy), as keywords -> method.
+      source: whose it is, or what it reads.
+      is_heat: whether it gives one map of 0 or more; other maps are squared and summed over channels.
+    """
+
+    title: str
+    make: Callable[..., Any]
+    source: str = ""
+    is_heat: bool = False
+
+    def pooling(self, legacy: bool) -> str:
+        """Returns how ``jp.evaluate.relevance.pooled`` makes one map of 0 or more of it."""
+        return ("minmax" if legacy else "positive") if self.is_heat else "squared"
+
+
+def _integrated(*, steps: int, key: Any, legacy: bool, **_: Any) -> Any:
+    method = made.integrated_gradients(steps=steps)
+    return made.noise_tunnel(method, samples=2, std=1.0, key=key) if legacy else method
+
+
+_GRAD_CAM = "Selvaraju et al. 2017, arXiv 1610.02391"
+_INTEGRATED = "Sundararajan et al. 2017, arXiv 1703.01365"
+_GUIDED = "the same, times guided backpropagation: Springenberg et al. 2015, arXiv 1412.6806"
+_ROLLOUT = "Abnar and Zuidema 2020, arXiv 2005.00928"
+
+ATTRIBUTIONS: Mapping[str, Attribution] = {
+    "grad-cam": Attribution("Grad-CAM", lambda site, **_: made.grad_cam(site, dead="zeros"), _GRAD_CAM, True),
+    "integrated-gradients": Attribution("integrated gradients", _integrated, _INTEGRATED),
+    "guided-grad-cam": Attribution(
+        "guided Grad-CAM", lambda site, **_: made.guided_grad_cam(site, dead="zeros"), _GUIDED
+    ),
+    "attention": Attribution(
+        "attention", lambda **_: made.last_attention(), "of the class token in the last layer", True
+    ),
+    "rollout": Attribution("attention rollout", lambda **_: made.attention_rollout(), _ROLLOUT, True),
+    "guided-backpropagation": Attribution("guided backpropagation", lambda **_: made.guided_backpropagation()),
+    "smooth-grad": Attribution("SmoothGrad", lambda key, **_: made.smooth_grad(samples=16, std=0.5, key=key)),
+    "input-times-gradient": Attribution("input times gradient", lambda **_: made.input_times_gradient()),
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +148,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
 }
 
-
 MAPPED: Mapping[str, float] = {"grad-cam": 1.0, "integrated-gradients": 0.5}
 """The methods of which the page shows maps, and the power they are raised to: relevance in single pixels is squared,
 and of a square little but its peak would be seen."""
@@ -114,10 +159,8 @@ def find(word: str | Callable[..., Any]) -> Architecture:
         return ARCHITECTURES[check.choice("architectures", word, ARCHITECTURES)]
     found = named.find("architectures", word)()
     if not isinstance(found, Architecture):
-        raise ValueError(
-            f"architectures: expected {named.name(word)} to return an Architecture of "
-            f"experiments.representation.architectures, but got {type(found).__name__}."
-        )
+        what, got = f"an Architecture of {__name__}", type(found).__name__
+        raise ValueError(f"architectures: expected {named.name(word)} to return {what}, but got {got}.")
     return found
 
 
@@ -139,9 +182,8 @@ def demand_readable(word: str | Callable[..., Any], image: int) -> None:
     check.positive(f"{name}: rate", kind.rate)
     for method in kind.methods:
         check.choice(f"{name}: methods", method, ATTRIBUTIONS)
-    for method in MAPPED:
-        if method not in kind.methods:
-            raise ValueError(f"{name}: methods: expected {method} among them, whose maps the page shows. Add it.")
+    if missing := [method for method in MAPPED if method not in kind.methods]:
+        raise ValueError(f"{name}: methods: expected {missing[0]} among them, whose maps the page shows. Add it.")
     network = jp.Network.from_linen(kind.module(2, image), kind.shapes(image))
     sites = jp.sites.tags(network, jax.ShapeDtypeStruct((1, image, image, 3), "float32"))
     for field, site in {"cam": kind.cam, "tokens": kind.tokens, "features": "features"}.items():

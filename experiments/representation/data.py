@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -63,11 +63,11 @@ def open_study(settings: Settings) -> Inputs:
     annotated = None if settings.data == "shapes" else read(settings)
     if annotated is None:
         _, test, conflict = _scenes(settings, 0, _FEW)
-        parts = [test.images, test.mask, *test.boxes, conflict["image"]]
+        parts, names = [test.images, test.mask, *test.boxes, conflict["image"]], []
     else:
         _check_annotated(annotated, settings)
         parts = [annotated.images, annotated.mask, annotated.void, annotated.labels, *annotated.boxes]
-    names = [] if annotated is None else [annotated.name, annotated.classes]  # the name enters the splits
+        names = [annotated.name, annotated.classes]  # the name enters the splits
     decisive = [records.fingerprint(*map(np.asarray, parts)), *names, options.own_scores([settings.score])]
     return Inputs(settings, annotated, records.digest(decisive)[:16])
 
@@ -86,21 +86,15 @@ def prepare(settings: Decisive, annotated: jp.data.Annotated | None, seed: int) 
         labels = np.asarray(annotated.labels)[trained].astype(np.int32)
         training = lambda: {"image": normalised(annotated.images[trained]), "label": labels}  # noqa: E731
         test, conflict = annotated.take(tested), None
-    conditions = {
-        f"{name} {level}": _condition(test.images, name, level, seed)
-        for name in settings.distortions
-        for level in jp.data.DISTORTIONS[name]
-    }
+    conditions: dict[str, Callable[[], np.ndarray]] = {}
+    for name in settings.distortions:
+        # The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass,
+        # which in proportion would leave nothing of a small image.
+        side = float(min(test.images.shape[1:3])) if name == "high-pass" else 224.0
+        for level in jp.data.DISTORTIONS[name]:
+            make = partial(jp.data.distort, test.images, name, level, seed, reference=side)
+            conditions[f"{name} {level}"] = cache(make) if test.images.nbytes < _SMALL else make
     return Images(cache(training), test, conditions, conflict)
-
-
-def _condition(images: np.ndarray, name: str, level: str, seed: int) -> Callable[[], np.ndarray]:
-    """Makes distorted images when they are asked for, and keeps them where they are small."""
-    # The side at which a filter's deviation is in pixels: the benchmark's, but the image's own for the high-pass, which
-    # in proportion would leave nothing of a small image.
-    side = float(min(images.shape[1:3])) if name == "high-pass" else 224.0
-    make = lambda: jp.data.distort(images, name, level, seed, reference=side)  # noqa: E731
-    return cache(make) if images.nbytes < _SMALL else make
 
 
 def _scenes(settings: Decisive, seed: int, tested: int) -> tuple[Any, jp.data.Annotated, dict[str, Any]]:
@@ -142,20 +136,19 @@ def read(settings: Decisive) -> jp.data.Annotated:
     """Opens images with masks and boxes, once for all seeds."""
     data, image = settings.data, settings.image
     kind, _, name = data.partition(":") if isinstance(data, str) else ("", "", "")
-    if kind == "voc" and name:
+    if isinstance(data, str) and not name:
+        check.choice("data", data, FORMS)
+    if kind == "voc":
         return jp.data.voc(name, image=image)
-    if kind == "folder" and name:
+    if kind == "folder":
         return jp.data.annotated_folder(name, image=image)
-    if kind == "tfds" and name:
+    if kind == "tfds":
         values: dict[str, Any] = {"objects": settings.object_values or None, "void": settings.void_values}
         return jp.data.annotated_tfds(name, image=image, folder=settings.data_folder, **values)
-    if isinstance(data, str) and not (named.is_own(data) and name):
-        check.choice("data", data, FORMS)
     found = named.find("data", data)()
     if not isinstance(found, jp.data.Annotated):
-        raise ValueError(
-            f"data: expected {named.name(data)} to return a jp.data.Annotated, but got {type(found).__name__}."
-        )
+        got = type(found).__name__
+        raise ValueError(f"data: expected {named.name(data)} to return a jp.data.Annotated, but got {got}.")
     return found
 
 
@@ -174,8 +167,5 @@ def _check_annotated(images: jp.data.Annotated, settings: Settings) -> None:
             f"data, test_examples: expected test images of two classes or more, two of one of them, but the "
             f"{len(tested)} are of {len(labels)} with at most {counts.max()} each. Take more images."
         )
-    if len(tested) < settings.attributed_examples:
-        raise ValueError(
-            f"attributed_examples: expected at most the {len(tested)} test images that there are, but got "
-            f"{settings.attributed_examples}."
-        )
+    if (few := settings.attributed_examples) > len(tested):
+        raise ValueError(f"attributed_examples: expected at most the {len(tested)} test images, but got {few}.")

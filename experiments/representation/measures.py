@@ -1,23 +1,27 @@
-"""What is measured of a network: where it looks, whether objects are found in it, how it decides."""
+"""What is measured of a network: where it looks, whether objects are found in it, how it decides.
+
+And what the networks of a seed are held against: labels, chance levels, baselines, simulated observers.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 
 import jaxprune as jp
-from experiments.representation import architectures
-from experiments.representation.attributions import ATTRIBUTIONS
+from experiments.representation.architectures import ATTRIBUTIONS, Architecture, find
 from experiments.representation.data import Images, normalised
 from experiments.representation.networks import Trainings
-from experiments.representation.settings import Run
-from experiments.representation.truth import SHOWN
-from jaxprune.evaluate import discovery, perturbation, relevance, triplets
+from experiments.representation.settings import Decisive, Run
+from jaxprune.evaluate import alignment, discovery, observers, perturbation, relevance, triplets
+
+SHOWN = 4
+"""Images whose attributions and boxes are kept for the page."""
 
 _TRIPLETS = 400
 _STEPS = 16  # of insertion and deletion
+_outputs = jax.jit(lambda network, images: network(images))
 
 
 def measure_network(run: Run, images: Images, trainings: Trainings) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def measure_network(run: Run, images: Images, trainings: Trainings) -> dict[str,
         "hits": (decisions(network, images.test.images) == np.asarray(images.test.labels)).tolist(),
         "attribution": attributions(run, images.test, network),
         "discovery": objects(run, images.test, network),
-        "triplets": odd(images.test, network, run.seed),
+        "triplets": odd_one_out(images.test, network, run.seed),
     }
     if images.conflict is not None:
         found["conflict"] = decisions(network, images.conflict["image"]).tolist()
@@ -43,14 +47,9 @@ def decisions(network: jp.Network, images: np.ndarray) -> np.ndarray:
     return np.argmax(np.asarray(_outputs(network, normalised(images))), axis=1)
 
 
-@jax.jit
-def _outputs(network: jp.Network, images: Any) -> Any:
-    return network(images)
-
-
 def attributions(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Compares attributions of the network's own decisions with the masks of the objects."""
-    kind = architectures.find(run.architecture)
+    kind = find(run.architecture)
     key, few = jax.random.key(run.seed), run.attributed_examples
     images, masks = jnp.asarray(normalised(test.images[:few])), test.mask[:few]
     found: dict[str, Any] = {}
@@ -90,7 +89,7 @@ def written(pooled: np.ndarray) -> str:
 
 def objects(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str, Any]:
     """Searches for one object in each image, without labels."""
-    features = places(architectures.find(run.architecture), network, normalised(test.images))
+    features = places(find(run.architecture), network, normalised(test.images))
     size, shown = test.images.shape[1:3], min(SHOWN, run.attributed_examples)
     # Half of the places, as the hundred of LOST are of the 192 places of a VOC image in the paper's ViT-B/32.
     few = max(1, features.shape[1] * features.shape[2] // 2)
@@ -98,46 +97,74 @@ def objects(run: Run, test: jp.data.Annotated, network: jp.Network) -> dict[str,
         "lost": np.asarray(discovery.lost(features, candidates=few, image=size).box),
         "tokencut": np.asarray(discovery.token_cut(features, image=size).box),
     }
-    hits = {name: discovery.corloc(boxes, test.boxes, legacy=run.legacy).hits for name, boxes in found.items()}
-    return {name: {"hits": hits[name].tolist(), "strip": boxes[:shown].tolist()} for name, boxes in found.items()}
+    return {name: {"hits": _hits(one, test, run), "strip": one[:shown].tolist()} for name, one in found.items()}
 
 
-def places(kind: architectures.Architecture, network: jp.Network, images: np.ndarray) -> Any:
-    """Reads the features of every place [b, h, w, d], of images as large as those that the network was trained on.
+def _hits(boxes: np.ndarray, test: jp.data.Annotated, settings: Decisive) -> list[bool]:
+    return discovery.corloc(boxes, test.boxes, legacy=settings.legacy).hits.tolist()
 
-    The tokens of a ViT lie a patch apart, so few that no object has a shape.  Its images are shown moved by a quarter
-    of a patch up or down, left or right, their edges repeated, and the four grids are interleaved: twice as many places
-    a side, each in the middle of the patch that it was read from.  (Amir et al. 2021, arXiv 2112.05814, change the
-    stride of the patches instead, and with it the positions.)
-    """
+
+def places(kind: Architecture, network: jp.Network, images: np.ndarray) -> Any:
+    """Reads the features of every place [b, h, w, d], of images as large as those that the network was trained on."""
     if kind.is_map:
         return discovery.standardised(discovery.tokens(network, images, kind.tokens))
-    quarter = kind.patch // 4
-    _, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (quarter, quarter), (quarter, quarter), (0, 0)), mode="edge")
-    rows = []
-    for top in (0, 2 * quarter):
-        moved = [padded[:, top : top + height, left : left + width] for left in (0, 2 * quarter)]
-        grids = [discovery.tokens(network, one, kind.tokens) for one in moved]
-        rows.append(jnp.stack(grids, axis=3))
-    return rearrange(jnp.stack(rows, axis=2), "b h r w c d -> b (h r) (w c) d")
+    # The tokens of a ViT lie a patch apart, so few that no object has a shape.
+    return discovery.moved_tokens(network, images, kind.tokens, patch=kind.patch)
 
 
-def odd(test: jp.data.Annotated, network: jp.Network, seed: int) -> list[float]:
+def odd_one_out(test: jp.data.Annotated, network: jp.Network, seed: int) -> list[float]:
     """Shows triplets, two images of one class and one of another: how far is the other one chosen as the odd one?"""
-    shown = pairs_and_others(np.asarray(test.labels), seed)
+    shown = triplets.of_classes(np.asarray(test.labels), _TRIPLETS, seed)
     (features,) = jp.sites.read_jit(network, normalised(test.images), sites=("features",))
     return triplets.choice_shares(features, shown)[:, 2].tolist()
 
 
-def pairs_and_others(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Draws triplets whose first two images share a class and whose third has another, int [m, 3].
+# ------------------------------------------------------------------------- what the networks of a seed are held against
 
-    >>> bool(np.all(pairs_and_others(np.array([0, 0, 1, 1]), 0)[:, 0] < 4))
-    True
+
+def measure_truth(images: Images, settings: Decisive, seed: int) -> dict[str, Any]:
+    """Collects what networks are held against: labels, chance levels, baselines, and the answers of observers."""
+    test, few, cues = images.test, settings.attributed_examples, images.conflict
+    count, size = len(test.images), test.images.shape[1:3]
+    baselines = {"centre box": discovery.centre_box(size, count), "whole image": discovery.whole_image(size, count)}
+    shown = slice(min(SHOWN, few))
+    pixels = np.round(255 * test.images[shown]).astype(np.uint8)
+    return {
+        "classes": list(test.classes),
+        "labels": np.asarray(test.labels).tolist(),
+        "chance": relevance.chance(test.mask[:few]).tolist(),
+        "baselines": {name: _hits(boxes, test, settings) for name, boxes in baselines.items()},
+        "observers": {name: one.responses.tolist() for name, one in watched(images, settings, seed).items()},
+        # For the page, a byte for each number, in hexadecimal.
+        "strip": {
+            "size": size[0],
+            "images": [one.tobytes().hex() for one in pixels],
+            "masks": [one.astype(np.uint8).tobytes().hex() for one in test.mask[shown]],
+            "boxes": [np.asarray(one).tolist() for one in test.boxes[shown]],
+        },
+        "conflict": cues and {name: np.asarray(cues[name]).tolist() for name in ("shape", "texture")},
+    }
+
+
+def watched(images: Images, settings: Decisive, seed: int) -> dict[str, observers.Observers]:
+    """Simulates observers of every condition, who err more under stronger distortion and about small objects.
+
+    An image is answered rightly with probability ``c + (1 - c) / (1 + exp(-(3 - 5 s + z)))``: c = 1 / classes, s the
+    place of a level among those of its distortion, z the standardised logarithm of the object's visible area.
     """
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    drawn = rng.integers(len(labels), size=(100 * _TRIPLETS, 3))
-    first, second, third = labels[drawn].T
-    fits = (first == second) & (drawn[:, 0] != drawn[:, 1]) & (first != third)
-    return drawn[fits][:_TRIPLETS]
+    area, classes = np.log(images.test.mask.sum(axis=(1, 2))), len(images.test.classes)
+    standard, chance, found = (area - area.mean()) / max(area.std(), 1e-12), 1 / classes, {}
+    for number, condition in enumerate(images.conditions):
+        name, level = condition.split(" ")
+        levels = jp.data.DISTORTIONS[name]
+        strength = levels.index(level) / (len(levels) - 1)
+        right = chance + (1 - chance) / (1 + np.exp(-(3 - 5 * strength + standard)))
+        options: dict[str, Any] = {"observers": settings.observers, "rho": 0.3, "seed": 1000 * seed + number}
+        found[condition] = observers.simulated(right, images.test.labels, classes, **options)
+    return found
+
+
+def kept_conditions(settings: Decisive, conditions: list[str]) -> list[str]:
+    """Leaves out the controls of the benchmark, as it does itself; all stay with the choices of the released code."""
+    left_out = {} if settings.legacy else alignment.EXCLUDED
+    return [one for one in conditions if one.split(" ")[1] not in left_out.get(one.split(" ")[0], ())]

@@ -1,35 +1,78 @@
-"""How the study of representations was done, in sentences."""
+"""How the study of representations was done, what every measure means, and whose it is, in sentences."""
 
-from collections.abc import Iterator
 from typing import Any
 
-from experiments.representation import architectures
+from experiments.representation.architectures import ATTRIBUTIONS, find
 from experiments.representation.figures import rung_label
-from experiments.representation.findings import Point
 from experiments.representation.networks import LOSS
+from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD
 from experiments.representation.results import Results
 from experiments.representation.settings import BUGS, LADDER, LEGACY, RANDOM, SNIP
-from experiments.shared.pages import DATA, counted, percent
+from experiments.shared.pages import DATA, counted, joined, percent
 from experiments.shared.styles import label
 from jaxprune import tree
 
 
-def approach(settings: Any, results: Results) -> list[Point]:
+def approach(settings: Any, results: Results) -> dict[str, str]:
     """Says how it was done."""
-    source = (
-        "Cassano, Renzulli, Bragagnolo and Grangetto (2025), arXiv 2507.01722, prune ResNet-18, ResNet-50, Swin-V2-T "
-        "and ViT-B/32 on ImageNet. Numbers on other data, networks and training are not comparable with theirs."
+    first, arms = results.architectures[0], {arm for _, arm, _ in results.runs}
+    rungs = [f"{rung_label(results.sparsity(first, LADDER, rung))} %" for rung in results.rungs(first, LADDER)]
+    positions = ", those of the position networks of Swin V2 among them" if "swin" in results.architectures else ""
+    left_out = f" Kernels named {settings.exclude} are left out." if settings.exclude else ""
+    few = (
+        "All intervals are widened by √(n / (n − 1)) for n seeds; where seeds differ more than their images make them, "
+        "those of few seeds are too narrow all the same."
+        if len(results.seeds) > 1
+        else "Of one seed intervals say nothing about others."
     )
-    return [
-        ("Data.", _data(settings)),
-        ("Networks.", _networks(settings, results)),
-        ("Ladder.", _ladder(settings, results)),
-        ("Controls.", _controls(results)),
-        ("Statistics.", _statistics(results)),
-        *[("Filters.", one) for one in _filters(settings)],
-        ("Observers.", _simulated(settings)),
-        ("Source.", source),
-    ]
+    kinds = []
+    for kind in map(find, results.architectures):
+        shapes = kind.shapes(settings.image, len(results.truths[results.seeds[0]]["classes"]))
+        layers = f"{kind.layers}, " if kind.layers else ""
+        kinds.append(f"{kind.title}: {layers}{tree.size(shapes['params']):,} parameters, peak rate {kind.rate:g}")
+    widths = [width for name, width in _WIDTHS.items() if name in settings.distortions]
+    filters = f"Standard deviations of the distorting filters are: {'; '.join(widths)}."
+    return {
+        "Data.": _data(settings),
+        "Networks.": f"{'; '.join(kinds)}. All are trained with AdamW, weight decay 0.01, warm-up and "
+        f"cosine decay that start anew on every rung, batches of {settings.batch_size}, "
+        f"{LOSS.__name__.replace('_', ' ')}.",
+        "Ladder.": f"The dense network is trained for {settings.first_steps} steps. Then {percent(settings.share)} of "
+        f"the weights that are left go, those that rank lowest by {label(settings.score)} over all prunable kernels at "
+        f"once, and the network is trained for {settings.steps} steps from the weights that it has: "
+        f"{', '.join(rungs)}. Sparsity is that of the prunable kernels{positions}; the share of all kernels is in the "
+        f"last table.{left_out}",
+        "Controls.": " ".join(text for arm, text in _CONTROLS.items() if not arm or arm in arms),
+        "Statistics.": f"{counted(len(results.seeds), 'seed')}. Bands are 95 % bootstrap intervals of each value by "
+        "itself, over seeds and images. Gains are paired by seed and image, signed so that above 0 is better, and the "
+        "intervals of a ladder hold at once (maximum of the studentised deviations, Romano and Wolf 2005), since the "
+        f"best of several rungs is looked for. {few} Found: one interval lies above the margin; not found: none "
+        "reaches above it; undecided: anything else. Nothing is corrected for the number of measures and "
+        "architectures.",
+        **({"Filters.": filters} if widths else {}),
+        "Observers.": f"Simulated; no people were asked. {settings.observers} for every condition. With s the place of "
+        "a level among those of its distortion, from 0 (the control) to 1, z the standardised logarithm of the "
+        "object's area and c = 1 / classes, an image is answered rightly with probability c + (1 − c) / (1 + "
+        "exp(−(3 − 5 s + z))). Any two share 3 of 10 trials.",
+        "Source.": "Cassano, Renzulli, Bragagnolo and Grangetto (2025), arXiv 2507.01722, prune ResNet-18, ResNet-50, "
+        "Swin-V2-T and ViT-B/32 on ImageNet. Numbers on other data, networks and training are not comparable with "
+        "theirs.",
+    }
+
+
+_WIDTHS = {
+    "low-pass": "low-pass in proportion to images of 224 pixels, as in the benchmark",
+    "high-pass": "high-pass in pixels of the image itself, as in proportion nothing of a small one would be left",
+}
+_CONTROLS = {
+    "": "Equal training: the dense network, trained on as often and as long as the ladder, and not pruned.",
+    RANDOM: "Random mask: of that network, on the rung before, a random choice of weights goes at once, as many as on "
+    "the rung of the ladder, and it is trained for one rung. The ladder comes there gradually, training after every "
+    "step, so that the gap between them is not the criterion's alone.",
+    SNIP: "SNIP (Lee et al. 2019, arXiv 1810.02340): scored at initialisation, where BatchNorm has the statistics of "
+    "the scoring images, pruned at once to the sparsity of the rung, then trained once, as long as the dense network: "
+    "shorter than the ladder by all its later rungs.",
+}
 
 
 def _data(settings: Any) -> str:
@@ -48,88 +91,61 @@ def _data(settings: Any) -> str:
     )
 
 
-def _networks(settings: Any, results: Results) -> str:
-    kinds = []
-    for name in results.architectures:
-        kind = architectures.find(name)
-        shapes = kind.shapes(settings.image, len(results.truths[results.seeds[0]]["classes"]))
-        layers = f"{kind.layers}, " if kind.layers else ""
-        kinds.append(f"{kind.title}: {layers}{tree.size(shapes['params']):,} parameters, peak rate {kind.rate:g}")
-    return (
-        f"{'; '.join(kinds)}. All are trained with AdamW, weight decay 0.01, warm-up and cosine decay that start anew "
-        f"on every rung, batches of {settings.batch_size}, {LOSS.__name__.replace('_', ' ')}."
-    )
-
-
-def _ladder(settings: Any, results: Results) -> str:
-    first = results.architectures[0]
-    rungs = [f"{rung_label(results.sparsity(first, LADDER, rung))} %" for rung in results.rungs(first, LADDER)]
-    positions = ", those of the position networks of Swin V2 among them" if "swin" in results.architectures else ""
-    left_out = f" Kernels named {settings.exclude} are left out." if settings.exclude else ""
-    return (
-        f"The dense network is trained for {settings.first_steps} steps. Then {percent(settings.share)} of the weights "
-        f"that are left go, those that rank lowest by {label(settings.score)} over all prunable kernels at once, and "
-        f"the network is trained for {settings.steps} steps from the weights that it has: {', '.join(rungs)}. Sparsity "
-        f"is that of the prunable kernels{positions}; the share of all kernels is in the last table.{left_out}"
-    )
-
-
-def _controls(results: Results) -> str:
-    arms = {arm for _, arm, _ in results.runs}
-    sentences = ["Equal training: the dense network, trained on as often and as long as the ladder, and not pruned."]
-    if RANDOM in arms:
-        sentences.append(
-            "Random mask: of that network, on the rung before, a random choice of weights goes at once, as many as on "
-            "the rung of the ladder, and it is trained for one rung. The ladder comes there gradually, training after "
-            "every step, so that the gap between them is not the criterion's alone."
-        )
-    if SNIP in arms:
-        sentences.append(
-            "SNIP (Lee et al. 2019, arXiv 1810.02340): scored at initialisation, where BatchNorm has the statistics of "
-            "the scoring images, pruned at once to the sparsity of the rung, then trained once, as long as the dense "
-            "network: shorter than the ladder by all its later rungs."
-        )
-    return " ".join(sentences)
-
-
-def _statistics(results: Results) -> str:
-    few = (
-        "All intervals are widened by √(n / (n − 1)) for n seeds; where seeds differ more than their images make them, "
-        "those of few seeds are too narrow all the same."
-        if len(results.seeds) > 1
-        else "Of one seed intervals say nothing about others."
-    )
-    return (
-        f"{counted(len(results.seeds), 'seed')}. Bands are 95 % bootstrap intervals of each value by itself, over "
-        "seeds and images. Gains are paired by seed and image, signed so that above 0 is better, and the intervals of "
-        "a ladder hold at once (maximum of the studentised deviations, Romano and Wolf 2005), since the best of "
-        f"several rungs is looked for. {few} Found: one interval lies above the margin; not found: none reaches above "
-        "it; undecided: anything else. Nothing is corrected for the number of measures and architectures."
-    )
-
-
-def _filters(settings: Any) -> Iterator[str]:
-    widths = {
-        "low-pass": "low-pass in proportion to images of 224 pixels, as in the benchmark",
-        "high-pass": "high-pass in pixels of the image itself, as in proportion nothing of a small one would be left",
+def captions(settings: Any, results: Results) -> dict[str, str]:
+    """Returns what stands below the figure of each question."""
+    noisy = " of two noisy copies of the image" if settings.legacy else ""
+    pooling = "stretched to [0, 1]" if settings.legacy else "where they are positive"
+    boundary = "exactly one half misses, as in the released code" if settings.legacy else "exactly one half counts"
+    controls = "with the undistorted controls" if settings.legacy else "without those that the benchmark leaves out"
+    kinds = list(map(find, results.architectures))
+    sites = joined([f"{kind.cam} ({kind.title})" for kind in kinds])
+    searched = joined([f"{kind.tokens} ({kind.title})" for kind in kinds])
+    shown = [ATTRIBUTIONS[name] for name in dict.fromkeys(name for kind in kinds for name in kind.methods)]
+    sources = joined([f"{one.title} ({one.source})" if one.source else one.title for one in shown])
+    side, tokens = settings.image // 4, [kind.title for kind in kinds if not kind.is_map]
+    moved = "moved by a quarter of a patch up or down, left or right, and interleaved"
+    copies = f"the tokens of {joined(tokens)} from four copies of each image, {moved}; " if tokens else ""
+    maps = "maps are standardised, each by its own mean and deviation; " if len(tokens) < len(kinds) else ""
+    return {
+        ACCURACY: "The share of undistorted test images whose class is right. Dotted: chance.",
+        LOOK: f"Attributions of the class that the network decides for, by {sources}. Mass: the share of all relevance "
+        "that lies on the object. Rank: the share of the object among as many pixels of largest relevance, ties by "
+        "expectation (both Arras et al. 2022, arXiv 2003.07258). Pointing: whether the largest lies on it (Zhang et "
+        "al. 2016, arXiv 1608.00507). Dotted: what flat and random maps reach, the object's share of the image. "
+        f"Grad-CAM reads {sites}. Integrated gradients take {settings.path_steps} Gauss-Legendre steps from "
+        f"grey{noisy}. Grad-CAM and attention count {pooling}; the others are squared and summed over channels.",
+        NEED: "While pixels appear on grey (insertion: more is better) or turn grey (deletion: less is better), most "
+        "relevant first: the mean share of the steps at which the network still decides for the class of the whole "
+        "image. A network that has only become more confident does not change; the probability of the class, taken by "
+        "Petsiuk et al. (2018), arXiv 1806.07421, would. Yet some decisions stand in any order: what counts is the "
+        "distance to pixels in random order, in grey, and that is what is tested. The paper on pruning has neither.",
+        FIND: "The share of images in which the box that is found, without labels, has an intersection over union with "
+        f"a true box of one half or more ({boundary}). Boxes by LOST, Siméoni et al. (2021), arXiv 2109.14279, and "
+        f"TokenCut, Wang et al. (2022), arXiv 2202.11539, which read {searched}. All networks see the images in the "
+        f"size that they were trained on, and are read at {side} × {side} places; {copies}{maps}in LOST the half of "
+        "the places with fewest alike are candidates, much as a hundred of the 192 places are that a VOC image has in "
+        "patches of 32 pixels. Lines across: a box in the centre of every image, and the whole image as the box.",
+        DECIDE: f"Decisions on distorted images, {len(results.kept)} conditions of {joined(settings.distortions)}, "
+        f"{controls}, and how alike they are to those of simulated observers; means over conditions, then observers, "
+        "then distortions (Geirhos et al. 2021, arXiv 2106.07411). Accuracy difference: squared difference to the "
+        "observer's accuracy. Observed consistency: both right or both wrong; it rises with accuracy by itself. Error "
+        "consistency: that beyond what two independent observers of these accuracies have, (c_obs − c_exp) / (1 − "
+        "c_exp), and 1 where c_obs is (Geirhos et al. 2020, arXiv 2006.16736). Of accuracy, dotted: chance; of error "
+        "consistency, dash and dots: independent errors.",
+        CUES: "Of the decisions for the class of the shape (s) or that of the texture (t), where these disagree, the "
+        "share for the shape, s / (s + t); one half where there are none (Geirhos et al. 2019, arXiv 1811.12231). "
+        "Networks learned shape and texture together, so both tell the class. One half is no chance level but no "
+        "leaning; that more shape is better is the convention of the field.",
+        ODD: "Two images of one class and one of another: the share of the choice that falls on the other one. The odd "
+        "one is what remains beside the most similar pair, by the cosine of the features before the classifier; ties "
+        "are shared. After the task of Hebart et al. (2020), Nature Human Behaviour 4, with classes in place of "
+        "people's choices. Dotted: chance, one third. Triplets share images: resampled one by one they would give "
+        "intervals that are too narrow, so there are none, and no verdicts.",
     }
-    if shown := [width for name, width in widths.items() if name in settings.distortions]:
-        yield f"Standard deviations of the distorting filters are: {'; '.join(shown)}."
 
 
-def _simulated(settings: Any) -> str:
-    return (
-        f"Simulated; no people were asked. {settings.observers} for every condition. With s the place of a level among "
-        "those of its distortion, from 0 (the control) to 1, z the standardised logarithm of the object's area and "
-        "c = 1 / classes, an image is answered rightly with probability c + (1 − c) / (1 + exp(−(3 − 5 s + z))). Any "
-        "two share 3 of 10 trials."
-    )
-
-
-def legacy(settings: Any) -> tuple[str, list[Point]]:
+def legacy(settings: Any) -> tuple[str, dict[str, str]]:
     """Says what the choices of the released code are, and whether they were taken: a heading, and the list."""
     heading = "The choices of the released code, taken here" if settings.legacy else "What --legacy would change"
-    return heading, [
-        *LEGACY.items(),
-        ("Not taken over, in any case, as they are plain mistakes.", f"{BUGS[0].upper()}{BUGS[1:]}."),
-    ]
+    mistakes = {"Not taken over, in any case, as they are plain mistakes.": f"{BUGS[0].upper()}{BUGS[1:]}."}
+    return heading, {**LEGACY, **mistakes}

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from experiments.representation import architectures
+from experiments.representation.architectures import digest, find
 from experiments.representation.data import Images
 from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Decisive
 from experiments.shared import options
@@ -19,7 +19,6 @@ from experiments.shared.checkpoints import trained
 from jaxprune.pruning import Rung
 
 LOSS = jp.losses.cross_entropy
-
 _SCORED = 256  # training images that a score sees
 
 
@@ -32,8 +31,8 @@ class Trainings:
 
     def __init__(self, settings: Decisive, architecture: str, seed: int, images: Images, out: Path) -> None:
         self._settings, self._seed, self._images, self._out = settings, seed, images.training(), out
-        self._kind = architectures.find(architecture)
-        self._named = architectures.digest(architecture, settings.image)
+        self._kind = find(architecture)
+        self._named = digest(architecture, settings.image)
         module = self._kind.module(len(images.test.classes), settings.image)
         variables = jax.jit(module.init)(jax.random.key(seed), self._images["image"][:1])
         self._start = jp.Network.from_linen(module, variables, train={"train": True})
@@ -81,21 +80,11 @@ class Trainings:
         return jp.scores.snip(LOSS)(network, batches)
 
     def _train(self, network: jp.Network, mask: Any, number: int) -> jp.Network:
-        settings = self._settings
-        steps = settings.steps if number else settings.first_steps
-        made = trained(
-            self._out,
-            network,
-            LOSS,
-            _transformation(self._kind.rate, steps),
-            self._images,
-            {"network": self._named},
-            mask,
-            steps=steps,
-            batch_size=settings.batch_size,
-            # Ladder and control see equal batches on equal rungs.
-            seed=1000 * self._seed + number,
-        )
+        steps = self._settings.steps if number else self._settings.first_steps
+        tx, identity = _transformation(self._kind.rate, steps), {"network": self._named}
+        # Ladder and control see equal batches on equal rungs.
+        fit = {"steps": steps, "batch_size": self._settings.batch_size, "seed": 1000 * self._seed + number}
+        made = trained(self._out, network, LOSS, tx, self._images, identity, mask, **fit)
         # What was loaded is bound to its device, what was just trained is not: programs would be compiled for both.
         return jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), made)
 

@@ -5,8 +5,8 @@ column, whose mean over images is their value.  A consistency is no mean: it has
 observer, and its value is computed from their means, of all images or of a resample.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,20 @@ import numpy as np
 Metrics = Mapping[str, Any]
 """Of a run, or of the truth of a seed."""
 
+Read = Callable[[Metrics, Metrics], np.ndarray | None]
+
 ACCURACY, LOOK, NEED = "accuracy", "attribution", "perturbation"
 FIND, DECIDE, CUES, ODD = "discovery", "decisions", "cues", "triplets"
-"""The questions of the study; each has a figure and a table of verdicts."""
+QUESTIONS = {
+    ACCURACY: "Does it know the class?",
+    LOOK: "Does it look at the object?",
+    NEED: "Does it need the pixels that it is said to look at?",
+    FIND: "Are objects found in its features?",
+    DECIDE: "Does it decide as observers do?",
+    CUES: "Shape or texture?",
+    ODD: "Which one is odd?",
+}
+"""The questions of the study, and their headings; each has a figure and a table of verdicts."""
 
 RANDOM_MAP = "random map"
 """Pixels in random order: the control of insertion and deletion."""
@@ -41,54 +52,77 @@ class Quantity(NamedTuple):
     question: str
     name: str
     line: str
-    read: Callable[[Metrics, Metrics], np.ndarray | None]
+    read: Read
     value: Callable[[np.ndarray], np.ndarray] = lambda means: means[..., 0]
     levels: Callable[[Metrics], dict[str, float]] = lambda truth: {}
     smaller: bool = False
-    tested: Callable[[Metrics, Metrics], np.ndarray | None] | None = None
+    tested: Read | None = None
     independent: bool = True
     least: float = 0.0
 
+    def place(self, architecture: str) -> dict[str, str]:
+        """Names it in a table."""
+        return {"question": self.question, "quantity": self.name, "method": self.line, "architecture": architecture}
+
 
 def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequence[str]) -> list[Quantity]:
-    """Lists what can be said of networks.
-
-    Args:
-      records: the metrics of all runs.
-      truths: the metrics of all truths.
-      kept: the distorted conditions that count, as "contrast c30".
-    """
+    """Lists what can be said of networks; ``kept`` are the distorted conditions that count, as "contrast c30"."""
     methods = dict.fromkeys(name for one in records for name in one["attribution"] if name != RANDOM_MAP)
     listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
-    for name in ("mass", "rank", "pointing"):
-        for method in methods:
-            read = partial(_attributed, name=name, method=method)
-            listed.append(Quantity(LOOK, name, method, read, levels=_share_of_object))
-    for name in ("insertion", "deletion"):
-        for method in [*methods, RANDOM_MAP]:
-            read = partial(_attributed, name=name, method=method)
-            tested = None if method == RANDOM_MAP else partial(_beyond_random, name=name, method=method)
-            listed.append(Quantity(NEED, name, method, read, smaller=name == "deletion", tested=tested))
+    for name, method in itertools.product(("mass", "rank", "pointing"), methods):
+        chance = lambda truth: {"chance": float(np.mean(truth["chance"]))}  # noqa: E731
+        listed.append(Quantity(LOOK, name, method, _attributed(name, method), levels=chance))
+    for name, method in itertools.product(("insertion", "deletion"), [*methods, RANDOM_MAP]):
+        tested = None if method == RANDOM_MAP else _beyond_random(name, method)
+        smaller = name == "deletion"
+        listed.append(Quantity(NEED, name, method, _attributed(name, method), smaller=smaller, tested=tested))
     for name in dict.fromkeys(name for one in records for name in one["discovery"]):
         read = lambda run, _, name=name: _column(run["discovery"][name]["hits"])  # noqa: E731
-        listed.append(Quantity(FIND, "CorLoc", name, read, levels=_baselines))
+        boxes = lambda truth: {name: float(np.mean(hits)) for name, hits in truth["baselines"].items()}  # noqa: E731
+        listed.append(Quantity(FIND, "CorLoc", name, read, levels=boxes))
     listed += _decisions(kept) if kept else []
     if all(one["conflict"] is not None for one in truths):
-        listed.append(Quantity(CUES, "shape bias", "", _cues, bias, lambda truth: {"no leaning": 0.5}))
-    shares = Quantity(
-        ODD, "odd one out", "", lambda run, _: _column(run["triplets"]), levels=lambda _: {"chance": 1 / 3}
-    )
+        listed.append(Quantity(CUES, "shape bias", "", _cues, bias, lambda _: {"no leaning": 0.5}))
+    read, chance = lambda run, _: _column(run["triplets"]), lambda _: {"chance": 1 / 3}
     # Triplets share images.
-    return [*listed, shares._replace(independent=False)]
+    return [*listed, Quantity(ODD, "odd one out", "", read, levels=chance, independent=False)]
 
 
 def _decisions(kept: Sequence[str]) -> list[Quantity]:
+    """Lists what is said of decisions on distorted images; of runs that made none, nothing."""
+    count, weighed = len(kept), weights(kept)
+
+    def right(run: Metrics, truth: Metrics) -> np.ndarray:
+        each = [np.equal(run["distorted"][one], truth["labels"]) for one in kept]
+        return np.stack(each, axis=1).astype(np.float64)  # [images, conditions]
+
+    def distorted(run: Metrics, truth: Metrics) -> np.ndarray | None:
+        """The mean over the conditions of a distortion, then over distortions, of each image: [images, 1]."""
+        return (right(run, truth) @ weighed)[:, None] if "distorted" in run else None
+
+    def trials(run: Metrics, truth: Metrics) -> np.ndarray | None:
+        """Own answers [images, c], then for each condition the k observers' and the agreement, [images, c k] each."""
+        if "distorted" not in run:
+            return None
+        own = right(run, truth)
+        # [k, images] for each condition: to [images, conditions, k].
+        answers = np.transpose([truth["observers"][one] for one in kept], (2, 0, 1))
+        others = (answers == np.asarray(truth["labels"])[:, None, None]).astype(np.float64)
+        agree = (own[:, :, None] == others).astype(np.float64)
+        return np.concatenate([own, *(one.reshape(len(own), -1) for one in (others, agree))], axis=1)
+
     def paired(name: str, made: Callable[..., np.ndarray], **more: Any) -> Quantity:
-        return Quantity(DECIDE, name, "", partial(_trials, kept=kept), partial(_paired, kept=kept, made=made), **more)
+        def value(means: np.ndarray) -> np.ndarray:
+            """Compares with every observer in every condition; means over conditions, observers, then distortions."""
+            own, rest = means[..., :count], means[..., count:]
+            other, agree = np.moveaxis(rest.reshape(*rest.shape[:-1], 2, count, -1), -3, 0)
+            return made(own[..., None], other, agree).mean(axis=-1) @ weighed
+
+        return Quantity(DECIDE, name, "", trials, value, **more)
 
     return [
-        Quantity(DECIDE, "accuracy, distorted", "", partial(_distorted, kept=kept), levels=_guess),
-        paired("error consistency", error_consistency, levels=lambda truth: {"independent errors": 0.0}, least=-1.0),
+        Quantity(DECIDE, "accuracy, distorted", "", distorted, levels=_guess),
+        paired("error consistency", error_consistency, levels=lambda _: {"independent errors": 0.0}, least=-1.0),
         paired("observed consistency", lambda own, other, agree: agree),
         paired("accuracy difference", lambda own, other, agree: (own - other) ** 2, smaller=True),
     ]
@@ -98,53 +132,22 @@ def _guess(truth: Metrics) -> dict[str, float]:
     return {"chance": 1 / len(truth["classes"])}
 
 
-def _share_of_object(truth: Metrics) -> dict[str, float]:
-    return {"chance": float(np.mean(truth["chance"]))}
-
-
-def _baselines(truth: Metrics) -> dict[str, float]:
-    return {name: float(np.mean(hits)) for name, hits in truth["baselines"].items()}
-
-
 def _column(values: Sequence[float]) -> np.ndarray:
     return np.asarray(values, np.float64)[:, None]
 
 
-def _attributed(run: Metrics, truth: Metrics, *, name: str, method: str) -> np.ndarray | None:
-    del truth
-    return _column(run["attribution"][method][name]) if method in run["attribution"] else None
+def _attributed(name: str, method: str) -> Read:
+    return lambda run, _: _column(run["attribution"][method][name]) if method in run["attribution"] else None
 
 
-def _beyond_random(run: Metrics, truth: Metrics, *, name: str, method: str) -> np.ndarray | None:
+def _beyond_random(name: str, method: str) -> Read:
     """The distance to pixels in random order: a decision for the class of a grey image stands in any order."""
-    own, control = (_attributed(run, truth, name=name, method=one) for one in (method, RANDOM_MAP))
-    return None if own is None or control is None else own - control
 
+    def read(run: Metrics, truth: Metrics) -> np.ndarray | None:
+        own, control = (_attributed(name, one)(run, truth) for one in (method, RANDOM_MAP))
+        return None if own is None or control is None else own - control
 
-def _right(run: Metrics, truth: Metrics, kept: Sequence[str]) -> np.ndarray | None:
-    """Which decisions on distorted images are right: [images, conditions]."""
-    if "distorted" not in run:
-        return None
-    return np.stack([np.equal(run["distorted"][one], truth["labels"]) for one in kept], axis=1).astype(np.float64)
-
-
-def _distorted(run: Metrics, truth: Metrics, *, kept: Sequence[str]) -> np.ndarray | None:
-    """The mean over the conditions of a distortion, then over distortions, of each image: [images, 1]."""
-    right = _right(run, truth, kept)
-    return None if right is None else (right @ weights(kept))[:, None]
-
-
-def _trials(run: Metrics, truth: Metrics, *, kept: Sequence[str]) -> np.ndarray | None:
-    """Own answers [images, c], then for each condition the k observers' and the agreement, [images, c k] each."""
-    own = _right(run, truth, kept)
-    if own is None:
-        return None
-    labels = np.asarray(truth["labels"])[:, None, None]
-    # [k, images] for each condition: to [images, conditions, k].
-    answers = np.transpose([truth["observers"][one] for one in kept], (2, 0, 1))
-    others = (answers == labels).astype(np.float64)
-    agree = (own[:, :, None] == others).astype(np.float64)
-    return np.concatenate([own, *(one.reshape(len(own), -1) for one in (others, agree))], axis=1)
+    return read
 
 
 def _cues(run: Metrics, truth: Metrics) -> np.ndarray:
@@ -173,14 +176,6 @@ def error_consistency(own: np.ndarray, other: np.ndarray, agree: np.ndarray) -> 
     expected = own * other + (1 - own) * (1 - other)
     same = agree >= 1.0  # whole numbers of images divided by their number: exact
     return np.where(same, 1.0, (agree - expected) / np.where(same, 1.0, 1 - expected))
-
-
-def _paired(means: np.ndarray, *, kept: Sequence[str], made: Callable[..., np.ndarray]) -> np.ndarray:
-    """Compares with every observer in every condition; the mean over conditions, observers, then distortions."""
-    count = len(kept)
-    own, rest = means[..., :count], means[..., count:]
-    other, agree = np.moveaxis(rest.reshape(*rest.shape[:-1], 2, count, -1), -3, 0)
-    return made(own[..., None], other, agree).mean(axis=-1) @ weights(kept)
 
 
 def bias(means: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """From the records of the study of representations to its numbers: curves with bands, gains, sweet spots."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.representation.measures import kept_conditions
 from experiments.representation.quantities import CUES, RANDOM_MAP, Quantity, quantities
 from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Truth
-from experiments.representation.truth import kept_conditions
 from experiments.shared.results import Case, Claim, Table
 from jaxprune import stats
 
@@ -73,17 +74,14 @@ class Results:
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     def gains_of(self, quantity: Quantity, architecture: str, against: str) -> dict[int, stats.Interval]:
-        """Compares rungs with one of ``REFERENCES`` on the same images: above 0 where a rung is better.
+        """Compares every later rung with one of ``REFERENCES`` on the same images: above 0 where a rung is better.
 
+        All intervals hold at once with 95 % confidence; there are none of a quantity whose rows are not independent.
         Of insertion and deletion it is the distance to random order that gains, or loses.
-
-        Returns:
-          For every rung but 0 with the quantity measured, an interval; all of them hold at once with 95 % confidence.
-          None of a quantity whose rows are not independent.
         """
         # The control is measured on the same rungs, all but the first.
-        rungs = [rung for rung in self.rungs(architecture, LADDER, quantity) if rung]
-        if not quantity.independent or not rungs:
+        rungs = [rung for rung in self.rungs(architecture, LADDER, quantity) if rung and quantity.independent]
+        if not rungs:
             return {}
         sides = [(LADDER, 0)] if against == "dense" else [(CONTROL, rung) for rung in rungs]
         places = sides + [(LADDER, rung) for rung in rungs]
@@ -101,42 +99,32 @@ class Results:
     def curves(self) -> Table:
         """Every quantity of every network, with a 95 % interval of its own where it has one; it takes long, once."""
         rows = []
-        for place, quantity in self._quantities():
-            for arm in (LADDER, CONTROL, RANDOM, SNIP):
-                for rung in self.rungs(place["architecture"], arm, quantity):
-                    cell = (place["architecture"], arm, rung)
-                    found, count = self.value(quantity, *cell)
-                    row = {**place, "arm": arm, "rung": rung, "sparsity": self.sparsity(*cell), **found._asdict()}
-                    rows.append({**row, "examples": count, "seeds": len(self.seeds)})
+        for name, one, arm in itertools.product(self.architectures, self.quantities, (LADDER, CONTROL, RANDOM, SNIP)):
+            for rung in self.rungs(name, arm, one):
+                found, count = self.value(one, name, arm, rung)
+                row = {**one.place(name), "arm": arm, "rung": rung, "sparsity": self.sparsity(name, arm, rung)}
+                rows.append({**row, **found._asdict(), "examples": count, "seeds": len(self.seeds)})
         return pd.DataFrame(rows)
 
     @cached_property
     def gains(self) -> Table:
         """What every rung gains over both references; the intervals of a ladder hold at once.  It takes long, once."""
         rows = []
-        for place, quantity in self._quantities():
-            for against in REFERENCES:
-                for rung, gain in self.gains_of(quantity, place["architecture"], against).items():
-                    sparsity = self.sparsity(place["architecture"], LADDER, rung)
-                    rows.append({**place, "against": against, "rung": rung, "sparsity": sparsity, **gain._asdict()})
+        for name, one, against in itertools.product(self.architectures, self.quantities, REFERENCES):
+            for rung, gain in self.gains_of(one, name, against).items():
+                row = {**one.place(name), "against": against, "rung": rung}
+                rows.append({**row, "sparsity": self.sparsity(name, LADDER, rung), **gain._asdict()})
         return pd.DataFrame(rows)
 
     @cached_property
     def flat_maps(self) -> Table:
         """How many maps have one value everywhere, and so say nothing of where; only methods that have such."""
         rows = []
-        for (architecture, arm, rung), runs in self.runs.items():
+        for place, runs in self.runs.items():
             for method in next(iter(runs.values()))["attribution"]:
                 flags = [flag for metrics in runs.values() for flag in metrics["attribution"][method]["flat"]]
-                if any(flags):
-                    rows.append((architecture, arm, rung, method, sum(flags), len(flags)))
+                rows += [(*place, method, sum(flags), len(flags))] if any(flags) else []
         return pd.DataFrame(rows, columns=["architecture", "arm", "rung", "method", "flat", "maps"])
-
-    def _quantities(self) -> Iterator[tuple[dict[str, str], Quantity]]:
-        for name in self.architectures:
-            for one in self.quantities:
-                place = {"question": one.question, "quantity": one.name, "method": one.line, "architecture": name}
-                yield place, one
 
 
 def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
@@ -163,36 +151,27 @@ def claims(settings: Any) -> list[Claim]:
 def sweet_spots(results: Results, *, against: str, margin: float) -> Iterator[Case]:
     """Says of every ladder and quantity whether it has a sweet spot, and which rung gains most.
 
-    Where a sweet spot was found, that rung is of those whose interval lies above the margin.  A gain may end below what
-    a blind guess reaches: of the levels that are reached without looking, ``level`` names the best where the ``value``
-    of the rung is no better, and ``level_value`` is its height.
+    Where one was found, that rung is of those whose interval lies above the margin.  A gain may end below a blind
+    guess: ``level`` names the best that is reached without looking where the rung's ``value`` is no better.
     """
-    reached = {
-        (row.quantity, row.method, row.architecture, row.rung): row
-        for row in results.curves[results.curves.arm == LADDER].itertuples()
-    }
+    reached = results.curves[results.curves.arm == LADDER].set_index([*_CASE[:3], "rung"])
     quantities = {(one.name, one.line): one for one in results.quantities}
     for names, ladder in results.gains[results.gains.against == against].groupby(_CASE, sort=False):
         name, method, architecture, _ = names
         quantity = quantities[name, method]
         above = ladder[ladder.low > margin]
         best = (above if len(above) else ladder).sort_values("mean", ascending=False, kind="stable").iloc[0]
-        here = reached[name, method, architecture, best.rung]
+        here = reached.loc[name, method, architecture, best.rung]
         # That a shape bias has no leaning makes it no worse.
         levels = {} if quantity.question == CUES else results.levels(quantity)
         if quantity.tested:
-            levels = {RANDOM_MAP: reached[name, RANDOM_MAP, architecture, best.rung].mean}
-        level, height = _beyond(levels, here.mean, -1.0 if quantity.smaller else 1.0)
+            levels = {RANDOM_MAP: reached.loc[name, RANDOM_MAP, architecture, best.rung]["mean"]}
+        sign = -1.0 if quantity.smaller else 1.0
+        level = max(levels, key=lambda one: sign * levels[one], default="")
+        level = level if level and sign * here["mean"] <= sign * levels[level] else ""
         more = {"question": quantity.question, "rung": best.rung, "sparsity": best.sparsity, "rungs": len(ladder)}
-        more |= {"rungs_above": len(above), "margin": margin}
-        more |= {"value": here.mean, "level": level, "level_value": height}
+        more |= {"rungs_above": len(above), "margin": margin, "value": here["mean"], "level": level}
+        more |= {"level_value": levels.get(level, np.nan)}
         intervals = [stats.Interval(row.mean, row.low, row.high) for row in ladder.itertuples()]
         verdict, interval = stats.sweet_spot(intervals, margin), stats.Interval(best["mean"], best.low, best.high)
-        where = dict(zip(_CASE, names, strict=True))
-        yield Case(where, interval, here.examples, len(results.seeds), verdict, more)
-
-
-def _beyond(levels: dict[str, float], value: float, sign: float) -> tuple[str, float]:
-    """Returns the best of some levels, and its height, where a value is no better; else nothing and NaN."""
-    best = max(levels, key=lambda name: sign * levels[name], default="")
-    return (best, levels[best]) if best and sign * value <= sign * levels[best] else ("", np.nan)
+        yield Case(dict(zip(_CASE, names, strict=True)), interval, here.examples, len(results.seeds), verdict, more)

@@ -1,6 +1,7 @@
 """What the study of representations computes: its settings, its runs, and the check of every value."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from jaxprune import check, memory
 
 FORMS = ("shapes", "voc:<folder>", "folder:<folder>", "tfds:<name>", "<package.module>:<function>")
 """What ``--data`` takes."""
+
+_Architectures = Annotated[tuple[Named, ...], listed(ARCHITECTURES, own=True, alias="--architecture")]
+_Distortions = Annotated[tuple[str, ...], listed(jp.data.DISTORTIONS)]
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,7 @@ class Decisive:
     """The dense network included."""
     exclude: str = ""
     """Regular expression: kernels of these names are neither pruned nor counted, such as query|key|value."""
-    distortions: Annotated[tuple[str, ...], listed(jp.data.DISTORTIONS)] = (
-        *("contrast", "low-pass", "high-pass", "uniform-noise", "rotation", "phase-scrambling"),
-    )
+    distortions: _Distortions = ("contrast", "low-pass", "high-pass", "uniform-noise", "rotation", "phase-scrambling")
     """Under which decisions are compared with those of observers, at all their levels."""
     observers: int = 4
     """Simulated ones, of scenes."""
@@ -67,33 +69,31 @@ class Decisive:
     """Take the choices of the authors' released code, where they are not plain bugs; the page names both."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run(Decisive):
     """A network on a rung of an arm, and one record."""
 
-    seed: int = dataclasses.field(kw_only=True)
-    architecture: str = dataclasses.field(kw_only=True)
-    network: str = dataclasses.field(kw_only=True)
+    seed: int
+    architecture: str
+    network: str
     """A hash of what the architecture is: its module, its learning rate, and where it is read."""
-    arm: str = dataclasses.field(kw_only=True)
-    rung: int = dataclasses.field(kw_only=True)
-    distorted: bool = dataclasses.field(kw_only=True)
+    arm: str
+    rung: int
+    distorted: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Truth(Decisive):
     """What all networks of a seed are held against: labels, chance levels, baselines, observers."""
 
-    seed: int = dataclasses.field(kw_only=True)
+    seed: int
 
 
 @dataclass(frozen=True)
 class Settings(Decisive, Execution):
     """For every architecture and seed the ladder, and its controls."""
 
-    architectures: Annotated[tuple[Named, ...], listed(ARCHITECTURES, own=True, alias="--architecture")] = (
-        *("resnet-small", "resnet-large", "vit", "swin"),
-    )
+    architectures: _Architectures = tuple(ARCHITECTURES)
     """A function returns an Architecture of experiments.representation.architectures."""
     random_rungs: tuple[int, ...] = (2, 5, 7)
     """Rungs with a random mask of equal sparsity and equal training."""
@@ -148,21 +148,19 @@ def plan(settings: Settings, inputs: Any) -> list[Truth | Run]:
     """Lists the runs: of every seed its truth, then those of one architecture together, rung after rung."""
     del inputs
     fields = fields_of(settings, Decisive)
-    later = range(1, settings.rungs)
-    cells = [(LADDER, rung) for rung in range(settings.rungs)] + [(CONTROL, rung) for rung in later]
+    cells = [(LADDER, rung) for rung in range(settings.rungs)] + [(CONTROL, rung) for rung in range(1, settings.rungs)]
     cells += [(RANDOM, rung) for rung in settings.random_rungs] + [(SNIP, rung) for rung in settings.snip_rungs]
-    distorted = settings.distorted_rungs
     networks = {name: digest(name, settings.image) for name in settings.architectures}
     runs: list[Truth | Run] = []
     for seed in settings.seeds:
         runs.append(Truth(**fields, seed=seed))
-        for name, network in networks.items():
-            alike: dict[str, Any] = {**fields, "seed": seed, "architecture": name, "network": network}
-            runs += [Run(**alike, arm=arm, rung=rung, distorted=rung in distorted) for arm, rung in cells]
+        for (name, network), (arm, rung) in itertools.product(networks.items(), cells):
+            place = {"seed": seed, "architecture": name, "network": network, "arm": arm, "rung": rung}
+            runs.append(Run(**fields, **place, distorted=rung in settings.distorted_rungs))
     return runs
 
 
-_RUNGS = ("random_rungs", "snip_rungs", "distorted_rungs")
+_RUNGS = {"random_rungs": 1, "snip_rungs": 1, "distorted_rungs": 0}  # the least of each
 _COUNTS = ("train_examples", "test_examples", "attributed_examples", "batch_size", "first_steps", "steps", "image")
 
 
@@ -171,73 +169,56 @@ def validate(settings: Settings) -> None:
     for name in (*_COUNTS, "observers", "path_steps"):
         check.whole(name, getattr(settings, name))
     check.whole("rungs", settings.rungs, least=2)
-    for name in ("architectures", "distortions", "distorted_rungs"):
+    for name in ("architectures", "distortions"):
         each_once(name, getattr(settings, name))
-    for name in settings.architectures:
-        find(name)
     for name in settings.distortions:
         check.choice("distortions", name, jp.data.DISTORTIONS)
     options.check_score("score", settings.score)
     if not settings.margin >= 0:
         raise ValueError(f"margin: expected 0 or more, but got {settings.margin}.")
     _check_images(settings)
-    _check_rungs(settings)
+    first = jp.schedules.ladder(2, settings.share)[-1]
+    if (last := 1 - (1 - first) ** (settings.rungs - 1)) > 0.999:
+        raise ValueError(
+            f"share, rungs: the last rung would prune {last:.4%} of the weights; expected at most 99.9 %. Take fewer "
+            "rungs or a smaller share."
+        )
+    for name, least in _RUNGS.items():
+        each_once(name, getattr(settings, name) or ("none",))
+        for rung in getattr(settings, name):
+            if not least <= rung < settings.rungs:
+                raise ValueError(f"{name}: expected rungs in [{least}, {settings.rungs}), but got {rung}.")
+    if 0 not in settings.distorted_rungs:
+        raise ValueError("distorted_rungs: expected rung 0, the dense network, among them: others gain over it.")
     for name in settings.architectures:
         demand_readable(name, settings.image)
     _check_exclude(settings)
 
 
 def _check_images(settings: Settings) -> None:
-    if settings.attributed_examples > settings.test_examples:
-        raise ValueError(
-            f"attributed_examples: expected at most test_examples ({settings.test_examples}), but got "
-            f"{settings.attributed_examples}."
-        )
-    image = settings.image
+    image, tested, attributed = settings.image, settings.test_examples, settings.attributed_examples
+    if attributed > tested:
+        raise ValueError(f"attributed_examples: expected at most test_examples ({tested}), but got {attributed}.")
     if image < 32 or image % 8:
         raise ValueError(f"image: expected a multiple of 8 (the ViT's patch) of 32 or more, but got {image}.")
     if not 0 <= settings.difficulty <= 1:
         raise ValueError(f"difficulty: expected a number in [0, 1], but got {settings.difficulty}.")
-    if settings.data == "shapes":
-        _check_scenes(settings)
     if (settings.object_values or settings.void_values) and not str(settings.data).startswith("tfds:"):
         raise ValueError("object_values, void_values: expected none, since only masks of tfds:<name> have such values.")
-
-
-def _check_scenes(settings: Settings) -> None:
-    if min(settings.train_examples, settings.test_examples) < 20:
-        raise ValueError(
-            f"train_examples, test_examples: expected 20 or more, two of each of the ten classes, but got "
-            f"{settings.train_examples} and {settings.test_examples}."
-        )
+    if settings.data != "shapes":
+        return
+    trained, names = settings.train_examples, "train_examples, test_examples"
+    if min(trained, tested) < 20:
+        each = f"two of each of the ten classes, but got {trained} and {tested}"
+        raise ValueError(f"{names}: expected 20 or more, {each}.")
     # In float32, three channels; the test images, those whose cues disagree, and a distorted copy.
-    taken = 12 * settings.image**2 * (settings.train_examples + 3 * settings.test_examples)
-    if taken > memory.available(None):
+    taken, allowed = 12 * image**2 * (trained + 3 * tested), memory.available(None)
+    if taken > allowed:
         raise ValueError(
-            f"image, train_examples, test_examples: expected scenes that fit into memory, but they take "
-            f"{taken / 1e9:,.0f} GB; {memory.available(None) / 1e9:,.0f} GB may be taken. Take fewer, or smaller ones."
+            f"image, {names}: expected scenes that fit into memory, but they take {taken / 1e9:,.0f} GB; "
+            f"{allowed / 1e9:,.0f} GB may be taken. Take fewer, or smaller ones."
         )
-    at_most_images(settings.batch_size, settings.train_examples, "the training part")
-
-
-def _check_rungs(settings: Settings) -> None:
-    first = jp.schedules.ladder(2, settings.share)[-1]
-    last = 1 - (1 - first) ** (settings.rungs - 1)
-    if last > 0.999:
-        raise ValueError(
-            f"share, rungs: the last rung would prune {last:.4%} of the weights; expected at most 99.9 %. Take fewer "
-            "rungs or a smaller share."
-        )
-    for name in _RUNGS:
-        rungs, least = getattr(settings, name), 0 if name == "distorted_rungs" else 1
-        each_once(name, rungs or ("none",))
-        for rung in rungs:
-            if not least <= rung < settings.rungs:
-                raise ValueError(f"{name}: expected rungs in [{least}, {settings.rungs}), but got {rung}.")
-    if 0 not in settings.distorted_rungs:
-        raise ValueError(
-            "distorted_rungs: expected rung 0, the dense network, among them: it is what others gain over."
-        )
+    at_most_images(settings.batch_size, trained, "the training part")
 
 
 def _check_exclude(settings: Settings) -> None:
@@ -251,8 +232,7 @@ def _check_exclude(settings: Settings) -> None:
         kept = options.prunable(shapes, settings.exclude)  # raises where nothing is left to prune
         matched |= kept != jp.tree.prunable(shapes)
     if settings.exclude and not matched:
-        names = ", ".join(map(named.name, settings.architectures))
         raise ValueError(
-            f"exclude: expected a regular expression that kernels match, but none of {names} has one that "
-            f"{settings.exclude!r} matches. In a ViT they are called query, key and value."
+            f"exclude: expected a regular expression that kernels match, but {settings.exclude!r} matches none of "
+            f"{', '.join(map(named.name, settings.architectures))}. In a ViT they are called query, key and value."
         )

@@ -18,13 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from jaxprune import check, sites
-from jaxprune.evaluate import _maps
+from jaxprune import check
 from jaxprune.evaluate._components import component, edges, extent
-from jaxprune.evaluate._requests import ready
 from jaxprune.evaluate.boxes import Localised, centre_box, corloc, iou, whole_image
+from jaxprune.evaluate.features import checked, moved_tokens, standardised, tokens
 from jaxprune.evaluate.pseudo_labels import Agreement, agreement, pseudo_labels
-from jaxprune.network import Network
 
 __all__ = [
     "Agreement",
@@ -36,6 +34,7 @@ __all__ = [
     "corloc",
     "iou",
     "lost",
+    "moved_tokens",
     "pseudo_labels",
     "standardised",
     "token_cut",
@@ -84,80 +83,6 @@ class TokenCut(NamedTuple):
     gap: Any
 
 
-def tokens(network: Network, images: Any, site: str) -> Any:
-    """Reads the features of every place of the images at a tagged site.
-
-    The heads of an attention are put one after the other: keys [b, t, heads, d / heads] of a vision transformer, whose
-    class token is left out, or [b, h, w, heads, d / heads] of a Swin transformer.  Tokens [b, t, d] are laid out row by
-    row, t or t - 1 (after a class token) being a grid with the proportions of the images; a map is read as it is.
-
-    Args:
-      network: the network.
-      images: float [b, h, w, c].
-      site: a tag, see ``jp.sites.tags``: LOST reads the last block's keys ("block11/keys"), or the last map of a
-        convolutional network.  Of four axes it is a map [b, h, w, d], unless it ends in "/keys" or "/heads" or can't
-        lie over the images as a map.
-
-    Returns:
-      The features, [b, rows, columns, d].
-
-    Raises:
-      ValueError: no such site (the message offers those that exist), a value that does not lie over the images, or
-        the probabilities of an attention.
-      TypeError: images that are not floating-point.
-
-    >>> from jax.ad_checkpoint import checkpoint_name
-    >>> net = Network(lambda p, s, x: checkpoint_name(x * p, "map").mean(axis=(1, 2)), jnp.ones(()))
-    >>> tokens(net, jnp.ones((1, 4, 6, 3)), "map").shape
-    (1, 4, 6, 3)
-    """
-    images, _ = ready(network, images, None)
-    check.choice("site", site, sites.tags(network, images))
-    if site.endswith(_maps.PROBABILITIES):
-        raise ValueError(
-            f"site: {site!r} holds the probabilities of an attention, which are features of no place. Choose the keys "
-            "of the attention ('block11/keys'), or the output of a block."
-        )
-    (value,) = sites.read_jit(network, images, sites=(site,))
-    named = site.endswith(_maps.BY_HEADS)
-    joined = value
-    if value.ndim == 5 or (value.ndim == 4 and (named or _maps.layout(value.shape, images.shape) is None)):
-        joined = value.reshape(*value.shape[:-2], -1)
-    places = _maps.laid_out(joined, images.shape)
-    if places is None:
-        raise ValueError(
-            f"site: {site!r} is {value.shape}, but object discovery needs a map [b, h, w, d], or tokens [b, t, d] or "
-            f"[b, t, heads, d / heads] where t or t - 1 is a grid with the proportions of the images {images.shape}. "
-            "Choose the keys or the output of a block."
-        )
-    return places
-
-
-def standardised(features: Any, *, eps: float = 1e-5) -> Any:
-    """Standardises the whole map of each image: ``(x - mean) / sqrt(variance + eps)``, over h, w and d jointly.
-
-    LOST asks which places have features of opposite direction; after a ReLU there are none.  The study of pruning does
-    this to the maps of convolutional networks.
-
-    Args:
-      features: [b, h, w, d].
-      eps: added to the variance.
-
-    Raises:
-      ValueError: features that are not [b, h, w, d] or not finite.
-      TypeError: features that are not floating-point.
-
-    Source: Cassano et al. (2025), arXiv 2507.01722.
-
-    >>> standardised(jnp.array([[[[0.0, 4.0], [4.0, 0.0]]]]), eps=0.0).tolist()
-    [[[[-1.0, 1.0], [1.0, -1.0]]]]
-    """
-    features = _ready(features)
-    mean = jnp.mean(features, axis=(1, 2, 3), keepdims=True)
-    variance = jnp.var(features, axis=(1, 2, 3), keepdims=True)
-    return (features - mean) / jnp.sqrt(variance + eps)
-
-
 def lost(
     features: Any,
     *,
@@ -196,7 +121,7 @@ def lost(
     >>> lost(features, image=(112, 112)).box.tolist()
     [[32, 48, 64, 96]]
     """
-    features = _ready(features)
+    features = checked(features)
     check.whole("candidates", candidates)
     height, width = features.shape[1:3]
     pixels = edges((height, width), image, scale)
@@ -268,7 +193,7 @@ def token_cut(
     >>> token_cut(features, image=(112, 112)).box.tolist()
     [[32, 48, 64, 96]]
     """
-    features = _ready(features)
+    features = checked(features)
     count, height, width, _ = features.shape
     if height * width < 3:
         raise ValueError(
@@ -312,20 +237,6 @@ def _cut(joined: np.ndarray) -> tuple[np.ndarray, float]:
     values, vectors = scipy.linalg.eigh(laplacian, subset_by_index=[1, 2])
     vector = vectors[:, 0] / root
     return vector / np.linalg.norm(vector), float(values[1] - values[0])
-
-
-def _ready(features: Any) -> Any:
-    """Checks features, and returns them as an array of float32 or float64."""
-    features = jnp.asarray(features)
-    if features.ndim != 4 or 0 in features.shape:
-        raise ValueError(
-            f"features: expected [b, h, w, d], none of them 0, but got the shape {features.shape}. "
-            "discovery.tokens(network, images, site) lays a site out like that."
-        )
-    if not jnp.issubdtype(features.dtype, jnp.floating):
-        raise TypeError(f"features: expected floating-point features, but got {features.dtype}.")
-    check.finite("features", features, "Does the network still work, or has its pruning gone too far?")
-    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
 
 def _near_one(features: Any) -> Any:

@@ -16,6 +16,36 @@ CHANCE = 1 / 3
 _CHUNK = 2**24  # numbers at once
 
 
+def of_classes(labels: Any, count: int, seed: int) -> np.ndarray:
+    """Draws triplets whose first two images share a class and whose third has another.
+
+    Args:
+      labels: the class of each of n images, int [n].
+      count: how many are drawn; one may come again.
+      seed: of the draw.
+
+    Returns:
+      Indices, int [m, 3]; m is ``count``, or less where of 100 draws of any three images fewer than one is such.
+
+    Raises:
+      ValueError: labels that are not [n], or of which no such triplet can be made.
+
+    >>> labels = np.array([0, 0, 1, 1, 2])
+    >>> labels[of_classes(labels, 2, seed=0)].tolist()
+    [[0, 0, 2], [0, 0, 2]]
+    """
+    values, count = np.asarray(labels), check.whole("count", count)
+    sizes = np.unique(values, return_counts=True)[1]
+    if values.ndim != 1 or len(sizes) < 2 or sizes.max() < 2:
+        raise ValueError(
+            f"labels: expected [n], of two classes or more, with two images of one of them, but got the shape "
+            f"{values.shape}, of {len(sizes)} classes with at most {sizes.max(initial=0)} images each."
+        )
+    drawn = np.random.Generator(np.random.Philox(key=seed)).integers(len(values), size=(100 * count, 3))
+    first, second, third = values[drawn].T
+    return drawn[(first == second) & (drawn[:, 0] != drawn[:, 1]) & (first != third)][:count]
+
+
 def odd_one_out(features: Any, triplets: Any, *, similarity: str = "cosine") -> np.ndarray:
     """Chooses the odd one out of each triplet: ``argmax over i of s(x_j, x_k)``, where j and k are the other two.
 

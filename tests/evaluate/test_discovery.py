@@ -511,3 +511,23 @@ def labelled(**change):
     return discovery.pseudo_labels(
         TAGGED, IMAGES, **({"boxes": BOX * 2, "clusters": 2, "seed": 0, "site": "vector"} | change)
     )
+
+
+def test_moved_tokens_lie_where_the_patches_lie():
+    """A network whose keys are the mean places of its patches: twice as many of them, evenly spaced."""
+    rows, columns = np.mgrid[:32, :32]
+    image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)[None].astype(np.float32)
+
+    def apply(params, state, images):
+        patches = images.reshape(len(images), 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(len(images), 16, 3)
+        tokens = jnp.concatenate([jnp.zeros_like(patches[:, :1]), patches], axis=1)
+        return checkpoint_name(tokens, "block2/keys").mean(axis=1) * params
+
+    found = np.asarray(discovery.moved_tokens(jp.Network(apply, jnp.ones(())), image, "block2/keys", patch=8))[0]
+    assert found.shape == (8, 8, 3)
+    inside = found[1:-1, 1:-1]  # at the edges the image repeats
+    np.testing.assert_allclose(inside[:, 0, 0], 4 * np.arange(1, 7) + 1.5, atol=1e-5)
+    np.testing.assert_allclose(inside[0, :, 1], 4 * np.arange(1, 7) + 1.5, atol=1e-5)
+    for patch in (6, 0):
+        with pytest.raises(ValueError, match="patch: expected a multiple of 4"):
+            discovery.moved_tokens(jp.Network(apply, jnp.ones(())), image, "block2/keys", patch=patch)

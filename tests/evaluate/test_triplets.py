@@ -108,3 +108,20 @@ FEATURES = np.eye(4)
 def test_triplets_name_bad_input_with_its_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_of_classes_draws_two_of_a_class_and_one_of_another():
+    labels = RNG(0).integers(5, size=50)
+    rows = triplets.of_classes(labels, 400, seed=0)
+    first, second, third = labels[rows].T
+    assert rows.shape == (400, 3)
+    assert np.all(first == second)
+    assert np.all(rows[:, 0] != rows[:, 1])
+    assert np.all(first != third)
+    assert not np.array_equal(rows, triplets.of_classes(labels, 400, seed=1))
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2], [], [[0, 0, 1]]])
+def test_of_classes_refuses_labels_of_which_no_triplet_can_be_made(labels):
+    with pytest.raises(ValueError, match="labels: expected"):
+        triplets.of_classes(labels, 5, seed=0)

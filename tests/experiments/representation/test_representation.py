@@ -16,11 +16,9 @@ from rich.console import Console
 import jaxprune as jp
 from experiments import representation
 from experiments.representation import Settings, networks, open_study, plan
-from experiments.representation.architectures import ARCHITECTURES, Architecture, digest
-from experiments.representation.attributions import ATTRIBUTIONS
-from experiments.representation.measures import pairs_and_others, places, stands, written
+from experiments.representation.architectures import ARCHITECTURES, ATTRIBUTIONS, Architecture, digest
+from experiments.representation.measures import kept_conditions, places, stands, watched, written
 from experiments.representation.settings import Run, Truth, resolved
-from experiments.representation.truth import kept_conditions, watched
 from experiments.shared.study import run
 from experiments.shared.work import part
 from jaxprune import records
@@ -256,14 +254,6 @@ def test_watched_observers_err_more_under_stronger_distortion():
     assert all(late < early + 0.03 for early, late in itertools.pairwise(right))
 
 
-def test_pairs_and_others_hold_two_of_a_class_and_one_of_another():
-    labels = np.random.default_rng(0).integers(5, size=50)
-    first, second, third = labels[pairs_and_others(labels, 0)].T
-    assert len(first) == 400
-    assert np.all(first == second)
-    assert np.all(first != third)
-
-
 def test_written_maps_are_kept_as_bytes():
     kept = np.frombuffer(bytes.fromhex(written(np.array([[0.0, 1.0], [2.0, 4.0]]))), np.uint8)
     assert kept.tolist() == [0, 64, 128, 255]
@@ -466,24 +456,6 @@ def test_command_of_representation_explains_itself_and_its_errors(monkeypatch, c
     assert "--network" not in text
     code, text = studies.said("representation", ["--rungs", "1"], monkeypatch, capsys)
     assert (code, text) == (2, "error: rungs: expected a whole number of 2 or more, but got 1.\n")
-
-
-def test_places_of_moved_patches_lie_where_the_patches_lie():
-    """A network whose keys are the mean places of its patches: twice as many of them, evenly spaced."""
-    rows, columns = np.mgrid[:32, :32]
-    image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)[None].astype(np.float32)
-
-    def apply(params, state, images):
-        patches = images.reshape(len(images), 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(len(images), 16, 3)
-        tokens = jnp.concatenate([jnp.zeros_like(patches[:, :1]), patches], axis=1)
-        return checkpoint_name(tokens, "block2/keys").mean(axis=1) * params
-
-    kind = ARCHITECTURES["vit"]
-    found = np.asarray(places(kind, jp.Network(apply, jnp.ones(())), image))[0]
-    assert found.shape == (8, 8, 3)
-    inside = found[1:-1, 1:-1]  # at the edges the image repeats
-    np.testing.assert_allclose(inside[:, 0, 0], 4 * np.arange(1, 7) + 1.5, atol=1e-5)
-    np.testing.assert_allclose(inside[0, :, 1], 4 * np.arange(1, 7) + 1.5, atol=1e-5)
 
 
 def test_stands_does_not_depend_on_confidence():
