@@ -94,7 +94,7 @@ def latencies(world: World, steps: Sequence[Step]) -> dict[str, Any]:
     return latency
 
 
-def said(run: Run, metrics: dict[str, Any]) -> str:
+def outcome(run: Run, metrics: dict[str, Any]) -> str:
     """Says what came out of a run."""
     first, last = metrics["steps"][0], metrics["steps"][-1]
     accuracies = [f"{one['hits'].count('1') / len(one['hits']):.3f}" for one in (first, last)]
@@ -119,7 +119,7 @@ STUDY = study.Study(
     page=page.compose,
     results=lambda inputs, records: Results(records),
     tables=tables.further,
-    said=said,
+    outcome=outcome,
     summary=page.summary,
     estimate=estimate,
 )

@@ -26,20 +26,20 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
         before = f"Steps of equal {BUDGETS[budget]}: " if len(results.budgets) > 1 else ""
         tell = partial(_told, settings, [row for row in tested.itertuples() if row.budget == budget])
         final = frame[(frame.budget == budget) & frame["last"] & (frame["class"] == "all")]
-        compared, said = [name for name in results.pruning(budget) if name not in CONTROLS], []
+        compared, sentences = [name for name in results.pruning(budget) if name not in CONTROLS], []
         for chooser in compared:
             who = label(chooser)
             robust = [tell([chooser], "keeps, corrupted", "keeps, shifted"), *_robust(final, chooser)]
-            said += [
+            sentences += [
                 (f"{who}.", tell([chooser], "keeps", "keeps, equal training")),
                 (f"{who} against the controls.", tell([chooser], *(f"beats {name}" for name in CONTROLS))),
                 (f"What {who} chose.", _chosen(results.pruned(budget, chooser))),
                 (f"Robustness, {who}.", " ".join(filter(None, robust)) or _CLEAN),
             ]
-        said.append(("The controls.", tell(CONTROLS, "keeps")))
+        sentences.append(("The controls.", tell(CONTROLS, "keeps")))
         spent = costs[(costs.budget == budget) & costs.chooser.isin(compared)]
-        said += [("Cost.", _cost(row)) for row in spent.itertuples()]
-        found += [(f"{before}{lead}", text) for lead, text in said if text]
+        sentences += [("Cost.", _cost(row)) for row in spent.itertuples()]
+        found += [(f"{before}{lead}", text) for lead, text in sentences if text]
     return [*found, ("The dense network.", _dense(results) + few_seeds(len(results.seeds)))]
 
 
@@ -74,8 +74,8 @@ def _verdict(settings: Any, row: Any) -> str:
         what, by = f"the accuracy of the dense network {within}", f"mean paired difference {in_points(row)}."
         by += " It could not go further." if settings.target and row.removed <= settings.target - 0.005 else ""
     ways = {"holds": f"{who} {does} {what}", "does not hold": f"{who} {does_not} {what}"}
-    said = ways.get(row.verdict, f"whether {who} {does} {what} is undecided")
-    return f"{said[:1].upper()}{said[1:]}: {by}"
+    sentence = ways.get(row.verdict, f"whether {who} {does} {what} is undecided")
+    return f"{sentence[:1].upper()}{sentence[1:]}: {by}"
 
 
 def _dense(results: Results) -> str:
@@ -196,6 +196,6 @@ def method(settings: Any, results: Results) -> list[tuple[str, str]]:
         slack=percent(SLACK),
         control=_CONTROL if any(run.chooser == CONTROL for run in results.runs) else _NO_CONTROL,
     )
-    said = [paragraph.replace("\n", " ").partition("| ") for paragraph in text.strip().split("\n\n")]
-    told = [("The paper's choices.", " ".join(quirks(settings)))] if settings.paper else []
-    return [*((lead, rest) for lead, _, rest in said), *told]
+    sentences = [paragraph.replace("\n", " ").partition("| ") for paragraph in text.strip().split("\n\n")]
+    words = [("The paper's choices.", " ".join(quirks(settings)))] if settings.paper else []
+    return [*((lead, rest) for lead, _, rest in sentences), *words]

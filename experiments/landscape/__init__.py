@@ -15,7 +15,7 @@ from experiments.landscape.settings import Run, Settings, open_study, plan
 from experiments.shared import study
 
 
-def said(run: Run, metrics: dict[str, Any]) -> str:
+def outcome(run: Run, metrics: dict[str, Any]) -> str:
     """Says what came out of a run."""
     del run
     shown = [metrics["curvature"][stage]["source"]["eigenvalues"][0] for stage in ("pruned", "finetuned")]
@@ -36,5 +36,5 @@ STUDY = study.Study(
     claims=claims,
     page=page.compose,
     tables=page.tables,
-    said=said,
+    outcome=outcome,
 )

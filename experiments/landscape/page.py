@@ -138,24 +138,24 @@ def findings(settings: Any, results: Results, tested: Table, measured: Table) ->
         "second order": ("Prediction.", "The second order predicts the change of the loss better than the first"),
         "no barrier": ("Barriers.", f"The loss rises by less than {percent(settings.margin)} between two networks"),
     }  # fmt: skip
-    for claim, (lead, told) in spoken.items():
+    for claim, (lead, text) in spoken.items():
         rows = tested[tested.claim == claim]
         if len(rows):
-            sentences.append((lead, f"{told}{_extra(claim, results)}: {_tally(rows)}."))
+            sentences.append((lead, f"{text}{_extra(claim, results)}: {_tally(rows)}."))
     return sentences
 
 
 def _accuracies(results: Results, measured: Table) -> str:
     means = measured.groupby(["score", "stage", "task"]).accuracy.mean()
-    told = []
+    parts = []
     for score in results.networks:
         pairs = [
             " → ".join(percent(means[score, stage, task]) for stage in STAGE_NAMES) + f" on {task}" for task in TASKS
         ]
-        told.append(f"{label(score)} {' and '.join(pairs)}")
+        parts.append(f"{label(score)} {' and '.join(pairs)}")
     return (
         "Accuracy through the frozen heads, on the images that the loss is measured on, pruned → fine-tuned: "
-        f"{'; '.join(told)}."
+        f"{'; '.join(parts)}."
     )
 
 
@@ -176,14 +176,14 @@ def _extra(claim: str, results: Results) -> str:
 
 
 def _tally(rows: Table) -> str:
-    told = []
+    parts = []
     for verdict, meaning in {"holds": "holds", "does not hold": "does not hold", "undecided": "undecided"}.items():
         here = rows[rows.verdict == verdict]
         if len(here) == len(rows):
             return f"{meaning} in all {len(rows)} cases"
         if len(here):
-            told.append(f"{meaning} in {len(here)} of {len(rows)} cases ({_named(here)})")
-    return ", ".join(told)
+            parts.append(f"{meaning} in {len(here)} of {len(rows)} cases ({_named(here)})")
+    return ", ".join(parts)
 
 
 def _named(rows: Table) -> str:

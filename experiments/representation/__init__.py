@@ -37,7 +37,7 @@ def measure(world: World, run: Truth | Run) -> dict[str, Any]:
     return measure_network(run, world.images, world.trainings)
 
 
-def said(run: Truth | Run, metrics: dict[str, Any]) -> str:
+def outcome(run: Truth | Run, metrics: dict[str, Any]) -> str:
     """Says what came out of a run."""
     hits = metrics.get("hits", [])  # a truth has none
     return f"{metrics['sparsity']:6.1%}  accuracy {sum(hits) / len(hits):.3f}" if hits else ""
@@ -54,6 +54,6 @@ STUDY = study.Study(
     claims=claims,
     page=page.compose,
     tables=tables,
-    said=said,
+    outcome=outcome,
     summary=page.summary,
 )

@@ -213,7 +213,7 @@ def findings(settings: Any, results: Results, tested: Table) -> dict[str, str]:
         "No people were asked.": asked if (tested.question == DECIDE).any() else "",
         "Few seeds.": few_seeds(len(results.seeds)).strip(),
     }
-    return {lead: told for lead, told in points.items() if told}
+    return {lead: words for lead, words in points.items() if words}
 
 
 def _accuracies(results: Results) -> str:

@@ -39,7 +39,7 @@ class Study(NamedTuple):
       version: of the method: raised whenever the same settings give other numbers, so that no old record is used.
       results: (inputs, records) -> the records looked up by what decides them.
       tables: (settings, results, tested) -> further tables, by the name of their file.
-      said: (run, metrics) -> what the line of a finished run says.
+      outcome: (run, metrics) -> what the line of a finished run says.
       summary: (settings, results, tested) -> what is printed at the end.
       estimate: (settings, inputs, console): what a dry run says beside the number of runs.
     """
@@ -55,7 +55,7 @@ class Study(NamedTuple):
     version: int = 1
     results: Callable[[Any, Sequence[dict[str, Any]]], Any] = lambda inputs, records: Results(records)
     tables: Callable[[Any, Any, Table], dict[str, Table]] = lambda settings, results, tested: {}
-    said: Callable[[Any, dict[str, Any]], str] = lambda run, metrics: ""
+    outcome: Callable[[Any, dict[str, Any]], str] = lambda run, metrics: ""
     summary: Callable[[Any, Any, Table], Any] = lambda settings, results, tested: pages.tally(tested)
     estimate: Callable[[Any, Any, Console], None] = lambda settings, inputs, console: None
 

@@ -135,7 +135,7 @@ class _Progress:
         left = states.count("waiting") + states.count("running")
         each = sum(self._seconds) / len(self._seconds) / (states.count("running") + 1)
         time_left = f"  about {duration(left * each)} left" if left else ""
-        self._say(run, f"{self._plan.study.said(run, metrics)}{time_left}")
+        self._say(run, f"{self._plan.study.outcome(run, metrics)}{time_left}")
 
     def _say(self, run: Any, text: str) -> None:
         done, total = self._plan.done(), len(self._plan.runs)

@@ -72,7 +72,7 @@ def increase(world: World, pruned: Any) -> dict[str, float]:
     }
 
 
-def said(run: Run, metrics: dict[str, Any]) -> str:
+def outcome(run: Run, metrics: dict[str, Any]) -> str:
     """Says what came out of a run."""
     shown = [metrics[stage]["frozen"][metrics["source"]]["accuracy"] for stage in ("pruned", "finetuned")]
     return f"source {shown[0]:.3f} -> {shown[1]:.3f}"
@@ -92,7 +92,7 @@ STUDY = study.Study(
     claims=claims,
     page=page.compose,
     tables=page.tables,
-    said=said,
+    outcome=outcome,
     summary=page.summary,
     estimate=estimate,
 )

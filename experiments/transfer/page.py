@@ -119,18 +119,18 @@ def findings(settings: Any, results: Results, tested: Table) -> list[tuple[str, 
     ]
     within = f"shown to stay within {100 * settings.margin:g} points of dense"
     for group in results.groups:
-        told = f"Pruned and not fine-tuned, accuracy is {within} {_reaches(results, tested, f'P1 {group}')}."
-        sentences.append((f"P1, {GROUPS[group]}.", told))
+        text = f"Pruned and not fine-tuned, accuracy is {within} {_reaches(results, tested, f'P1 {group}')}."
+        sentences.append((f"P1, {GROUPS[group]}.", text))
     for group in results.groups:
         if group.startswith("source"):
             continue
         rows = tested[(tested.claim == f"P2 helps {group}") & (tested.score != "random")]
-        told = (
+        text = (
             f"Fine-tuning on {settings.source} alone {_tally(rows)}. After it, accuracy is {within} "
             f"{_reaches(results, tested, f'P2 restores {group}')}. Against the dense network fine-tuned equally "
             f"long, it is {within.replace('dense', 'it')} {_reaches(results, tested, f'P2 control {group}')}."
         )
-        sentences.append((f"P2, {GROUPS[group]}.", told))
+        sentences.append((f"P2, {GROUPS[group]}.", text))
     return [*sentences, *_order_on_transfer(results)]
 
 
@@ -180,8 +180,8 @@ def _order_on_transfer(results: Results) -> list[tuple[str, str]]:
         for group in ("source", "transfer")
         for order in [means[group].sort_values(ascending=False)]
     ]
-    told = f"Averaged over all sparsities, before fine-tuning: {'; '.join(orders)}."
-    return [("What a score looks at.", told)]
+    text = f"Averaged over all sparsities, before fine-tuning: {'; '.join(orders)}."
+    return [("What a score looks at.", text)]
 
 
 def _verdict_tables(page: report.Page, tested: Table) -> None:

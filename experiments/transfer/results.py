@@ -38,7 +38,7 @@ class Results:
         self.groups = [group for group in GROUPS if shifted or "shifted" not in group]
 
     def metrics(self, score: str, sparsity: float) -> list[dict[str, Any]]:
-        """Returns the metrics of a cell of the grid, one for each seed."""
+        """Returns the metrics of a cell, one for each seed."""
         return self._cells[score, sparsity]
 
     def hits(self, score: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> list[np.ndarray]:
