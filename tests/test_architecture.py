@@ -208,8 +208,8 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
 def test_readme_commands_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    modules = ("transfer", "landscape", "joint", "representation", "patterns", "convert")
-    scripts = {f"scripts/{name}" for name in ("demo", "test", "benchmark", "check_pytorch", "faults")}
+    modules = ("transfer", "landscape", "joint", "representation", "patterns")
+    scripts = {f"scripts/{name}" for name in ("demo", "test", "benchmark", "check_pytorch", "convert", "faults")}
     assert {f"experiments.{name}" for name in modules} | scripts == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/"))

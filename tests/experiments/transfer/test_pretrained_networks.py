@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import convert, transfer
+from experiments import transfer
 from experiments.shared import frozen_heads, pretrained, splits
 from experiments.shared.study import run
 from experiments.transfer import protocol
@@ -27,8 +27,8 @@ TASKS = ("food", "landscape")
 COUNTS = {"train": 10, "val": 3}
 
 
-def golden_weights() -> Any:
-    where = importlib.util.spec_from_file_location("golden_weights", ROOT / "scripts/golden_weights.py")
+def script(name: str) -> Any:
+    where = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
     assert where is not None
     assert where.loader is not None
     module = importlib.util.module_from_spec(where)
@@ -42,7 +42,7 @@ def tensors(name: str, classes: int = 1000) -> dict[str, np.ndarray]:
     module = known.module(classes, known.image)
     images = jax.ShapeDtypeStruct((1, known.image, known.image, 3), np.float32)
     like = jax.eval_shape(module.init, jax.random.key(0), images)
-    return golden_weights().filled(mapping.shapes(known.layout(module), like))
+    return script("golden_weights").filled(mapping.shapes(known.layout(module), like))
 
 
 @pytest.fixture(scope="module")
@@ -338,14 +338,14 @@ def test_load_weights_takes_a_network_of_ours_with_its_preprocessing(place, tmp_
 
 
 def test_convert_reports_writes_and_compares(place, tmp_path):
-    text = io.StringIO()
+    text, convert = io.StringIO(), script("convert")
     console = Console(file=text, width=200)
     convert.main(convert.Conversion(place / "resnet18.pth"), console)
     assert "102 tensors" in text.getvalue()
     assert "It looks like torchvision/resnet18." in text.getvalue()
     for name in ("net.safetensors", "net"):
-        asked = convert.Conversion(place / "resnet18.pth", "torchvision/resnet18", out=tmp_path / name)
-        convert.main(asked, console)
+        settings = convert.Conversion(place / "resnet18.pth", "torchvision/resnet18", out=tmp_path / name)
+        convert.main(settings, console)
     assert text.getvalue().count("equal bit for bit") == 2
     assert json.loads((tmp_path / "net" / "specification.json").read_text())["preprocess"]["crop"] == 224
     again = tensor_files.read(tmp_path / "net.safetensors").tensors

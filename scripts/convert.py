@@ -1,12 +1,13 @@
 """Reads a network that another library has trained, says what it is, and writes it in another format.
 
-    python -m experiments.convert --weights resnet50.pth
-    python -m experiments.convert --weights resnet50.pth --architecture torchvision/resnet50 --out resnet50.safetensors
+    python scripts/convert.py --weights resnet50.pth
+    python scripts/convert.py --weights resnet50.pth --architecture torchvision/resnet50 --out resnet50.safetensors
 
 Nothing in the file is run, and PyTorch is not needed.  What is written is read again and compared, bit for bit.
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -94,8 +95,9 @@ def command() -> None:
     conversion = tyro.cli(Conversion, description=__doc__)
     try:
         main(conversion)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
