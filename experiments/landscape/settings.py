@@ -81,5 +81,5 @@ def plan(settings: Settings, inputs: object) -> list[Run]:
     return [
         Run(**fields, seed=seed, score=score)
         for seed in settings.seeds
-        for score in ("dense", *map(named.name, settings.scores))
+        for score in ("dense", *map(named.versioned, settings.scores))
     ]

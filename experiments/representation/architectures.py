@@ -157,7 +157,7 @@ def find(word: str | Callable[..., Any]) -> Architecture:
     """Returns the architecture of a name, or what a function of the user's returns."""
     if isinstance(word, str) and not named.is_own(word):
         return ARCHITECTURES[check.choice("architectures", word, ARCHITECTURES)]
-    found = named.find("architectures", word)()
+    found = named.call("architectures", word)
     if not isinstance(found, Architecture):
         what, got = f"an Architecture of {__name__}", type(found).__name__
         raise ValueError(f"architectures: expected {named.name(word)} to return {what}, but got {got}.")

@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxprune as jp
 from experiments.representation.settings import FORMS, Decisive, Settings, resolved, validate
-from experiments.shared import named, options
+from experiments.shared import named
 from experiments.shared.settings import at_most_images
 from jaxprune import check, records
 
@@ -68,7 +68,7 @@ def open_study(settings: Settings) -> Inputs:
         _check_annotated(annotated, settings)
         parts = [annotated.images, annotated.mask, annotated.void, annotated.labels, *annotated.boxes]
         names = [annotated.name, annotated.classes]  # the name enters the splits
-    decisive = [records.fingerprint(*map(np.asarray, parts)), *names, options.own_scores([settings.score])]
+    decisive = [records.fingerprint(*map(np.asarray, parts)), *names]
     return Inputs(settings, annotated, records.digest(decisive)[:16])
 
 
@@ -145,7 +145,7 @@ def read(settings: Decisive) -> jp.data.Annotated:
     if kind == "tfds":
         values: dict[str, Any] = {"objects": settings.object_values or None, "void": settings.void_values}
         return jp.data.annotated_tfds(name, image=image, folder=settings.data_folder, **values)
-    found = named.find("data", data)()
+    found = data if isinstance(data, jp.data.Annotated) else named.call("data", data)
     if not isinstance(found, jp.data.Annotated):
         got = type(found).__name__
         raise ValueError(f"data: expected {named.name(data)} to return a jp.data.Annotated, but got {got}.")

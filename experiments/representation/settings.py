@@ -140,8 +140,8 @@ def resolved(settings: Settings) -> Settings:
     for name in _RUNGS:
         if getattr(settings, name) == getattr(Settings, name):
             changes[name] = tuple(rung for rung in getattr(settings, name) if rung < settings.rungs)
-    changes |= {name: named.name(getattr(settings, name)) for name in ("data", "score")}
-    return dataclasses.replace(settings, **changes, architectures=tuple(map(named.name, settings.architectures)))
+    changes |= {"data": named.name(settings.data), "score": named.versioned(settings.score)}
+    return dataclasses.replace(settings, **changes, architectures=tuple(map(named.versioned, settings.architectures)))
 
 
 def plan(settings: Settings, inputs: Any) -> list[Truth | Run]:

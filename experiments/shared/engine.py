@@ -46,10 +46,10 @@ def executor(settings: Any) -> Any:
             "engine: submitit is not installed. Do pip install submitit, or pip install -e '.[sweeps]'."
         ) from None
     options: dict[str, Any] = dict(option.split("=", 1) for option in settings.engine_options)
-    made = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=options.pop("cluster", None))
     try:
+        made = submitit.AutoExecutor(folder=settings.out / "jobs", cluster=options.pop("cluster", None))
         made.update_parameters(**{name: int(one) if one.isdecimal() else one for name, one in options.items()})
-    except (TypeError, NameError, AssertionError) as error:
+    except (TypeError, NameError, AssertionError, ValueError, RuntimeError) as error:
         raise ValueError(f"engine_options: {str(error).splitlines()[0]}") from None
     return made
 

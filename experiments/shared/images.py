@@ -130,12 +130,12 @@ def _names_function(word: str) -> bool:
 
 def _own(data: str | Callable[..., Any]) -> Sources:
     """Opens what a function of the user's returns."""
-    found = named.find("data", data)()
+    found = data if isinstance(data, Sources | jp.data.Source) else named.call("data", data)
     if isinstance(found, Sources):
         return found
     if not isinstance(found, jp.data.Source):
         raise ValueError(
-            f"data: expected {named.name(data)} to return a jp.data.Source, such as jp.data.npz(path), or "
+            f"data: expected {data} to return a jp.data.Source, such as jp.data.Arrays or jp.data.npz(path), or "
             f"experiments.shared.images.Sources, but got {type(found).__name__}."
         )
     return Sources(found, None, halves(len(found.classes), ("first half", "second half")))

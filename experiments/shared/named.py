@@ -1,28 +1,63 @@
 """Functions of the user's own: named "package.module:function" on a command line, or passed themselves in Python."""
 
+import contextlib
+import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable
+import re
+import types
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
+import jax
+import numpy as np
 import tyro
 
 from jaxprune import records
 
-_PASSED: dict[str, Callable[..., Any]] = {}
+_PASSED: dict[str, Any] = {}
 
 
-def name(value: str | Callable[..., Any]) -> str:
-    """Returns what records call a function: "package.module:function".  Names stay as they are.
+def name(value: Any) -> str:
+    """Returns what records call a function, "package.module:function", or an object by its own name.
 
-    >>> name(name)
-    'experiments.shared.named:name'
+    Words stay as they are.
+
+    >>> name(name), name("digits")
+    ('experiments.shared.named:name', 'digits')
     """
     if isinstance(value, str):
         return value
-    named = f"{value.__module__}:{value.__qualname__}"
-    _PASSED[named] = value
-    return named
+    return getattr(value, "name", None) or _place(value)
+
+
+def versioned(value: Any) -> str:
+    """Returns what records call a function that nothing else tells apart: "package.module:function@hash".
+
+    The hash is of all that can be told of it: the text of its module, or its code, and what it holds (variables of a
+    closure, defaults, arguments of a ``functools.partial``, fields of a dataclass).  What it imports from other modules
+    of yours does not enter.  Names without a module stay as they are.
+
+    Raises:
+      ValueError: it holds something that cannot be told from others of its kind.
+    """
+    if isinstance(value, str) and ("@" in value or not is_own(value)):
+        return value
+    found = find("function", value)
+    made = f"{name(value)}@{fingerprint(found)}"
+    _PASSED[made] = found
+    return made
+
+
+def label(named: str) -> str:
+    """Returns what tables and figures call a function.
+
+    >>> label("mine.scores:smallest@0123abcd"), label("magnitude")
+    ('smallest', 'magnitude')
+    """
+    return named.partition("@")[0].rpartition(":")[2]
 
 
 Named = Annotated[
@@ -31,7 +66,7 @@ Named = Annotated[
         nargs=1,
         metavar="PACKAGE.MODULE:FUNCTION",
         instance_from_str=lambda words: words[0],
-        is_instance=lambda value: isinstance(value, str) or callable(value),
+        is_instance=lambda value: True,
         str_from_instance=lambda value: [name(value)],
     ),
 ]
@@ -40,11 +75,11 @@ Named = Annotated[
 
 def is_own(word: str) -> bool:
     """Whether a word names a function of the user's."""
-    return ":" in word
+    return re.fullmatch(r"[\w.]+:[\w.<>]+(@\w+)?", word) is not None
 
 
-def find(setting: str, value: str | Callable[..., Any]) -> Callable[..., Any]:
-    """Finds the function that a setting names.
+def find(setting: str, value: Any) -> Any:
+    """Finds the function that a setting names; one that is passed itself is what it is.
 
     Raises:
       ValueError: there is no such module, or no such function in it.
@@ -53,10 +88,10 @@ def find(setting: str, value: str | Callable[..., Any]) -> Callable[..., Any]:
     True
     """
     if not isinstance(value, str):
-        name(value)
         return value
     if value in _PASSED:
         return _PASSED[value]
+    value = value.partition("@")[0]
     module, _, function = value.partition(":")
     example = "Write package.module:function, such as my_project.scores:smallest, of a module that Python finds here."
     if not module or not function:
@@ -74,13 +109,77 @@ def find(setting: str, value: str | Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def fingerprint(*functions: Callable[..., Any]) -> str:
-    """Hashes the text of functions, so that another version has other records; of what they call it knows nothing."""
-    return records.digest([_text(function) for function in functions])[:16]
-
-
-def _text(function: Callable[..., Any]) -> str:
+def call(setting: str, value: Any) -> Any:
+    """Calls the function that a setting names, without arguments; what goes wrong in it is bad input."""
+    function = find(setting, value)
     try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return name(function)  # made without a file
+        return function()
+    except Exception as error:
+        raise ValueError(f"{setting}: {_place(function)} failed: {type(error).__name__}: {error}") from error
+
+
+def fingerprint(*values: Any) -> str:
+    """Hashes all that can be told of functions and of what they hold; see ``name``."""
+    return records.digest([_described(value, ()) for value in values])[:8]
+
+
+def _place(value: Any) -> str:
+    made = value if hasattr(value, "__qualname__") else getattr(value, "func", type(value))
+    return f"{made.__module__}:{made.__qualname__}"
+
+
+def _described(value: Any, path: tuple[int, ...]) -> Any:
+    """Writes what a function is, and what it holds, as JSON."""
+    inside = (*path, id(value))
+    if id(value) in path:
+        return "itself"
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | Path):
+        return [type(value).__name__, repr(value)]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return records.fingerprint(_numbers(value))
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if isinstance(value, partial):
+        return [_described(one, inside) for one in (value.func, value.args, value.keywords)]
+    if hasattr(value, "__wrapped__"):
+        return [_place(value), _described(value.__wrapped__, inside)]
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        held = [value.__defaults__, value.__kwdefaults__, cells]
+        return [_place(value), _text(value), [_described(one, inside) for one in held]]
+    if isinstance(value, types.MethodType):
+        return [_described(one, inside) for one in (value.__func__, value.__self__)]
+    if isinstance(value, type | types.BuiltinFunctionType):
+        return [_place(value), _text(value)]
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _described(getattr(value, field.name), inside) for field in dataclasses.fields(value)}
+        return [_place(value), _text(type(value)), fields]
+    if isinstance(value, Mapping):
+        return {str(key): _described(one, inside) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        found = [_described(one, inside) for one in value]
+        return sorted(map(str, found)) if isinstance(value, set | frozenset) else found
+    raise ValueError(
+        f"function: what a {_place(value)} holds cannot be told from others of its kind, so records could not name it. "
+        "Write a function of a module, package.module:function."
+    )
+
+
+def _numbers(value: Any) -> np.ndarray:
+    is_key = isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(value) if is_key else value)
+
+
+def _text(value: Any) -> str:
+    """The text of the module that defines something, so that its helpers and constants enter; else its code."""
+    module = inspect.getmodule(value)
+    with contextlib.suppress(OSError, TypeError):
+        if module is not None and module.__name__ != "builtins":
+            return records.digest(inspect.getsource(module))
+    code = getattr(value, "__code__", None)
+    return "" if code is None else records.digest(_code(code))
+
+
+def _code(code: types.CodeType) -> Any:
+    constants = [_code(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]

@@ -84,9 +84,3 @@ def score(setting: str, word: str | Callable[..., Any], options: ScoreOptions) -
         return SCORES[word](options)
     own = named.find(setting, word)
     return partial(own, loss=options.loss) if "loss" in inspect.signature(own).parameters else own
-
-
-def own_scores(words: Any) -> str:
-    """Hashes the text of those scores that are functions of the user's."""
-    own = [named.find("scores", word) for word in words if not (isinstance(word, str) and word in SCORES)]
-    return named.fingerprint(*own) if own else ""

@@ -109,14 +109,13 @@ def provenance(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def failures(failed: Sequence[tuple[Any, dict[str, Any]]], name: Callable[[Any], str]) -> str:
+def failures(failed: Sequence[tuple[Any, dict[str, Any]]], name: Callable[[Any], str], left_out: Sequence[str]) -> str:
     """Says which runs failed, called by their names, and what that means for the page."""
-    text = "; ".join(f"{name(run)}: {failure['error']}" for run, failure in failed[:5])
+    listed = "; ".join(f"{name(run)}: {failure['error']}" for run, failure in failed[:5])
     more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
-    seeds = joined([str(seed) for seed in sorted({run.seed for run, _ in failed})])
     return (
-        f"{counted(len(failed), 'run')} failed ({text}{more}). Their tracebacks are in failed/ beside this page. Seeds "
-        f"of which a run failed are left out of all that follows: {seeds}."
+        f"{counted(len(failed), 'run')} failed ({listed}{more}). Their tracebacks are in failed/ beside this page. "
+        f"Left out of all that follows: {joined(left_out)}."
     )
 
 

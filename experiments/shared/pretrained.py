@@ -60,12 +60,12 @@ def load_weights(path: str, architecture: str, image: int | None) -> Weights:
 
 
 def own(function: str | Callable[..., Any]) -> Weights:
-    """Takes the network that a function returns: a ``Network``, or a pair of it and its ``Preprocess``."""
-    found = named.find("network", function)()
+    """Takes a network, or that of a function: a ``Network``, or a pair of it and its ``Preprocess``."""
+    found = function if isinstance(function, jp.Network | tuple) else named.call("network", function)
     network, preprocess = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(network, jp.Network) or not isinstance(preprocess, Preprocess | None):
         raise ValueError(
-            f"network: expected {named.name(function)} to return a jp.Network, or (jp.Network, jp.types.Preprocess), "
+            f"network: expected {function} to return a jp.Network, or (jp.Network, jp.types.Preprocess), "
             f"but got {type(found).__name__}. jp.Network.from_linen, from_nnx and from_equinox make one of a model."
         )
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]

@@ -1,7 +1,7 @@
 """From the records of a study to numbers: cells looked up, claims tested, two tidy tables."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,9 +146,26 @@ def metrics(records: Sequence[dict[str, Any]]) -> Table:
     return pd.DataFrame(rows, columns=[*telling, "metric", "value"])
 
 
-def complete(records: Sequence[dict[str, Any]], failed_seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Leaves out seeds of which a run failed: comparisons are paired, and every cell has the same seeds."""
-    return [record for record in records if record["config"]["seed"] not in failed_seeds]
+def complete(
+    made: Sequence[tuple[Any, dict[str, Any]]], failed: Sequence[Any], apart: Callable[[Any], Hashable]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Leaves out what lacks a run that failed: comparisons are paired, and every cell has the same seeds.
+
+    Args:
+      made: (run, record) of every run that is done.
+      failed: the runs that failed.
+      apart: run -> what is left out with it, in all seeds; None: its seed.
+
+    Returns:
+      The records that are left, and in words what is not.
+    """
+    seeds = {run.seed for run in failed if apart(run) is None}
+    others = {apart(run) for run in failed if apart(run) is not None}
+    kept = [
+        record for run, record in made if run.seed not in seeds and (apart(run) is None or apart(run) not in others)
+    ]
+    named = [*(f"seed {seed}" for seed in sorted(seeds)), *sorted(map(str, others))]
+    return kept, named
 
 
 class Loaded(NamedTuple):

@@ -1,5 +1,6 @@
 """Settings that every study has, and the checks that settings of several studies need."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,11 @@ def listed(table: Mapping[str, Any] | Sequence[str], own: bool = False, alias: s
 
 
 def check_execution(settings: Any) -> None:
-    """Finds bad values among the settings that every study has."""
+    """Finds bad values among the settings that every study has, and single values where several are expected."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(field.default, tuple) and not isinstance(value, tuple | list):
+            raise ValueError(f"{field.name}: expected several values, such as {field.default!r}, but got {value!r}.")
     each_once("seeds", settings.seeds)
     for seed in settings.seeds:
         if not (isinstance(seed, int) and 0 <= seed < 2**32):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import jaxprune as jp
-from experiments.shared import images, options, pretrained
+from experiments.shared import images, pretrained
 from experiments.shared.pretrained import Weights
 from experiments.shared.settings import at_most_images
 from jaxprune import memory, records
@@ -168,8 +168,6 @@ def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "le
     parts = [weights.fingerprint if weights else "", *(one.fingerprint() for one, _ in inputs.used())]
     # Names of architectures say what the network computes; of a user's function only its program does.
     parts += programs if settings.network else []
-    # Another version of a user's score has other records.
-    parts += [own] if (own := options.own_scores(settings.scores)) else []
     return dataclasses.replace(inputs, fingerprint=records.digest(parts)[:16])
 
 

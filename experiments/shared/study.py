@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import io
+import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -13,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from experiments.shared import engine, pages
+from experiments.shared.pages import counted
 from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
 from experiments.shared.settings import check_execution
 from experiments.shared.work import Plan, part, work
@@ -37,6 +41,7 @@ class Study(NamedTuple):
       claims: settings -> what is tested.
       page: (settings, results, tested) -> the page.
       version: of the method: raised whenever the same settings give other numbers, so that no old record is used.
+      apart: run -> what is left out of tables and page if it fails, in all seeds, such as its score; None: its seed.
       results: (inputs, records) -> the records looked up by what decides them.
       tables: (settings, results, tested) -> further tables, by the name of their file.
       outcome: (run, metrics) -> what the line of a finished run says.
@@ -53,6 +58,7 @@ class Study(NamedTuple):
     claims: Callable[[Any], Sequence[Claim]]
     page: Callable[[Any, Any, Table], report.Page]
     version: int = 1
+    apart: Callable[[Any], Hashable] = lambda run: None
     results: Callable[[Any, Sequence[dict[str, Any]]], Any] = lambda inputs, records: Results(records)
     tables: Callable[[Any, Any, Table], dict[str, Table]] = lambda settings, results, tested: {}
     outcome: Callable[[Any, dict[str, Any]], str] = lambda run, metrics: ""
@@ -87,6 +93,7 @@ def command(study: Study, settings: type[Any], description: str | None) -> NoRet
     Exit codes: 0; 1 something broke; 2 bad input; 3 some runs failed; 130 and 143 stopped by Ctrl-C and by SIGTERM.
     """
     console, plan = Console(), None
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     # Of the process as it starts: what training does with a signal ends in the same exceptions.
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -135,7 +142,10 @@ def _carry_out(plan: Plan, console: Console) -> Outcome:
         study.estimate(settings, plan.inputs, console)
     if settings.dry_run or settings.status:
         if others := store.strangers(plan.runs):
-            console.print(f"{others} records of other settings, data or methods lie there too; they stay as they are.")
+            line = (
+                f"{counted(others, 'record')} of other settings, data or methods lie there too, and stay as they are."
+            )
+            console.print(line, highlight=False, soft_wrap=True)
         console.print(plan.counts(), highlight=False)
         return Outcome(settings.out, 0)
     if settings.retry:
@@ -151,35 +161,33 @@ def finish(plan: Plan, console: Console) -> Outcome:
     """Writes tables and page of a study of which no run is left to be done; of another one, says how many are."""
     study, settings, store = plan.study, plan.settings, plan.store
     failed = store.failures(plan.runs)
-    made = [store.read(one) for one in plan.runs if store.has(one)]
+    made = [(one, store.read(one)) for one in plan.runs if store.has(one)]
     if left := len(plan.runs) - len(made) - len(failed):
-        console.print(f"{left} runs are left to others; the page is written by whichever command finishes last.")
+        line = f"{counted(left, 'run')} left to others; the page is written by whichever command finishes last."
+        console.print(line, highlight=False, soft_wrap=True)
         return Outcome(settings.out, len(failed))
-    kept = complete(made, [one.seed for one, _ in failed])
-    path = settings.out / "index.html"
-    if not kept:
-        page = report.Page(study.name, "No seed has all of its runs, so that nothing can be compared.")
-        page.section("Failed runs")
-        page.text(pages.failures(failed, plan.name))
-        page.write(path)
-    else:
+    kept, left_out = complete(made, [one for one, _ in failed], study.apart)
+    path, notice = settings.out / "index.html", pages.failures(failed, plan.name, left_out) if failed else ""
+    for table in settings.out.glob("*.csv"):
+        table.unlink()  # of settings that ran here before
+    if kept:
         results = study.results(plan.inputs, kept)
         tested = verdicts(results, study.claims(settings))
-        tables = {"verdicts": tested, "metrics": metrics(kept), **study.tables(settings, results, tested)}
-        for name, frame in tables.items():
-            files.write(settings.out / f"{name}.csv", frame.to_csv(index=False))
-        page = study.page(settings, results, tested)
+        page, tables = study.page(settings, results, tested), study.tables(settings, results, tested)
         page.text(pages.provenance(kept))
-        if failed:
-            page.notice(pages.failures(failed, plan.name))
-        page.write(path)
         console.print(study.summary(settings, results, tested))
-        console.print(f"Tables: {settings.out}/*.csv\nPage:   {path}", highlight=False, soft_wrap=True)
-    for one, failure in failed:
-        line = f"failed: {plan.name(one)}: {failure['error']}"
-        console.print(line, style="red", highlight=False, soft_wrap=True, markup=False)
+    else:
+        page, tables, tested = report.Page(study.name, "Nothing can be compared."), {}, verdicts(None, [])
     if failed:
-        console.print(f"Tracebacks: {settings.out}/failed. --retry tries these runs again.")
+        page.notice(notice)
+    for name, frame in {"verdicts": tested, "metrics": metrics([one for _, one in made]), **tables}.items():
+        files.write(settings.out / f"{name}.csv", frame.to_csv(index=False))
+    page.write(path)
+    console.print(f"Tables: {settings.out}/*.csv\nPage:   {path}", highlight=False, soft_wrap=True)
+    if failed:
+        # Messages hold brackets, which rich would take for styles.
+        console.print(notice, style="red", highlight=False, soft_wrap=True, markup=False)
+        console.print("--retry tries these runs again.")
     return Outcome(path, len(failed))
 
 
@@ -187,17 +195,31 @@ def finish(plan: Plan, console: Console) -> Outcome:
 
 
 def _read(name: str, settings: type[Any], description: str | None) -> Any:
-    """Reads the settings; a word that is no option of this study is an error that says so."""
-    found, unknown = tyro.cli(
-        settings,
-        prog=f"python -m experiments.{name}",
-        description=description,
-        return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    """Reads the settings; what cannot be read, and a word that is no option of this study, is an error of one line."""
+    main = sys.modules["__main__"].__spec__
+    program = f"python -m {main.name.removesuffix('.__main__')}" if main else sys.argv[0]
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            found, unknown = tyro.cli(
+                settings,
+                prog=program,
+                description=description,
+                return_unknown_args=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        # A box: its heading, the message, and from a line on the help of the option.
+        lines = [line.strip("│╭╮╰╯─- ") for line in shown.getvalue().splitlines()]
+        message = " ".join(line for line in lines[1:] if line)
+        for rest in ("Argument helptext", "For full helptext"):
+            message = message.partition(rest)[0].strip(" .")
+        raise ValueError(f"{message}. See {program} --help.") from None
     if unknown:
         wrong = next((word for word in unknown if word.startswith("-")), unknown[0])
-        raise ValueError(f"{wrong}: the study {name} has no such option. See python -m experiments.{name} --help.")
+        raise ValueError(f"{wrong}: the study {name} has no such option. See {program} --help.")
     return found
 
 
@@ -217,5 +239,12 @@ def _kept(plan: Plan | None) -> str:
 
 def _end(code: int, line: str) -> NoReturn:
     if line:
-        print(line, file=sys.stderr)
+        print(line, file=sys.stderr, flush=True)
+    if code in (INTERRUPTED, TERMINATED):
+        sys.stdout.flush()
+        # XLA may still be compiling in threads of its own, and crashes in an interpreter that shuts down.
+        _leave(code)
     raise SystemExit(code)
+
+
+_leave = os._exit

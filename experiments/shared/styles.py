@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.shared import named
 from jaxprune import report, stats
 
 _LABELS = {
@@ -19,7 +20,7 @@ _LABELS = {
 
 def label(score: str) -> str:
     """Returns what figures and tables call a score."""
-    return _LABELS.get(score, score.rpartition(":")[2])
+    return _LABELS.get(score, named.label(score))
 
 
 def panels(

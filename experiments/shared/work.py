@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.shared.pages import duration
+from experiments.shared.pages import counted, duration
 from jaxprune import sweep
 from jaxprune.store import Store
 
@@ -112,7 +112,7 @@ def work(plan: Plan, console: Console) -> None:
                 time.sleep(_PATIENCE)  # somebody takes and drops them
         elif alone and "running" in states:
             if not waited:
-                console.print(f"Waiting for {states.count('running')} runs that other processes do.")
+                console.print(f"Waiting for {counted(states.count('running'), 'run')} that other processes do.")
                 waited = True
             time.sleep(_PATIENCE)
         else:

@@ -88,6 +88,7 @@ STUDY = study.Study(
     shared=lambda run: run.seed,
     prepare=prepare_seed,
     measure=measure,
+    apart=lambda run: None if run.score == "dense" else run.score,
     results=lambda inputs, records: Results(records, inputs),
     claims=claims,
     page=page.compose,

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
-from experiments.shared import named, options
+from experiments.shared import options
 from experiments.shared.pages import counted, duration
 from experiments.shared.pretrained import Weights
 from experiments.shared.splits import PROTOCOLS, Inputs
@@ -73,7 +73,7 @@ def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
         f"Measured on {speeds.examples} images: reading and preprocessing {speeds.fetching:,.0f} images/s, features "
         f"{speeds.features:,.0f} images/s, gradients {speeds.gradient:,.0f} images/s."
     )
-    costs = {score: _cost(settings, headed, batch, score) for score in ("dense", *map(named.name, settings.scores))}
+    costs = {str(one): _cost(settings, headed, batch, str(one)) for one in ("dense", *settings.scores)}
     seconds, unknown = _seconds(settings, inputs, sizes, speeds, costs)
     table = Table("score", "for each batch that scores", "memory", title="What scores take")
     for score, cost in costs.items():

@@ -105,6 +105,8 @@ def _cases(group: str, this: tuple[str, str], than: tuple[str, str]) -> Callable
     """
 
     def cases(results: Results) -> Iterator[Case]:
+        if than[0] == "random" not in results.scores:
+            return
         chance = results.chance(group)
         for score in results.scores:
             for sparsity in results.sparsities:

@@ -59,6 +59,7 @@ def open_study(settings: Settings) -> Inputs:
     conditions.check_conditions(settings)
     check.choice("protocol", settings.protocol, PROTOCOLS)
     each_once("tasks", settings.tasks or ("all",))
+    each_once("shifts", settings.shifts or ("none",))
     if settings.most_per_class and settings.protocol == "public-proxy":
         raise ValueError(
             f"most_per_class: expected 0 under public-proxy, which is about all test images, but got "
@@ -79,7 +80,7 @@ def plan(settings: Settings, inputs: Any) -> list[Run]:
     fields = fields_of(settings, Decisive)
     cells = [
         ("dense", 0.0),
-        *((score, sparsity) for score in map(named.name, settings.scores) for sparsity in settings.sparsities),
+        *((score, sparsity) for score in map(named.versioned, settings.scores) for sparsity in settings.sparsities),
     ]
     return [
         Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in settings.seeds for score, sparsity in cells

@@ -27,7 +27,7 @@ def choice(name: str, value: str, options: Iterable[str], *, ordered: bool = Fal
     near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     # A long list would bury the message.
-    listed = known if len(known) <= 30 else [*near, "..."]
+    listed = known if len(known) <= 30 else [*(near or known[:3]), "..."]
     raise ValueError(f"{name}: unknown value {value!r}.{hint} Known: {', '.join(listed)}.")
 
 

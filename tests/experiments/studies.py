@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def said(name: str, words: list[str], patch: pytest.MonkeyPatch, capsys: Any) ->
     made = importlib.import_module(f"experiments.{name}")
     patch.setattr(sys, "argv", ["study", *words])
     patch.setenv("COLUMNS", "200")
+    patch.setattr(warnings, "formatwarning", warnings.formatwarning)
     with pytest.raises(SystemExit) as ended:
         command(made.STUDY, made.Settings, made.__doc__)
     return ended.value.code, "".join(capsys.readouterr())

@@ -336,7 +336,7 @@ def test_load_refuses_what_is_no_file_of_tensors_by_its_path(tmp_path, name):
 
 
 def test_load_names_unknown_architectures_and_sizes(tmp_path):
-    with pytest.raises(ValueError, match=r"architecture: unknown value 'resnet50'\. Did you mean"):
+    with pytest.raises(ValueError, match=r"unknown value 'resnet50', which lacks its source\. Write clip/resnet50 or"):
         jp.models.load(tmp_path / "none.pth", "resnet50")
     path = written(tmp_path / "net.npz", file_of("torchvision/vit_b16"))
     with pytest.raises(ValueError, match="image: expected a multiple of the patch"):

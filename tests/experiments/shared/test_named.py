@@ -1,6 +1,10 @@
 """Networks, scores and data of a user's own, in the studies that take them."""
 
+import dataclasses
+import functools
+import importlib
 import io
+import linecache
 import sys
 
 import jax
@@ -10,7 +14,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import transfer
-from experiments.shared import images, named, options, pretrained
+from experiments.shared import images, named, pretrained
 from experiments.shared.study import run
 from jaxprune.store import Store
 from tests.experiments import small, studies
@@ -41,7 +45,7 @@ def kept(folder, score: str) -> str:
     """The hash of the mask of a score."""
     inputs = transfer.open_study(transfer.Settings(**OWN, **TINY, out=folder))
     store = Store(folder, "transfer", version=transfer.STUDY.version, data=inputs.fingerprint)
-    (one,) = [one for one in transfer.plan(inputs.settings, inputs) if one.score == score]
+    (one,) = [one for one in transfer.plan(inputs.settings, inputs) if named.label(one.score) == score]
     return store.read(one)["metrics"]["mask"]
 
 
@@ -53,7 +57,7 @@ def test_run_takes_a_network_a_score_and_data_of_ones_own(folder):
     params = small.network().params["conv"]["kernel"]
     mask = jp.masks.unstructured(0.5)({"k": -np.abs(params)}, {"k": True})["k"]
     whole = {"conv": {"kernel": np.asarray(mask)}, "head": {"kernel": np.ones((4, 10), bool)}}
-    assert kept(folder, "tests.experiments.small:smallest_first") == jp.records.fingerprint(*jax.tree.leaves(whole))
+    assert kept(folder, "smallest_first") == jp.records.fingerprint(*jax.tree.leaves(whole))
 
 
 def test_run_takes_the_functions_themselves_for_the_same_runs(folder):
@@ -126,10 +130,90 @@ def test_find_lets_faults_inside_of_a_module_through(tmp_path, monkeypatch):
     sys.modules.pop("broken_module", None)
 
 
-def test_fingerprint_changes_with_the_text_of_a_function():
-    assert named.fingerprint(small.network) != named.fingerprint(small.images)
-    assert options.own_scores(("magnitude", "random")) == ""
-    assert options.own_scores(("magnitude", OWN["scores"][0])) == named.fingerprint(small.smallest_first)
+def scaled(factor):
+    """A score in a closure."""
+    return lambda network, batches: jax.tree.map(lambda leaf: factor * np.abs(leaf), network.params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    factor: float
+
+    def __call__(self, network, batches):
+        return scaled(self.factor)(network, batches)
+
+
+class Opaque:
+    def __call__(self, network, batches):
+        return network.params
+
+
+def test_versioned_tells_functions_apart_by_what_they_hold():
+    same = [
+        lambda: scaled(1.0),
+        lambda: scaled(-1.0),
+        lambda: Scaled(1.0),
+        lambda: Scaled(-1.0),
+        lambda: functools.partial(small.smallest_first, loss=jp.losses.cross_entropy),
+        lambda: functools.partial(small.smallest_first, loss=jp.losses.squared_error),
+        lambda: jp.scores.snip(jp.losses.cross_entropy),
+        lambda: jp.scores.snip(jp.losses.squared_error),
+        lambda: jp.scores.random(jax.random.key(0)),
+        lambda: jp.scores.random(jax.random.key(1)),
+        lambda: small.smallest_first,
+    ]
+    names = [named.versioned(make()) for make in same]
+    assert names == [named.versioned(make()) for make in same]
+    assert len(set(names)) == len(names)
+    assert named.versioned("tests.experiments.small:smallest_first") == named.versioned(small.smallest_first)
+    assert named.versioned(names[0]) == names[0]
+    assert named.find("scores", names[1])(small.network(), [])["head"]["kernel"].max() <= 0
+    assert named.versioned("magnitude") == "magnitude"
+    assert named.label(named.versioned(small.smallest_first)) == "smallest_first"
+    with pytest.raises(ValueError, match=r"function: what a .*:Opaque holds cannot be told .* Write a function"):
+        named.versioned(Opaque())
+
+
+def test_versioned_changes_with_helpers_and_constants_of_the_module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for constant in (1.0, -1.0, 1.0):
+        text = f"K = {constant}\ndef helper(x):\n    return K * x\ndef score(network, batches):\n    return helper(1)\n"
+        (tmp_path / "changing_scores.py").write_text(text)
+        sys.modules.pop("changing_scores", None)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        found.append(named.versioned("changing_scores:score"))
+    sys.modules.pop("changing_scores")
+    assert found[0] == found[2] != found[1]
+
+
+def test_run_keeps_the_records_of_other_scores_when_one_is_added(folder):
+    settings = transfer.Settings(**OWN | {"scores": ("random", scaled(1.0), scaled(-1.0))}, **TINY, out=folder)
+    text = io.StringIO()
+    run(transfer.STUDY, dataclasses.replace(settings, dry_run=True), Console(file=text))
+    # The dense network and the random mask are there; the two closures are two other runs.
+    assert text.getvalue().splitlines()[-1] == "runs 4, done 2, to do 2"
+
+
+def test_call_says_whose_fault_it_is():
+    def broken():
+        raise RuntimeError("no network today")
+
+    with pytest.raises(ValueError, match=r"network: .*broken failed: RuntimeError: no network today"):
+        named.call("network", broken)
+    with pytest.raises(ValueError, match=r"network: .*:network_without_tags failed: TypeError"):
+        named.call("network", functools.partial(small.network_without_tags, 1))
+
+
+def test_own_takes_a_network_and_data_themselves(tmp_path):
+    settings = transfer.Settings(**TINY, network=small.network(), data=small.images(), scores=("random",), out=tmp_path)
+    inputs = transfer.open_study(settings)
+    assert inputs.settings.data == "few digits"
+    assert (
+        inputs.fingerprint
+        == transfer.open_study(dataclasses.replace(settings, network=small.network, data=small.images)).fingerprint
+    )
 
 
 def test_load_takes_sources_with_tasks_of_ones_own():

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,21 @@ def test_command_of_transfer_runs_as_a_module():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: data: unknown value 'digit'. Did you mean 'digits'?")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "line"), [(signal.SIGTERM, 143, "stopped by"), (signal.SIGINT, 130, "interr")]
+)
+def test_command_of_transfer_ends_with_the_code_of_its_signal(tmp_path, sent, code, line):
+    """In the middle of compiling, whose threads crash an interpreter that shuts down under them."""
+    words = [sys.executable, "-m", "experiments.transfer", "--seeds", "0", "--out", str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "41 runs, 41 of them to do here.\n"
+        running.send_signal(sent)
+        _, text = running.communicate(timeout=900)
+    assert running.returncode == code
+    assert text.splitlines()[-1].startswith(line)
+    assert not list((tmp_path / "claims").iterdir())
 
 
 def test_pretrain_never_shares_networks_of_other_images(tmp_path, monkeypatch):
