@@ -121,10 +121,8 @@ def test_command_of_transfer_explains_itself_and_its_errors(monkeypatch, capsys)
     assert all(flag in text for flag in ("--scores", "--sparsities", "--shard", "--out", "--worker", "--dry-run"))
     assert all(value in text for value in ("block-quadratic", "nearest-mean", "cross_entropy", "public-proxy"))
     code, text = said("--budgets", "macs")
-    assert (code, text) == (
-        2,
-        "error: --budgets: the study transfer has no such option. See python -m experiments.transfer --help.\n",
-    )
+    assert code == 2
+    assert text.startswith("error: --budgets: the study transfer has no such option. See python -m ")
     code, text = said("--sparsities", "many")
     assert (code, "--sparsities" in text) == (2, True)
     code, text = said("--data", "digit")
