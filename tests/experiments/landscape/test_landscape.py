@@ -1,12 +1,16 @@
+import io
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments import landscape
+from experiments.shared.study import run
 from jaxprune.store import Store
-from tests.experiments import studies
+from tests.experiments import small, studies
 
 SMOKE: dict[str, Any] = {
     "pretrain_steps": 5,
@@ -91,6 +95,15 @@ def test_landscape_says_on_its_page_what_came_out(made):
 )
 def test_landscape_finds_a_bad_value_before_anything_expensive(tmp_path, monkeypatch, change, message):
     studies.refused("landscape", tmp_path, monkeypatch, message, **{**SMOKE, **change})
+
+
+def test_landscape_takes_a_network_of_ones_own(tmp_path):
+    with jax.enable_x64(False):
+        settings = {**SMOKE, "network": small.network, "data": small.images, "batch_size": 16}
+        page = run(landscape.STUDY, asked(tmp_path, **settings), Console(file=io.StringIO()))
+    assert "tests.experiments.small:network" in page.read_text()
+    assert len(list((tmp_path / "records").iterdir())) == 2
+    assert not list((tmp_path / "failed").iterdir())
 
 
 def test_command_of_landscape_explains_its_errors(monkeypatch, capsys):
