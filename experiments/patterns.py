@@ -24,7 +24,7 @@ from experiments.shared.settings import Execution, each_once, positive
 from experiments.shared.splits import Inputs, open_inputs
 from experiments.shared.study import Study, command
 from experiments.shared.styles import dots, label, panels
-from jaxprune import report
+from jaxprune import check, report
 
 KINDS, GROUPS = ("n:m", "unstructured"), ("source", "transfer")
 
@@ -60,14 +60,15 @@ def open_study(settings: Settings) -> Inputs:
         if not (found := re.fullmatch(r"(\d+):(\d+)", pattern)) or not 0 < int(found[1]) < int(found[2]):
             raise ValueError(f"patterns: expected n:m with 0 < n < m, such as 2:4, but got {pattern!r}.")
     positive(settings, "margin")
+    check.choice("rounds", str(settings.rounds), ["1"])  # a pattern is no sparsity that a schedule could reach
     conditions.check_conditions(settings)
     return conditions.completed(open_inputs(settings))
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
     """Lists the runs, those of a seed and a score together."""
-    cells = [(score, pattern, kind) for score in settings.scores for pattern in settings.patterns for kind in KINDS]
-    fields, cells = fields_of(settings, Conditions), [("dense", "", ""), *cells]
+    cells = [("dense", "", ""), *itertools.product(settings.scores, settings.patterns, KINDS)]
+    fields = fields_of(settings, Conditions)
     return [Run(**fields, seed=seed, score=s, pattern=p, kind=k) for seed in settings.seeds for s, p, k in cells]
 
 
@@ -81,8 +82,7 @@ def select(scores: Any, prunable: Any, *, pattern: str, kind: str) -> Any:
 def measure(world: World, run: Run) -> dict[str, Any]:
     """Prunes, fine-tunes on the source, and evaluates every task before and after."""
     mask = mask_of(world, run.score, 0.0, lambda _: partial(select, pattern=run.pattern, kind=run.kind))
-    pruned = pruned_network(world, mask)
-    found = {"pruned": accuracies(world, pruned)["frozen"]}
+    found = {"pruned": accuracies(world, pruned := pruned_network(world, mask))["frozen"]}
     found["finetuned"] = accuracies(world, finetuned(world, pruned, mask))["frozen"]
     return found | {"source": run.source, "chance": world.chances, "sparsity": jp.masks.sparsity(mask, world.prunable)}
 

@@ -65,7 +65,6 @@ class Store:
         data: str = "",
         lease: float = exclusive.LEASE,
     ) -> None:
-        _demand_local(folder)
         check.positive("lease", lease)
         self.study, self.version, self.data = study, check.whole("version", version), data
         self.folder = check.writable("out", folder)
@@ -314,12 +313,3 @@ def _age(path: Path) -> float:
         return exclusive.age(path)
     except FileNotFoundError:
         return 0.0
-
-
-def _demand_local(folder: str | os.PathLike[str]) -> None:
-    # A Path has lost one of the two slashes.
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(folder)):
-        raise ValueError(
-            f"out: expected a folder on a local disk or on NFS, but got {os.fspath(folder)!r}: locks and hard links "
-            "keep the processes of a study apart, and a bucket has neither. Choose such a folder, and copy it later."
-        )

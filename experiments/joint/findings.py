@@ -24,19 +24,19 @@ def findings(settings: Any, results: Results, tested: Table, frame: Table, costs
     found = []
     for budget in results.budgets:
         before = f"Steps of equal {BUDGETS[budget]}: " if len(results.budgets) > 1 else ""
-        tell = partial(_told, settings, [row for row in tested.itertuples() if row.budget == budget])
+        of = partial(_sentences, settings, [row for row in tested.itertuples() if row.budget == budget])
         final = frame[(frame.budget == budget) & frame["last"] & (frame["class"] == "all")]
         compared, sentences = [name for name in results.pruning(budget) if name not in CONTROLS], []
         for chooser in compared:
             who = label(chooser)
-            robust = [tell([chooser], "keeps, corrupted", "keeps, shifted"), *_robust(final, chooser)]
+            robust = [of([chooser], "keeps, corrupted", "keeps, shifted"), *_robust(final, chooser)]
             sentences += [
-                (f"{who}.", tell([chooser], "keeps", "keeps, equal training")),
-                (f"{who} against the controls.", tell([chooser], *(f"beats {name}" for name in CONTROLS))),
+                (f"{who}.", of([chooser], "keeps", "keeps, equal training")),
+                (f"{who} against the controls.", of([chooser], *(f"beats {name}" for name in CONTROLS))),
                 (f"What {who} chose.", _chosen(results.pruned(budget, chooser))),
                 (f"Robustness, {who}.", " ".join(filter(None, robust)) or _CLEAN),
             ]
-        sentences.append(("The controls.", tell(CONTROLS, "keeps")))
+        sentences.append(("The controls.", of(CONTROLS, "keeps")))
         spent = costs[(costs.budget == budget) & costs.chooser.isin(compared)]
         sentences += [("Cost.", _cost(row)) for row in spent.itertuples()]
         found += [(f"{before}{lead}", text) for lead, text in sentences if text]
@@ -52,7 +52,7 @@ def paid_after(images: float) -> str:
     return f"{float(f'{images:.2g}'):,.0f} images" if images > 0 else "never"
 
 
-def _told(settings: Any, rows: Sequence[Any], choosers: Sequence[str], *claims: str) -> str:
+def _sentences(settings: Any, rows: Sequence[Any], choosers: Sequence[str], *claims: str) -> str:
     return " ".join(_verdict(settings, row) for row in rows if row.chooser in choosers and row.claim in claims)
 
 

@@ -12,7 +12,7 @@ from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA
 from experiments.shared import images, named
 from experiments.shared.named import Named
 from experiments.shared.results import fields_of
-from experiments.shared.settings import Execution, at_most_images, each_once, fits, listed, positive
+from experiments.shared.settings import Execution, at_most_images, each_once, fits, listed, positive, seeds_below
 from jaxprune import check, records
 
 VERSION = 1
@@ -158,7 +158,7 @@ def resolved(settings: Settings) -> Settings:
     A value that is set to its default cannot be told from one that is not set, so it becomes the authors'.
     """
     authors = {name: value for name, (value, _) in PAPER.items() if getattr(settings, name) == getattr(Settings, name)}
-    return dataclasses.replace(settings, data=named.name(settings.data), **(authors if settings.paper else {}))
+    return dataclasses.replace(settings, **authors) if settings.paper else settings
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
@@ -200,6 +200,7 @@ def open_study(settings: Settings) -> Inputs:
             f"budgets: the allocation of the paper needs the budget 'filters', but got {settings.budgets}."
         )
     _check_numbers(settings)
+    seeds_below(settings, 2**32 // 10_000 - 1)
     jp.models.resnet_cifar(settings.depth, 2, settings.width)
     source = images.load(settings.data, settings.data_folder, settings.image).images
     classes = len(source.classes)
@@ -210,7 +211,9 @@ def open_study(settings: Settings) -> Inputs:
     for seed in settings.seeds:
         training = jp.data.split(source.labels, source.name, seed, FRACTIONS)["training"]
         at_most_images(settings.batch_size, len(training), "the training split")
-    return Inputs(settings, source, source.fingerprint())
+    # What is passed is opened, and only then called by its name; that of the source enters the splits.
+    settings = dataclasses.replace(settings, data=named.name(settings.data))
+    return Inputs(settings, source, records.digest([source.name, source.fingerprint()])[:16])
 
 
 def _check_numbers(settings: Settings) -> None:

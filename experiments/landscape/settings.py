@@ -8,7 +8,7 @@ import jaxprune as jp
 from experiments.shared import conditions, named, options
 from experiments.shared.conditions import Conditions
 from experiments.shared.results import fields_of
-from experiments.shared.settings import Execution, listed, positive
+from experiments.shared.settings import Execution, listed, positive, seeds_below
 from experiments.shared.splits import Inputs, open_inputs
 from jaxprune import check
 
@@ -69,6 +69,7 @@ def open_study(settings: Settings) -> Inputs:
             f"count: expected at most steps ({settings.steps}), but got {settings.count}. Take more steps."
         )
     conditions.check_conditions(settings)
+    seeds_below(settings, 10**6)
     inputs = open_inputs(settings)
     others = [task for task in inputs.tasks if task.name != inputs.source.name]
     other = jp.data.find_task(others, settings.transfer) if settings.transfer else others[0]

@@ -1,5 +1,6 @@
 """What the networks of a study see: images with masks and boxes, painted or read, and their distortions."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -11,7 +12,7 @@ import numpy as np
 import jaxprune as jp
 from experiments.representation.settings import FORMS, Decisive, Settings, resolved, validate
 from experiments.shared import named
-from experiments.shared.settings import at_most_images
+from experiments.shared.settings import at_most_images, seeds_below
 from jaxprune import check, records
 
 MEAN, STD = 0.5, 0.25
@@ -60,7 +61,9 @@ def open_study(settings: Settings) -> Inputs:
     """Opens the data, and finds every bad value before anything expensive starts."""
     settings = resolved(settings)
     validate(settings)
-    annotated = None if settings.data == "shapes" else read(settings)
+    seeds_below(settings, 2**32 // 1000)
+    painted = isinstance(settings.data, str) and settings.data == "shapes"
+    annotated = None if painted else read(settings)
     if annotated is None:
         _, test, conflict = _scenes(settings, 0, _FEW)
         parts, names = [test.images, test.mask, *test.boxes, conflict["image"]], []
@@ -69,6 +72,8 @@ def open_study(settings: Settings) -> Inputs:
         parts = [annotated.images, annotated.mask, annotated.void, annotated.labels, *annotated.boxes]
         names = [annotated.name, annotated.classes]  # the name enters the splits
     decisive = [records.fingerprint(*map(np.asarray, parts)), *names]
+    # What is passed is opened, and only then called by its name.
+    settings = dataclasses.replace(settings, data=named.name(settings.data))
     return Inputs(settings, annotated, records.digest(decisive)[:16])
 
 

@@ -132,7 +132,7 @@ BUGS = (
 
 
 def resolved(settings: Settings) -> Settings:
-    """Names functions, applies what ``legacy`` means for training, leaves out default rungs that a short ladder lacks.
+    """Names scores and architectures, applies ``legacy`` to training, leaves out default rungs of longer ladders.
 
     A function that is passed and the same one that is named have equal records.
     """
@@ -140,7 +140,7 @@ def resolved(settings: Settings) -> Settings:
     for name in _RUNGS:
         if getattr(settings, name) == getattr(Settings, name):
             changes[name] = tuple(rung for rung in getattr(settings, name) if rung < settings.rungs)
-    changes |= {"data": named.name(settings.data), "score": named.versioned(settings.score)}
+    changes["score"] = named.versioned(settings.score)
     return dataclasses.replace(settings, **changes, architectures=tuple(map(named.versioned, settings.architectures)))
 
 

@@ -29,7 +29,7 @@ def submit(plan: Plan, console: Console) -> None:
         before, todo = todo, _left(plan)
         in_vain = in_vain + 1 if todo == before else 0
     if todo:
-        console.print(f"{_IN_VAIN} times no job finished a run; see their logs.")
+        raise OSError(f"engine: {_IN_VAIN} times no job finished a run. See their logs in {plan.settings.out}/jobs")
 
 
 def executor(settings: Any) -> Any:
@@ -55,7 +55,7 @@ def executor(settings: Any) -> Any:
 
 
 def _left(plan: Plan) -> int:
-    return sum(plan.state(one) in ("waiting", "running") for one in plan.mine)
+    return sum(plan.state(one) == "waiting" for one in plan.mine)
 
 
 def _work(study: Any, settings: Any) -> None:

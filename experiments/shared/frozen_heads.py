@@ -197,6 +197,8 @@ def mask_of(world: World, score: str, sparsity: float, select: Callable[[float],
     configured = options.ScoreOptions(world.loss, world.prunable, world.seed, world.settings.damping)
     make = options.score("scores", score, configured)
     if world.settings.rounds > 1:
+        if select is not jp.masks.unstructured:
+            raise ValueError("rounds: expected 1 of what selects in patterns, which no schedule of sparsities reaches.")
         schedule = jp.schedules.exponential(sparsity, world.settings.rounds)
         return jp.pruning.prune(headed, make, world.scoring, world.prunable, schedule)
     if score not in world.scored:

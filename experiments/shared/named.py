@@ -43,10 +43,14 @@ def versioned(value: Any) -> str:
     Raises:
       ValueError: it holds something that cannot be told from others of its kind.
     """
-    if isinstance(value, str) and ("@" in value or not is_own(value)):
+    if isinstance(value, str) and (value in _PASSED or not is_own(value)):
         return value
     found = find("function", value)
-    made = f"{name(value)}@{fingerprint(found)}"
+    made = f"{name(value).partition('@')[0]}@{fingerprint(found)}"
+    if isinstance(value, str) and "@" in value and made != value:
+        raise ValueError(
+            f"function: {value} is of another version; now it is {made}. Leave out the @ and what follows."
+        )
     _PASSED[made] = found
     return made
 
@@ -119,7 +123,7 @@ def call(setting: str, value: Any) -> Any:
 
 
 def fingerprint(*values: Any) -> str:
-    """Hashes all that can be told of functions and of what they hold; see ``name``."""
+    """Hashes all that can be told of functions and of what they hold; see ``versioned``."""
     return records.digest([_described(value, ()) for value in values])[:8]
 
 
@@ -141,12 +145,19 @@ def _described(value: Any, path: tuple[int, ...]) -> Any:
         return value.__name__
     if isinstance(value, partial):
         return [_described(one, inside) for one in (value.func, value.args, value.keywords)]
-    if hasattr(value, "__wrapped__"):
-        return [_place(value), _described(value.__wrapped__, inside)]
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        held = [value.__defaults__, value.__kwdefaults__, cells]
-        return [_place(value), _text(value), [_described(one, inside) for one in held]]
+        if hasattr(value, "__wrapped__"):  # a decorator's own tools need not be told apart
+            cells = [one for one in cells if _can_be_told(one, inside)]
+        text = _text(value)
+        # Of a function without a file, what it reads of its module.
+        used = (
+            [] if text else [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
+        )
+        held = [value.__defaults__, value.__kwdefaults__, cells, used]
+        return [_place(value), text or _code(value.__code__), [_described(one, inside) for one in held]]
+    if hasattr(value, "__wrapped__"):  # compiled by JAX
+        return [_place(value), _described(value.__wrapped__, inside)]
     if isinstance(value, types.MethodType):
         return [_described(one, inside) for one in (value.__func__, value.__self__)]
     if isinstance(value, type | types.BuiltinFunctionType):
@@ -154,6 +165,8 @@ def _described(value: Any, path: tuple[int, ...]) -> Any:
     if dataclasses.is_dataclass(value):
         fields = {field.name: _described(getattr(value, field.name), inside) for field in dataclasses.fields(value)}
         return [_place(value), _text(type(value)), fields]
+    if isinstance(value, inspect.Signature):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): _described(one, inside) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -165,19 +178,25 @@ def _described(value: Any, path: tuple[int, ...]) -> Any:
     )
 
 
+def _can_be_told(value: Any, path: tuple[int, ...]) -> bool:
+    with contextlib.suppress(ValueError):
+        _described(value, path)
+        return True
+    return False
+
+
 def _numbers(value: Any) -> np.ndarray:
     is_key = isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(value) if is_key else value)
 
 
 def _text(value: Any) -> str:
-    """The text of the module that defines something, so that its helpers and constants enter; else its code."""
+    """A hash of the text of the module that defines something, so that its helpers and constants enter; "": no file."""
     module = inspect.getmodule(value)
     with contextlib.suppress(OSError, TypeError):
         if module is not None and module.__name__ != "builtins":
             return records.digest(inspect.getsource(module))
-    code = getattr(value, "__code__", None)
-    return "" if code is None else records.digest(_code(code))
+    return ""
 
 
 def _code(code: types.CodeType) -> Any:

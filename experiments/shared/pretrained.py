@@ -1,7 +1,6 @@
 """Networks that were trained elsewhere: weights in a file, a folder of ours, or a function of the user's."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import jaxprune as jp
 from experiments.shared import named
 from jaxprune import check, records
 from jaxprune.models import pretrained
+from jaxprune.train import programs
 from jaxprune.types import Preprocess
 
 
@@ -70,8 +70,9 @@ def own(function: str | Callable[..., Any]) -> Weights:
         )
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
     made = network if preprocess is None else jp.models.normalised(network, preprocess)
-    fingerprint = records.fingerprint(*leaves)
-    return Weights(named.name(function), made, preprocess, {}, fingerprint)
+    # Resizing is no part of the network.
+    parts = [records.fingerprint(*leaves), None if preprocess is None else dataclasses.asdict(preprocess)]
+    return Weights(named.name(function), made, preprocess, {}, records.digest(parts)[:16])
 
 
 def demand_fitting(weights: Weights, images: jp.data.Source, site: str = "features") -> str:
@@ -97,8 +98,8 @@ def demand_fitting(weights: Weights, images: jp.data.Source, site: str = "featur
     if site not in tags:
         raise ValueError(_how_to_tag(weights.name, site, tags))
     network = weights.network
-    program = str(jax.make_jaxpr(network.apply)(network.params, network.state, one))
-    return records.digest(re.sub(r"0x[0-9a-f]+", "", program))[:16]
+    # With the constants that it closes over, those of its preprocessing among them.
+    return programs.traced(network.apply, network.params, network.state, one)[0]
 
 
 def _how_to_tag(name: str, site: str, tags: Sequence[str]) -> str:

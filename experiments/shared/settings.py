@@ -11,8 +11,6 @@ import tyro
 
 from jaxprune import check, memory
 
-Suppressed = tyro.conf.Suppress
-
 
 @dataclass(frozen=True)
 class Execution:
@@ -68,6 +66,13 @@ def check_execution(settings: Any) -> None:
     for option in settings.engine_options:
         if "=" not in option:
             raise ValueError(f"engine_options: expected name=value, such as timeout_min=60, but got {option!r}.")
+
+
+def seeds_below(settings: Any, most: int) -> None:
+    """Checks that seeds are small enough for the keys that a study derives from them to differ."""
+    for seed in settings.seeds:
+        if seed >= most:
+            raise ValueError(f"seeds: expected numbers below {most:,} in this study, but got {seed:,}.")
 
 
 def each_once(name: str, values: Sequence[Any]) -> None:

@@ -163,9 +163,14 @@ def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "le
         # Where images are skipped, all were decoded when the folder was opened.
         if isinstance(one, jp.data.Folder) and settings.on_error == "error":
             one.check(indices, whole=True)
+    if weights is not None and weights.network.train_apply is None and settings.recalibrate:
+        raise ValueError(
+            "recalibrate: expected a network with a train_apply, whose statistics are averaged. Leave it out."
+        )
     _demand_every_class(inputs, settings.seeds)
     at_most_images(settings.batch_size, len(inputs.images), inputs.images.name)
-    parts = [weights.fingerprint if weights else "", *(one.fingerprint() for one, _ in inputs.used())]
+    used = [(one.name, one.fingerprint()) for one, _ in inputs.used()]  # the name enters the splits
+    parts = [weights.fingerprint if weights else "", *used, [(task.name, task.classes) for task in chosen]]
     # Names of architectures say what the network computes; of a user's function only its program does.
     parts += programs if settings.network else []
     return dataclasses.replace(inputs, fingerprint=records.digest(parts)[:16])

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from experiments.shared.pages import counted
 from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
 from experiments.shared.settings import check_execution
 from experiments.shared.work import Plan, part, work
-from jaxprune import files, report
+from jaxprune import exclusive, files, report
 from jaxprune.store import Store
 
 BROKEN, BAD_INPUT, FAILED_RUNS, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -168,8 +169,6 @@ def finish(plan: Plan, console: Console) -> Outcome:
         return Outcome(settings.out, len(failed))
     kept, left_out = complete(made, [one for one, _ in failed], study.apart)
     path, notice = settings.out / "index.html", pages.failures(failed, plan.name, left_out) if failed else ""
-    for table in settings.out.glob("*.csv"):
-        table.unlink()  # of settings that ran here before
     if kept:
         results = study.results(plan.inputs, kept)
         tested = verdicts(results, study.claims(settings))
@@ -180,15 +179,27 @@ def finish(plan: Plan, console: Console) -> Outcome:
         page, tables, tested = report.Page(study.name, "Nothing can be compared."), {}, verdicts(None, [])
     if failed:
         page.notice(notice)
-    for name, frame in {"verdicts": tested, "metrics": metrics([one for _, one in made]), **tables}.items():
-        files.write(settings.out / f"{name}.csv", frame.to_csv(index=False))
-    page.write(path)
+    tables = {"verdicts": tested, "metrics": metrics([one for _, one in made]), **tables}
+    with exclusive.wait(settings.out / ".page"):  # of commands that end together, one after the other
+        _replace_tables(settings.out, tables)
+        page.write(path)
     console.print(f"Tables: {settings.out}/*.csv\nPage:   {path}", highlight=False, soft_wrap=True)
     if failed:
         # Messages hold brackets, which rich would take for styles.
         console.print(notice, style="red", highlight=False, soft_wrap=True, markup=False)
         console.print("--retry tries these runs again.")
     return Outcome(path, len(failed))
+
+
+def _replace_tables(out: Path, tables: dict[str, Table]) -> None:
+    """Writes the tables of these settings; those of settings that ran here before go."""
+    listed = out / "tables.json"
+    before = json.loads(listed.read_text()) if listed.exists() else []
+    for name in set(before) - set(tables):
+        (out / f"{name}.csv").unlink(missing_ok=True)
+    files.write_json(listed, sorted(tables))
+    for name, frame in tables.items():
+        files.write(out / f"{name}.csv", frame.to_csv(index=False))
 
 
 # -------------------------------------------------------------------------------------------------- the command line

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from rich.console import Console
@@ -61,10 +61,16 @@ class Plan:
 
     def name(self, run: Any) -> str:
         """Names a run by the fields in which the runs of the study differ."""
-        fields = [field.name for field in dataclasses.fields(run)]
-        alike = [other for other in self.runs if type(other) is type(run)]
-        telling = [name for name in fields if any(getattr(one, name) != getattr(run, name) for one in alike)]
-        return "  ".join(f"{name} {getattr(run, name)}" for name in telling or ["seed"])
+        return "  ".join(f"{name} {getattr(run, name)}" for name in self._telling[type(run)])
+
+    @cached_property
+    def _telling(self) -> dict[type, list[str]]:
+        kinds = {kind: [one for one in self.runs if type(one) is kind] for kind in {*map(type, self.runs)}}
+        fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
+        return {
+            kind: [name for name in fields[kind] if len({getattr(one, name) for one in alike}) > 1] or ["seed"]
+            for kind, alike in kinds.items()
+        }
 
 
 def part(runs: Sequence[Any], shard: str, shared: Callable[[Any], Hashable]) -> list[Any]:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from numbers import Real
@@ -102,6 +103,12 @@ def within(name: str, low: Any, high: Any, bounds: tuple[float, float], remedy: 
 
 def writable(name: str, folder: str | os.PathLike[str]) -> Path:
     """Makes the folder where it is missing, and checks that a file can be written there."""
+    # A Path has lost one of the two slashes.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(folder)):
+        raise ValueError(
+            f"{name}: expected a folder on a local disk or on NFS, but got {os.fspath(folder)!r}: locks and hard links "
+            "keep processes apart, and a bucket has neither. Choose such a folder, and copy it later."
+        )
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -82,11 +82,13 @@ class Folder(Source):
             )
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of names, labels, sizes and contents: "sha256-whole:" or, beyond 1 GiB, "sha256-ends:".
+        """Returns a SHA-256 of names, labels, sizes, contents and how images are brought to their size.
 
-        The second hashes the first and the last 4 KiB of each file.
+        It begins with "sha256-whole:" or, beyond 1 GiB, "sha256-ends:", which hashes the first and the last 4 KiB of
+        each file.
         """
-        facts = [*self.classes, *self.labels.tolist()]
+        sizes = (self.preprocess.resize, self.preprocess.crop, self.preprocess.interpolation)
+        facts = [*self.classes, *self.labels.tolist(), sizes]
         return fingerprint(self._path, self.files, facts)
 
 

@@ -48,7 +48,8 @@ class _Split(Source):
 
         The second hashes the first and the last 4 KiB of each file, and all labels.
         """
-        return fingerprint(self._split.folder, self._split.files, [self.name, *self.classes, *self.labels.tolist()])
+        facts = [self.name, *self.classes, *self.labels.tolist(), self._shape, repr(self._rule)]
+        return fingerprint(self._split.folder, self._split.files, facts)
 
     def pixels(self, index: int) -> np.ndarray:
         """Decodes an image as it is stored, uint8 [h, w, c]."""

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import re
@@ -164,6 +165,9 @@ def test_fingerprint_of_a_folder_is_of_names_labels_and_contents(three, tmp_path
     first = opened(three).fingerprint()
     assert re.fullmatch("sha256-whole:[0-9a-f]{64}", first)
     assert opened(three).fingerprint() == first
+    for change in ({"resize": 9}, {"crop": 5}, {"interpolation": "bicubic"}):
+        rule = dataclasses.replace(RULE, **change)
+        assert rule == RULE or jp.data.folder(three, preprocess=rule).fingerprint() != first
     (tmp_path / "moved").symlink_to(three)
     assert opened(tmp_path / "moved").fingerprint() == first
     found = {first}

@@ -255,6 +255,7 @@ def test_fingerprint_of_tfds_is_of_the_files_of_the_split(folder):
     first = opened(folder).fingerprint()
     assert first.startswith("sha256-whole:")
     assert opened(folder).fingerprint() == first
+    assert opened(folder, image=7).fingerprint() != first
     assert len({first, opened(folder, "test").fingerprint(), opened(folder, "train[:9]").fingerprint()}) == 3
     shard = next(folder.rglob("*train.tfrecord-00001*"))
     data = shard.read_bytes()

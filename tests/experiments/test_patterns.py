@@ -86,6 +86,7 @@ def test_select_keeps_n_of_every_m_and_leaves_what_m_does_not_divide():
         ({"patterns": ()}, r"patterns: expected one or more, each of them once, but got \(\)"),
         ({"scores": ("randon",)}, "scores: unknown value 'randon'. Did you mean 'random'"),
         ({"margin": 0.0}, "margin: expected a finite number above 0"),
+        ({"rounds": 2}, "rounds: unknown value '2'. Known: 1"),
     ],
 )
 def test_patterns_finds_a_bad_value_before_anything_expensive(tmp_path, monkeypatch, change, message):

@@ -92,6 +92,48 @@ def test_open_inputs_tells_networks_apart_by_weights_and_program(tmp_path):
     assert len(set(found)) == 3
 
 
+def test_open_inputs_tells_apart_what_a_network_closes_over_and_its_preprocess(tmp_path):
+    def fingerprint(network, data=small.images):
+        return transfer.open_study(transfer.Settings(network=network, data=data, **TINY, out=tmp_path)).fingerprint
+
+    def shifted(by):
+        net, constant = small.network(), np.full(10, by, np.float32)
+        return jp.Network(lambda params, state, images: net.apply(params, state, images) + constant, net.params)
+
+    def coloured():
+        grey = jp.data.digits()
+        pixels = np.repeat((255 * grey.pixels[:600]).astype(np.uint8), 3, axis=-1)
+        return jp.data.Arrays("coloured", pixels, grey.labels[:600], grey.classes)
+
+    def preprocessed(**changes):
+        apply = small.network().apply
+        rule = jp.types.Preprocess(**{"mean": (0.0,) * 3, "std": (1.0,) * 3} | changes)
+        grey = lambda params, state, images: apply(params, state, images.mean(-1, keepdims=True))  # noqa: E731
+        return jp.Network(grey, small.network().params), rule
+
+    closed = [fingerprint(shifted(by)) for by in (1.0, 2.0, 1.0)]
+    assert closed[0] == closed[2] != closed[1]
+    rules = [{}, {"mean": (0.5,) * 3}, {"std": (0.5,) * 3}, {"resize": 8}]
+    assert len({fingerprint(preprocessed(**rule), coloured()) for rule in rules}) == len(rules)
+
+
+def test_open_inputs_tells_tasks_and_names_of_data_apart(tmp_path):
+    def fingerprint(name="few", first=(0, 1)):
+        tasks = (jp.data.Task("one", first), jp.data.Task("other", (2, 3)))
+        source = dataclasses.replace(small.images(), name=name)
+        settings = transfer.Settings(data=images.Sources(source, None, tasks), **TINY, out=tmp_path)
+        return transfer.open_study(settings).fingerprint
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint(name="many"), fingerprint(first=(4, 1)), fingerprint(first=(1, 0))}) == 4
+
+
+def test_open_study_refuses_to_recalibrate_what_has_no_statistics(tmp_path):
+    settings = transfer.Settings(network=small.network, data=small.images, **TINY, recalibrate=True, out=tmp_path)
+    with pytest.raises(ValueError, match="recalibrate: expected a network with a train_apply"):
+        transfer.open_study(settings)
+
+
 def test_own_network_with_a_preprocess_gets_bytes_of_its_size(tmp_path):
     found = pretrained.own(small.network_with_a_preprocess)
     assert found.preprocess.resize == 8
@@ -143,6 +185,19 @@ class Scaled:
         return scaled(self.factor)(network, batches)
 
 
+def decorated(factor):
+    """A decorator that changes what a score gives."""
+
+    def decorate(score):
+        @functools.wraps(score)
+        def changed(network, batches, loss):
+            return jax.tree.map(lambda leaf: factor * leaf, score(network, batches, loss))
+
+        return changed
+
+    return decorate
+
+
 class Opaque:
     def __call__(self, network, batches):
         return network.params
@@ -161,12 +216,16 @@ def test_versioned_tells_functions_apart_by_what_they_hold():
         lambda: jp.scores.random(jax.random.key(0)),
         lambda: jp.scores.random(jax.random.key(1)),
         lambda: small.smallest_first,
+        lambda: decorated(1.0)(small.smallest_first),
+        lambda: decorated(-1.0)(small.smallest_first),
     ]
     names = [named.versioned(make()) for make in same]
     assert names == [named.versioned(make()) for make in same]
     assert len(set(names)) == len(names)
     assert named.versioned("tests.experiments.small:smallest_first") == named.versioned(small.smallest_first)
     assert named.versioned(names[0]) == names[0]
+    with pytest.raises(ValueError, match=r"is of another version; now it is .*:smallest_first@"):
+        named.versioned("tests.experiments.small:smallest_first@00000000")
     assert named.find("scores", names[1])(small.network(), [])["head"]["kernel"].max() <= 0
     assert named.versioned("magnitude") == "magnitude"
     assert named.label(named.versioned(small.smallest_first)) == "smallest_first"

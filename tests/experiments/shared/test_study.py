@@ -124,10 +124,11 @@ def test_run_leaves_out_what_goes_with_a_failed_run_and_says_so(tmp_path):
 
 
 def test_run_leaves_no_tables_of_other_settings(tmp_path):
-    made(tmp_path, seeds=(0,))
-    (tmp_path / "curves.csv").write_text("of another time")
+    made(tmp_path, small.STUDY._replace(tables=lambda settings, results, tested: {"curves": tested}), seeds=(0,))
+    assert (tmp_path / "curves.csv").exists()
+    (tmp_path / "mine.csv").write_text("of the user")
     made(tmp_path, seeds=(1,), breaking="fail")
-    assert {path.name for path in tmp_path.glob("*.csv")} == {"verdicts.csv", "metrics.csv"}
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"verdicts.csv", "metrics.csv", "mine.csv"}
     assert load(tmp_path).verdicts.empty
 
 
@@ -352,6 +353,15 @@ command(small.STUDY, small.Settings, "small")
         assert len(done.stderr.splitlines()) == 1
     monkeypatch.setattr(engine.importlib, "import_module", _missing)
     with pytest.raises(ModuleNotFoundError, match=r"engine: submitit is not installed\. Do pip install submitit"):
+        made(tmp_path, engine="submitit")
+
+
+def test_submit_says_that_no_job_finished_a_run(tmp_path, monkeypatch):
+    class Jobs:
+        map_array = staticmethod(lambda *_: [])
+
+    monkeypatch.setattr(engine, "executor", lambda settings: Jobs)
+    with pytest.raises(OSError, match="engine: 3 times no job finished a run"):
         made(tmp_path, engine="submitit")
 
 
