@@ -82,5 +82,5 @@ def plan(settings: Settings, inputs: object) -> list[Run]:
     return [
         Run(**fields, seed=seed, score=score)
         for seed in settings.seeds
-        for score in ("dense", *map(named.versioned, settings.scores))
+        for score in ("dense", *(named.versioned(one, "scores") for one in settings.scores))
     ]

@@ -175,7 +175,12 @@ def digest(word: str | Callable[..., Any], image: int) -> str:
 def demand_readable(word: str | Callable[..., Any], image: int) -> None:
     """Checks that an architecture can be trained on such images, and has all that is read of it."""
     kind = find(word)
-    fits("architectures, image", f"{named.name(word)}, {image}", kind.module(2, image), (image, image, 3))
+    fits(
+        "architectures, image",
+        f"{named.name(word)}, {image}",
+        kind.module(2, image),
+        (image, image, 3),
+    )
     if word in ARCHITECTURES:
         return
     name = f"architectures: {named.name(word)}"

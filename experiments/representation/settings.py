@@ -140,8 +140,12 @@ def resolved(settings: Settings) -> Settings:
     for name in _RUNGS:
         if getattr(settings, name) == getattr(Settings, name):
             changes[name] = tuple(rung for rung in getattr(settings, name) if rung < settings.rungs)
-    changes["score"] = named.versioned(settings.score)
-    return dataclasses.replace(settings, **changes, architectures=tuple(map(named.versioned, settings.architectures)))
+    changes["score"] = named.versioned(settings.score, "score")
+    return dataclasses.replace(
+        settings,
+        **changes,
+        architectures=tuple(named.versioned(one, "architectures") for one in settings.architectures),
+    )
 
 
 def plan(settings: Settings, inputs: Any) -> list[Truth | Run]:

@@ -91,7 +91,7 @@ def completed(inputs: Inputs, **filled: Any) -> Inputs:
     """Fills in what the settings leave open: names in place of functions, the source, the rate of fine-tuning."""
     settings = inputs.settings
     filled |= {name: named.name(getattr(settings, name)) for name in ("network", "data")}
-    filled |= {"source": inputs.source.name, "scores": tuple(map(named.versioned, settings.scores))}
+    filled |= {"source": inputs.source.name, "scores": tuple(named.versioned(one, "scores") for one in settings.scores)}
     if settings.finetune_rate is None:
         filled["finetune_rate"] = FINETUNE_RATE if inputs.weights is None else PRETRAINED_RATE
     return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))

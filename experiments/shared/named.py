@@ -23,17 +23,17 @@ _PASSED: dict[str, Any] = {}
 def name(value: Any) -> str:
     """Returns what records call a function, "package.module:function", or an object by its own name.
 
-    Words stay as they are.
+    Words stay as they are, but for the hash of ``versioned``.
 
     >>> name(name), name("digits")
     ('experiments.shared.named:name', 'digits')
     """
     if isinstance(value, str):
-        return value
+        return value.partition("@")[0] if is_own(value) else value
     return getattr(value, "name", None) or _place(value)
 
 
-def versioned(value: Any) -> str:
+def versioned(value: Any, setting: str = "function") -> str:
     """Returns what records call a function that nothing else tells apart: "package.module:function@hash".
 
     The hash is of all that can be told of it: the text of its module, or its code, and what it holds (variables of a
@@ -45,11 +45,11 @@ def versioned(value: Any) -> str:
     """
     if isinstance(value, str) and (value in _PASSED or not is_own(value)):
         return value
-    found = find("function", value)
-    made = f"{name(value).partition('@')[0]}@{fingerprint(found)}"
+    found = find(setting, value)
+    made = f"{name(value)}@{fingerprint(found)}"
     if isinstance(value, str) and "@" in value and made != value:
         raise ValueError(
-            f"function: {value} is of another version; now it is {made}. Leave out the @ and what follows."
+            f"{setting}: {value} is of another version; now it is {made}. Leave out the @ and what follows."
         )
     _PASSED[made] = found
     return made

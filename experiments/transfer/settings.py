@@ -80,7 +80,11 @@ def plan(settings: Settings, inputs: Any) -> list[Run]:
     fields = fields_of(settings, Decisive)
     cells = [
         ("dense", 0.0),
-        *((score, sparsity) for score in map(named.versioned, settings.scores) for sparsity in settings.sparsities),
+        *(
+            (score, sparsity)
+            for score in (named.versioned(one, "scores") for one in settings.scores)
+            for sparsity in settings.sparsities
+        ),
     ]
     return [
         Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in settings.seeds for score, sparsity in cells

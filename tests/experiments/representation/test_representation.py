@@ -19,6 +19,7 @@ from experiments.representation import Settings, networks, open_study, plan
 from experiments.representation.architectures import ARCHITECTURES, ATTRIBUTIONS, Architecture, digest
 from experiments.representation.measures import kept_conditions, places, stands, watched, written
 from experiments.representation.settings import Run, Truth, resolved
+from experiments.shared import named
 from experiments.shared.study import run
 from experiments.shared.work import part
 from jaxprune import records
@@ -175,7 +176,10 @@ def test_measure_gives_every_measure_image_by_image(made):
         ({"data": number}, "data: expected .*:number to return a jp.data.Annotated, but got int"),
         ({"score": "nowhere:size"}, "score: there is no module 'nowhere'"),
         ({"architectures": (number,)}, "architectures: expected .*:number to return an Architecture of"),
-        ({"architectures": (blind,)}, "architectures: .*:blind: cam: unknown value 'nowhere'. .*Known: features, map"),
+        (
+            {"architectures": (blind,)},
+            "architectures: .*:blind: cam: unknown value 'nowhere'. .*Known: features, map",
+        ),
         ({"architectures": (patchless,)}, "architectures: .*: patch: expected a multiple of 4, since it is no map"),
         ({"architectures": (silent,)}, "methods: expected integrated-gradients among them"),
         ({"architectures": ("vit", "nowhere:net")}, "architectures: there is no module 'nowhere'"),
@@ -360,11 +364,13 @@ def test_open_study_has_other_keys_for_other_images_and_other_scores(monkeypatch
     fingerprint = lambda **changes: open_study(Settings(**{**small, **changes})).fingerprint  # noqa: E731
     painted, owned = fingerprint(), fingerprint(data=squares)
     assert painted == fingerprint() == fingerprint(train_examples=100)
-    assert len({painted, owned, fingerprint(score=least)}) == 3
+    assert painted != owned
+    inputs = open_study(Settings(**small, score=least))  # the text of a score is in its name
+    assert {one.score for one in plan(inputs.settings, inputs)} == {named.versioned(least)}
     jax.config.update("jax_enable_x64", False)
     assert painted == fingerprint()
     scenes = jp.data.scenes
-    monkeypatch.setattr(jp.data, "scenes", lambda *arguments, **named: scenes(*arguments, **{**named, "image": 40}))
+    monkeypatch.setattr(jp.data, "scenes", lambda *arguments, **options: scenes(*arguments, **{**options, "image": 40}))
     assert fingerprint() != painted
     monkeypatch.setitem(globals(), "_SHADE", 0.5)
     assert fingerprint(data=squares) != owned

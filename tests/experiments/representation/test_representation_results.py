@@ -332,7 +332,11 @@ def test_results_are_of_the_seeds_that_are_complete():
     made = study(seeds=(0, 1, 2))
     found = records_of(made)
     assert Results(made, found).seeds == [0, 1, 2]
-    results = Results(made, complete(found, [1]))
+    runs = plan(made, None)
+    pairs = list(zip(runs, found, strict=True))
+    kept, left_out = complete(pairs, [next(one for one in runs if one.seed == 1)], lambda one: None)
+    assert left_out == ["seed 1"]
+    results = Results(made, kept)
     assert (results.seeds, sorted(results.truths)) == ([0, 2], [0, 2])
     assert {tuple(runs) for runs in results.runs.values()} == {(0, 2)}
     alone = results_of(study(seeds=(0, 2)))
