@@ -253,4 +253,4 @@ def test_command_of_joint_explains_itself_and_its_errors(monkeypatch, capsys):
     assert text.startswith("error: epsilons: expected shares of the range of pixels, from 0 to 1, but got 8. 8/255 is ")
     code, text = said("--scores", "magnitude")
     assert code == 2
-    assert text.startswith("error: --scores: the study joint has no such option. See python -m ")
+    assert text.startswith("error: --scores: the study joint has no such option. See ")

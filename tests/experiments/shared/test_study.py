@@ -172,7 +172,7 @@ def test_complete_leaves_out_seeds_and_a_page_says_so_where_none_is_left(tmp_pat
         (["--engine", "slurm"], 2, "error: engine: unknown value 'slurm'"),
         (["--engine-options", "gpu"], 2, "error: engine_options: expected name=value"),
         (["--out", "gs://bucket/results"], 2, "error: out: expected a folder on a local disk or on NFS, but got"),
-        (["--depth", "8"], 2, "error: --depth: the study small has no such option. See python -m "),
+        (["--depth", "8"], 2, "error: --depth: the study small has no such option. See "),
         (["--breaking", "fail"], 3, "1 run failed (seed 1  number 2: FloatingPointError: a weight is [nan]). Their"),
         (["--seeds", "1.5"], 2, "error: "),
         (["--numbers", "one"], 2, "--numbers"),

@@ -122,7 +122,7 @@ def test_command_of_transfer_explains_itself_and_its_errors(monkeypatch, capsys)
     assert all(value in text for value in ("block-quadratic", "nearest-mean", "cross_entropy", "public-proxy"))
     code, text = said("--budgets", "macs")
     assert code == 2
-    assert text.startswith("error: --budgets: the study transfer has no such option. See python -m ")
+    assert text.startswith("error: --budgets: the study transfer has no such option. See ")
     code, text = said("--sparsities", "many")
     assert (code, "--sparsities" in text) == (2, True)
     code, text = said("--data", "digit")
