@@ -118,6 +118,9 @@ PUBLIC = {
     "schedules": ["one_shot", "exponential", "cubic", "ladder"],
     "tree": ["prunable", "names"],
     "optim": ["with_mask"],
+    "train": ["fit", "step", "recalibrate"],
+    "store": ["Store"],
+    "sweep": ["work"],
     "models": [
         *("resnet_cifar", "resnet", "clip_resnet", "vit", "swin_v2", "resized", "specification"),
         *("load", "read", "export", "looks_like", "normalised", "zero_shot"),
