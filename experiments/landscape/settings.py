@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jaxprune as jp
-from experiments.shared import conditions, named, options
+from experiments.shared import conditions, options
 from experiments.shared.conditions import Conditions
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, listed, positive, seeds_below
@@ -79,8 +79,5 @@ def open_study(settings: Settings) -> Inputs:
 def plan(settings: Settings, inputs: object) -> list[Run]:
     """Lists the runs of a study, a seed at a time, the dense network first."""
     fields = fields_of(settings, Decisive)
-    return [
-        Run(**fields, seed=seed, score=score)
-        for seed in settings.seeds
-        for score in ("dense", *(named.versioned(one, "scores") for one in settings.scores))
-    ]
+    scores: tuple[Any, ...] = ("dense", *settings.scores)  # names by now: open_study saw to it
+    return [Run(**fields, seed=seed, score=score) for seed in settings.seeds for score in scores]

@@ -68,11 +68,10 @@ def own(function: str | Callable[..., Any]) -> Weights:
             f"network: expected {function} to return a jp.Network, or (jp.Network, jp.types.Preprocess), "
             f"but got {type(found).__name__}. jp.Network.from_linen, from_nnx and from_equinox make one of a model."
         )
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
     made = network if preprocess is None else jp.models.normalised(network, preprocess)
     # Resizing is no part of the network.
-    parts = [records.fingerprint(*leaves), None if preprocess is None else dataclasses.asdict(preprocess)]
-    return Weights(named.name(function), made, preprocess, {}, records.digest(parts)[:16])
+    preprocessing = None if preprocess is None else dataclasses.asdict(preprocess)
+    return Weights(named.name(function), made, preprocess, {}, _fingerprint(network, preprocessing))
 
 
 def demand_fitting(weights: Weights, images: jp.data.Source, site: str = "features") -> str:
@@ -118,7 +117,11 @@ def _of_jaxprune(path: str, image: int | None) -> Weights:
         preprocess = dataclasses.replace(preprocess, resize=(image, image), crop=None)
     family = specification.describe()["family"]
     made = jp.models.normalised(network, preprocess)
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
     # The shape and the preprocessing too: the same arrays mean another network with others.
-    parts = [records.fingerprint(*leaves), specification.describe(), dataclasses.asdict(preprocess)]
-    return Weights(f"{family} of jaxprune", made, preprocess, {}, records.digest(parts)[:16])
+    fingerprint = _fingerprint(network, specification.describe(), dataclasses.asdict(preprocess))
+    return Weights(f"{family} of jaxprune", made, preprocess, {}, fingerprint)
+
+
+def _fingerprint(network: jp.Network, *beside: Any) -> str:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((network.params, network.state))]
+    return records.digest([records.fingerprint(*leaves), *beside])[:16]

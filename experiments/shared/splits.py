@@ -138,7 +138,7 @@ def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "le
     not in the middle of a study.
 
     Args:
-      settings: ``frozen_heads.Conditions``, with ``seeds``.
+      settings: ``conditions.Conditions``, with ``seeds``.
       tasks: the names of the tasks.  Empty: all.
       protocol: one of ``PROTOCOLS``.
     """

@@ -1,12 +1,13 @@
 """What the transfer study computes: its settings, its runs, and the check of every value."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import jaxprune as jp
-from experiments.shared import conditions, named, options
+from experiments.shared import conditions, options
 from experiments.shared.conditions import Conditions
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, each_once, listed
@@ -78,14 +79,7 @@ def open_study(settings: Settings) -> Inputs:
 def plan(settings: Settings, inputs: Any) -> list[Run]:
     """Lists the runs of a study, in an order that keeps a seed, and a score, together."""
     fields = fields_of(settings, Decisive)
-    cells = [
-        ("dense", 0.0),
-        *(
-            (score, sparsity)
-            for score in (named.versioned(one, "scores") for one in settings.scores)
-            for sparsity in settings.sparsities
-        ),
-    ]
+    cells = [("dense", 0.0), *itertools.product(settings.scores, settings.sparsities)]
     return [
         Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in settings.seeds for score, sparsity in cells
     ]
