@@ -115,7 +115,7 @@ def step(rounds: int) -> Iterator[Row]:
         shares, programs, longest = [], [], 0.0
         for found in search(module, dense):
             if found.number > 1:
-                total = sum(found.seconds.values())
+                total = sum(seconds for part, seconds in found.seconds.items() if part != "compile")
                 shares.append(100 * (found.seconds["criterion"] + found.seconds["choice"]) / total)
                 programs.append(float(len(compiled)))
                 longest = max(longest, found.seconds["criterion"])

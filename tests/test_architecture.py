@@ -126,7 +126,7 @@ PUBLIC = {
         *("load", "read", "export", "looks_like", "normalised", "zero_shot"),
     ],
     "tensor_files": ["read", "write", "TensorFile", "Tensors", "Placeholder"],
-    "cost": ["macs", "parameters", "latency"],
+    "cost": ["macs", "parameters", "latency", "stopwatch"],
     "similarity": ["linear_cka", "rbf_cka", "minibatch_cka", "procrustes", "svcca"],
     "sites": ["tags", "read", "survey", "guided", "gradients_at", "before"],
     "stats": ["bootstrap", "simultaneous", "sweet_spot"],

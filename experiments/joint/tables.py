@@ -14,7 +14,7 @@ from experiments.shared.results import Table
 from jaxprune import cost
 
 PARTS = ("criterion", "brief", "choice", "long")
-"""What a step of the search spends its time on."""
+"""What a step of the search spends its time on, beside compilation."""
 BATCHES = (1, 64)
 EXAMPLES = 1_000_000
 """How many images a saving is stated for."""
@@ -79,11 +79,15 @@ def _change(networks: Networks, conditions: Sequence[str], label: int | None) ->
 
 
 def costs(results: Results, watts: float, grams_per_kwh: float, *, mean: bool = False) -> Table:
-    """Lists for every run, or for the means over seeds, what network and search cost, and when that is paid for."""
+    """Lists for every run, or for the means over seeds, what network and search cost, and when that is paid for.
+
+    Energy and what pays are of the search without compilation, which the searches of a process share.
+    """
     frame = pd.DataFrame([{**_keys(run), **_measured(run)} for run in results.runs])
     if mean:
         ends = {name: name.rpartition("_")[2] for name in frame.columns.drop(["seed", "budget", "chooser"])}
-        how = {name: {"low": "min", "high": "max"}.get(end, "mean") for name, end in ends.items()}
+        how: dict[str, Any] = {name: {"low": "min", "high": "max"}.get(end, "mean") for name, end in ends.items()}
+        how["compilation"] = partial(pd.Series.mean, skipna=False)  # of one unknown number the mean is unknown
         frame = frame.groupby(["budget", "chooser"], sort=False, as_index=False).agg(how)
     return pd.DataFrame([{**row, **_energy(row, watts, grams_per_kwh)} for row in frame.to_dict("records")])
 
@@ -97,7 +101,7 @@ def _counts(step: dict[str, Any]) -> dict[str, int]:
 
 
 def _measured(run: Searched) -> dict[str, Any]:
-    """Lists sizes, latencies and seconds; those of the first step include compilation, so that others are apart."""
+    """Lists sizes, latencies and seconds of the search; compilation is apart, NaN where a step does not know it."""
     row: dict[str, Any] = {"removed": run.removed[-1]}
     for name in COUNTS:
         row |= {f"{name}_dense": run.steps[0][name], name: run.steps[-1][name]}
@@ -106,11 +110,11 @@ def _measured(run: Searched) -> dict[str, Any]:
         row |= {f"seconds_{size}_dense": latency["dense"], f"seconds_{size}": latency["pruned"]}
         row |= dict(zip((f"ratio_{size}", f"ratio_{size}_low", f"ratio_{size}_high"), latency["ratio"], strict=True))
     spent = run.provenance["search_seconds"]
-    for name, steps in (("search", spent), ("later", spent[1:])):
-        row |= {f"{name}_{part}": sum(step.get(part, 0.0) for step in steps) for part in PARTS}
-    row["search"], later = (sum(row[f"{name}_{part}"] for part in PARTS) for name in ("search", "later"))
-    deciding = (row["later_criterion"] + row["later_choice"]) / later if later else np.nan
-    return row | {"search_later": later, "search_first": row["search"] - later, "deciding": deciding}
+    row |= {f"search_{part}": sum(step.get(part, 0.0) for step in spent) for part in PARTS}
+    row["search"] = sum(row[f"search_{part}"] for part in PARTS)
+    row["compilation"] = sum(step.get("compile", np.nan) for step in spent)
+    decided = row["search_criterion"] + row["search_choice"]
+    return row | {"deciding": decided / row["search"] if row["search"] else np.nan}
 
 
 def _energy(row: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a network costs: operations and parameters counted, time measured, energy estimated or measured."""
 
+from jaxprune.cost.compilation import Spent, stopwatch
 from jaxprune.cost.counting import macs, macs_by_leaf, parameters
 from jaxprune.cost.energy import Energy, Saving, estimate, saving
 from jaxprune.cost.measuring import Measurement, measured
@@ -12,6 +13,7 @@ __all__ = [
     "Measurement",
     "Ratio",
     "Saving",
+    "Spent",
     "compare",
     "estimate",
     "latency",
@@ -20,4 +22,5 @@ __all__ = [
     "measured",
     "parameters",
     "saving",
+    "stopwatch",
 ]

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxprune import check
+from jaxprune.cost import stopwatch
 from jaxprune.groups import Specification, check_specification
 from jaxprune.network import Network
 from jaxprune.structured import budgets, selection
@@ -191,34 +192,45 @@ class Search:
 
     def _advance(self, base: Base, step: Step, amount: float | None, goal: float) -> Step | None:
         """One step; None where no candidate can be made."""
-        clock, number, parent = _Clock(), step.number + 1, opened(base, step.gates)
-        options = self._options(base, step, amount, goal)
+        clock, number = _Clock(), step.number + 1
+        with clock.part("criterion"):
+            parent = opened(base, step.gates)
+            options = self._chosen(self._options(base, step, amount, goal), number)
         if not options:
             return None
-        if self.chooser.before is not None:
-            chosen = self.chooser.before(number, tuple(options))
-            if chosen not in options:
-                raise ValueError(
-                    f"chooser: expected one of {', '.join(options)}, but {self.chooser.name!r} chose {chosen!r}."
-                )
-            options = {chosen: options[chosen]}
-        clock.lap("criterion")
-        candidates = {kind: self._tuned(opened(base, gates), parent, number) for kind, gates in options.items()}
-        clock.lap("brief")
-        contest = self.chooser.compare is not None and len(candidates) > 1
-        scores = self.chooser.compare(parent, candidates) if contest else {}  # type: ignore[misc]
-        if contest and (scores.keys() != candidates.keys() or not np.all(np.isfinite(list(scores.values())))):
-            raise ValueError(
-                f"chooser: expected numbers for {', '.join(candidates)}, but {self.chooser.name!r} gave {scores}."
-            )
-        kind = max(candidates, key=lambda one: scores.get(one, 0.0))  # of equal ones the first: the layer
-        clock.lap("choice")
-        winner = self._trained(candidates[kind], parent, number, "long")
-        clock.lap("long")
+        with clock.part("brief"):
+            candidates = {kind: self._tuned(opened(base, gates), parent, number) for kind, gates in options.items()}
+        with clock.part("choice"):
+            scores = self._scores(parent, candidates)
+            kind = max(candidates, key=lambda one: scores.get(one, 0.0))  # of equal ones the first: the layer
+        with clock.part("long"):
+            winner = self._trained(candidates[kind], parent, number, "long")
         removed = {name: difference(base, step.gates, gates) for name, gates in options.items()}
         return finished(
             base, number, kind, winner, options[kind], removed=removed, scores=scores, seconds=clock.seconds
         )
+
+    def _chosen(self, options: dict[str, Gating], number: int) -> dict[str, Gating]:
+        """The candidates to be tuned: one where the chooser decides before, else all."""
+        if not options or self.chooser.before is None:
+            return options
+        chosen = self.chooser.before(number, tuple(options))
+        if chosen not in options:
+            raise ValueError(
+                f"chooser: expected one of {', '.join(options)}, but {self.chooser.name!r} chose {chosen!r}."
+            )
+        return {chosen: options[chosen]}
+
+    def _scores(self, parent: Network, candidates: Mapping[str, Network]) -> dict[str, float]:
+        """What the chooser gives the candidates; nothing where there is no contest."""
+        if self.chooser.compare is None or len(candidates) < 2:
+            return {}
+        scores = self.chooser.compare(parent, candidates)
+        if scores.keys() != candidates.keys() or not np.all(np.isfinite(list(scores.values()))):
+            raise ValueError(
+                f"chooser: expected numbers for {', '.join(candidates)}, but {self.chooser.name!r} gave {scores}."
+            )
+        return scores
 
     def _tuned(self, candidate: Network, parent: Network, number: int) -> Network:
         adjusted = candidate if self.adjust is None else self.adjust(candidate)
@@ -319,13 +331,14 @@ def _one_layer(base: Base, step: Step, cost: budgets.Cost) -> float:
 
 
 class _Clock:
-    """Notes how long the parts of a step take."""
+    """Notes how long the parts of a step take, without compilation, and what compilation took in all of them."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
+        self.seconds = {"compile": 0.0}
 
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self._start
-        self._start = now
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        with stopwatch() as spent:
+            yield
+        self.seconds[name] = spent.seconds - spent.compiling
+        self.seconds["compile"] += spent.compiling

@@ -35,7 +35,8 @@ class Step:
       filters: the output channels of all convolutions.
       removed: for each candidate that was made, what it removed of macs, parameters and filters.
       scores: for each candidate, what the chooser gave it; empty where it chose before.
-      seconds: what the parts of the step took: criterion, brief, choice, long.
+      seconds: what the parts of the step took (criterion, brief, choice, long), all without tracing, lowering and
+        compiling, which "compile" is in all of them.  Where "compile" is not there, the parts contain it.
     """
 
     number: int

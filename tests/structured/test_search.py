@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxprune as jp
+from jaxprune.cost import compilation
 from jaxprune.models.resnet import ResNet, full_blocks
 from jaxprune.structured import Chooser, Compaction, Search, budgets, choosers, criteria, effects, ones, remove, reopen
 from jaxprune.structured import steps as steps_of_a_search
@@ -95,7 +96,7 @@ def test_search_records_what_the_smaller_networks_cost():
             "parameters": before.parameters - step.parameters,
             "filters": before.filters - step.filters,
         }
-        assert set(step.seconds) == {"criterion", "brief", "choice", "long"}
+        assert set(step.seconds) == {"compile", "criterion", "brief", "choice", "long"}
         assert step.scores == {}
         assert remove(MODULE, dense().params, dense().state, step.gates)[0] == step.specification
 
@@ -379,6 +380,40 @@ def test_search_names_ratings_that_are_not_finite():
         ValueError, match=r"criteria: expected 4 finite ratings of 'stage1_block0/units1', but .* gives \[nan"
     ):
         steps(criteria={"layer": broken, "neurons": broken})
+
+
+def test_search_charges_no_part_with_what_is_compiled_whoever_searches_first(monkeypatch):
+    now, event, known = [0.0], "/made up/", set()
+    monkeypatch.setattr(compilation, "_now", lambda: now[0])
+    monkeypatch.setattr(compilation, "_EVENTS", event)  # what JAX really compiles here has real times
+
+    def takes(seconds, program):
+        """Compiles at the first call in the process, then works; the trace around a compilation is an event too."""
+        if program not in known:
+            known.add(program)
+            now[0] += 64.0
+            jax.monitoring.record_event_duration_secs(f"{event}compile", 64.0)
+            now[0] += 16.0
+            jax.monitoring.record_event_duration_secs(f"{event}trace", 80.0)
+        now[0] += seconds
+
+    def rated(network, groups, gates, batches):
+        takes(1.0, "criterion")
+        return criteria.l2()(network, groups, gates, batches)
+
+    def tune(network, parent, step, stage):
+        takes({"brief": 2.0, "long": 4.0}[stage], stage)
+        return network
+
+    def compare(parent, candidates):
+        takes(0.5, "choice")
+        return dict.fromkeys(candidates, 0.0)
+
+    options = {"criteria": {"layer": rated, "neurons": rated}, "chooser": Chooser("mine", compare), "tune": tune}
+    first, second = (steps(**options, steps=2)[1:] for _ in range(2))
+    parts = {"criterion": 1.0, "brief": 4.0, "choice": 0.5, "long": 4.0}
+    for step, compiled in zip([*first, *second], [4 * 80.0, 0.0, 0.0, 0.0], strict=True):
+        assert step.seconds == parts | {"compile": compiled}
 
 
 def test_search_compiles_nothing_in_a_second_step():

@@ -13,7 +13,7 @@ import pytest
 
 import jaxprune as jp
 from experiments import joint
-from experiments.joint import search
+from experiments.joint import search, tables
 from experiments.joint.settings import FRACTIONS, PAPER, Decisive, quirks, resolved, search_identity, trajectory_folder
 from experiments.joint.trajectory import Trajectory
 from experiments.shared.images import Sources
@@ -94,6 +94,7 @@ def test_measure_records_the_hits_of_the_saved_networks_and_times_aside(finished
     assert set(record["metrics"]) == {"steps", "robustness", "labels"}
     assert set(record["provenance"]["latency"]) == {"1", "64"}
     assert len(record["provenance"]["search_seconds"]) == last["number"]
+    assert all(set(one) == {"compile", *tables.PARTS} for one in record["provenance"]["search_seconds"])
 
 
 def test_trajectory_folder_is_that_of_the_record_and_says_all_that_decides_the_search(finished):
@@ -118,6 +119,16 @@ def test_trajectory_names_a_damaged_step(finished, tmp_path):
     notes.write_text(notes.read_text()[:40])
     with pytest.raises(ValueError, match=r"out: the step in '.*step_001' is damaged .* Delete this step"):
         Trajectory(copy, identity).steps()
+
+
+def test_trajectory_of_a_version_that_did_not_measure_compilation_loads(finished, tmp_path):
+    identity = json.loads((finished[1] / "run.json").read_text())
+    copy = shutil.copytree(finished[1], tmp_path / "copy")
+    notes = copy / "step_001" / "step.json"
+    old = json.loads(notes.read_text())
+    del old["seconds"]["compile"]
+    notes.write_text(json.dumps(old))
+    assert set(Trajectory(copy, identity).steps()[1].seconds) == set(tables.PARTS)
 
 
 def test_trajectory_folder_is_of_all_that_decides_a_search_and_nothing_else():

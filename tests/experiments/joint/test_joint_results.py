@@ -61,8 +61,8 @@ def record(chooser: str = "cka", seed: int = 0, budget: str = "macs", steps: int
         robust[str(number)] = {name: _hits(rng) for name in conditions} | {"clean": networks[number]["hits"]}
     metrics = {"steps": networks, "robustness": robust, "labels": [image % CLASSES for image in range(IMAGES)]}
     timed = {"dense": 0.008, "pruned": 0.002, "ratio": [0.25, 0.2, 0.3]}
-    seconds = [{"criterion": 9.0, "brief": 3.0, "choice": 2.0, "long": 6.0}]
-    seconds += [{"criterion": 1.0, "brief": 4.0, "choice": 1.0, "long": 4.0}] * (len(networks) - 2)
+    seconds = [{"criterion": 9.0, "brief": 3.0, "choice": 2.0, "long": 6.0, "compile": 70.0}]
+    seconds += [{"criterion": 1.0, "brief": 4.0, "choice": 1.0, "long": 4.0, "compile": 1.0}] * (len(networks) - 2)
     return {
         "config": records.plain(run),
         "metrics": metrics,
@@ -274,9 +274,9 @@ def sentences(found: list[Any], margin: float = 0.01) -> dict[str, str]:
 def test_costs_take_energy_as_time_and_let_the_search_pay_for_itself():
     row = tables.costs(Results([record()]), 100.0, 500.0).iloc[0]
     search = 20 + 3 * 10
-    assert (row.search, row.search_first, row.search_later) == (search, 20, 30)
-    assert (row.search_criterion, row.later_criterion) == (12, 3)
-    assert row.deciding == pytest.approx(6 / 30)
+    assert (row.search, row.compilation) == (search, 70 + 3)
+    assert (row.search_criterion, row.search_brief, row.search_choice, row.search_long) == (12, 15, 5, 18)
+    assert row.deciding == pytest.approx(17 / 50)
     assert row.search_grams == pytest.approx(search * 100 / 3.6e6 * 500)
     assert (row.million_seconds_dense, row.million_seconds) == (pytest.approx(125), pytest.approx(31.25))
     assert row.million_grams_saved == pytest.approx((125 - 31.25) * 100 / 3.6e6 * 500)
@@ -292,6 +292,31 @@ def test_costs_are_averaged_before_they_are_divided():
     row = tables.costs(results, 65.0, 400.0, mean=True).iloc[0]
     assert (row.ratio_64, row.ratio_64_low, row.ratio_64_high) == (0.625, 0.2, 1.1)
     assert row.break_even_examples == np.ceil(1e6 * 50 / ((0.006 - 0.003) * 1e6 / 64))
+
+
+def uncounted(made: Any) -> Any:
+    """Lets the second step be of a version that did not measure compilation."""
+    made["provenance"]["search_seconds"] = [dict(one) for one in made["provenance"]["search_seconds"]]
+    del made["provenance"]["search_seconds"][1]["compile"]
+    return made
+
+
+def test_costs_know_no_compilation_where_a_step_does_not():
+    results = Results([uncounted(record(seed=0)), record(seed=1), record("random")])
+    frame = tables.costs(results, 65.0, 400.0)
+    assert frame.compilation.isna().tolist() == [True, False, False]
+    assert frame.search.tolist() == [50, 50, 50]
+    mean = tables.costs(results, 65.0, 400.0, mean=True).set_index("chooser")
+    assert np.isnan(mean.compilation["cka"])
+    assert mean.compilation["random"] == 73
+
+
+def test_findings_say_what_compiling_took_beside_the_search_or_that_it_is_in_it():
+    said = sentences([record()])["Cost."]
+    assert "A search took 50 s, and compiling 73 s more; it has paid for itself after about 530,000 images" in said
+    assert "and without compiling." in said
+    said = sentences([uncounted(record())])["Cost."]
+    assert "A search took 50 s, compiling included; it has paid" in said
 
 
 def test_robustness_is_listed_for_every_condition_and_for_classes_at_the_end():
@@ -419,7 +444,16 @@ def test_compose_says_what_came_out_draws_it_and_leaves_tables(tmp_path):
         assert said in text
     assert "Fewer than three seeds" not in text
     assert "PAPER" not in text
+    assert cells(text, "search, in all, without compilation (s)")[0] == "50.0"
+    assert cells(text, "search: long (s)")[0] == "18.0"
+    assert cells(text, "compilation, once for all searches of a process (s)")[0] == "73.0"
     assert not re.search(r">nan\b|\bnan (points|%)", text)
+
+
+def cells(text: str, name: str) -> list[str]:
+    """What a row of a table says."""
+    (row,) = re.findall(rf"<tr><t[dh][^>]*>{re.escape(name)}</t[dh]>(.*?)</tr>", text)
+    return [re.sub("<[^>]*>", "", one) for one in re.findall(r"<td[^>]*>.*?</td>", row)]
 
 
 def no_faster(made: Any) -> Any:
@@ -436,8 +470,17 @@ def no_faster(made: Any) -> Any:
         [record("always-layer", seed=5), record("random", seed=5, steps=1)],
         [record(attacked=False)],
         [no_faster(record())],
+        [uncounted(record())],
     ],
-    ids=["two budgets", "dense only", "control only", "controls only", "no attacks", "no faster"],
+    ids=[
+        "two budgets",
+        "dense only",
+        "control only",
+        "controls only",
+        "no attacks",
+        "no faster",
+        "compilation unknown",
+    ],
 )
 def test_compose_is_made_of_any_subset_of_runs(tmp_path, found):
     text, _ = write(tmp_path, found)
