@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxprune as jp
-from experiments.shared import conditions, frozen_heads, options, pages
+from experiments.shared import conditions, options, pages
 from experiments.shared.conditions import Conditions
-from experiments.shared.frozen_heads import World, accuracies, finetuned, mask_of, pruned_network
+from experiments.shared.frozen_heads import World, accuracies, finetuned, mask_of, prepare, pruned_network
 from experiments.shared.results import Case, Claim, Results, Table, above_zero, fields_of, keeps
 from experiments.shared.settings import Execution, each_once, positive
 from experiments.shared.splits import Inputs, open_inputs
@@ -82,15 +82,15 @@ def select(scores: Any, prunable: Any, *, pattern: str, kind: str) -> Any:
 def measure(world: World, run: Run) -> dict[str, Any]:
     """Prunes, fine-tunes on the source, and evaluates every task before and after."""
     mask = mask_of(world, run.score, 0.0, lambda _: partial(select, pattern=run.pattern, kind=run.kind))
-    found = {"pruned": accuracies(world, pruned := pruned_network(world, mask))["frozen"]}
-    found["finetuned"] = accuracies(world, finetuned(world, pruned, mask))["frozen"]
-    return found | {"source": run.source, "chance": world.chances, "sparsity": jp.masks.sparsity(mask, world.prunable)}
+    tuned = finetuned(world, pruned := pruned_network(world, mask), mask)
+    found = {"source": run.source, "chance": world.chances, "sparsity": jp.masks.sparsity(mask, world.prunable)}
+    before, after = (accuracies(world, one)["frozen"] for one in (pruned, tuned.network))
+    return found | {"pruned": before, "finetuned": after, "finetune_rate": tuned.rate}
 
 
 def hits(metrics: dict[str, Any], group: str) -> np.ndarray:
     """Reads which test images of the source, or of the other tasks, are classified rightly: [n] of 0 and 1."""
-    found = metrics["finetuned"]
-    chosen = [one["hits"] for task, one in found.items() if (task == metrics["source"]) == (group == "source")]
+    chosen = [one["hits"] for task, one in metrics["finetuned"].items() if GROUPS[task != metrics["source"]] == group]
     return np.frombuffer("".join(chosen).encode(), np.uint8) - 48.0
 
 
@@ -143,7 +143,7 @@ def page(settings: Settings, results: Results, tested: Table) -> report.Page:
     return made
 
 
-STUDY = Study("patterns", open_study, plan, lambda run: run.seed, frozen_heads.prepare, measure, claims, page)
+STUDY = Study("patterns", open_study, plan, lambda run: run.seed, prepare, measure, claims, page, version=2)
 
 if __name__ == "__main__":
     command(STUDY, Settings, __doc__)

@@ -26,7 +26,7 @@ __all__ = ["STUDY", "Settings"]
 
 STUDY = study.Study(
     name="landscape",
-    version=2,  # 2: other SynFlow and Fisher scores than the first
+    version=3,  # 2: other SynFlow and Fisher scores than the first; 3: the rate of fine-tuning is chosen
     open=open_study,
     plan=plan,
     shared=lambda run: run.seed,

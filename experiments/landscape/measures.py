@@ -7,7 +7,7 @@ import jax
 
 import jaxprune as jp
 from experiments.landscape.settings import Run, Settings
-from experiments.shared.frozen_heads import World, finetuned, mask_of, prepare, pruned_network, sparsities
+from experiments.shared.frozen_heads import World, finetuned, finetuned_at, mask_of, prepare, pruned_network, sparsities
 from experiments.shared.splits import Inputs
 from jaxprune.evaluate.transfer import accuracy, mean_loss
 
@@ -64,7 +64,7 @@ def prepare_seed(settings: Settings, inputs: Inputs, seed: int) -> Scene:
         images={role: of("scoring", role) for role in tasks},
         others=of("head", "source"),
         calibration=inputs.part(seed, "pretraining" if inputs.weights is None else "head", inputs.classes),
-        dense_tuned=finetuned(world, world.dense, jp.masks.ones(world.dense.params)),
+        dense_tuned=finetuned(world, world.dense, jp.masks.ones(world.dense.params)).network,
     )
 
 
@@ -72,9 +72,9 @@ def measure(scene: Scene, run: Run) -> dict[str, Any]:
     """Prunes and fine-tunes, and measures the loss around each network."""
     world, mask = scene.world, mask_of(scene.world, run.score, run.sparsity)
     pruned = pruned_network(world, mask)
-    tuned = finetuned(world, pruned, mask)
+    tuned, rate = finetuned(world, pruned, mask)
     # Another seed that no run of a study has: the same images in another order.
-    again = finetuned(world, pruned, mask, order=run.seed + 10**6)
+    again = finetuned_at(world, pruned, mask, rate, order=run.seed + 10**6)
     pairs = {"by fine-tuning": (pruned, tuned), "other data order": (tuned, again)}
     dense = run.score == "dense"
     if not dense:
@@ -91,6 +91,7 @@ def measure(scene: Scene, run: Run) -> dict[str, Any]:
         "slices": {stage: slices(scene, run, network, mask) for stage, network in stages.items()},
         "pruning": {} if dense else pruning(scene, run, mask),
         "barriers": barriers(scene, run, pairs),
+        "finetune_rate": rate,
         "sparsity": found["sparsity"],
         "mask": found["mask"],
     }

@@ -230,8 +230,8 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
         {
             "Networks.": f"{pages.network(settings, results.records[0]['data'])} Pruned by one mask per score, "
             f"global over all kernels but the classifier's; fine-tuned for {settings.finetune_steps} steps of "
-            "Adam on the source through its frozen head. Controls: a random mask of equal sparsity, and the dense "
-            "network fine-tuned equally long.",
+            f"Adam on the source through its frozen head, {pages.rate(settings)}. Controls: a random mask of equal "
+            "sparsity, and the dense network fine-tuned equally long.",
             "Splits.": pages.splits(settings),
             "Loss.": f"The {settings.loss.replace('_', ' ')} through the frozen head of each task, on its part of the "
             "scoring split. On the source, scores that look at data were computed from these very images; on the "

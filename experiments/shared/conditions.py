@@ -12,7 +12,7 @@ from experiments.shared.settings import each_once, fits, listed, positive
 from experiments.shared.splits import Inputs
 from jaxprune import check
 
-FINETUNE_RATE, PRETRAINED_RATE = 2e-3, 1e-4
+FINETUNE_RATES, PRETRAINED_RATES = (2e-4, 6e-4, 2e-3), (1e-5, 3e-5, 1e-4)
 """Of fine-tuning, where no setting says so: the small network that is trained here, and pretrained ones."""
 
 
@@ -64,8 +64,11 @@ class Conditions:
     """Re-estimate BatchNorm statistics after pruning, on the fine-tuning images of the source task."""
     finetune_steps: int = 100
     finetune_rate: float | None = None
-    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen.  None: 2e-3 for the network that
-    is trained here, 1e-4 for pretrained ones."""
+    """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen.  None: that of finetune_rates,
+    for each network, with which it is best on the selection images of the source; of equals, the smallest."""
+    finetune_rates: tuple[float, ...] = ()
+    """Which are compared.  Empty: 2e-4, 6e-4 and 2e-3 for the network that is trained here, 1e-5, 3e-5 and 1e-4 for
+    pretrained ones."""
 
 
 def check_conditions(settings: Any) -> None:
@@ -78,6 +81,7 @@ def check_conditions(settings: Any) -> None:
     check.choice("on_error", settings.on_error, ("error", "skip"))
     positive(settings, "width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "pretrain_rate", "damping")
     positive(settings, "image", "finetune_rate")
+    _check_rates(settings)
     check.whole("most_per_class", settings.most_per_class, least=0)
     check.whole("largest_batch", settings.largest_batch)
     each_once("penalties", settings.penalties)
@@ -87,11 +91,30 @@ def check_conditions(settings: Any) -> None:
     fits("width, depth", f"{settings.width}, {settings.depth}", module, (settings.image or 32, settings.image or 32, 3))
 
 
+def _check_rates(settings: Any) -> None:
+    if not settings.finetune_rates:
+        return
+    if settings.finetune_rate is not None:
+        raise ValueError(
+            "finetune_rate, finetune_rates: expected one of them, but got "
+            f"{settings.finetune_rate} and {settings.finetune_rates}. Pass finetune_rate to fix the rate, or "
+            "finetune_rates to have it chosen among them."
+        )
+    for rate in settings.finetune_rates:
+        check.positive("finetune_rates", rate)
+    each_once("finetune_rates", settings.finetune_rates)
+
+
 def completed(inputs: Inputs, **filled: Any) -> Inputs:
-    """Fills in what the settings leave open: names in place of functions, the source, the rate of fine-tuning."""
+    """Fills in what the settings leave open: names in place of functions, the source, the rates of fine-tuning.
+
+    A rate that is fixed becomes the only one of ``finetune_rates``, so that equal studies have equal keys.
+    """
     settings = inputs.settings
     filled |= {name: named.name(getattr(settings, name)) for name in ("network", "data")}
     filled |= {"source": inputs.source.name, "scores": tuple(named.versioned(one, "scores") for one in settings.scores)}
-    if settings.finetune_rate is None:
-        filled["finetune_rate"] = FINETUNE_RATE if inputs.weights is None else PRETRAINED_RATE
+    rates = settings.finetune_rates or (FINETUNE_RATES if inputs.weights is None else PRETRAINED_RATES)
+    if settings.finetune_rate is not None:
+        rates = (settings.finetune_rate,)
+    filled |= {"finetune_rate": None, "finetune_rates": tuple(sorted(map(float, rates)))}
     return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))

@@ -6,8 +6,8 @@ Every split is disjoint.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -53,9 +53,11 @@ class World:
     scoring: Sequence[dict[str, Any]]
     finetuning: dict[str, Any]
     fitting: dict[str, dict[str, Any]]
+    selection: dict[str, Any]
+    """The images of the source on which the rate of fine-tuning is chosen, which are none that test it."""
     tests: dict[str, Domain]
-    tx: optax.GradientTransformation
-    """What fine-tunes: one for all runs, so that fine-tuning is compiled once."""
+    transformation: Callable[[float, int], optax.GradientTransformation]
+    """(rate, steps) -> what fine-tunes: always the same for the same ones, so that it is compiled once."""
     scored: dict[str, Any] = field(default_factory=dict)
     """The score that was computed last, by its name: one-shot pruning scores once for all sparsities."""
 
@@ -94,7 +96,20 @@ class World:
         return transfer.features(network, self.batches(data, name))
 
 
-def prepare(settings: Any, inputs: Inputs, seed: int, *, shifts: Sequence[str] = (), tx: Any = None) -> World:
+@cache
+def adam(rate: float, steps: int) -> optax.GradientTransformation:
+    """Makes what fine-tunes: Adam with cosine decay."""
+    return optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+
+def prepare(
+    settings: Any,
+    inputs: Inputs,
+    seed: int,
+    *,
+    shifts: Sequence[str] = (),
+    transformation: Callable[[float, int], optax.GradientTransformation] = adam,
+) -> World:
     """Splits the data, pretrains the network (or takes the one that was loaded) and fits the frozen heads."""
     tasks, largest = inputs.tasks, settings.largest_batch
     dense, pretrained = the_dense_network(settings, seed, inputs)
@@ -124,8 +139,9 @@ def prepare(settings: Any, inputs: Inputs, seed: int, *, shifts: Sequence[str] =
         scoring=batches(inputs.part(seed, "scoring", inputs.source.classes), largest, "scoring"),
         finetuning=inputs.part(seed, "finetuning", inputs.source.classes),
         fitting={task.name: data[task.name, "head"] for task in tasks},
+        selection=data[inputs.source.name, "selection"],
         tests={one.name: one for one in (*clean, *shifted)},
-        tx=tx or optax.adam(optax.cosine_decay_schedule(settings.finetune_rate, settings.finetune_steps)),
+        transformation=transformation,
     )
 
 
@@ -242,24 +258,71 @@ def whole_batches(data: dict[str, Any], largest: int) -> list[dict[str, Any]]:
     return list(jp.data.Batches(data, len(data["label"]) // count))[:count]
 
 
-def finetuned(world: World, pruned: jp.Network, mask: Any, order: int | None = None) -> jp.Network:
+class Tuned(NamedTuple):
+    """A fine-tuned network, and the rate of its fine-tuning."""
+
+    network: jp.Network
+    rate: float
+
+
+def finetuned(world: World, pruned: jp.Network, mask: Any) -> Tuned:
+    """Fine-tunes a pruned network at the rate with which it is best on the selection images of the source.
+
+    Of equals it is the smallest rate, with which weights move least.  One at which training diverges is out of the
+    question.  Where there is one rate only, nothing is evaluated.
+
+    Raises:
+      FloatingPointError: training diverges at every rate.
+    """
+    rates = sorted(world.settings.finetune_rates)
+    if len(rates) == 1:
+        return Tuned(finetuned_at(world, pruned, mask, rates[0]), rates[0])
+    best, most = None, -1.0
+    for rate in rates:
+        try:
+            network = finetuned_at(world, pruned, mask, rate)
+        except FloatingPointError:
+            continue
+        if (found := selection_accuracy(world, network)) > most:
+            best, most = Tuned(network, rate), found
+    if best is None:
+        raise FloatingPointError(
+            f"finetune_rates: expected one at which training stays finite, but got {rates}. Take smaller ones."
+        )
+    return best
+
+
+def selection_accuracy(world: World, network: jp.Network) -> float:
+    """Measures the accuracy on the selection images of the source, through its frozen head.
+
+    An image whose outputs are not finite is not classified rightly.
+    """
+    features = world.features(network, world.selection, "selection")
+    outputs = np.asarray(world.heads[world.inputs.source.name](features))
+    hits = np.argmax(outputs, axis=-1) == world.selection["label"]
+    return float(np.mean(hits & np.isfinite(outputs).all(axis=-1)))
+
+
+def finetuned_at(world: World, pruned: jp.Network, mask: Any, rate: float, order: int | None = None) -> jp.Network:
     """Trains a pruned network on the source task through its frozen head.
 
     Args:
       world: of the seed.
       pruned: where to start.
       mask: of the weights that stay.
+      rate: of the training.
       order: the seed of the order of the images; None: that of the world.
     """
+    steps = world.settings.finetune_steps
     tuned = jp.train.fit(
         world.headed(pruned),
         world.loss,
-        jp.optim.with_mask(world.tx, mask),
+        jp.optim.with_mask(world.transformation(rate, steps), mask),
         world.finetuning,
-        steps=world.settings.finetune_steps,
+        steps=steps,
         batch_size=world.settings.batch_size,
         seed=world.seed if order is None else order,
-        progress="fine-tuning" if isinstance(world.finetuning["image"], jp.data.Stream) else None,
+        progress=f"fine-tuning at {rate:g}" if isinstance(world.finetuning["image"], jp.data.Stream) else None,
     )
     return pruned.replace(params=tuned.params)
 

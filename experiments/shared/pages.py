@@ -84,6 +84,19 @@ def network(settings: Any, data: str) -> str:
     return f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, pretrained on all classes."
 
 
+def rate(settings: Any) -> str:
+    """Says at which rate networks are fine-tuned: the one that is fixed, or what it is chosen among.
+
+    >>> from types import SimpleNamespace
+    >>> rate(SimpleNamespace(finetune_rates=(0.01,)))
+    'at a rate of 0.01'
+    """
+    rates = [f"{one:g}" for one in settings.finetune_rates]
+    if len(rates) == 1:
+        return f"at a rate of {rates[0]}"
+    return f"at the rate among {joined(rates)} that is best for each network on the selection images"
+
+
 def splits(settings: Any, tests: bool = False, protocol: str = "leak-free") -> str:
     """Says how images are split; ``tests``: whether the data set keeps some for testing."""
     if protocol == "public-proxy":

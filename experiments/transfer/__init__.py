@@ -15,6 +15,7 @@ from experiments.shared import study
 from experiments.shared.frozen_heads import (
     World,
     accuracies,
+    adam,
     finetuned,
     mask_of,
     prepare,
@@ -31,10 +32,8 @@ from jaxprune.evaluate import transfer
 
 def prepare_seed(settings: Settings, inputs: Inputs, seed: int) -> World:
     """Makes what all runs of a seed share."""
-    tx = None
-    if settings.protocol == "public-proxy":
-        tx = protocol.transformation(settings.finetune_rate or 0.0, settings.finetune_steps)
-    return prepare(settings, inputs, seed, shifts=settings.shifts, tx=tx)
+    made = protocol.transformation if settings.protocol == "public-proxy" else adam
+    return prepare(settings, inputs, seed, shifts=settings.shifts, transformation=made)
 
 
 def measure(world: World, run: Run) -> dict[str, Any]:
@@ -53,7 +52,8 @@ def measure(world: World, run: Run) -> dict[str, Any]:
             for name, one in world.tests.items()
         },
         "pruned": accuracies(world, pruned),
-        "finetuned": accuracies(world, tuned),
+        "finetuned": accuracies(world, tuned.network),
+        "finetune_rate": tuned.rate,
         "loss_increase": increase(world, pruned.params),
         **sparsities(world, mask),
     }
@@ -82,7 +82,7 @@ __all__ = ["STUDY", "Settings"]
 
 STUDY = study.Study(
     name="transfer",
-    version=2,  # 2: other SynFlow and Fisher scores than the first
+    version=3,  # 2: other SynFlow and Fisher scores than the first; 3: the rate of fine-tuning is chosen
     open=open_study,
     plan=plan,
     shared=lambda run: run.seed,

@@ -17,7 +17,7 @@ from rich.table import Table
 
 import jaxprune as jp
 from experiments.shared import options
-from experiments.shared.pages import counted, duration
+from experiments.shared.pages import counted, duration, joined
 from experiments.shared.pretrained import Weights
 from experiments.shared.splits import PROTOCOLS, Inputs
 from experiments.shared.work import part
@@ -116,9 +116,14 @@ def _say_inputs(settings: Settings, inputs: Inputs, say: Callable[[str], None]) 
         )
         say(
             f"Settings: {counted(settings.rounds, 'round')} of pruning, {counted(settings.finetune_steps, 'step')} of "
-            f"fine-tuning on {counted(settings.batch_size, 'image')} each, at a rate of "
-            f"{settings.finetune_rate:g}."
+            f"fine-tuning on {counted(settings.batch_size, 'image')} each, {_rate(settings.finetune_rates)}."
         )
+
+
+def _rate(rates: tuple[float, ...]) -> str:
+    if len(rates) == 1:
+        return f"at a rate of {rates[0]:g}"
+    return f"at the best of {len(rates)} rates for each network ({joined([f'{one:g}' for one in rates])})"
 
 
 def _say_weights(weights: Weights, say: Callable[[str], None]) -> None:
@@ -212,6 +217,10 @@ def _seconds(
     looking = (sizes["head"] + sizes["test"]) / speeds.of(speeds.features, streamed)
     gradient = sizes["scoring"] / speeds.of(speeds.gradient, streamed)
     tuning = settings.finetune_steps * settings.batch_size / speeds.of(speeds.gradient, streamed)
+    if len(settings.finetune_rates) > 1:
+        _, compared = inputs.indices(settings.seeds[0], "selection", inputs.source.classes)
+        tuning += len(compared) / speeds.of(speeds.features, streamed)
+    tuning *= len(settings.finetune_rates)
     runs = part(plan(settings, inputs), settings.shard, lambda run: run.seed)
     total = len({run.seed for run in runs}) * ((sizes["head"] + sizes["selection"]) / speeds.features + 2 * gradient)
     total += len(runs) * (2 * looking + tuning + (_PRODUCT + 1) * gradient)

@@ -236,8 +236,8 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
             "Hessian block.": "The exact Hessian of all weights into one unit. Quadratic: |w (Hw)| / 2, ranked by "
             f"size. Surgeon: w² / 2[H⁻¹]jj, damped by {settings.damping:g} of the mean diagonal, without update of "
             "the other weights. The paper's own block score could not be had; neither form is called the paper's.",
-            "Fine-tuning.": f"{settings.finetune_steps} steps of {_OPTIMIZERS[settings.protocol]}, at a rate of "
-            f"{settings.finetune_rate:g}, on the source task through its frozen head, which is not "
+            "Fine-tuning.": f"{settings.finetune_steps} steps of {_OPTIMIZERS[settings.protocol]}, "
+            f"{pages.rate(settings)}, on the source task through its frozen head, which is not "
             f"trained; BatchNorm statistics {statistics}.",
             "Intervals.": "Two-level bootstrap over seeds and test examples, paired in comparisons; shifted copies of "
             f"one image count once. {len(results.seeds)} seeds are few: the intervals are somewhat too narrow.",

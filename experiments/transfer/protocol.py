@@ -1,6 +1,7 @@
 """The protocol of the authors' closest public code: its numbers and its optimizer."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import optax
@@ -16,7 +17,7 @@ def with_protocol(study: Any, inputs: Inputs) -> Any:
     Ridge heads with a penalty of 1, squared error, 100 rounds, and 90 epochs of fine-tuning in batches of 64.
     """
     _, found = inputs.indices(0, "finetuning", inputs.source.classes)
-    wanted = {
+    wanted: dict[str, Any] = {
         "head": "ridge",
         "penalties": (1.0,),
         "loss": "squared_error",
@@ -26,12 +27,15 @@ def with_protocol(study: Any, inputs: Inputs) -> Any:
         "shifts": (),
     }
     chosen = _changed(study)
+    if study.finetune_rates:
+        del wanted["finetune_rate"]
     made = dataclasses.replace(study, **{name: value for name, value in wanted.items() if name not in chosen})
     if "finetune_steps" in chosen:
         return made
     return dataclasses.replace(made, finetune_steps=EPOCHS * -(-len(found) // made.batch_size))
 
 
+@cache
 def transformation(rate: float, steps: int) -> optax.GradientTransformation:
     """Makes the public code's: SGD, momentum 0.9, decay 1e-4, and a tenth of the rate after 30, 60 and 80 epochs."""
     places = {steps * part // EPOCHS: 0.1 for part in (30, 60, 80)}

@@ -66,6 +66,11 @@ def open_study(settings: Settings) -> Inputs:
             f"most_per_class: expected 0 under public-proxy, which is about all test images, but got "
             f"{settings.most_per_class}. Leave it out, or take the protocol leak-free."
         )
+    if settings.protocol == "public-proxy" and len(settings.finetune_rates) > 1:
+        raise ValueError(
+            "finetune_rates: expected one under public-proxy, whose selection images are those of the test, but got "
+            f"{settings.finetune_rates}. Pass finetune_rate, or take the protocol leak-free."
+        )
     if settings.protocol != "leak-free" and not settings.weights:
         raise ValueError(
             f"protocol: {settings.protocol!r} is about pretrained networks. Pass weights, or leave it out."

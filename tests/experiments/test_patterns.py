@@ -15,6 +15,7 @@ from tests.experiments import studies
 SMOKE: dict[str, Any] = {
     "pretrain_steps": 5,
     "finetune_steps": 2,
+    "finetune_rate": 2e-3,
     "width": 4,
     "penalties": (1.0,),
     "patterns": ("2:4", "1:2"),
@@ -34,7 +35,7 @@ def test_patterns_keeps_what_every_study_promises(made, monkeypatch):
 
 def test_patterns_compares_masks_of_equal_sparsity(made):
     inputs = patterns.open_study(patterns.Settings(**SMOKE, out=made.whole))
-    store = Store(made.whole, "patterns", data=inputs.fingerprint)
+    store = Store(made.whole, "patterns", version=patterns.STUDY.version, data=inputs.fingerprint)
     sparsity = {(one.score, one.pattern, one.kind): store.read(one)["metrics"]["sparsity"] for one in
                 patterns.plan(inputs.settings, inputs)}  # fmt: skip
     assert sparsity.pop(("dense", "", "")) == 0

@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from experiments import landscape
+from experiments.landscape import measures
+from experiments.shared import frozen_heads
 from experiments.shared.study import run
 from jaxprune.store import Store
 from tests.experiments import small, studies
@@ -15,6 +18,7 @@ from tests.experiments import small, studies
 SMOKE: dict[str, Any] = {
     "pretrain_steps": 5,
     "finetune_steps": 2,
+    "finetune_rate": 2e-3,
     "width": 1,
     "penalties": (1.0,),
     "scores": ("random",),
@@ -97,13 +101,26 @@ def test_landscape_finds_a_bad_value_before_anything_expensive(tmp_path, monkeyp
     studies.refused("landscape", tmp_path, monkeypatch, message, **{**SMOKE, **change})
 
 
-def test_landscape_takes_a_network_of_ones_own(tmp_path):
+def test_landscape_takes_a_network_of_ones_own_and_tunes_it_in_another_order_at_the_rate_that_was_chosen(
+    tmp_path, monkeypatch
+):
+    again, finetuned_at = [], measures.finetuned_at
+    monkeypatch.setattr(
+        measures, "finetuned_at", lambda *given, order: again.append((given[-1], order)) or finetuned_at(*given, order)
+    )
+    monkeypatch.setattr(frozen_heads, "selection_accuracy", lambda world, network: next(found))
+    found = iter([0.5, 0.5, 0.5, 0.6, 0.7, 0.6])  # of the dense network twice: shared, and in its own run
     with jax.enable_x64(False):
         settings = {**SMOKE, "network": small.network, "data": small.images, "batch_size": 16}
+        settings |= {"finetune_rate": None, "finetune_rates": (1e-2, 1e-3)}
         page = run(landscape.STUDY, asked(tmp_path, **settings), Console(file=io.StringIO()))
     assert "tests.experiments.small:network" in page.read_text()
     assert len(list((tmp_path / "records").iterdir())) == 2
     assert not list((tmp_path / "failed").iterdir())
+    records = [json.loads(path.read_text()) for path in (tmp_path / "records").glob("*.json")]
+    rates = {record["config"]["score"]: record["metrics"]["finetune_rate"] for record in records}
+    assert rates == {"dense": 1e-2, "random": 1e-3}
+    assert again == [(1e-2, 10**6), (1e-3, 10**6)]
 
 
 def test_command_of_landscape_explains_its_errors(monkeypatch, capsys):

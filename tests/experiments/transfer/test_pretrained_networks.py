@@ -76,6 +76,7 @@ def asked(place: Path, out: Path, **options: Any) -> transfer.Settings:
         "seeds": (0,),
         "penalties": (1.0,),
         "finetune_steps": 1,
+        "finetune_rate": 1e-4,
         "batch_size": 10,
         "largest_batch": 10,
     }
@@ -154,15 +155,21 @@ def test_indices_hold_at_most_so_many_images_of_a_class(place, tmp_path):
 
 
 def test_transfer_by_the_public_protocol_says_what_leaks_and_what_it_does(place, tmp_path):
-    settings = asked(place, tmp_path, protocol="public-proxy", shifts=())
+    settings = asked(place, tmp_path, protocol="public-proxy", shifts=(), finetune_rate=None)
     inputs = transfer.open_study(settings)
     for name in ("head", "finetuning", "test"):
         source, found = inputs.indices(0, name, inputs.source.classes)
         assert (source.name, len(found)) == ("folder:val", 30)
     completed = inputs.settings
-    assert (completed.rounds, completed.finetune_rate, completed.loss) == (100, 5e-5, "squared_error")
+    assert (completed.rounds, completed.finetune_rates, completed.loss) == (100, (5e-5,), "squared_error")
     assert completed.batch_size == 10  # what was asked for stays
-    assert "Leak: The head of a task is fitted on the very images that test it" in said(settings)
+    text = said(settings)
+    assert "Leak: The head of a task is fitted on the very images that test it" in text
+    assert "at a rate of 5e-05." in text
+    for name, given in (("finetune_rate", 1e-3), ("finetune_rates", (1e-3,))):  # also here, one that is asked for
+        asked_for = dataclasses.replace(settings, **{name: given})
+        assert protocol.with_protocol(asked_for, inputs).finetune_rates == asked_for.finetune_rates
+        assert protocol.with_protocol(asked_for, inputs).finetune_rate == asked_for.finetune_rate
 
 
 def test_part_by_the_public_protocol_is_the_first_images_by_class_not_of_every_class(place, tmp_path, monkeypatch):
@@ -246,6 +253,7 @@ def test_transfer_dry_run_says_what_would_be_done_and_computes_nothing(place, tm
         "In all about",
         "and what block-obs take to score, which is not estimated",
         "may be taken. Nothing was computed.",
+        "at a rate of 0.0001.",
     ):
         assert part in text, text
     assert not list((tmp_path / "records").iterdir())
@@ -288,6 +296,10 @@ def test_open_study_refuses_or_counts_images_that_cannot_be_read(place, tmp_path
         ({"source": "birds"}, "task: unknown value 'birds'"),
         ({"most_per_class": -1}, "most_per_class: expected a whole number of 0 or more"),
         ({"protocol": "leaky"}, "protocol: unknown value 'leaky'"),
+        (
+            {"protocol": "public-proxy", "finetune_rate": None, "finetune_rates": (1e-4, 1e-3)},
+            "finetune_rates: expected one under public-proxy, whose selection images are those of the test, but got",
+        ),
         ({"protocol": "public-proxy", "most_per_class": 5}, "most_per_class: expected 0 under public-proxy"),
         ({"data": "digits", "tasks": ()}, r"data: expected images in colours"),
         ({"data": "folder:"}, "data: unknown value"),

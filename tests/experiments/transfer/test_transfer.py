@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 SMOKE: dict[str, Any] = {
     "pretrain_steps": 20,
     "finetune_steps": 2,
+    "finetune_rate": 2e-3,
     "width": 2,
     "penalties": (1.0,),
     "scores": ("magnitude", "random"),
@@ -86,6 +87,18 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
         ({"image": 0}, "image: expected a finite number above 0"),
         ({"pretrain_steps": 0}, "pretrain_steps: expected a finite number above 0, but got 0"),
         ({"finetune_rate": float("inf")}, "finetune_rate: expected a finite number above 0, but got inf"),
+        (
+            {"finetune_rates": (1e-3, 1e-2)},
+            r"finetune_rate, finetune_rates: expected one of them, but got 0.002 and \(0.001, 0.01\)\. Pass",
+        ),
+        (
+            {"finetune_rate": None, "finetune_rates": (1e-3, -1.0)},
+            r"finetune_rates: expected a finite number above 0, but got -1\.0",
+        ),
+        (
+            {"finetune_rate": None, "finetune_rates": (1e-3, 1e-3)},
+            r"finetune_rates: expected one or more, each of them once, but got \(0\.001, 0\.001\)",
+        ),
         ({"batch_size": 0}, "batch_size: expected a finite number above 0"),
         ({"rounds": 0}, "rounds: expected a finite number above 0"),
         ({"width": 0}, "width: expected a finite number above 0"),
