@@ -749,3 +749,16 @@ def test_fit_on_many_devices_gives_the_result_of_one():
     words = [sys.executable, "-c", SHARDED, str(Path(__file__).parents[1])]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=900)
     assert done.stdout == "same\n", done.stderr
+
+
+def test_fit_compiles_a_step_once_whatever_is_tied_to_a_device():
+    """Weights of a checkpoint are tied to their device; an optimizer that was just begun is not."""
+    data = {"image": np.ones((4, 3), np.float32), "label": np.array([0, 1, 0, 1])}
+    apply = lambda params, state, images: images @ params["w"] + params["b"]  # noqa: E731
+    tied, free = jax.device_put(jnp.zeros((3, 2)), jax.devices()[0]), jnp.zeros(2)
+    assert tied.committed
+    before = jp.train.step._cache_size()
+    tx = optax.adam(0.1)
+    for params in ({"w": tied, "b": free}, {"w": tied, "b": tied[0]}):
+        jp.train.fit(jp.Network(apply, params), jp.losses.cross_entropy, tx, data, steps=3, batch_size=2, seed=0)
+    assert jp.train.step._cache_size() == before + 1

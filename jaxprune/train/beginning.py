@@ -42,7 +42,19 @@ def prepared(
         begun = optimizer
     program = optim.demand_served(tx, begun, network.params)
     # Copies: the step donates its buffers, and what is the caller's must stay alive.
-    return jax.tree.map(jnp.array, (network, begun)), program
+    return _committed(jax.tree.map(jnp.array, (network, begun))), program
+
+
+def _committed(tree: Any) -> Any:
+    """Ties all arrays to their device where some are tied to it.
+
+    JAX compiles a step anew for every mixture of those that are and those that are not, such as weights from a
+    checkpoint beside an optimizer that was just begun.
+    """
+    leaves = jax.tree.leaves(tree)
+    devices = {device for leaf in leaves for device in leaf.devices()}
+    mixed = len(devices) == 1 and any(leaf.committed for leaf in leaves)
+    return jax.device_put(tree, devices.pop()) if mixed else tree
 
 
 def abstract_batch(data: Mapping[str, Any], size: int) -> dict[str, Any]:
