@@ -88,9 +88,9 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     return found | {"pruned": before, "finetuned": after, "finetune_rate": tuned.rate}
 
 
-def hits(metrics: dict[str, Any], group: str) -> np.ndarray:
-    """Reads which test images of the source, or of the other tasks, are classified rightly: [n] of 0 and 1."""
-    chosen = [one["hits"] for task, one in metrics["finetuned"].items() if GROUPS[task != metrics["source"]] == group]
+def hits(metrics: dict[str, Any], group: str, stage: str = "finetuned") -> np.ndarray:
+    """Reads which test images of the source, or of the other tasks by name, are classified rightly: [n] of 0 and 1."""
+    chosen = [r["hits"] for task, r in sorted(metrics[stage].items()) if GROUPS[task != metrics["source"]] == group]
     return np.frombuffer("".join(chosen).encode(), np.uint8) - 48.0
 
 
@@ -101,7 +101,7 @@ def cases(group: str, **control: str) -> Callable[[Results], Iterator[Case]]:
         for score, pattern in itertools.product(results.values("score")[1:], results.values("pattern")[1:]):
             place = {"score": score, "pattern": pattern, "kind": "n:m"}
             if (other := place | control) != place and results.of(**other):
-                yield results.compare(partial(hits, group=group), place, other, results.metrics["chance"][group])
+                yield results.compare(hits, group, place, other, results.metrics["chance"][group])
 
     return compared
 
@@ -118,14 +118,12 @@ def claims(settings: Settings) -> list[Claim]:
 
 def accuracy(results: Results) -> Figure:
     """Draws the accuracy of every score, n:m and unstructured, in every pattern; dashed: the dense network."""
-    names = results.values("pattern")[1:]
     with report.figure(9.5, 3.8) as drawn:
-        texts: Any = {"xlabel": "weights kept", "ylabel": "accuracy, fine-tuned on source"}
-        for axis, _, group in panels(drawn, [""], GROUPS, **texts, sharey=True):
-            read = partial(hits, group=group)
-            axis.axhline(results.interval(read, score="dense").mean, color="#2b2922", linestyle="--")
-            for number, (score, kind) in enumerate(itertools.product(results.values("score")[1:], KINDS)):
-                found = [results.interval(read, score=score, pattern=name, kind=kind) for name in names]
+        names, scores = (results.values(one)[1:] for one in ("pattern", "score"))
+        for axis, _, group in panels(drawn, [""], GROUPS, xlabel="weights kept", ylabel="accuracy", sharey=True):
+            axis.axhline(results.accuracy(hits, group, score="dense").mean, color="#2b2922", linestyle="--")
+            for number, (score, kind) in enumerate(itertools.product(scores, KINDS)):
+                found = [results.accuracy(hits, group, score=score, pattern=name, kind=kind) for name in names]
                 look = {"line": ("o-", "x:")[number % 2], "color": report.COLOURS[number // 2 % len(report.COLOURS)]}
                 dots(axis, names, found, **look, label=f"{label(score)}, {kind}")
         drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside right center")
@@ -134,12 +132,14 @@ def accuracy(results: Results) -> Figure:
 
 def page(settings: Settings, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    lead = f"A network pretrained on {pages.pretraining(settings)} is pruned with data of {settings.source} only: n of"
-    made = report.Page("Patterns or anywhere?", f"{lead} every m weights, or as many anywhere.")
-    made.drawing(accuracy(results), "Frozen heads; bars are 95 % bootstrap intervals over seeds and images.")
+    lead = f"Pretrained on {pages.pretraining(settings)}, pruned with {settings.source}; shown: {pages.held(tested)}."
+    caption = f"Frozen heads, fine-tuned on source; bars are intervals of 95 %. {results.count(GROUPS)}"
+    tuned = pages.tuned({one: results.change(hits, one, score="dense") for one in GROUPS})
+    made = pages.begun("Patterns or anywhere?", lead, results.seeds, [tuned], accuracy(results), caption)
+    pages.claims_table(made, tested)
     for _, rows in tested.groupby("claim", sort=False):
-        pages.verdict_table(made, rows, "score", "pattern", label=label, shown=lambda row: pages.points(row.mean))
-    made.points([("Network.", pages.network(settings, results.data)), ("Splits.", pages.splits(settings))])
+        pages.verdict_table(made, rows, "score", "pattern", label=label)
+    made.points(pages.done(settings, results.data))
     return made
 
 

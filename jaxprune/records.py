@@ -5,6 +5,7 @@ study, a method or data that differ in anything have another.  ``jaxprune.store`
 """
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import importlib.metadata
@@ -227,8 +228,9 @@ def is_whole(path: Path) -> bool:
 
 
 def provenance(data_fingerprint: str, seconds: float) -> dict[str, Any]:
-    """Describes where a run took place: versions, devices, commit, host, process, data, wall time in seconds."""
-    place = {"host": socket.gethostname(), "process": os.getpid()}
+    """Describes where and when a run took place: versions, devices, commit, host, process, date, data, wall seconds."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    place = {"host": socket.gethostname(), "process": os.getpid(), "date": today}
     return {**_environment(), **place, "data": data_fingerprint, "seconds": round(seconds, 3)}
 
 

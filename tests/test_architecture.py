@@ -129,7 +129,7 @@ PUBLIC = {
     "cost": ["macs", "parameters", "latency", "stopwatch"],
     "similarity": ["linear_cka", "rbf_cka", "minibatch_cka", "procrustes", "svcca"],
     "sites": ["tags", "read", "survey", "guided", "gradients_at", "before"],
-    "stats": ["bootstrap", "simultaneous", "sweet_spot"],
+    "stats": ["interval", "simultaneous", "sweet_spot"],
     "evaluate.attribution": ["grad_cam", "guided_backpropagation", "guided_grad_cam", "integrated_gradients"],
     "evaluate.relevance": ["pooled", "mass", "rank", "pointing", "chance"],
     "evaluate.perturbation": ["insertion", "deletion", "random_order"],
@@ -211,12 +211,14 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
 def test_readme_commands_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    modules = ("transfer", "landscape", "joint", "representation", "patterns")
-    scripts = {f"scripts/{name}" for name in ("demo", "test", "benchmark", "check_pytorch", "convert", "faults")}
+    modules = ("transfer", "landscape", "joint", "representation", "patterns", "shared")
+    names = ("demo", "test", "benchmark", "check_pytorch", "convert", "faults", "coverage", "figures")
+    scripts = {f"scripts/{name}" for name in names}
     assert {f"experiments.{name}" for name in modules} | scripts == commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/"))
-        assert any(one.exists() for one in (path / "__main__.py", path.with_suffix(".py"), path) if not one.is_dir())
+        files = (path / "__main__.py", path / "check_page.py", path.with_suffix(".py"), path)
+        assert any(one.exists() for one in files if not one.is_dir())
 
 
 def test_files_name_no_machine():

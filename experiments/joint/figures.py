@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.joint.results import CONTROLS, Results, Searched, evenly, hits_of, mean_removed, radius
+from experiments.joint.results import CONTROLS, Results, Searched, accuracy_of, evenly, mean_removed, radius
 from experiments.joint.settings import CONTROL
 from experiments.joint.tables import comparisons
-from experiments.shared.results import Table, interval
+from experiments.shared.results import Table
 from jaxprune import report
 
 _INK, _SOFT, _PAGE = "#2b2922", "#8a8578", "#fbf9f4"
@@ -131,7 +131,7 @@ def silhouettes(results: Results, budget: str, seed: int) -> Figure:
                 axis.set_axis_off()
                 _silhouette(axis, run, number, before)
             if len(numbers) < columns and run.short:
-                look = {"fontsize": 8.5, "color": COLOURS["layer"], "transform": across[len(numbers)].transAxes}
+                look = {"fontsize": 8.5, "color": _INK, "transform": across[len(numbers)].transAxes}
                 across[len(numbers)].text(0, 0.5, "no further:\nthe floor", **look)
             look = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9.5, "fontweight": "bold"}
             across[0].text(-0.12, 0.5, label(run.chooser), transform=across[0].transAxes, **look)
@@ -178,15 +178,15 @@ def _mean_line(axis: Any, results: Results, budget: str, chooser: str) -> None:
     """Draws the mean over seeds with its interval, and marks where a chooser ended although the target was not met."""
     along, look = results.step_by_step(budget, chooser), style(results, chooser)
     color, x = look["color"], [100 * mean_removed(networks) for networks in along]
-    mean, low, high = np.transpose([interval(hits_of(networks)) for networks in along])
+    mean, low, high = np.transpose([accuracy_of(networks) for networks in along])
     axis.fill_between(x, low, high, color=color, alpha=0.07, linewidth=0)
     axis.plot(x, np.transpose([low, high]), color=color, alpha=0.35, linewidth=0.6)
     axis.plot(x, mean, label=label(chooser), marker=".", markersize=5, **look)
     if ended := [(run, run.last) for run in results.pruned(budget, chooser) if run.short]:
-        x, y = 100 * mean_removed(ended), interval(hits_of(ended)).mean
+        x, y = 100 * mean_removed(ended), accuracy_of(ended).mean
         axis.plot(x, y, marker="X", markersize=8, color=color, markeredgecolor="white", linestyle="none", zorder=5)
         axis.annotate(
-            f"{label(chooser)}: no further", (x, y), (x + 0.6, 0.03), color=color, fontsize=8.5,
+            f"{label(chooser)}: no further", (x, y), (x + 0.6, 0.03), color=_INK, fontsize=8.5,
             textcoords=axis.get_xaxis_transform(),  # at the foot, where few lines are
             arrowprops={"arrowstyle": "-", "color": color, "linestyle": ":", "relpos": (0, 1)},
         )  # fmt: skip

@@ -10,7 +10,8 @@ from experiments.joint import figures, findings, tables
 from experiments.joint.figures import BUDGETS, condition, label
 from experiments.joint.results import CONTROLS, Results, grouped, radius
 from experiments.joint.settings import CONTROL, quirks, trajectory_folder
-from experiments.shared.pages import DATA, counted, percent, points, tally, verdict_table
+from experiments.shared import pages
+from experiments.shared.pages import counted, percent, points, tally, verdict_table
 from experiments.shared.results import Table
 from jaxprune import report
 from jaxprune.report import Cell
@@ -18,26 +19,22 @@ from jaxprune.report import Cell
 
 def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    aim = f"until {percent(settings.target)} of its operations are gone" if settings.target else "until no layer can go"
-    page = report.Page(
-        "Layers or neurons?",
-        f"A network trained on {DATA.get(settings.data, settings.data)} becomes smaller step by step, {aim}. At every "
-        "step it can lose whole layers or single neurons, of equal cost. Does a choice by similarity of "
-        "representations keep more of it than always taking one kind, or tossing a coin?",
-    )
     frame, costs = tables.robustness(results), tables.costs(results, settings.watts, settings.grams_per_kwh, mean=True)
-    page.section("What was found")
-    page.points(findings.findings(settings, results, tested, frame, costs))
-    for _, rows in tested.groupby("claim", sort=False):
-        verdict_table(page, rows, "chooser", "budget", label, lambda one: f"steps of equal {BUDGETS[one]}", _at)
-    page.section("Accuracy against the operations that are gone")
-    page.drawing(
+    page = pages.begun(
+        "Layers or neurons?",
+        findings.opening(settings, results, tested),
+        results.seeds,
+        findings.notices(settings, results),
         figures.accuracies(results),
         "Accuracy on the clean test images. A line goes through the mean over seeds, step by step; its last point is "
-        "the mean of the last networks. Bands: 95 % bootstrap intervals over seeds and test images (not paired: "
-        "compare by the verdicts). A cross: no candidate could be made any more, although the target was not reached. "
-        f"{_count(results)}",
+        "the mean of the last networks. Bands are intervals of 95 %, not paired: compare by the verdicts. A cross: no "
+        f"candidate could be made any more, although the target was not reached. {_count(results)}",
     )
+    pages.claims_table(page, tested)
+    page.section("Every verdict")
+    page.text("Differences in points, and the operations removed.")
+    for _, rows in tested.groupby("claim", sort=False):
+        verdict_table(page, rows, "chooser", "budget", label, lambda one: f"steps of equal {BUDGETS[one]}", _at)
     _shapes(page, results)
     _robustness(page, results, frame)
     page.section("What it costs, and what it saves")
@@ -62,7 +59,7 @@ def _count(results: Results) -> str:
 def _at(row: Any) -> str:
     """What the cell of a verdict shows: the difference, and the operations removed."""
     against = f" against {percent(row.removed_against)}" if row.against in CONTROLS else ""
-    return f"{points(row.mean)} points at {percent(row.removed)}{against}:"
+    return f"{percent(row.removed)}{against}:"
 
 
 def _steps_of(results: Results, budget: str) -> str:
@@ -96,8 +93,20 @@ def _shapes(page: report.Page, results: Results) -> None:
             f"{_steps_of(results, budget)}The scores of both candidates of a step, after brief tuning; filled: the "
             "one that was kept, always the higher. Grey at the foot: only one candidate could be made.",
         )
-    if not drawings:
-        page.text("No chooser of this study compared two candidates.")
+    _chosen_table(page, results)
+
+
+def _chosen_table(page: report.Page, results: Results) -> None:
+    """Adds in how many steps a chooser had two candidates, and which it took."""
+    rows = []
+    for budget in results.budgets:
+        for chooser in results.pruning(budget):
+            runs = results.pruned(budget, chooser)
+            total, kinds = sum(run.last for run in runs), [step["kind"] for step in tables.comparisons(runs)]
+            counts = (total, len(kinds), kinds.count("layer"), kinds.count("neurons"))
+            rows.append([f"{_steps_of(results, budget)}{label(chooser)}", *map(str, counts)])
+    heads = ["", "steps", "with two candidates", "layer taken", "neurons taken"]
+    page.table("What was chosen, of all seeds; in the other steps only one candidate could be made", heads, rows)
 
 
 def _robustness(page: report.Page, results: Results, frame: Table) -> None:
@@ -116,15 +125,15 @@ def _robustness(page: report.Page, results: Results, frame: Table) -> None:
         before = _steps_of(results, budget)
         page.drawing(
             figures.robustness(results, frame, budget),
-            f"{before}Change of accuracy from the dense network in points, with 95 % bootstrap intervals over seeds "
-            f"and images. Corrupted: mean over {len(names)} corruptions and all severities. {_count(results)}",
+            f"{before}Change of accuracy from the dense network in points, with intervals of 95 %. Corrupted: mean "
+            f"over {len(names)} corruptions and all severities. {_count(results)}",
         )
         if drawn := figures.attacks(results, frame, budget):
             caption = "The same under attack. White-box: made on the network itself; made on dense: one set of images "
             page.drawing(drawn, f"{before}{caption}for all networks of a seed.")
         page.text(
-            "Below are changes in points; hover over one for its interval and both accuracies. Of so many intervals "
-            "some leave out the truth by chance: a class or a corruption that stands out is a question, not a result."
+            "Below are changes in points, with intervals. By chance 2.5 % of them lie above the truth and 2.5 % below: "
+            "a class or a corruption that stands out is a question, not a result."
         )
         for chooser in results.pruning(budget):
             here = frame[(frame.budget == budget) & (frame.chooser == chooser)]
@@ -168,10 +177,8 @@ def _changes(
 
 
 def _change(row: Any) -> Cell:
-    tone = "good" if row.low > 0 else "bad" if row.high < 0 else ""
-    shares = f"{percent(row.accuracy)}, dense {percent(row.accuracy_dense)}"
-    hint = f"95 % interval {points(row.low)} to {points(row.high)}; {shares}; n = {row.n}"
-    return Cell(points(row.difference), tone, hint)
+    tone = "" if row.seeds < 2 else "good" if row.low > 0 else "bad" if row.high < 0 else ""
+    return Cell(points(row.difference), tone, f"{points(row.low)} to {points(row.high)}")
 
 
 def _cost_table(page: report.Page, settings: Any, results: Results, costs: Table) -> None:
@@ -188,7 +195,7 @@ def _cost_table(page: report.Page, settings: Any, results: Results, costs: Table
         "search, in all, without compilation (s)": searched(number("search")),
         **{f"search: {part} (s)": searched(number(f"search_{part}")) for part in tables.PARTS},
         "of the search, criterion and choice": searched(lambda row: percent(row.deciding)),
-        "compilation, once for all searches of a process (s)": searched(
+        "compilation (s), which the searches of a process share": searched(
             lambda row: f"{row.compilation:.1f}" if row.compilation >= 0 else "not measured: in the search"
         ),
         "million images, dense (s)": number("million_seconds_dense"),
@@ -200,8 +207,8 @@ def _cost_table(page: report.Page, settings: Any, results: Results, costs: Table
     page.table(
         "The last networks and the searches, means over seeds. Times are measured; beside those of a network the "
         "lowest and the highest quartile of all seeds. Grams are estimated: measured time, here at batch 64, × "
-        f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, both as stated and neither measured. What "
-        "compilation takes is in neither the grams nor what pays.",
+        f"{settings.watts:g} W × {settings.grams_per_kwh:g} g/kWh, both as stated and neither measured. "
+        "Compilation is in neither the grams nor what pays, where it was measured.",
         ["", *(f"{_steps_of(results, row.budget)}{label(row.chooser)}" for row in rows)],
         [[name, *map(write, rows)] for name, write in quantities.items()],
     )

@@ -1,13 +1,25 @@
 """From the records of the study of joint pruning to its numbers: networks paired with others, and its claims."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from experiments.joint.settings import CONTROL, Settings
-from experiments.shared.results import Case, Claim, above_zero, case, interval, keeps
+from experiments.shared.results import (
+    DIFFERENCES,
+    FLOOR,
+    SHARES,
+    Case,
+    Claim,
+    above_zero,
+    at_chance,
+    case,
+    interval,
+    keeps,
+)
+from jaxprune import stats
 
 CONTROLS = ("random", "always-neurons", "always-layer")
 """The choosers that look at nothing: what a chooser that compares candidates has to beat."""
@@ -25,9 +37,10 @@ class Searched:
       reached, short: whether there is a target, and the last network has reached it, or has not.
       robustness: {step: {condition: hits}} for some of the steps, in their order.
       labels: the classes of the test images, [n].
+      examples: which images these are, [n].
     """
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    def __init__(self, record: dict[str, Any], tested: Callable[[int], np.ndarray]) -> None:
         self.config, metrics = record["config"], record["metrics"]
         self.seed, self.chooser, self.budget = (self.config[name] for name in ("seed", "chooser", "budget"))
         self.steps: list[dict[str, Any]] = metrics["steps"]
@@ -40,6 +53,7 @@ class Searched:
         measured = ((int(number), hits) for number, hits in metrics["robustness"].items())
         self.robustness: dict[int, dict[str, str]] = dict(sorted(measured))
         self.labels, self.provenance = np.array(metrics["labels"]), record["provenance"]
+        self.examples = tested(self.seed)
 
     def hits(self, step: int, conditions: Sequence[str] = ()) -> np.ndarray:
         """Returns for each test image, which counts once, under how many of the conditions it is right, [n] shares."""
@@ -60,10 +74,11 @@ Networks = Sequence[tuple[Searched, int]]
 
 
 class Results:
-    """The records of a study, looked up by budget and chooser."""
+    """The records of a study, looked up by budget and chooser; ``tested`` says which images tested a seed."""
 
-    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
-        self.runs = [Searched(record) for record in records]
+    def __init__(self, records: Sequence[dict[str, Any]], tested: Callable[[int], np.ndarray]) -> None:
+        tested = cache(tested)
+        self.runs = [Searched(record, tested) for record in records]
         self.budgets = list(dict.fromkeys(run.budget for run in self.runs))
         names = list(dict.fromkeys(run.chooser for run in self.runs))
         self.choosers = [name for name in names if name != CONTROL] or names
@@ -122,6 +137,28 @@ def hits_of(networks: Networks, conditions: Sequence[str] = (), of_class: int | 
     return [hits[labels == of_class] for hits, labels in found if of_class in labels]
 
 
+def examples_of(networks: Networks, of_class: int | None = None) -> list[np.ndarray]:
+    """Says which images ``hits_of`` is about; see there."""
+    found = [(run.examples, run.labels) for run, _ in networks]
+    if of_class is None:
+        return [examples for examples, _ in found]
+    return [examples[labels == of_class] for examples, labels in found if of_class in labels]
+
+
+def accuracy_of(networks: Networks, conditions: Sequence[str] = ()) -> stats.Interval:
+    """Returns the accuracy of networks with its interval."""
+    return interval(hits_of(networks, conditions), examples_of(networks), SHARES)
+
+
+def change_between(
+    networks: Networks, than: Networks, conditions: Sequence[str] = (), of_class: int | None = None, **more: Any
+) -> Case:
+    """Makes a case of ``differences``; ``more``: as ``case`` takes it."""
+    found = differences(networks, than, conditions, of_class)
+    more = {"where": {}, **more}
+    return case(more.pop("where"), found, examples_of(networks, of_class), bounds=DIFFERENCES, **more)
+
+
 def differences(
     networks: Networks, than: Networks, conditions: Sequence[str] = (), of_class: int | None = None
 ) -> list[np.ndarray]:
@@ -173,15 +210,17 @@ def _cases(results: Results, against: str, group: str = "") -> Iterator[Case]:
     for budget, chooser in cells if conditions or not group else []:
         networks, others = results.paired(budget, chooser, against)
         if networks:
-            now, before = (interval(hits_of(side, conditions)) for side in (networks, others))
-            yield case(
-                {"budget": budget, "chooser": chooser, "against": against},
-                differences(networks, others, conditions),
-                verdict="undecided (floor)" if max(now.low, before.low) <= 1 / results.classes else "",
-                more={
-                    **{"removed": mean_removed(networks), "removed_against": mean_removed(others)},
-                    **{"accuracy": now.mean, "accuracy_against": before.mean},
-                },
+            sides = [hits_of(side, conditions) for side in (networks, others)]
+            now, before = (float(np.mean([np.mean(hits) for hits in side])) for side in sides)
+            images = examples_of(networks)
+            more = {"removed": mean_removed(networks), "removed_against": mean_removed(others)}
+            yield change_between(
+                networks,
+                others,
+                conditions,
+                where={"budget": budget, "chooser": chooser, "against": against},
+                verdict=FLOOR if all(at_chance(side, images, 1 / results.classes) for side in sides) else "",
+                more=more | {"accuracy": now, "accuracy_against": before},
             )
 
 

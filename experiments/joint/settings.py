@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
+
 import jaxprune as jp
 from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA
 from experiments.shared import images, named
@@ -186,6 +188,10 @@ class Inputs(NamedTuple):
     settings: Settings
     images: jp.data.Source
     fingerprint: str
+
+    def tested(self, seed: int) -> np.ndarray:
+        """Says which images test the networks of a seed: their numbers among all."""
+        return jp.data.split(self.images.labels, self.images.name, seed, FRACTIONS)["test"]
 
 
 def open_study(settings: Settings) -> Inputs:

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.joint.results import Networks, Results, Searched, dense_of, differences, grouped, hits_of, mean_removed
+from experiments.joint.results import (
+    Networks,
+    Results,
+    Searched,
+    change_between,
+    dense_of,
+    grouped,
+    hits_of,
+    mean_removed,
+)
 from experiments.joint.settings import CONTROL
 from experiments.shared import results as shared
 from experiments.shared.results import Table
@@ -74,7 +83,7 @@ def robustness(results: Results) -> Table:
 def _change(networks: Networks, conditions: Sequence[str], label: int | None) -> tuple[Any, ...]:
     sides = networks, dense_of(networks)
     shares = (float(np.mean([hits.mean() for hits in hits_of(side, conditions, label)])) for side in sides)
-    found = shared.case({}, differences(*sides, conditions, label))
+    found = change_between(*sides, conditions, label)
     return "all" if label is None else label, *shares, *found.interval, found.n, found.seeds
 
 

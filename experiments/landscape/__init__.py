@@ -33,7 +33,7 @@ STUDY = study.Study(
     prepare=prepare_seed,
     measure=measure,
     apart=lambda run: None if run.score == "dense" else run.score,
-    results=lambda inputs, records: Results(records),
+    results=lambda inputs, records: Results(records, inputs),
     claims=claims,
     page=page.compose,
     tables=page.tables,

@@ -19,7 +19,7 @@ def spectra(results: Results) -> Figure:
         for axis, task, stage in _by_stage(drawn, xlabel="rank", ylabel="eigenvalue, "):
             for score in results.networks:
                 values = results.curvature(score, stage, task, "eigenvalues")
-                _band(axis, np.arange(1, values.shape[1] + 1), values, results, score)
+                _lines(axis, np.arange(1, values.shape[1] + 1), values, _look(results, score))
             axis.set_yscale("log")
         return _with_legend(drawn, len(results.networks))
 
@@ -52,7 +52,7 @@ def alignment(results: Results) -> Figure:
                 for of, marker in (("transfer", "o"), ("other images", "s")):
                     filled = color if of == "transfer" else "white"
                     text = None if place else texts[of]
-                    _point(axis, place, results.overlap(score, stage, of), results, color, marker, filled, text)
+                    _point(axis, place, results.overlap(score, stage, of), color, marker, filled, text)
                 chance = float(np.mean(results.overlap(score, stage, "transfer", "chance")))
                 ends = [place - 0.3, place + 0.3]
                 axis.plot(ends, [chance] * 2, color=_CHANCE, linestyle=":", label=None if place else "chance")
@@ -68,9 +68,9 @@ def removed(results: Results) -> Figure:
     with report.figure(9.5, 3.4) as drawn:
         axes = drawn.subplots(1, 2, sharey=True)
         for axis, task in zip(axes, TASKS, strict=True):
-            _point(axis, 0, results.present("dense", "pruned", task), results, _INK)
+            _point(axis, 0, results.present("dense", "pruned", task), _INK)
             for place, score in enumerate(results.scores, 1):
-                _point(axis, place, results.removed(score, task), results, _look(results, score)["color"])
+                _point(axis, place, results.removed(score, task), _look(results, score)["color"])
             axis.axhline(0, color=_CHANCE, linewidth=0.8)
             _categories(axis, ["all weights", *results.scores])
             axis.set_title(task)
@@ -86,10 +86,9 @@ def paths(results: Results) -> Figure:
         for axis, task, score in panels(drawn, TASKS, results.scores, **texts, sharex=True):
             shares = results.path(score, task, "shares")[0]
             for kind, (color, line) in kinds.items():
-                low, mean, high = _ends(results.path(score, task, kind), results)
                 text = "true" if kind == "true" else f"{kind} order"
-                axis.fill_between(100 * shares, low, high, color=color, alpha=0.13, linewidth=0)
-                axis.plot(100 * shares, mean, color=color, linestyle=line, linewidth=1.6, label=text)
+                look = {"color": color, "linestyle": line, "linewidth": 1.6, "label": text}
+                _lines(axis, 100 * shares, results.path(score, task, kind), look)
             true = results.path(score, task, "true")
             reach = max(float(true.max()), 1e-6)
             axis.set_ylim(min(float(true.min()), 0) - 0.4 * reach, 2.2 * reach)
@@ -103,7 +102,7 @@ def lines(results: Results) -> Figure:
             for score in results.networks:
                 distances, losses = _slices(results, score, stage, task)
                 middle = losses.shape[1] // 2
-                _band(axis, distances, (losses[:, :, middle] + losses[:, middle, :]) / 2, results, score)
+                _lines(axis, distances, (losses[:, :, middle] + losses[:, middle, :]) / 2, _look(results, score))
             axis.set_yscale("log")
         return _with_legend(drawn, len(results.networks))
 
@@ -133,7 +132,7 @@ def barriers(results: Results) -> Figure:
         for axis, task, pair in panels(drawn, TASKS, results.pairs, **texts, sharex=True, sharey="row"):
             for score in (score for score in results.networks if results.has(score, pair)):
                 shares = results.barrier(score, pair, task, "shares")[0]
-                _band(axis, 100 * shares, results.barrier(score, pair, task, "losses"), results, score)
+                _lines(axis, 100 * shares, results.barrier(score, pair, task, "losses"), _look(results, score))
         return _with_legend(drawn, len(results.networks))
 
 
@@ -147,37 +146,27 @@ def _slices(results: Results, score: str, stage: str, task: str) -> tuple[np.nda
 
 
 def _look(results: Results, score: str) -> dict[str, Any]:
+    """How the line of a network looks, and what it is called."""
     if score == "dense":
-        return {"color": _INK, "linestyle": "--", "linewidth": 1.4}
-    return style(results, score)
+        return {"color": _INK, "linestyle": "--", "linewidth": 1.4, "label": label(score)}
+    return style(results, score) | {"label": label(score)}
 
 
-def _ends(values: np.ndarray, results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    intervals = [results.interval(column) for column in values.T]
-    mean, low, high = np.array(intervals).T
-    return low, mean, high
-
-
-def _band(axis: Any, x: np.ndarray, values: np.ndarray, results: Results, score: str) -> None:
-    low, mean, high = _ends(values, results)
-    look = _look(results, score)
-    axis.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
-    axis.plot(x, mean, label=label(score), **look)
+def _lines(axis: Any, x: np.ndarray, values: np.ndarray, look: dict[str, Any]) -> None:
+    """Draws the mean over seeds, and each seed as a thin line: a few of them say more than a band would."""
+    for one in values if len(values) > 1 else ():
+        axis.plot(x, one, color=look["color"], alpha=0.35, linewidth=0.6)
+    axis.plot(x, values.mean(axis=0), **look)
 
 
 def _point(
-    axis: Any,
-    place: int,
-    values: np.ndarray,
-    results: Results,
-    color: str,
-    marker: str = "o",
-    filled: str = "",
-    text: str | None = None,
+    axis: Any, place: int, values: np.ndarray, color: str, marker: str = "o", filled: str = "", text: str | None = None
 ) -> None:
-    mean, low, high = results.interval(values)
-    axis.plot([place, place], [low, high], color=color, linewidth=1.4)
-    axis.plot(place, mean, marker=marker, color=color, markerfacecolor=filled or color, linestyle="none", label=text)
+    """Draws the mean over seeds, and each seed as a dash."""
+    for value in values if len(values) > 1 else ():
+        axis.plot(place, value, marker="_", markersize=9, color=color, alpha=0.7, linestyle="none")
+    look = {"marker": marker, "color": color, "markerfacecolor": filled or color, "linestyle": "none", "label": text}
+    axis.plot(place, values.mean(), **look)
 
 
 def _categories(axis: Any, names: list[str]) -> None:

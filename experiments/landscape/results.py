@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.shared.pages import counted
 from experiments.shared.results import Case, Claim, Table, above_zero, case, interval
 from jaxprune import stats
 
@@ -15,10 +16,10 @@ STAGE_NAMES = {"pruned": "pruned", "finetuned": "fine-tuned on source"}
 
 
 class Results:
-    """The records of the study, looked up by score."""
+    """The records of the study, looked up by score; ``inputs`` say on how many images the loss was measured."""
 
-    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
-        self.records = records
+    def __init__(self, records: Sequence[dict[str, Any]], inputs: Any) -> None:
+        self.records, self.inputs = records, inputs
         self._runs: dict[str, list[dict[str, Any]]] = {}
         for record in records:
             self._runs.setdefault(record["config"]["score"], []).append(record["metrics"])
@@ -26,6 +27,17 @@ class Results:
         self.scores = [score for score in self.networks if score != "dense"]
         self.seeds = sorted({record["config"]["seed"] for record in records})
         self.pairs = list(dict.fromkeys(pair for runs in self._runs.values() for pair in runs[0]["barriers"]))
+
+    @property
+    def count(self) -> str:
+        """Says how many seeds there are, and on how many images of each the loss was measured."""
+        names = self.records[0]["metrics"]["tasks"]
+        classes = {task.name: task.classes for task in self.inputs.tasks}
+        sizes = {
+            role: len(self.inputs.indices(self.seeds[0], "scoring", classes[name])[1]) for role, name in names.items()
+        }
+        images = ", ".join(f"{size} ({role})" for role, size in sizes.items())
+        return f"{counted(len(self.seeds), 'seed')}; n = {images} images of each."
 
     def each(self, score: str, read: Callable[[dict[str, Any]], Any]) -> np.ndarray:
         """Reads a number, or a list, from the metrics of every seed: [seeds, ...]."""
@@ -58,12 +70,21 @@ class Results:
         """Returns the "height", "shares" or "losses" of a barrier."""
         return self.each(score, lambda metrics: metrics["barriers"][pair][task][name])
 
+    def rise(self, score: str, pair: str, task: str) -> np.ndarray:
+        """Returns how far the loss rises above the chord between two networks, inside, over the mean of their losses.
+
+        Below 0 where it stays below the chord; a barrier's height would be 0 there, of however many seeds.
+        """
+        shares, losses = (self.barrier(score, pair, task, name) for name in ("shares", "losses"))
+        chord = losses[:, :1] + shares * (losses[:, -1:] - losses[:, :1])
+        return (losses - chord)[:, 1:-1].max(axis=1) / losses[:, [0, -1]].mean(axis=1)
+
     def has(self, score: str, pair: str) -> bool:
         """Says whether a network has that pair: the dense one is not compared with itself."""
         return pair in self._runs[score][0]["barriers"]
 
     def interval(self, values: np.ndarray) -> stats.Interval:
-        """Returns the mean over seeds with its bootstrap interval; of three seeds, from the least to the most."""
+        """Returns the mean over seeds with its interval."""
         return interval([np.array([value]) for value in values])
 
 
@@ -76,7 +97,7 @@ def claims(settings: Any) -> list[Claim]:
 
     no_barrier = Claim(
         "no barrier",
-        f"height below {100 * margin:g} % of the mean loss at the ends",
+        f"the loss between two networks rises by less than {100 * margin:g} % of its mean at the ends",
         _cases(_barriers),
         lambda found: stats.at_least(stats.Interval(-found.mean, -found.high, -found.low), -margin),
         "share of the loss",
@@ -195,6 +216,4 @@ def _barriers(results: Results) -> Iterator[_Number]:
         for score in results.networks:
             if results.has(score, pair):
                 for task in TASKS:
-                    losses = results.barrier(score, pair, task, "losses")
-                    ends = (losses[:, 0] + losses[:, -1]) / 2
-                    yield (score, f"{pair}, {task}", results.barrier(score, pair, task, "height") / ends)
+                    yield (score, f"{pair}, {task}", results.rise(score, pair, task))

@@ -61,9 +61,8 @@ def open_study(settings: Settings) -> Inputs:
     check.sparsity(settings.sparsity)
     check.choice("matrix", settings.matrix, ("hessian", "ggn"))
     positive(settings, "count", "steps", "probes", "reach", "margin")
-    for name in ("trace_probes", "points"):
-        if getattr(settings, name) < 2:
-            raise ValueError(f"{name}: expected 2 or more, but got {getattr(settings, name)}.")
+    for name, least in {"trace_probes": 2, "points": 3}.items():
+        check.whole(name, getattr(settings, name), least)
     if settings.count > settings.steps:
         raise ValueError(
             f"count: expected at most steps ({settings.steps}), but got {settings.count}. Take more steps."

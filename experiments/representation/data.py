@@ -49,6 +49,10 @@ class Inputs:
     """Of the images, or of a few scenes; and of the text of a score of the user's."""
     _last: dict[int, Images] = field(default_factory=dict)
 
+    def tested(self, seed: int) -> np.ndarray | None:
+        """Says which images test the networks of a seed: their numbers among all; None where each seed has its own."""
+        return None if self.annotated is None else _split(self.annotated, self.settings, seed)[1]
+
     def images(self, seed: int) -> Images:
         """Paints the scenes of a seed, or splits the images; those of the last seed are kept for all architectures."""
         if seed not in self._last:

@@ -113,7 +113,7 @@ def _asides(count: int) -> list[float]:
 
 def _line(axis: Any, here: Table, spots: Table, quantity: Quantity, *, banded: bool, aside: float) -> None:
     text, color = method(quantity.line), _LINES.get(quantity.line, _INK)
-    # Intervals of few seeds are widened, beyond what values can be: tables have them as they are.
+    # Intervals of few seeds reach beyond what values can be, and may have no ends: tables have them as they are.
     here = here.assign(low=here.low.clip(quantity.least, 1), high=here.high.clip(quantity.least, 1))
     ladder = here[here.arm == LADDER].sort_values("rung")
     control = here[(here.arm == CONTROL) | ((here.arm == LADDER) & (here.rung == 0))].sort_values("rung")

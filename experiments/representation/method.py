@@ -8,7 +8,7 @@ from experiments.representation.networks import LOSS
 from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD
 from experiments.representation.results import Results
 from experiments.representation.settings import BUGS, LADDER, LEGACY, RANDOM, SNIP
-from experiments.shared.pages import DATA, counted, joined, percent
+from experiments.shared.pages import DATA, INTERVALS, chosen, counted, joined
 from experiments.shared.styles import label
 from jaxprune import tree
 
@@ -19,12 +19,6 @@ def approach(settings: Any, results: Results) -> dict[str, str]:
     rungs = [f"{rung_label(results.sparsity(first, LADDER, rung))} %" for rung in results.rungs(first, LADDER)]
     positions = ", those of the position networks of Swin V2 among them" if "swin" in results.architectures else ""
     left_out = f" Kernels named {settings.exclude} are left out." if settings.exclude else ""
-    few = (
-        "All intervals are widened by √(n / (n − 1)) for n seeds; where seeds differ more than their images make them, "
-        "those of few seeds are too narrow all the same."
-        if len(results.seeds) > 1
-        else "Of one seed intervals say nothing about others."
-    )
     kinds = []
     for kind in map(find, results.architectures):
         shapes = kind.shapes(settings.image, len(results.truths[results.seeds[0]]["classes"]))
@@ -37,18 +31,17 @@ def approach(settings: Any, results: Results) -> dict[str, str]:
         "Networks.": f"{'; '.join(kinds)}. All are trained with AdamW, weight decay 0.01, warm-up and "
         f"cosine decay that start anew on every rung, batches of {settings.batch_size}, "
         f"{LOSS.__name__.replace('_', ' ')}.",
-        "Ladder.": f"The dense network is trained for {settings.first_steps} steps. Then {percent(settings.share)} of "
+        "Ladder.": f"The dense network is trained for {settings.first_steps} steps. Then {chosen(settings.share)} of "
         f"the weights that are left go, those that rank lowest by {label(settings.score)} over all prunable kernels at "
         f"once, and the network is trained for {settings.steps} steps from the weights that it has: "
         f"{', '.join(rungs)}. Sparsity is that of the prunable kernels{positions}; the share of all kernels is in the "
         f"last table.{left_out}",
         "Controls.": " ".join(text for arm, text in _CONTROLS.items() if not arm or arm in arms),
-        "Statistics.": f"{counted(len(results.seeds), 'seed')}. Bands are 95 % bootstrap intervals of each value by "
-        "itself, over seeds and images. Gains are paired by seed and image, signed so that above 0 is better, and the "
-        "intervals of a ladder hold at once (maximum of the studentised deviations, Romano and Wolf 2005), since the "
-        f"best of several rungs is looked for. {few} Found: one interval lies above the margin; not found: none "
-        "reaches above it; undecided: anything else. Nothing is corrected for the number of measures and "
-        "architectures.",
+        "Statistics.": f"{counted(len(results.seeds), 'seed')}. {INTERVALS} Gains are paired by seed and image, signed "
+        "so that above 0 is better, and the intervals of a ladder hold at once (Šidák 1967), since the best of several "
+        "rungs is looked for. Found: one interval lies above the margin; not found: none reaches above it; undecided: "
+        "anything else. Consistencies and the shape bias, which are no means, have intervals by the jackknife, which "
+        "hold less often where images are few (85 % at 40, 95 % at 200).",
         **({"Filters.": filters} if widths else {}),
         "Observers.": f"Simulated; no people were asked. {settings.observers} for every condition. With s the place of "
         "a level among those of its distortion, from 0 (the control) to 1, z the standardised logarithm of the "
@@ -139,7 +132,7 @@ def captions(settings: Any, results: Results) -> dict[str, str]:
         ODD: "Two images of one class and one of another: the share of the choice that falls on the other one. The odd "
         "one is what remains beside the most similar pair, by the cosine of the features before the classifier; ties "
         "are shared. After the task of Hebart et al. (2020), Nature Human Behaviour 4, with classes in place of "
-        "people's choices. Dotted: chance, one third. Triplets share images: resampled one by one they would give "
+        "people's choices. Dotted: chance, one third. Triplets share images: taken as independent they would give "
         "intervals that are too narrow, so there are none, and no verdicts.",
     }
 

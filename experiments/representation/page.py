@@ -8,36 +8,32 @@ from rich.table import Table as Printed
 from experiments.representation import figures
 from experiments.representation.figures import ARMS, method, rung_label, title
 from experiments.representation.method import approach, captions, legacy
-from experiments.representation.quantities import ACCURACY, DECIDE, ODD, QUESTIONS, RANDOM_MAP
+from experiments.representation.quantities import ACCURACY, DECIDE, LOOK, ODD, QUESTIONS, RANDOM_MAP
 from experiments.representation.results import REFERENCES, Results
-from experiments.representation.settings import CONTROL, LADDER
-from experiments.shared.pages import DATA, counted, few_seeds, joined, percent, verdict_table
-from experiments.shared.results import Table
+from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP
+from experiments.shared import pages
+from experiments.shared.pages import DATA, TONES, counted, joined, percent, spread, verdict_table
+from experiments.shared.results import DIFFERENCES, Table, interval
 from jaxprune import report
 from jaxprune.report import Cell
 
-_MOST = 6  # sweet spots, or networks, that a sentence lists
+_MOST = 6  # networks that a sentence lists
 
 
 def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    page = report.Page(
+    page = pages.begun(
         "When does pruning benefit a representation?",
-        f"Networks trained on {DATA.get(settings.data, settings.data)} are pruned rung by rung and trained again. Do "
-        "they look at the object, are objects found in their features, and do they decide as observers do? A rung that "
-        "is better than the dense network would be a sweet spot.",
-    )
-    page.section("Look first")
-    page.drawing(
+        opening(settings, results, tested),
+        results.seeds,
+        notices(results),
         figures.overview(results),
-        f"Test images of seed {results.seeds[0]}, the object outlined. Attributions of what each network decides for, "
-        "over the image in grey: the brighter, the more relevant; every map is scaled by its own largest value, and of "
-        "integrated gradients the root is shown. With Grad-CAM the true box (dashed) and the one that LOST finds in "
-        "the network's features (blue; a box around the whole image: nothing was singled out). Images are an "
-        "impression: the numbers are below.",
+        f"Test images of seed {results.seeds[0]}, the object outlined. Attributions of what each network decides for: "
+        "the brighter, the more relevant; every map is scaled by its own largest value (of integrated gradients, the "
+        "root). With Grad-CAM the true box (dashed) and the one that LOST finds (blue). An impression: the numbers are "
+        "below.",
     )
-    page.section("What was found")
-    page.points(findings(settings, results, tested))
+    _sweet_spots(page, tested)
     meanings = captions(settings, results)
     for question, heading in QUESTIONS.items():
         if any(one.question == question for one in results.quantities):
@@ -45,8 +41,9 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
             page.drawing(
                 figures.ladders(results, tested, question), f"{meanings[question]} {_count(results, question)}"
             )
-            if why := untested(tested, question):
-                page.text(why)
+            said = (untested(tested, question), _flat(results) if question == LOOK else "")
+            for words in filter(None, said):
+                page.text(words)
             for _, rows in tested[tested.question == question].groupby("claim", sort=False):
                 named = [_name(title(row.architecture), row.method) for row in rows.itertuples()]
                 verdict_table(page, rows.assign(network=named), "network", "quantity", shown=_best)
@@ -79,18 +76,14 @@ def _count(results: Results, question: str) -> str:
     least, most = examples.min(), examples.max()
     counts = f"{least} to {counted(most, of)}" if least < most else counted(most, of)
     dashed = "; those of dashed lines are in the tables" if several else ""
-    bands = (
-        f" Bands and bars: 95 % bootstrap intervals over seeds and images, of each value by itself{dashed}. Bands are "
-        "drawn no further than values can be."
-    )
+    bands = f" Bands and bars: intervals of 95 %, of each value by itself{dashed}, no further than values can be."
     aside = " Marks of several methods stand side by side." if several else ""
     shown = bands if all(one.independent for one in asked) else ""
     return f"{counted(len(results.seeds), 'seed')}, {counts} in all.{shown} Rungs stand at equal distances.{aside}"
 
 
 def _best(row: Any) -> str:
-    below = f" ({blind(row)})" if row.verdict == "found" and row.level else ""
-    return f"{signed(row.mean, row.margin)} at {rung_label(row.sparsity)} %{below}"
+    return f"at {rung_label(row.sparsity)} %{'*' if row.verdict == 'found' and row.level else ''}"
 
 
 def _name(first: str, line: str, *more: str) -> str:
@@ -115,15 +108,13 @@ def _number_tables(page: report.Page, results: Results) -> None:
         less = " Less is better." if quantity.smaller else ""
         caption = (
             f"{quantity.name[0].upper()}{quantity.name[1:]}.{less}{levels} Columns: the sparsity of the ladder's rung; "
-            "a dense network trained as long as to that rung stands in its column. Hover for n, and for 95 % intervals "
-            "where there are any."
+            "a dense network trained as long as to that rung stands in its column. In small type: intervals of 95 %."
         )
         page.table(caption, heads, rows, folded=True)
 
 
 def _number(row: Any) -> Cell:
-    interval = "" if np.isnan(row.low) else f"95 % interval {row.low:.3f} to {row.high:.3f}; "
-    return Cell(f"{row.mean:.3f}", hint=f"{interval}n = {row.examples}, seeds: {row.seeds}")
+    return Cell(f"{row.mean:.3f}", note=f"{row.low:.3f} to {row.high:.3f}" if np.isfinite(row.low) else "")
 
 
 def summary(settings: Any, results: Results, tested: Table) -> Printed:
@@ -151,28 +142,63 @@ def summary(settings: Any, results: Results, tested: Table) -> Printed:
 # ------------------------------------------------------------------------------------------------------ what was found
 
 
-def signed(value: float, margin: float = 0.0) -> str:
-    """Writes a gain with its sign, three digits after the point, or as many as tell it from the margin.
-
-    >>> signed(-0.0304), signed(0.00034), signed(0.0), signed(0.0502, 0.05)
-    ('−0.030', '+0.0003', '0.000', '+0.0502')
-    """
-    digits = next((many for many in range(3, 9) if round(value, many) != round(margin, many)), 3)
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
-def spot(row: Any) -> str:
-    """Writes the rung of a verdict with its gain and interval, and whether it is no better than a blind guess."""
-    ends = f"95 % interval {signed(row.low, row.margin)} to {signed(row.high, row.margin)}"
-    reached = f"; {row.value:.3f}, {blind(row)}, {row.level_value:.3f}" if row.level else ""
-    return f"{signed(row.mean, row.margin)} at {rung_label(row.sparsity)} % ({ends}{reached})"
+def opening(settings: Any, results: Results, tested: Table) -> str:
+    """Says what was asked and what was found, whichever way it came out, in sentences made from the verdicts."""
+    own = tested[tested.method != RANDOM_MAP]
+    counts = []
+    for against, meaning in REFERENCES.items():
+        rows = own[own.against == against]
+        found = f"{int((rows.verdict == 'found').sum())} of {len(rows)} over {meaning}"
+        counts.append(f"{found} ({pages.by_chance(rows)} by chance)")
+    return (
+        f"Networks trained on {DATA.get(settings.data, settings.data)} are pruned rung by rung and trained again. Do "
+        "they look at the object, are objects found in their features, do they decide as simulated observers do? A "
+        "rung that is better is a sweet spot: one is found in "
+        f"{joined(counts)}. {_accuracies(results)}"
+    )
 
 
-def blind(row: Any) -> str:
-    """Names the level without looking that the rung of a verdict is no better than; empty where it is better."""
-    article = "the " if row.level in ("centre box", "whole image") else ""
-    return f"no better than {article}{method(row.level)}" if row.level else ""
+def notices(results: Results) -> list[str]:
+    """Says what a reader must know before any number: of training that differs."""
+    accuracy = next(one for one in results.quantities if one.question == ACCURACY)
+    ready, worse, once, said = [], [], {}, []
+    for name in results.architectures:
+        last, arms = max(results.rungs(name, LADDER)), {arm for one, arm, _ in results.runs if one == name}
+        sides = [results.columns(accuracy, name, *place) for place in ((CONTROL, last), (LADDER, 0))]
+        changes = [(after - before)[:, 0] for after, before in zip(*sides, strict=True)]
+        gain = interval(changes, results.examples(changes), DIFFERENCES)
+        ready += [f"{title(name)} by {spread(gain)}"] if gain.low > 0 else []
+        worse += [f"{title(name)} by {spread(gain)}"] if gain.high < 0 else []
+        once |= dict.fromkeys(ARMS[arm] for arm in (RANDOM, SNIP) if arm in arms)
+    if ready:
+        said.append(
+            f"Dense networks had not converged: training on, without pruning, changes the accuracy of {joined(ready)}. "
+            "Rungs are to be compared with that control."
+        )
+    if worse:
+        said.append(f"Training on, without pruning, harms dense networks: {joined(worse)} of accuracy.")
+    if once:
+        said.append(
+            "Pruned at once and trained once, where the ladder is trained after every rung, and so no fair comparison "
+            f"with it: {joined(list(once))}."
+        )
+    return said
+
+
+def _sweet_spots(page: report.Page, tested: Table) -> None:
+    """Adds for every question in how many comparisons a sweet spot was found, and what to bear in mind."""
+    words, rows = ("found", "undecided", "not found"), []
+    for (question, against), here in tested.groupby(["question", "against"], sort=False):
+        counts = [int((here.verdict == word).sum()) for word in words]
+        blind = int(((here.verdict == "found") & (here.level != "")).sum())
+        cells = [Cell(str(count), TONES[word] if count else "none") for count, word in zip(counts, words, strict=True)]
+        rows.append([QUESTIONS[str(question)], f"{against}", *cells, str(blind), pages.by_chance(here)])
+    page.table(
+        "Sweet spots, all rungs of a ladder tested at once. Found*: no better than what is reached without looking "
+        "(chance, a fixed box, pixels in random order). By chance: how many would be found were nothing gained.",
+        ["", "over", *words, "found*", "by chance"],
+        rows,
+    )
 
 
 def untested(tested: Table, question: str) -> str:
@@ -184,38 +210,6 @@ def untested(tested: Table, question: str) -> str:
     return why if question == DECIDE and not (tested.question == question).any() else ""
 
 
-def findings(settings: Any, results: Results, tested: Table) -> dict[str, str]:
-    """States what was found, whichever way it came out, in sentences made from the verdicts."""
-    # Gains of a random order belong to no method, and are told apart below.
-    own = tested[tested.method != RANDOM_MAP]
-    answers = {
-        heading: " ".join(_answer(own[own.question == question], against) for against in REFERENCES)
-        if (own.question == question).any()
-        else untested(tested, question)
-        for question, heading in QUESTIONS.items()
-    }
-    asked = (
-        "The observers that decisions are compared with are simulated: they err more under stronger distortion and "
-        "about smaller objects, by a formula given below. What is close to them is not thereby close to people."
-    )
-    rows = tested[(tested.method == RANDOM_MAP) & (tested.verdict == "found")].itertuples()
-    spots = [f"{title(one.architecture)}, {one.quantity}, against {REFERENCES[one.against]}" for one in rows]
-    any_order = (
-        "Insertion or deletion improves even where pixels come in random order, as decisions need more or fewer "
-        f"pixels, whichever they are: {'; '.join(spots)}. The verdicts on methods are of the distance to it."
-    )
-    points = {
-        "Accuracy along the ladder.": _accuracies(results),
-        "Sweet spots.": _overall(settings, results, own),
-        **answers,
-        "Random order.": any_order if spots else "",
-        "Flat maps.": _flat(results),
-        "No people were asked.": asked if (tested.question == DECIDE).any() else "",
-        "Few seeds.": few_seeds(len(results.seeds)).strip(),
-    }
-    return {lead: words for lead, words in points.items() if words}
-
-
 def _accuracies(results: Results) -> str:
     sentences = []
     rows = results.curves[results.curves.question == ACCURACY].set_index(["architecture", "arm", "rung"])["mean"]
@@ -224,47 +218,7 @@ def _accuracies(results: Results) -> str:
         ends = [percent(rows[name, arm, rung]) for arm, rung in ((LADDER, 0), (LADDER, last), (CONTROL, last))]
         at = f"{rung_label(results.sparsity(name, LADDER, last))} % sparsity"
         sentences.append(f"{title(name)} {ends[0]} → {ends[1]} at {at} (dense, trained equally long: {ends[2]})")
-    return f"{'; '.join(sentences)}."
-
-
-def _overall(settings: Any, results: Results, own: Table) -> str:
-    counted = []
-    for against, meaning in REFERENCES.items():
-        verdicts = own.verdict[own.against == against]
-        counts = ", ".join(f"{(verdicts == one).sum()} {one}" for one in ("found", "undecided", "not found"))
-        counted.append(f"over {meaning}: {counts}, of {len(verdicts)}")
-    margin = f" by more than {settings.margin:g}" if settings.margin else ""
-    less = list(dict.fromkeys(one.name for one in results.quantities if one.smaller and one.name in set(own.quantity)))
-    sign = f" A + means better, also of measures of which less is better ({joined(less)})." if less else ""
-    found = own[own.verdict == "found"]
-    below = (found.level != "").sum()
-    guessed = (
-        f" Better is not yet good: of the {len(found)} found, {below} name a rung whose mean is no better than what is "
-        "reached without looking (chance, a fixed box, pixels in random order), as is said there."
-    )
-    return (
-        f"A sweet spot is a rung that is better{margin}, tested for all rungs of a ladder at once, for every "
-        "architecture and measure but the odd one out, whose triplets share images. Gains "
-        f"{'; '.join(counted)}.{sign}{guessed if below else ''} A gain over the dense network can come from pruning or "
-        "from the longer training that a rung has had; one over the dense network trained equally long cannot come "
-        "from that. The verdicts are many: were nothing gained or lost anywhere, about "
-        f"{0.025 * len(own):.2g} of these {len(own)} would be found by chance, and more where seeds differ much."
-    )
-
-
-def _answer(here: Table, against: str) -> str:
-    rows = here[here.against == against]
-    found = rows[rows.verdict == "found"].sort_values("mean", ascending=False, kind="stable")
-    counts = [f"found in {len(found) or 'none'} of {len(rows)}"]
-    counts += [f"{one} in {sum(rows.verdict == one)}" for one in ("undecided", "not found") if one in set(rows.verdict)]
-    spots = []
-    for row in found.head(_MOST).itertuples():
-        # The quantity and the method, where the question has several.
-        words = [title(row.architecture), row.quantity if rows.quantity.nunique() > 1 else "", method(row.method)]
-        spots.append(f"{', '.join(filter(None, words))}: {spot(row)}")
-    more = [f"{len(found) - _MOST} more are in the table"] if len(found) > _MOST else []
-    listed = f" {'; '.join([*spots, *more])}." if spots else ""
-    return f"Against {REFERENCES[against]}: {', '.join(counts)}.{listed}"
+    return f"Accuracy: {'; '.join(sentences)}." if len(sentences) < 3 else ""
 
 
 def _flat(results: Results) -> str:

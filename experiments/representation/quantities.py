@@ -2,7 +2,7 @@
 
 A quantity is read off a record as [images, columns], so that every comparison is paired image by image.  Most have one
 column, whose mean over images is their value.  A consistency is no mean: it has columns for each condition and
-observer, and its value is computed from their means, of all images or of a resample.
+observer, and its value is computed from their means, of all images or without one of them.
 """
 
 import itertools
@@ -33,6 +33,11 @@ RANDOM_MAP = "random map"
 """Pixels in random order: the control of insertion and deletion."""
 
 
+def mean(means: np.ndarray) -> np.ndarray:
+    """The value of a quantity of one column: its mean over images."""
+    return means[..., 0]
+
+
 class Quantity(NamedTuple):
     """Something that is measured of every network.
 
@@ -45,20 +50,22 @@ class Quantity(NamedTuple):
       levels: truth -> what is reached without looking, by name.
       smaller: whether less is better.
       tested: what gains are computed of, where that is not what ``read`` gives.
-      independent: whether its rows can be resampled.  Where they cannot it has neither intervals nor verdicts.
+      independent: whether its rows are independent.  Where they cannot it has neither intervals nor verdicts.
       least: no value lies below it; none lies above 1.
+      hits: whether its one column says which images are right, or how often.
     """
 
     question: str
     name: str
     line: str
     read: Read
-    value: Callable[[np.ndarray], np.ndarray] = lambda means: means[..., 0]
+    value: Callable[[np.ndarray], np.ndarray] = mean
     levels: Callable[[Metrics], dict[str, float]] = lambda truth: {}
     smaller: bool = False
     tested: Read | None = None
     independent: bool = True
     least: float = 0.0
+    hits: bool = False
 
     def place(self, architecture: str) -> dict[str, str]:
         """Names it in a table."""
@@ -68,10 +75,11 @@ class Quantity(NamedTuple):
 def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequence[str]) -> list[Quantity]:
     """Lists what can be said of networks; ``kept`` are the distorted conditions that count, as "contrast c30"."""
     methods = dict.fromkeys(name for one in records for name in one["attribution"] if name != RANDOM_MAP)
-    listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess)]
+    listed = [Quantity(ACCURACY, "accuracy", "", lambda run, _: _column(run["hits"]), levels=_guess, hits=True)]
     for name, method in itertools.product(("mass", "rank", "pointing"), methods):
         chance = lambda truth: {"chance": float(np.mean(truth["chance"]))}  # noqa: E731
-        listed.append(Quantity(LOOK, name, method, _attributed(name, method), levels=chance))
+        read = _attributed(name, method)
+        listed.append(Quantity(LOOK, name, method, read, levels=chance, hits=name == "pointing"))
     for name, method in itertools.product(("insertion", "deletion"), [*methods, RANDOM_MAP]):
         tested = None if method == RANDOM_MAP else _beyond_random(name, method)
         smaller = name == "deletion"
@@ -79,7 +87,7 @@ def quantities(records: Sequence[Metrics], truths: Sequence[Metrics], kept: Sequ
     for name in dict.fromkeys(name for one in records for name in one["discovery"]):
         read = lambda run, _, name=name: _column(run["discovery"][name]["hits"])  # noqa: E731
         boxes = lambda truth: {name: float(np.mean(hits)) for name, hits in truth["baselines"].items()}  # noqa: E731
-        listed.append(Quantity(FIND, "CorLoc", name, read, levels=boxes))
+        listed.append(Quantity(FIND, "CorLoc", name, read, levels=boxes, hits=True))
     listed += _decisions(kept) if kept else []
     if all(one["conflict"] is not None for one in truths):
         listed.append(Quantity(CUES, "shape bias", "", _cues, bias, lambda _: {"no leaning": 0.5}))
@@ -98,7 +106,8 @@ def _decisions(kept: Sequence[str]) -> list[Quantity]:
 
     def distorted(run: Metrics, truth: Metrics) -> np.ndarray | None:
         """The mean over the conditions of a distortion, then over distortions, of each image: [images, 1]."""
-        return (right(run, truth) @ weighed)[:, None] if "distorted" in run else None
+        # The weights sum to 1 but for rounding.
+        return np.minimum(right(run, truth) @ weighed, 1.0)[:, None] if "distorted" in run else None
 
     def trials(run: Metrics, truth: Metrics) -> np.ndarray | None:
         """Own answers [images, c], then for each condition the k observers' and the agreement, [images, c k] each."""
@@ -121,7 +130,7 @@ def _decisions(kept: Sequence[str]) -> list[Quantity]:
         return Quantity(DECIDE, name, "", trials, value, **more)
 
     return [
-        Quantity(DECIDE, "accuracy, distorted", "", distorted, levels=_guess),
+        Quantity(DECIDE, "accuracy, distorted", "", distorted, levels=_guess, hits=True),
         paired("error consistency", error_consistency, levels=lambda _: {"independent errors": 0.0}, least=-1.0),
         paired("observed consistency", lambda own, other, agree: agree),
         paired("accuracy difference", lambda own, other, agree: (own - other) ** 2, smaller=True),

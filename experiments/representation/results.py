@@ -1,7 +1,7 @@
 """From the records of the study of representations to its numbers: curves with bands, gains, sweet spots."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -9,23 +9,26 @@ import numpy as np
 import pandas as pd
 
 from experiments.representation.measures import kept_conditions
-from experiments.representation.quantities import CUES, RANDOM_MAP, Quantity, quantities
+from experiments.representation.quantities import CUES, RANDOM_MAP, Quantity, mean, quantities
 from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Truth
-from experiments.shared.results import Case, Claim, Table
+from experiments.shared.results import DIFFERENCES, SHARES, Case, Claim, Table, interval
 from jaxprune import stats
 
 REFERENCES = {"dense": "the dense network", "equal training": "the dense network trained equally long"}
 """What rungs are compared with."""
 
-_BAND = 1000  # resamples of a band of a figure; verdicts take those of ``stats.simultaneous``
-_SEED = 0  # of the bootstrap
 _CASE = ["quantity", "method", "architecture", "against"]
 
 
 class Results:
-    """The records of a study, truths among them, looked up by architecture, arm and rung; all have the same seeds."""
+    """The records of a study, truths among them, looked up by architecture, arm and rung; all have the same seeds.
 
-    def __init__(self, settings: Any, records: Sequence[dict[str, Any]]) -> None:
+    ``tested`` says which images tested a seed, and nothing where no two seeds share any.
+    """
+
+    def __init__(
+        self, settings: Any, records: Sequence[dict[str, Any]], tested: Callable[[int], np.ndarray | None]
+    ) -> None:
         self.truths: dict[int, Any] = {}
         self.runs: dict[tuple[str, str, int], dict[int, Any]] = {}
         for record in records:
@@ -36,6 +39,7 @@ class Results:
                 key = config["architecture"], config["arm"], config["rung"]
                 self.runs.setdefault(key, {})[config["seed"]] = metrics
         self.seeds = sorted(self.truths)
+        self._tested = [tested(seed) for seed in self.seeds]
         self.architectures = list(dict.fromkeys(name for name, _, _ in self.runs))
         self.kept = kept_conditions(settings, list(self.truths[self.seeds[0]]["observers"]))
         metrics = [one for runs in self.runs.values() for one in runs.values()]
@@ -57,6 +61,11 @@ class Results:
         """Returns the mean over seeds of the share of weights that are gone."""
         return float(np.mean([metrics[of] for metrics in self.runs[architecture, arm, rung].values()]))
 
+    def examples(self, values: Sequence[np.ndarray]) -> Any:
+        """Says which images stand behind numbers that were read: the first of those that tested the seed."""
+        known = [one for one in self._tested if one is not None]
+        return [one[: len(read)] for one, read in zip(known, values, strict=True)] if known else "fresh"
+
     def value(self, quantity: Quantity, architecture: str, arm: str, rung: int) -> tuple[stats.Interval, int]:
         """Returns a quantity of a network with its own 95 % interval, NaN where it has none, and of how many images."""
         read = self.columns(quantity, architecture, arm, rung)
@@ -64,9 +73,11 @@ class Results:
         if not quantity.independent:
             centre = float(np.mean([quantity.value(one.mean(axis=0)) for one in read]))
             return stats.Interval(centre, np.nan, np.nan), count
-        # Not ``stats.bootstrap``: bands allow for few seeds as the intervals of gains do.
+        examples = self.examples(read)
+        if quantity.value is mean:
+            return interval([one[:, 0] for one in read], examples, SHARES if quantity.hits else None), count
         value = lambda means: quantity.value(means)[..., None]  # noqa: E731
-        return stats.simultaneous(read, seed=_SEED, statistic=value, resamples=_BAND)[0], count
+        return stats.simultaneous(read, examples=examples, statistic=value)[0], count
 
     def levels(self, quantity: Quantity) -> dict[str, float]:
         """Returns what is reached without looking, by name; the mean over seeds."""
@@ -87,13 +98,18 @@ class Results:
         places = sides + [(LADDER, rung) for rung in rungs]
         read = [self.columns(quantity, architecture, arm, rung, tested=True) for arm, rung in places]
         values = [np.concatenate([one[number] for one in read], axis=1) for number in range(len(self.seeds))]
-        sign = -1.0 if quantity.smaller else 1.0
+        sign, examples = -1.0 if quantity.smaller else 1.0, self.examples(values)
 
-        def gained(means: np.ndarray) -> np.ndarray:
-            each = quantity.value(means.reshape(*means.shape[:-1], len(places), -1))
+        def gained(each: np.ndarray) -> np.ndarray:
             return sign * (each[..., len(sides) :] - each[..., : len(sides)])
 
-        return dict(zip(rungs, stats.simultaneous(values, seed=_SEED, statistic=gained), strict=True))
+        if quantity.value is mean:
+            bounds = DIFFERENCES if quantity.hits else None
+            found = stats.simultaneous(list(map(gained, values)), examples=examples, bounds=bounds)
+        else:
+            value = lambda means: gained(quantity.value(means.reshape(*means.shape[:-1], len(places), -1)))  # noqa: E731
+            found = stats.simultaneous(values, examples=examples, statistic=value)
+        return dict(zip(rungs, found, strict=True))
 
     @cached_property
     def curves(self) -> Table:
@@ -159,7 +175,7 @@ def sweet_spots(results: Results, *, against: str, margin: float) -> Iterator[Ca
     for names, ladder in results.gains[results.gains.against == against].groupby(_CASE, sort=False):
         name, method, architecture, _ = names
         quantity = quantities[name, method]
-        above = ladder[ladder.low > margin]
+        above = ladder[ladder.low > margin + stats.ROUNDING]
         best = (above if len(above) else ladder).sort_values("mean", ascending=False, kind="stable").iloc[0]
         here = reached.loc[name, method, architecture, best.rung]
         # That a shape bias has no leaning makes it no worse.
@@ -173,5 +189,5 @@ def sweet_spots(results: Results, *, against: str, margin: float) -> Iterator[Ca
         more |= {"rungs_above": len(above), "margin": margin, "value": here["mean"], "level": level}
         more |= {"level_value": levels.get(level, np.nan)}
         intervals = [stats.Interval(row.mean, row.low, row.high) for row in ladder.itertuples()]
-        verdict, interval = stats.sweet_spot(intervals, margin), stats.Interval(best["mean"], best.low, best.high)
-        yield Case(dict(zip(_CASE, names, strict=True)), interval, here.examples, len(results.seeds), verdict, more)
+        verdict, gain = stats.sweet_spot(intervals, margin), stats.Interval(best["mean"], best.low, best.high)
+        yield Case(dict(zip(_CASE, names, strict=True)), gain, here.examples, len(results.seeds), verdict, more)

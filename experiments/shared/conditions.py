@@ -12,7 +12,7 @@ from experiments.shared.settings import each_once, fits, listed, positive
 from experiments.shared.splits import Inputs
 from jaxprune import check
 
-FINETUNE_RATES, PRETRAINED_RATES = (2e-4, 6e-4, 2e-3), (1e-5, 3e-5, 1e-4)
+FINETUNE_RATES, PRETRAINED_RATES = (2e-4, 1e-3, 5e-3), (2e-5, 1e-4, 5e-4)
 """Of fine-tuning, where no setting says so: the small network that is trained here, and pretrained ones."""
 
 
@@ -67,7 +67,7 @@ class Conditions:
     """Peak learning rate of Adam, with cosine decay; BatchNorm statistics stay frozen.  None: that of finetune_rates,
     for each network, with which it is best on the selection images of the source; of equals, the smallest."""
     finetune_rates: tuple[float, ...] = ()
-    """Which are compared.  Empty: 2e-4, 6e-4 and 2e-3 for the network that is trained here, 1e-5, 3e-5 and 1e-4 for
+    """Which are compared.  Empty: 2e-4, 1e-3 and 5e-3 for the network that is trained here, 2e-5, 1e-4 and 5e-4 for
     pretrained ones."""
 
 

@@ -68,9 +68,13 @@ class World:
 
     @property
     def chances(self) -> dict[str, float]:
-        """The accuracy of guessing on the source, and on the other tasks."""
-        source, others = self.inputs.source, [task.chance for task in self.inputs.tasks if task != self.inputs.source]
-        return {"source": source.chance, "transfer": float(np.mean(others))}
+        """The accuracy of guessing on the source, and on the other tasks, where every test image counts alike."""
+        source, others = self.inputs.source, [task for task in self.inputs.tasks if task != self.inputs.source]
+        sizes = [len(self.tests[task.name].data["label"]) for task in others]
+        return {
+            "source": source.chance,
+            "transfer": float(np.average([task.chance for task in others], weights=sizes)),
+        }
 
     @cached_property
     def scoring_loss(self) -> float:

@@ -1,20 +1,24 @@
 """How the pages of all studies say things: words, cells of verdicts, tables of claims, where it was computed."""
 
+import importlib.metadata
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
 from rich.table import Table as Printed
 
-from jaxprune import report
+from experiments.shared.results import FLOOR
+from jaxprune import report, stats
 from jaxprune.data import FRACTIONS
 from jaxprune.report import Cell
 
-TONES = {"holds": "good", "does not hold": "bad", "undecided": "unsure", "undecided (floor)": "none"}
+TONES = {"holds": "good", "does not hold": "bad", "undecided": "unsure", FLOOR: "none"}
 TONES |= {"found": "good", "not found": "none"}
 """The tone of a cell for each verdict."""
-MARKS = {"holds": "holds", "does not hold": "no", "undecided": "undecided", "undecided (floor)": "floor"}
+MARKS = {"holds": "holds", "does not hold": "no", "undecided": "undecided", FLOOR: "floor"}
 MARKS |= {"found": "found", "not found": "not found"}
 """What a cell says for each verdict."""
 DATA = {"digits": "handwritten digits", "shapes": "painted shapes with textures"}
@@ -22,10 +26,19 @@ DATA = {"digits": "handwritten digits", "shapes": "painted shapes with textures"
 
 
 def percent(share: Any) -> str:
-    """Writes a share in percent, three digits of it.
+    """Writes a measured share in percent, with one digit after the point.
 
-    >>> percent(0.1234)
-    '12.3 %'
+    >>> percent(0.1234), percent(0.99)
+    ('12.3 %', '99.0 %')
+    """
+    return f"{100 * share:.1f} %"
+
+
+def chosen(share: Any) -> str:
+    """Writes a share that somebody chose in percent, with no more digits than it has.
+
+    >>> chosen(0.5), chosen(0.075)
+    ('50 %', '7.5 %')
     """
     return f"{100 * share:.3g} %"
 
@@ -51,10 +64,21 @@ def joined(words: Sequence[str]) -> str:
 def points(share: float) -> str:
     """Writes a difference of two shares in percentage points.
 
-    >>> points(-0.0123)
-    '-1.2'
+    >>> points(-0.0123), points(0.0004)
+    ('−1.2', '0.0')
     """
-    return f"{100 * share:+.1f}"
+    text = f"{100 * share:+.1f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def spread(found: Any, write: Callable[[float], str] = points, unit: str = " points") -> str:
+    """Writes a mean with its interval; ``found`` has ``mean``, ``low`` and ``high``.
+
+    >>> spread(stats.Interval(-0.012, -0.02, -0.004)), spread(stats.Interval(0.1, -np.inf, np.inf))
+    ('−1.2 points (−2.0 to −0.4)', '+10.0 points (no interval)')
+    """
+    ends = f"{write(found.low)} to {write(found.high)}" if np.isfinite([found.low, found.high]).all() else "no interval"
+    return f"{write(found.mean)}{unit} ({ends})"
 
 
 def duration(seconds: float) -> str:
@@ -97,6 +121,30 @@ def rate(settings: Any) -> str:
     return f"at the rate among {joined(rates)} that is best for each network on the selection images"
 
 
+def done(settings: Any, data: str) -> dict[str, str]:
+    """Says how networks with frozen heads were made and tested, in the points of a short page."""
+    tuning = f"{settings.finetune_steps} steps on the source, {rate(settings)}. The dense control has the same."
+    return {
+        "Network.": network(settings, data),
+        "Splits.": splits(settings),
+        "Fine-tuning.": tuning,
+        "Intervals.": INTERVALS,
+    }
+
+
+def tuned(changes: Mapping[str, stats.Interval]) -> str:
+    """Says where fine-tuning alone changes the dense network by more than its interval; empty where it does not.
+
+    What it loses, pruned networks lose too; what it gains, it had not learned before, and they gain without pruning.
+
+    >>> tuned({"source": stats.Interval(0.0, -0.1, 0.1), "transfer": stats.Interval(-0.2, -0.3, -0.1)})
+    'Fine-tuning alone, without pruning, changes the dense network by −20.0 points (−30.0 to −10.0) on transfer.'
+    """
+    moved = {name: change for name, change in changes.items() if change.high < 0 or change.low > 0}
+    said = [f"{spread(change)} on {name}" for name, change in moved.items()]
+    return f"Fine-tuning alone, without pruning, changes the dense network by {joined(said)}." if said else ""
+
+
 def splits(settings: Any, tests: bool = False, protocol: str = "leak-free") -> str:
     """Says how images are split; ``tests``: whether the data set keeps some for testing."""
     if protocol == "public-proxy":
@@ -112,14 +160,43 @@ def splits(settings: Any, tests: bool = False, protocol: str = "leak-free") -> s
 
 
 def provenance(records: Sequence[dict[str, Any]]) -> str:
-    """Says how many runs there were, how long they took, where, and with which versions."""
+    """Says how many runs there were, when, how long they took, where, and with which versions."""
     place = records[0]["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in place["packages"].items())
+    dates = sorted({one["provenance"]["date"] for one in records if "date" in one["provenance"]})
+    when = f" on {joined(list(dict.fromkeys([dates[0], dates[-1]])))}" if dates else ""
+    minutes = sum(one["provenance"]["seconds"] for one in records) / 60
     return (
-        f"{len(records)} runs, {sum(one['provenance']['seconds'] for one in records) / 60:.1f} minutes without what "
-        f"they share, on {', '.join(sorted(set(place['devices'])))}. {versions}; Python "
-        f"{place['python']}; commit {place['commit'][:12]}."
+        f"{counted(len(records), 'run')}{when}, {minutes:.1f} minutes without what they share, on "
+        f"{', '.join(sorted(set(place['devices'])))}. {versions}; Python {place['python']}; commit "
+        f"{place['commit'][:12]}."
     )
+
+
+def begun(
+    title: str, summary: str, seeds: Sequence[int], notices: Sequence[str], drawn: Figure, caption: str
+) -> report.Page:
+    """Begins a page: in at most 120 words what was asked and found, what to know first, the figure that answers."""
+    page = report.Page(title, summary)
+    for words in (few_seeds(len(seeds)), *notices):
+        page.notice(words)
+    page.drawing(drawn, caption)
+    return page
+
+
+def ending(page: report.Page, command: str, tables: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """Ends a page: the command that made it, where and when it was computed, and links to its tables."""
+    page.section("Where this comes from")
+    page.code(command)
+    page.text(provenance(records))
+    page.links({f"{name}.csv": f"{name}.csv" for name in tables} | _repository())
+
+
+def _repository() -> dict[str, str]:
+    """Where the project says that it lives, in its metadata; nothing where it does not say."""
+    listed = importlib.metadata.metadata("jaxprune").get_all("Project-URL") or []
+    places = dict(one.split(", ", 1) for one in listed)
+    return {"repository": places["Repository"]} if "Repository" in places else {}
 
 
 def failures(failed: Sequence[tuple[Any, dict[str, Any]]], name: Callable[[Any], str], left_out: Sequence[str]) -> str:
@@ -133,17 +210,56 @@ def failures(failed: Sequence[tuple[Any, dict[str, Any]]], name: Callable[[Any],
 
 
 def few_seeds(count: int) -> str:
-    """Says of fewer than three seeds that they are few."""
-    few = " Fewer than three seeds say little about other seeds: take every verdict below as a first look."
-    return few if count < 3 else ""
+    """Says of fewer than three seeds what they leave open; empty of more."""
+    if count == 1:
+        return "One seed: nothing is decided about others; intervals, where there are any, are over its images alone."
+    return "Two seeds leave intervals very wide: little is decided." if count == 2 else ""
+
+
+INTERVALS = (
+    "Intervals of 95 %: Student's t over seeds, with the variance of test images that seeds share; exact where all "
+    "are right or wrong (jaxprune.stats). They were counted to hold in 93 % of simulated studies or more "
+    "(scripts/coverage.py)."
+)
+
+
+def held(tested: Any) -> str:
+    """Says in how many cases each claim holds, in a sentence."""
+    said = []
+    for name, rows in tested.groupby("claim", sort=False):
+        said.append(f"{name} in {(rows.verdict == 'holds').sum()} of {counted(len(rows), 'case')}")
+    return joined(said)
+
+
+def claims_table(page: report.Page, tested: Any) -> None:
+    """Adds what was found, in a row for each claim: in how many cases it holds, and in how many it would by chance."""
+    words = [one for one in MARKS if one in {"holds", "does not hold", "undecided"} or (tested.verdict == one).any()]
+    rows = []
+    for claim, here in tested.groupby("claim", sort=False):
+        counts = [int((here.verdict == word).sum()) for word in words]
+        tones = [TONES[word] if count else "none" for word, count in zip(words, counts, strict=True)]
+        cells = [Cell(str(count), tone) for count, tone in zip(counts, tones, strict=True)]
+        rows.append([Cell(str(claim), note=here.meaning.iloc[0]), *cells, by_chance(here)])
+    page.table(
+        "What was claimed, and in how many cases each verdict came out. Every case stands for itself; the last column "
+        f"says in how many {words[0]!r} would come out by chance, were the truth at the bound in all of them.",
+        ["claim", *(MARKS[one] if one == FLOOR else one for one in words), "by chance"],
+        rows,
+    )
+
+
+def by_chance(rows: Any) -> str:
+    """Says how many of these cases would hold, or be found, by chance were the truth at the bound: 2.5 % of them.
+
+    None of those of one seed, which decides nothing.
+    """
+    return f"{0.025 * (rows.seeds > 1).sum():.1f}"
 
 
 def verdict_cell(row: Any, shown: str = "") -> Cell:
-    """Writes a verdict as a cell; the interval is seen when hovering over it."""
+    """Writes a verdict as a cell, with the interval below it."""
     write: Callable[[float], str] = points if row.unit == "share" else "{:.3g}".format
-    unit = " points" if row.unit == "share" else ""
-    hint = f"{row.verdict}: {write(row.mean)}{unit}, 95 % interval {write(row.low)} to {write(row.high)}"
-    return Cell(f"{shown} {MARKS[row.verdict]}".strip(), TONES[row.verdict], f"{hint}; n = {row.n}, seeds: {row.seeds}")
+    return Cell(f"{shown} {MARKS[row.verdict]}".strip(), TONES[row.verdict], spread(row, write, ""))
 
 
 def verdict_table(
@@ -154,7 +270,7 @@ def verdict_table(
     label: Callable[[Any], str] = str,
     head: Callable[[Any], str] = str,
     shown: Callable[[Any], str] = lambda row: "",
-    folded: bool = False,
+    folded: bool = True,
 ) -> None:
     """Adds a table of one claim: a column of its table down, another across.
 
@@ -175,7 +291,12 @@ def verdict_table(
     for name, cells in rows.groupby(down, sort=False):
         found = {getattr(row, across): verdict_cell(row, shown(row)) for row in cells.itertuples()}
         table.append([label(name), *(found.get(one, "") for one in heads)])
-    page.table(f"{rows.claim.iloc[0]}: {rows.meaning.iloc[0]}", ["", *map(head, heads)], table, folded=folded)
+    least, most, seeds = rows.n.min(), rows.n.max(), rows.seeds.max()
+    count = f"n = {most}, " if least == most else f"n from {least} to {most}, "
+    unit = "points" if rows.unit.iloc[0] == "share" else rows.unit.iloc[0]
+    of = f"{count if most > seeds else ''}{counted(seeds, 'seed')}"
+    caption = f"{rows.claim.iloc[0]}: {rows.meaning.iloc[0]} ({unit}; {of})"
+    page.table(caption, ["", *map(head, heads)], table, folded=folded)
 
 
 def tally(tested: Any) -> Printed:

@@ -17,11 +17,18 @@ COLUMNS = ("claim", "case", "mean", "low", "high", "n", "seeds", "verdict")
 """What the verdicts of every study have; after them ``meaning``, ``unit``, and what names the case."""
 
 
-class Results:
-    """The records of a study, looked up by what decides them; those of one cell in the order of their seeds."""
+SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
+"""What hits, and differences of the hits of two networks, are limited to."""
 
-    def __init__(self, found: Sequence[dict[str, Any]]) -> None:
-        self.records = sorted(found, key=lambda one: one["config"]["seed"])
+
+class Results:
+    """The records of a study, looked up by what decides them; those of one cell in the order of their seeds.
+
+    ``inputs`` is what the study opened, such as ``splits.Inputs``, which says which images tested a seed.
+    """
+
+    def __init__(self, found: Sequence[dict[str, Any]], inputs: Any = None) -> None:
+        self.records, self.inputs = sorted(found, key=lambda one: one["config"]["seed"]), inputs
         self.seeds = sorted({one["config"]["seed"] for one in found})
         self.data, self.metrics = found[0]["data"], found[0]["metrics"]
 
@@ -33,25 +40,55 @@ class Results:
             if all(one["config"].get(name) == value for name, value in place.items())
         ]
 
-    def compare(
-        self, read: Callable[[dict[str, Any]], np.ndarray], this: dict[str, Any], than: dict[str, Any], chance: float
-    ) -> "Case":
-        """Compares two cells, seed by seed and example by example: a case named by the first; see ``paired``."""
-        sides = [[read(metrics) for metrics in self.of(**place)] for place in (this, than)]
-        return paired(this, *sides, chance=chance)
+    def examples(self, group: str) -> list[np.ndarray]:
+        """Says for every seed which images test the source ("source"), or the other tasks ("transfer").
 
-    def interval(self, read: Callable[[dict[str, Any]], np.ndarray], **place: Any) -> stats.Interval:
-        """Returns the mean of a number for each example over a cell, with its interval."""
-        return interval([np.atleast_1d(read(metrics)) for metrics in self.of(**place)])
+        Tasks are in the order of their names, as hits of theirs have to be: that of a record may be any.
+        """
+        names = sorted(task.name for task in self.inputs.tasks)
+        chosen = [name for name in names if (name == self.metrics["source"]) == (group == "source")]
+        return [self.inputs.tested(seed, chosen) for seed in self.seeds]
+
+    def count(self, groups: Sequence[str]) -> str:
+        """Says how many seeds there are, and how many test images of each group in all."""
+        sizes = ", ".join(f"{sum(map(len, self.examples(group)))} ({group})" for group in groups)
+        return f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}; n = {sizes} in all."
+
+    def accuracy(self, hits: Callable[[dict[str, Any], str], np.ndarray], group: str, **place: Any) -> stats.Interval:
+        """Returns the mean over a cell of its hits, (metrics, group) -> [n], with its interval."""
+        return interval([hits(metrics, group) for metrics in self.of(**place)], self.examples(group), SHARES)
+
+    def change(
+        self, hits: Callable[[dict[str, Any], str, str], np.ndarray], group: str, **place: Any
+    ) -> stats.Interval:
+        """Returns what fine-tuning changes in the accuracy of a cell, of its hits (metrics, group, stage) -> [n]."""
+        pairs = [[hits(one, group, stage) for stage in ("finetuned", "pruned")] for one in self.of(**place)]
+        return interval([after - before for after, before in pairs], self.examples(group), DIFFERENCES)
+
+    def compare(
+        self,
+        hits: Callable[[dict[str, Any], str], np.ndarray],
+        group: str,
+        this: dict[str, Any],
+        than: dict[str, Any],
+        chance: float,
+    ) -> "Case":
+        """Compares the hits of two cells, seed by seed and image by image: a case named by the first."""
+        one, other = ([hits(metrics, group) for metrics in self.of(**place)] for place in (this, than))
+        return paired(this, one, other, self.examples(group), chance=chance)
 
     def values(self, name: str) -> list[Any]:
         """Lists the values that a field of the runs has, in the order in which runs have them."""
         return list(dict.fromkeys(one["config"][name] for one in self.records))
 
 
-def interval(values: Sequence[np.ndarray]) -> stats.Interval:
-    """Returns the mean of numbers for each seed and example, with its interval."""
-    return stats.bootstrap(values, seed=0)
+def interval(
+    values: Sequence[np.ndarray],
+    examples: stats.Examples | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> stats.Interval:
+    """Returns the mean of numbers for each seed and example, with its interval of 95 %; see ``stats.interval``."""
+    return stats.interval(values, examples=examples, bounds=bounds)
 
 
 class Case(NamedTuple):
@@ -74,24 +111,47 @@ class Case(NamedTuple):
     more: Mapping[str, Any] = {}
 
 
-def case(where: dict[str, Any], values: Iterable[Any], *, verdict: str = "", more: Mapping[str, Any] = {}) -> Case:
+def case(
+    where: dict[str, Any],
+    values: Iterable[Any],
+    examples: stats.Examples | None = None,
+    *,
+    bounds: tuple[float, float] | None = None,
+    verdict: str = "",
+    more: Mapping[str, Any] = {},
+) -> Case:
     """Makes a case of a number for each example, or of one number, for every seed."""
     each = [np.atleast_1d(np.asarray(one, np.float64)) for one in values]
-    return Case(where, interval(each), sum(map(len, each)), len(each), verdict, more)
+    return Case(where, interval(each, examples, bounds), sum(map(len, each)), len(each), verdict, more)
+
+
+FLOOR = "undecided (floor)"
+"""The verdict where neither side of a comparison can be told from chance."""
 
 
 def paired(
     where: dict[str, Any],
     this: Sequence[np.ndarray],
     than: Sequence[np.ndarray],
+    examples: stats.Examples,
     *,
     chance: float,
     more: Mapping[str, Any] = {},
 ) -> Case:
     """Makes a case of the hits of two networks, image by image; two that cannot be told from chance say nothing."""
-    floor = all(interval(side).low <= chance for side in (this, than))
+    verdict = FLOOR if all(at_chance(side, examples, chance) for side in (this, than)) else ""
     differences = [one - other for one, other in zip(this, than, strict=True)]
-    return case(where, differences, verdict="undecided (floor)" if floor else "", more=more)
+    return case(where, differences, examples, bounds=DIFFERENCES, verdict=verdict, more=more)
+
+
+def at_chance(hits: Sequence[np.ndarray], examples: stats.Examples, chance: float) -> bool:
+    """Whether these very networks, of all seeds together, cannot be told from guessing; an image counts once."""
+    if isinstance(examples, str):
+        images = hits if examples == "fresh" else [np.mean(hits, axis=0)]
+        return interval([np.concatenate(images)], bounds=SHARES).low <= chance
+    _, places, counts = np.unique(np.concatenate(examples), return_inverse=True, return_counts=True)
+    means = np.bincount(places.reshape(-1), np.concatenate(hits)) / counts
+    return interval([means], bounds=SHARES).low <= chance
 
 
 class Claim(NamedTuple):
@@ -103,6 +163,7 @@ class Claim(NamedTuple):
       cases: results -> the comparisons.
       verdict: interval -> "holds", "does not hold" or "undecided".
       unit: of the number: "share" (1 is all), or what it is.
+      alone: whether it is about the networks that were measured, and no others: one seed can decide it then.
     """
 
     name: str
@@ -110,6 +171,7 @@ class Claim(NamedTuple):
     cases: Callable[[Any], Iterable[Case]]
     verdict: Callable[[stats.Interval], str]
     unit: str = "share"
+    alone: bool = False
 
 
 def above_zero(found: stats.Interval) -> str:
@@ -129,7 +191,10 @@ def verdicts(results: Any, claims: Sequence[Claim]) -> Table:
         for one in claim.cases(results):
             row = {"claim": claim.name, "case": ", ".join(f"{name} {value}" for name, value in one.where.items())}
             row |= {**one.interval._asdict(), "n": one.n, "seeds": one.seeds}
-            row |= {"verdict": one.verdict or claim.verdict(one.interval), "meaning": claim.meaning, "unit": claim.unit}
+            verdict = one.verdict or claim.verdict(one.interval)
+            if one.seeds < 2 and not claim.alone and verdict != FLOOR:
+                verdict = "undecided"  # of networks of other seeds one says nothing
+            row |= {"verdict": verdict, "meaning": claim.meaning, "unit": claim.unit}
             rows.append({**row, **one.where, **one.more})
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*COLUMNS, "meaning", "unit"])
 

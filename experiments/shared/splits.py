@@ -100,6 +100,15 @@ class Inputs:
             found = found[np.isin(source.labels[found], classes)]
         return source, _first(source, found, self.most_per_class)
 
+    def tested(self, seed: int, tasks: Sequence[str]) -> np.ndarray:
+        """Numbers the test images of tasks, in the order of these: equal numbers are equal images, of any seed."""
+        found, places = [], [task.name for task in self.tasks]
+        for name in tasks:
+            place = places.index(name)
+            source, indices = self.indices(seed, "test", self.tasks[place].classes)
+            found.append(place * len(source) + indices)
+        return np.concatenate(found)
+
     @property
     def classes(self) -> tuple[int, ...]:
         """The classes that matter: those of the tasks, or all where the network is trained on all."""

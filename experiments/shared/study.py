@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -16,10 +17,10 @@ from typing import Any, NamedTuple, NoReturn
 import tyro
 from rich.console import Console
 
-from experiments.shared import engine, pages
+from experiments.shared import engine, named, pages
 from experiments.shared.pages import counted
 from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
-from experiments.shared.settings import check_execution
+from experiments.shared.settings import Execution, check_execution
 from experiments.shared.work import Plan, part, work
 from jaxprune import exclusive, files, report
 from jaxprune.store import Store
@@ -60,7 +61,7 @@ class Study(NamedTuple):
     page: Callable[[Any, Any, Table], report.Page]
     version: int = 1
     apart: Callable[[Any], Hashable] = lambda run: None
-    results: Callable[[Any, Sequence[dict[str, Any]]], Any] = lambda inputs, records: Results(records)
+    results: Callable[[Any, Sequence[dict[str, Any]]], Any] = lambda inputs, records: Results(records, inputs)
     tables: Callable[[Any, Any, Table], dict[str, Table]] = lambda settings, results, tested: {}
     outcome: Callable[[Any, dict[str, Any]], str] = lambda run, metrics: ""
     summary: Callable[[Any, Any, Table], Any] = lambda settings, results, tested: pages.tally(tested)
@@ -173,13 +174,14 @@ def finish(plan: Plan, console: Console) -> Outcome:
         results = study.results(plan.inputs, kept)
         tested = verdicts(results, study.claims(settings))
         page, tables = study.page(settings, results, tested), study.tables(settings, results, tested)
-        page.text(pages.provenance(kept))
         console.print(study.summary(settings, results, tested))
     else:
         page, tables, tested = report.Page(study.name, "Nothing can be compared."), {}, verdicts(None, [])
     if failed:
         page.notice(notice)
     tables = {"verdicts": tested, "metrics": metrics([one for _, one in made]), **tables}
+    if kept:
+        pages.ending(page, command_of(study.name, plan.asked), list(tables), kept)
     with exclusive.wait(settings.out / ".page"):  # of commands that end together, one after the other
         _replace_tables(settings.out, tables)
         page.write(path)
@@ -189,6 +191,34 @@ def finish(plan: Plan, console: Console) -> Outcome:
         console.print(notice, style="red", highlight=False, soft_wrap=True, markup=False)
         console.print("--retry tries these runs again.")
     return Outcome(path, len(failed))
+
+
+def command_of(name: str, settings: Any) -> str:
+    """Writes the command that computes what these settings say: those that are not at their defaults.
+
+    Of paths from the root only the last part is shown, since where they lead is nobody else's business.
+    """
+    ways = {field.name for field in dataclasses.fields(Execution)} - {"seeds", "out"}  # nothing depends on them
+    words = [f"python -m experiments.{name}"]
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in ways or value == field.default:
+            continue
+        listed = value if isinstance(value, tuple | list) else [] if value is True else [value]
+        plain = (one if isinstance(one, int | float | Path) else named.name(one) for one in listed)
+        shown = [shlex.quote(_without_root(str(one))) for one in plain]
+        words.append(" ".join([f"--{field.name.replace('_', '-')}", *shown]))
+    return " ".join(words)
+
+
+def _without_root(word: str) -> str:
+    """Cuts a path to its last part; of "folder:/a/b" too.
+
+    >>> _without_root("/a/b"), _without_root("folder:/a/b"), _without_root("tfds:mnist"), _without_root("a/b")
+    ('.../b', 'folder:.../b', 'tfds:mnist', 'a/b')
+    """
+    kind, colon, path = word.rpartition(":")
+    return f"{kind}{colon}.../{Path(path).name}" if Path(path).is_absolute() else word
 
 
 def _replace_tables(out: Path, tables: dict[str, Table]) -> None:

@@ -26,7 +26,7 @@ def curves(results: Results) -> Figure:
             for score in results.scores:
                 one = here[here.score == score].sort_values("sparsity")
                 look = style(results, score)
-                axis.fill_between(100 * one.sparsity, one.low, one.high, color=look["color"], alpha=0.13, linewidth=0)
+                axis.fill_between(100 * one.sparsity, one.low, one.high, color=look["color"], alpha=0.1, linewidth=0)
                 axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **look)
             axis.set_ylim(0, 1.02)
         legend = drawn.axes[0].get_legend_handles_labels()

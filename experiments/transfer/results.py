@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.shared.results import Case, Claim, Table, above_zero, interval, keeps, paired
+from experiments.shared.results import DIFFERENCES, SHARES, Case, Claim, Table, above_zero, interval, keeps, paired
 from jaxprune import stats
 
 STAGES, HEADS = ("pruned", "finetuned"), ("frozen", "refitted")
@@ -24,11 +24,12 @@ GROUPS = {
 class Results:
     """The records of the study, looked up by score and sparsity."""
 
-    def __init__(self, records: Sequence[dict[str, Any]], inputs: Any = None) -> None:
+    def __init__(self, records: Sequence[dict[str, Any]], inputs: Any) -> None:
         self.records, self.inputs = records, inputs
         self.data = records[0]["data"]
         self._cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
-        for record in records:
+        self._examples: dict[str, list[np.ndarray]] = {}
+        for record in sorted(records, key=lambda one: one["config"]["seed"]):
             config = record["config"]
             self._cells.setdefault((config["score"], config["sparsity"]), []).append(record["metrics"])
         self.scores = list(dict.fromkeys(score for score, _ in self._cells if score != "dense"))
@@ -48,14 +49,30 @@ class Results:
         """
         return [_hits(one, stage, group, head) for one in self.metrics(score, sparsity)]
 
+    def examples(self, group: str) -> list[np.ndarray]:
+        """Says for every seed which images test a group: those of two seeds may be the same."""
+        if group not in self._examples:
+            tasks = [_tasks(one, group) for one in self.metrics("dense", 0.0)]  # in the order of their hits
+            found = [self.inputs.tested(seed, names) for seed, names in zip(self.seeds, tasks, strict=True)]
+            self._examples[group] = found
+        return self._examples[group]
+
     def chance(self, group: str) -> float:
-        """Returns the accuracy of guessing in a group."""
+        """Returns the accuracy of guessing in a group, where every image counts alike."""
         first = self.metrics("dense", 0.0)[0]
-        return float(np.mean([first["domains"][name]["chance"] for name in _domains(first, group)]))
+        names = _domains(first, group)
+        sizes = [len(first["pruned"]["frozen"][name]["hits"]) for name in names]
+        return float(np.average([first["domains"][name]["chance"] for name in names], weights=sizes))
 
     def accuracy(self, score: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> stats.Interval:
         """Returns the accuracy of a cell with its interval."""
-        return interval(self.hits(score, sparsity, stage, group, head))
+        return interval(self.hits(score, sparsity, stage, group, head), self.examples(group), SHARES)
+
+    def tuned_by(self, group: str) -> stats.Interval:
+        """Returns what fine-tuning changes in the accuracy of the dense network: the control of what it does to all."""
+        sides = (self.hits("dense", 0.0, stage, group) for stage in ("finetuned", "pruned"))
+        changes = [after - before for after, before in zip(*sides, strict=True)]
+        return interval(changes, self.examples(group), DIFFERENCES)
 
     @cached_property
     def accuracies(self) -> Table:
@@ -64,7 +81,7 @@ class Results:
         rows = []
         for (score, sparsity), stage, group, head in itertools.product(cells, STAGES, self.groups, HEADS):
             hits = self.hits(score, sparsity, stage, group, head)
-            found, examples = interval(hits), sum(map(len, hits))
+            found, examples = interval(hits, self.examples(group), SHARES), sum(map(len, hits))
             keys = {"score": score, "sparsity": sparsity, "stage": stage, "group": group, "head": head}
             numbers = {"accuracy": found.mean, "low": found.low, "high": found.high}
             rows.append({**keys, **numbers, "n": examples, "seeds": len(self.seeds)})
@@ -113,8 +130,9 @@ def _cases(group: str, this: tuple[str, str], than: tuple[str, str]) -> Callable
                 if score == than[0] == "random":
                     continue
                 networks = {"same": (score, sparsity), "dense": ("dense", 0.0), "random": ("random", sparsity)}
-                sides = [results.hits(*networks[name], stage, group) for name, stage in (this, than)]
-                yield paired({"score": score, "sparsity": sparsity}, *sides, chance=chance)
+                this_hits, than_hits = (results.hits(*networks[name], stage, group) for name, stage in (this, than))
+                where = {"score": score, "sparsity": sparsity}
+                yield paired(where, this_hits, than_hits, results.examples(group), chance=chance)
 
     return cases
 
@@ -145,6 +163,11 @@ def _domains(metrics: dict[str, Any], group: str) -> list[str]:
         return group == (tested if entry["shift"] is None else f"{tested}, shifted")
 
     return [name for name, entry in metrics["domains"].items() if belongs(entry)]
+
+
+def _tasks(metrics: dict[str, Any], group: str) -> list[str]:
+    """The tasks of a group, in the order of the record: a stored one is in that of the alphabet."""
+    return list(dict.fromkeys(metrics["domains"][name]["task"] for name in _domains(metrics, group)))
 
 
 def _hits(metrics: dict[str, Any], stage: str, group: str, head: str) -> np.ndarray:

@@ -121,49 +121,69 @@ Runs = np.ndarray | Sequence[np.ndarray]
 
 
 def difference(
-    pruned: Runs, dense: Runs, labels: Runs, *, seed: int, confidence: float = 0.95, resamples: int = 4000
+    pruned: Runs, dense: Runs, labels: Runs, *, examples: stats.Examples | None = None, confidence: float = 0.95
 ) -> Difference:
     """Compares a pruned network with the dense one on the same examples: ``100 mean(pruned - dense)``.
 
     The comparison is paired, so that what both get right or wrong cancels: its interval is much narrower than that of
     two accuracies.  Of the intervals of ten classes at 95 %, one in every second table leaves out the truth by chance:
-    a class that stands out is a question, not a result.  Where the two agree on every example the interval has no
-    width, and says less than it seems to; inspect n.
+    a class that stands out is a question, not a result.
 
     Args:
       pruned: which examples are right, bool [n], from ``Suite.hits`` or ``transfer.correct``; or one array for each
         training seed.
       dense: the same, on the same examples in the same order.
       labels: the class of each example, int [n]; or one array for each training seed.
-      seed: of the bootstrap.
-      confidence: the share of resamples inside the interval.
-      resamples: how many.
+      examples: which examples training seeds share, where there are several: "shared", "fresh", or the identities of
+        those of each, int [n]; see ``stats.interval``.
+      confidence: how often an interval holds.
 
     Returns:
       The change over all, and for every class that occurs, by its label.
 
     Raises:
-      ValueError: arrays that do not fit each other, or are empty.
+      ValueError: arrays that do not fit each other, or are empty; examples that do not fit them, or are not said.
       TypeError: hits that are not bool, labels that are not integers.
 
     >>> before, after = np.array([True, True, False, False]), np.array([True, False, False, False])
-    >>> found = difference(after, before, np.array([0, 1, 0, 1]), seed=0)
-    >>> found.overall.points.mean, found.classes[0], found.classes[1].points.mean
-    (-25.0, Change(points=Interval(mean=0.0, low=0.0, high=0.0), n=2), -50.0)
+    >>> found = difference(after, before, np.array([0, 1, 0, 1]))
+    >>> found.overall.points.mean, found.classes[0].points.mean, found.classes[1].points.mean, found.classes[1].n
+    (-25.0, 0.0, -50.0, 2)
     """
     runs = _paired(pruned, dense, labels)
 
-    def change(values: list[np.ndarray]) -> Change:
-        found = stats.bootstrap(values, seed=seed, confidence=confidence, resamples=resamples)
-        return Change(stats.Interval(*(100.0 * end for end in found)), sum(map(len, values)))
-
     moves = [after.astype(np.float64) - before for after, before, _ in runs]
     numbers = [label for _, _, label in runs]
-    classes: dict[int, Change] = {}
-    for number in np.unique(np.concatenate(numbers)).tolist():
-        parts = [move[label == number] for move, label in zip(moves, numbers, strict=True)]
-        classes[number] = change([part for part in parts if len(part)])
-    return Difference(change(moves), classes)
+    if isinstance(examples, str) and examples == "shared" and any(list(one) != list(numbers[0]) for one in numbers):
+        raise ValueError(
+            "labels, examples: expected the same labels for every run where examples are shared, but they differ. Pass "
+            'the identities of the examples of each, or "fresh".'
+        )
+    named = [] if examples is None or isinstance(examples, str) else [np.shape(one) for one in examples]
+    if named and named != [label.shape for label in numbers]:
+        raise ValueError(
+            f"examples: expected the identities of the examples of every run, int arrays of shapes "
+            f"{[label.shape for label in numbers]}, but got {named}."
+        )
+    everything = [np.ones(len(label), bool) for label in numbers]
+    classes = {
+        number: _change(moves, [label == number for label in numbers], examples, confidence)
+        for number in np.unique(np.concatenate(numbers)).tolist()
+    }
+    return Difference(_change(moves, everything, examples, confidence), classes)
+
+
+def _change(
+    moves: list[np.ndarray], chosen: list[np.ndarray], examples: stats.Examples | None, confidence: float
+) -> Change:
+    """The change over some of the examples; seeds that have none of them are left out."""
+    values = [move[here] for move, here in zip(moves, chosen, strict=True)]
+    if not (examples is None or isinstance(examples, str)):
+        parts = [np.asarray(one)[here] for one, here in zip(examples, chosen, strict=True)]
+        examples = [one for one in parts if len(one)]
+    values = [one for one in values if len(one)]
+    found = stats.interval(values, examples=examples, bounds=(-1, 1), confidence=confidence)
+    return Change(stats.Interval(*(100.0 * end for end in found)), sum(map(len, values)))
 
 
 def _paired(pruned: Runs, dense: Runs, labels: Runs) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

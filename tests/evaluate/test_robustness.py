@@ -399,11 +399,11 @@ def test_difference_is_the_mean_paired_change_in_points_overall_and_by_class():
     rng = np.random.default_rng(0)
     dense, pruned, labels = rng.random(400) < 0.8, rng.random(400) < 0.7, rng.integers(3, size=400)
     labels[labels == 1] = 5
-    found = robustness.difference(pruned, dense, labels, seed=0)
+    found = robustness.difference(pruned, dense, labels)
     move = pruned.astype(float) - dense
     assert found.overall.n == 400
     assert found.overall.points.mean == pytest.approx(100 * move.mean())
-    # A bootstrap interval of a mean is close to the normal one.
+    # The interval of many differences is close to the normal one.
     half = 100 * 1.96 * move.std() / np.sqrt(400)
     for end, sign in ((found.overall.points.low, -1), (found.overall.points.high, 1)):
         assert end == pytest.approx(100 * move.mean() + sign * half, abs=0.1 * half)
@@ -412,9 +412,7 @@ def test_difference_is_the_mean_paired_change_in_points_overall_and_by_class():
         assert change.n == np.sum(labels == label)
         assert change.points.mean == pytest.approx(100 * move[labels == label].mean())
         assert change.points.low < change.points.mean < change.points.high
-    assert robustness.difference(pruned, dense, labels, seed=0) == found
-    assert robustness.difference(pruned, dense, labels, seed=1) != found
-    narrow = robustness.difference(pruned, dense, labels, seed=0, confidence=0.5, resamples=500).overall.points
+    narrow = robustness.difference(pruned, dense, labels, confidence=0.5).overall.points
     assert found.overall.points.low < narrow.low < narrow.high < found.overall.points.high
 
 
@@ -422,20 +420,37 @@ def test_difference_cancels_by_pairing_what_both_get_wrong():
     dense = np.arange(200) % 2 == 0
     pruned = dense.copy()
     pruned[:4:2] = False
-    paired = robustness.difference(pruned, dense, np.zeros(200, int), seed=0).overall.points
-    unpaired = robustness.difference(pruned[::-1].copy(), dense, np.zeros(200, int), seed=0).overall.points
+    paired = robustness.difference(pruned, dense, np.zeros(200, int)).overall.points
+    unpaired = robustness.difference(pruned[::-1].copy(), dense, np.zeros(200, int)).overall.points
     assert paired.mean == unpaired.mean == pytest.approx(-1.0)
     assert 5 * (paired.high - paired.low) < unpaired.high - unpaired.low
 
 
-def test_difference_resamples_training_seeds_as_well():
-    # Each seed changes all its examples or none: with seeds as a level the interval spans both.
+def test_difference_varies_with_training_seeds_as_well():
+    # Each seed changes all its examples or none: the interval spans both.
     dense = [np.ones(50, bool), np.ones(30, bool)]
     pruned, labels = [np.zeros(50, bool), np.ones(30, bool)], [np.zeros(50, int), np.full(30, 7)]
-    found = robustness.difference(pruned, dense, labels, seed=0)
-    assert found.overall == ((-50.0, -100.0, 0.0), 80)
-    # A class that one seed lacks is that of the other seeds.
-    assert found.classes == {0: ((-100.0, -100.0, -100.0), 50), 7: ((0.0, 0.0, 0.0), 30)}
+    found = robustness.difference(pruned, dense, labels, examples="fresh")
+    assert (found.overall.points.mean, found.overall.n) == (-50.0, 80)
+    assert found.overall.points.low == -100.0
+    assert found.overall.points.high >= 0
+    # A class that one seed lacks is that of the other seeds: no gain, and all lost or none, of so many images.
+    assert [(one.points.mean, one.n) for one in found.classes.values()] == [(-100.0, 50), (0.0, 30)]
+    assert found.classes[0].points.high == pytest.approx(-100 + 100 * np.sqrt(2) * (1 - 0.025 ** (1 / 50)))
+    assert found.classes[7].points.high == pytest.approx(100 * (1 - 0.025 ** (1 / 30)))
+    # Identities of the images of every seed say the same.
+    named = robustness.difference(pruned, dense, labels, examples=[np.arange(50), np.arange(50, 80)])
+    assert named.overall.points == pytest.approx(found.overall.points)
+
+
+def test_difference_asks_which_examples_seeds_share():
+    hits, labels = [np.ones(4, bool)] * 2, [np.zeros(4, int)] * 2
+    with pytest.raises(ValueError, match="examples: expected to be told which examples the seeds share"):
+        robustness.difference(hits, hits, labels)
+    with pytest.raises(ValueError, match="labels, examples: expected the same labels for every run"):
+        robustness.difference(hits, hits, [np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0])], examples="shared")
+    with pytest.raises(ValueError, match="examples: expected the identities"):
+        robustness.difference(hits, hits, labels, examples=[np.arange(4), np.arange(3)])
 
 
 # --------------------------------------------------------------------------------------------------------- errors
@@ -518,4 +533,4 @@ HITS, LABELS = np.array([True, False]), np.array([0, 1])
 )
 def test_difference_refuses_hits_that_do_not_fit_each_other(pruned, dense, labels, error, message):
     with pytest.raises(error, match=message):
-        robustness.difference(pruned, dense, labels, seed=0)
+        robustness.difference(pruned, dense, labels)

@@ -20,6 +20,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import load
+from experiments.shared.check_page import check
 from experiments.shared.results import COLUMNS
 from experiments.shared.study import command, run
 from jaxprune.report import Page
@@ -148,6 +149,7 @@ def check_promises(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     for path_, content in written.items():
         path_.write_text(content)
 
+    assert not {name: fault for name, (_, fault) in check(written[made.whole / "index.html"]).items() if fault}
     tables = load(made.whole)
     assert list(tables.verdicts.columns[: len(COLUMNS)]) == list(COLUMNS)
     assert set(tables.metrics.columns) >= {"seed", "metric", "value"}

@@ -53,8 +53,9 @@ def test_claims_pair_an_n_of_m_mask_with_its_control(made):
         "choice matters, transfer": 2,
     }
     records = sorted(made.records(), key=lambda one: one["config"]["score"] != "dense")  # as the plan has them
-    results = Results(records)
-    without = Results([one for one in records if one["config"]["score"] != "random"])
+    inputs = patterns.open_study(made.asked)
+    results = Results(records, inputs)
+    without = Results([one for one in records if one["config"]["score"] != "random"], inputs)
     assert {one.name: len(list(one.cases(without))) for one in patterns.claims(made.asked)} == {
         "pattern is free, source": 2,
         "pattern is free, transfer": 2,

@@ -97,6 +97,16 @@ def test_measure_records_the_hits_of_the_saved_networks_and_times_aside(finished
     assert all(set(one) == {"compile", *tables.PARTS} for one in record["provenance"]["search_seconds"])
 
 
+def test_tested_names_the_images_that_a_record_is_about(finished):
+    record, _ = finished
+    inputs = joint.open_study(tiny())
+    images = inputs.tested(record["config"]["seed"])
+    assert len(set(images)) == len(images)
+    assert inputs.images.labels[images].tolist() == record["metrics"]["labels"]
+    (run,) = joint.STUDY.results(inputs, [record]).runs
+    assert run.examples.tolist() == images.tolist()
+
+
 def test_trajectory_folder_is_that_of_the_record_and_says_all_that_decides_the_search(finished):
     record, trajectory = finished
     assert trajectory_folder(record["config"], record["data"]) == f"trajectories/{trajectory.name}"

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from experiments import landscape
 from experiments.landscape import measures
+from experiments.landscape.results import Results
 from experiments.shared import frozen_heads
 from experiments.shared.study import run
 from jaxprune.store import Store
@@ -72,8 +74,8 @@ def test_landscape_leaves_a_record_of_every_run_with_finite_numbers_that_agree(m
 def test_landscape_says_on_its_page_what_came_out(made):
     out = made.whole
     text = (out / "index.html").read_text()
-    assert text.count("<svg") == 8
-    assert "Fewer than three seeds say little" in text
+    assert text.count("<svg role=") == 8
+    assert "One seed: nothing is decided about others" in text
     for name in ("verdicts", "spectra", "curves"):
         assert (out / f"{name}.csv").read_text().count("\n") > 4
     assert "nan" not in (out / "verdicts.csv").read_text()
@@ -90,7 +92,7 @@ def test_landscape_says_on_its_page_what_came_out(made):
         ({"transfer": "0-4"}, "task: unknown value '0-4'"),
         ({"count": 4}, r"count: expected at most steps \(3\), but got 4\. Take more steps"),
         ({"probes": 0}, "probes: expected a finite number above 0"),
-        ({"points": 1}, "points: expected 2 or more, but got 1"),
+        ({"points": 2}, "points: expected a whole number of 3 or more, but got 2"),
         ({"reach": -1.0}, "reach: expected a finite number above 0"),
         ({"margin": 0.0}, "margin: expected a finite number above 0"),
         ({"seeds": (0, 0)}, r"seeds: expected one or more, each of them once"),
@@ -127,3 +129,22 @@ def test_command_of_landscape_explains_its_errors(monkeypatch, capsys):
     code, text = studies.said("landscape", ["--matrix", "hesian"], monkeypatch, capsys)
     assert code == 2
     assert text.startswith("error: matrix: unknown value 'hesian'. Did you mean 'hessian'?")
+
+
+def test_rise_is_the_height_of_a_barrier_inside_the_path_and_may_be_below_zero():
+    """Three seeds: a bump, a valley, and a slope that is its own chord."""
+    losses = [[1.0, 2.0, 3.0], [1.0, 0.5, 1.0], [1.0, 2.0, 3.0]]
+    losses[0][1] = 4.0
+    records = [
+        {
+            "config": {"score": "random", "seed": seed},
+            "metrics": {"barriers": {"pair": {"source": {"shares": [0.0, 0.5, 1.0], "losses": one}}}},
+        }
+        for seed, one in enumerate(losses)
+    ]
+    np.testing.assert_allclose(Results(records, None).rise("random", "pair", "source"), [1.0, -0.5, 0.0])
+
+
+def test_opening_of_the_landscape_has_at_most_120_words(made):
+    summary = re.search(r'class="summary">(.*?)</p>', (made.whole / "index.html").read_text())[1]
+    assert 30 < len(summary.split()) <= 120

@@ -376,6 +376,17 @@ def test_open_study_has_other_keys_for_other_images_and_other_scores(monkeypatch
     assert fingerprint(data=squares) != owned
 
 
+def test_tested_says_which_images_test_the_networks_of_a_seed():
+    inputs, images = representation.Inputs(Settings(**OWN), squares(), "data"), squares().images
+    found = [np.asarray(inputs.tested(seed)) for seed in (0, 1)]
+    for seed, known in enumerate(found):
+        assert len(set(known)) == 12
+        np.testing.assert_array_equal(inputs.images(seed).test.images, images[known])
+    assert set(found[0]) != set(found[1])
+    # Painted scenes are of one seed alone.
+    assert representation.Inputs(Settings(**SMOKE), None, "data").tested(0) is None
+
+
 def test_images_of_a_seed_are_made_once_for_all_architectures(monkeypatch):
     inputs = open_study(Settings(**SMOKE))
     first = inputs.images(0)

@@ -5,6 +5,8 @@ import io
 import itertools
 import json
 import multiprocessing
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import load
+from experiments import load, transfer
 from experiments.shared import engine, study
 from experiments.shared.results import COLUMNS, complete, metrics
 from experiments.shared.settings import check_execution, fits
@@ -79,7 +81,7 @@ def test_load_gives_two_tidy_tables(tmp_path):
     assert verdicts.case.tolist() == ["number 1", "number 2", "number 3"]
     np.testing.assert_allclose(verdicts["mean"], [1.5, 2.5, 3.5])
     assert verdicts[["n", "seeds"]].to_numpy().tolist() == [[2, 2]] * 3
-    assert set(verdicts.verdict) == {"holds"}
+    assert set(verdicts.verdict) == {"undecided"}  # two seeds that differ by 1 say little
     assert numbers.columns.tolist() == ["seed", "number", "metric", "value"]
     assert len(numbers) == 6 * 2
     chosen = numbers[(numbers.seed == 1) & (numbers.number == 3) & (numbers.metric == "value")]
@@ -389,3 +391,27 @@ def test_run_keys_every_field_of_a_run(tmp_path):
     keys = {records.key("small", dataclasses.replace(base, **change)) for change in ({}, {"seed": 1}, {"scale": 1.5})}
     assert len(keys) == 3
     assert records.key("small", dataclasses.replace(base, scale=1)) == records.key("small", base)
+
+
+def test_command_of_is_the_command_that_has_these_settings(monkeypatch):
+    settings = small.Settings(seeds=(3, 4), scale=0.5, out=Path("some where"), worker=True, workers=7)
+    words = study.command_of("small", settings)
+    # How it was carried out decides nothing.
+    assert words == "python -m experiments.small --seeds 3 4 --out 'some where' --scale 0.5"
+    monkeypatch.setattr(sys, "argv", shlex.split(words.removeprefix("python -m ")))
+    assert study._read("small", small.Settings, "") == dataclasses.replace(settings, worker=False, workers=2)
+    assert study.command_of("small", small.Settings()) == "python -m experiments.small"
+    own = transfer.Settings(scores=(small.smallest_first, "random"), recalibrate=True)
+    assert study.command_of("transfer", own).endswith(
+        "--recalibrate --scores tests.experiments.small:smallest_first random"
+    )
+
+
+def test_run_ends_its_page_with_command_date_and_links_to_its_tables(tmp_path):
+    page, _ = made(tmp_path, scale=2.0)
+    text = page.read_text()
+    assert f"python -m experiments.small --seeds 0 1 --out .../{tmp_path.name} --scale 2.0</pre>" in text
+    (date,) = {json.loads(path.read_text())["provenance"]["date"] for path in (tmp_path / "records").iterdir()}
+    assert f"6 runs on {date}," in text
+    linked = set(re.findall(r'<a href="(\w+\.csv)">', text))
+    assert linked == {path.name for path in tmp_path.glob("*.csv")}

@@ -9,7 +9,7 @@ import pytest
 
 import jaxprune as jp
 from experiments import transfer
-from experiments.shared import frozen_heads
+from experiments.shared import check_page, frozen_heads
 from experiments.shared.study import run
 from jaxprune.store import Store
 from tests.experiments import studies
@@ -40,6 +40,12 @@ def made(tmp_path_factory):
 
 def test_transfer_keeps_what_every_study_promises(made, monkeypatch):
     studies.check_promises(made, monkeypatch)
+
+
+def test_compose_writes_at_most_700_words_beside_tables(made):
+    counts = check_page.check((made.whole / "index.html").read_text())
+    assert counts["words of running text, captions included"][0] <= 700
+    assert 30 < counts["words of the summary"][0] <= 120
 
 
 def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
