@@ -139,7 +139,7 @@ def representation(folder: Path) -> Iterator[Row]:
         "what": f"sweet spots in {each.max()} comparisons: over the dense network; over the dense network trained "
         f"equally long (by chance {0.025 * each.max():.1f} each)",
         "measured": "; ".join(str(found.get(name, 0)) for name in ("dense", "equal training")),
-        "of": f"{own.seeds.max()} seeds, n = {own.n.min()} to {own.n.max()}",
+        "of": of(own),
     }
 
 
@@ -150,8 +150,15 @@ def counts(folder: Path, what: str) -> Row:
     return {
         "what": what,
         "measured": "; ".join(f"{name}: {one['sum']} of {one['size']}" for name, one in held.iterrows()),
-        "of": f"{tested.seeds.max()} seeds, n = {tested.n.min()} to {tested.n.max()}",
+        "of": of(tested),
     }
+
+
+def of(tested: pd.DataFrame) -> str:
+    """Says of how many seeds verdicts are, and of how many examples where there are more than one for each seed."""
+    least, most, seeds = tested.n.min(), tested.n.max(), tested.seeds.max()
+    count = f", n = {least}" if least == most else f", n = {least} to {most}"
+    return f"{seeds} seeds{count if most > seeds else ', one number each'}"
 
 
 def percent(share: Any) -> str:

@@ -73,7 +73,7 @@ def test_representation_counts_sweet_spots_of_methods_and_not_of_random_orders(f
     frame = pd.DataFrame(cells, columns=["against", "method", "verdict"]).assign(seeds=3, n=96)
     frame.to_csv(tmp_path / "verdicts.csv", index=False)
     (row,) = figures.representation(tmp_path)
-    assert (row["measured"], row["of"]) == ("1; 0", "3 seeds, n = 96 to 96")
+    assert (row["measured"], row["of"]) == ("1; 0", "3 seeds, n = 96")
 
 
 def test_command_is_read_off_the_page(figures, tmp_path):
@@ -87,7 +87,7 @@ def test_counts_and_joint_read_verdicts_as_they_are_written(figures, tmp_path):
         {"claim": "keeps", "chooser": "random", "mean": 0.0, "low": -0.005, "high": 0.01, "verdict": "holds"},
     ]
     pd.DataFrame(rows).assign(n=900, seeds=3, removed=0.8, meaning="within 1 point").to_csv(tmp_path / "verdicts.csv")
-    counted = {"what": "x", "measured": "keeps: 1 of 2", "of": "3 seeds, n = 900 to 900"}
+    counted = {"what": "x", "measured": "keeps: 1 of 2", "of": "3 seeds, n = 900"}
     assert figures.counts(tmp_path, "x") == counted
     (found,) = figures.joint(tmp_path)
     assert found["measured"] == "−1.0 (−3.0 to +1.0); undecided"
