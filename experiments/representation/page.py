@@ -12,7 +12,7 @@ from experiments.representation.quantities import ACCURACY, DECIDE, LOOK, ODD, Q
 from experiments.representation.results import REFERENCES, Results
 from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP
 from experiments.shared import pages
-from experiments.shared.pages import DATA, TONES, counted, joined, percent, spread, verdict_table
+from experiments.shared.pages import DATA, counted, joined, percent, spread, verdict_table
 from experiments.shared.results import DIFFERENCES, Table, interval
 from jaxprune import report
 from jaxprune.report import Cell
@@ -189,10 +189,9 @@ def _sweet_spots(page: report.Page, tested: Table) -> None:
     """Adds for every question in how many comparisons a sweet spot was found, and what to bear in mind."""
     words, rows = ("found", "undecided", "not found"), []
     for (question, against), here in tested.groupby(["question", "against"], sort=False):
-        counts = [int((here.verdict == word).sum()) for word in words]
         blind = int(((here.verdict == "found") & (here.level != "")).sum())
-        cells = [Cell(str(count), TONES[word] if count else "none") for count, word in zip(counts, words, strict=True)]
-        rows.append([QUESTIONS[str(question)], f"{against}", *cells, str(blind), pages.by_chance(here)])
+        counts = pages.verdict_counts(here, words)
+        rows.append([QUESTIONS[str(question)], str(against), *counts, str(blind), pages.by_chance(here)])
     page.table(
         "Sweet spots, all rungs of a ladder tested at once. Found*: no better than what is reached without looking "
         "(chance, a fixed box, pixels in random order). By chance: how many would be found were nothing gained.",

@@ -236,16 +236,19 @@ def claims_table(page: report.Page, tested: Any) -> None:
     words = [one for one in MARKS if one in {"holds", "does not hold", "undecided"} or (tested.verdict == one).any()]
     rows = []
     for claim, here in tested.groupby("claim", sort=False):
-        counts = [int((here.verdict == word).sum()) for word in words]
-        tones = [TONES[word] if count else "none" for word, count in zip(words, counts, strict=True)]
-        cells = [Cell(str(count), tone) for count, tone in zip(counts, tones, strict=True)]
-        rows.append([Cell(str(claim), note=here.meaning.iloc[0]), *cells, by_chance(here)])
+        rows.append([Cell(str(claim), note=here.meaning.iloc[0]), *verdict_counts(here, words), by_chance(here)])
     page.table(
         "What was claimed, and in how many cases each verdict came out. Every case stands for itself; the last column "
         f"says in how many {words[0]!r} would come out by chance, were the truth at the bound in all of them.",
         ["claim", *(MARKS[one] if one == FLOOR else one for one in words), "by chance"],
         rows,
     )
+
+
+def verdict_counts(rows: Any, words: Sequence[str]) -> list[Cell]:
+    """Writes as cells in how many cases each of these verdicts came out."""
+    counts = {word: int((rows.verdict == word).sum()) for word in words}
+    return [Cell(str(count), TONES[word] if count else "none") for word, count in counts.items()]
 
 
 def by_chance(rows: Any) -> str:
@@ -270,9 +273,8 @@ def verdict_table(
     label: Callable[[Any], str] = str,
     head: Callable[[Any], str] = str,
     shown: Callable[[Any], str] = lambda row: "",
-    folded: bool = True,
 ) -> None:
-    """Adds a table of one claim: a column of its table down, another across.
+    """Adds a table of one claim, which the reader opens: a column of its table down, another across.
 
     Args:
       page: to which it is added.
@@ -282,7 +284,6 @@ def verdict_table(
       label: what a row is called.
       head: what a column is called.
       shown: what a cell shows before its verdict.
-      folded: whether the reader opens it.
     """
     if not len(rows):
         return
@@ -296,7 +297,7 @@ def verdict_table(
     unit = "points" if rows.unit.iloc[0] == "share" else rows.unit.iloc[0]
     of = f"{count if most > seeds else ''}{counted(seeds, 'seed')}"
     caption = f"{rows.claim.iloc[0]}: {rows.meaning.iloc[0]} ({unit}; {of})"
-    page.table(caption, ["", *map(head, heads)], table, folded=folded)
+    page.table(caption, ["", *map(head, heads)], table, folded=True)
 
 
 def tally(tested: Any) -> Printed:
