@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -31,18 +32,25 @@ def available(memory: int | None) -> int:
     return (_free() if limit is None else limit - statistics.get("bytes_in_use", 0)) // 2
 
 
-def fits(what: str, needed: int, memory: int | None) -> None:
+def fits(what: str, needed: int, memory: int | None, largest: Callable[[int], str] | None = None) -> None:
     """Checks that something fits.
+
+    Args:
+      what: it is.
+      needed: bytes.
+      memory: see ``available``.
+      largest: the bytes that there are -> the largest choice that fits, in words.
 
     Raises:
       MemoryError: it does not; the message says what it needs, what there is, and what to choose instead.
     """
     there = available(memory)
     if needed > there:
+        smaller = 'smaller blocks (blocks="unit" or an int such as 128)' if largest is None else largest(there)
         raise MemoryError(
             f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of "
-            'what is free). Choose smaller blocks (blocks="unit" or an int such as 128), a smaller batch (averages '
-            "over batches are exact), or products, which never form a block: jp.curvature.block_product."
+            f"what is free). Choose {smaller}, a smaller batch (averages over batches are exact), or products, which "
+            "never form a block: jp.curvature.block_product."
         )
 
 

@@ -38,8 +38,9 @@ State = Any
 """What a network carries and does not train (BatchNorm statistics, a frozen head).  May be ``{}``."""
 
 Batch = Mapping[str, Any]
-"""``{"image": [b, h, w, c], "label": [b], "weight": [b]}``.  Weight 0 marks padding; without
-``"weight"`` every example weighs 1."""
+"""``{"image": [b, h, w, c], "label": [b], "teacher": [b, c], "weight": [b]}``, all but images optional.
+A loss asks for what it reads.  Weight 0 marks padding, in every entry; without ``"weight"`` every
+example weighs 1."""
 
 Outputs = Float[Array, "b c"]
 """What a network returns for a batch: one row of ``c`` numbers for each of ``b`` examples."""

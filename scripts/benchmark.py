@@ -36,6 +36,7 @@ CASES = {
         "benchmark_curvature:layers_deep",
         "benchmark_curvature:layers_many_classes",
         "benchmark_curvature:diagonal",
+        "benchmark_plan:planned",
         "benchmark_losses:own",
         "benchmark_memory:dense",
         "benchmark_memory:surgeon",

@@ -82,8 +82,7 @@ DERIVATIVES = {"grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_tran
 # the gradients of convolutions wrongly.  Gradients of single examples are of restricted.py, by cotangents of the batch.
 MAPPED = {
     "curvature/activation.py": "units, positions",
-    "curvature/backward.py": "products of what every example has, formed already",
-    "curvature/outputs.py": "columns of the outputs",
+    "curvature/columns.py": "columns of the outputs",
     "curvature/restricted.py": "blocks, and cotangents of the whole batch",
 }
 

@@ -67,8 +67,9 @@ DOORS = {
     "curvature.block": lambda net, data: jp.curvature.block(net, LOSS, *data, "w1"),
     "curvature.block_factors": lambda net, data: jp.curvature.block_factors(net, LOSS, *data, "w1"),
     "curvature.block_members": lambda net, data: jp.curvature.block_members(net, *data, "w1", "unit"),
-    "curvature.columns": lambda net, data: jp.curvature.columns(net, LOSS, *data, "hessian"),
+    "curvature.sweep": lambda net, data: jp.curvature.sweep(net, LOSS, data),
     "curvature.plan": lambda net, data: jp.curvature.plan(net, LOSS, *data, "diagonal"),
+    "data.with_teacher": lambda net, data: jp.data.with_teacher(data, net),
     "evaluate.attacks.attacked": lambda net, data: list(
         attacks.attacked(net, LOSS, data, lambda *given: attacks.fgsm(*given, epsilon=0.1))
     ),
@@ -114,12 +115,21 @@ DOORS |= {
 # What is under a door that is listed, or works on what was checked.
 INSIDE = {"train.step", "geometry.Operator"}
 WITHOUT_DATA = {"scores.magnitude", "scores.random", "criteria.l1", "criteria.l2"}
-ONLY_SHAPES = {"curvature.block_members", "curvature.columns", "scores.synflow"}
+ONLY_SHAPES = {"curvature.block_members", "scores.synflow"}
 # The loss is not read: labels may be anything.
 WITHOUT_LOSS = (
     WITHOUT_DATA
     | ONLY_SHAPES
-    | {*("train.recalibrate", "evaluate.transfer.features", "criteria.activation", "criteria.kl", "criteria.cka")}
+    | {
+        *(
+            "train.recalibrate",
+            "data.with_teacher",
+            "evaluate.transfer.features",
+            "criteria.activation",
+            "criteria.kl",
+            "criteria.cka",
+        )
+    }
 )
 
 
@@ -236,7 +246,7 @@ def test_doors_refuse_bad_batches_in_words(name):
     if name in WITHOUT_DATA:
         return
     for kind, (bad, message) in BATCHES.items():
-        without_label = kind == "no label" and name in ("evaluate.transfer.features", "scores.synflow")
+        without_label = kind == "no label" and name in WITHOUT_LOSS
         if not (kind in NAN and name in ONLY_SHAPES) and not without_label:
             refuses(name, NETWORK, [bad], message)
     if name not in WITHOUT_LOSS | {"evaluate.transfer.correct", "evaluate.transfer.accuracy"}:
@@ -253,7 +263,7 @@ def test_doors_refuse_bad_networks_in_words(name):
 
 @every_door
 def test_doors_refuse_other_outputs_in_words(name):
-    if name in WITHOUT_LOSS - {"curvature.columns", "scores.synflow"}:
+    if name in WITHOUT_LOSS - {"scores.synflow"}:
         return
     for change, message in OUTPUTS.values():
         refuses(name, changed(change), [BATCH], message)

@@ -35,8 +35,8 @@ def labels(name: str, values: Any, classes: int) -> None:
         )
 
 
-def batch(value: Mapping[str, Any], name: str = "batch", keys: Iterable[str] = ("image", "label")) -> None:
-    """Checks a batch: an image and a label for each of one or more examples, and weights that are not negative.
+def batch(value: Mapping[str, Any], name: str = "batch", keys: Iterable[str] = ("image",)) -> None:
+    """Checks a batch: something of each of one or more examples in every entry, and weights that are not negative.
 
     ``keys``: what has to be there.
     """

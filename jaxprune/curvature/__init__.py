@@ -4,22 +4,24 @@ Every number is the named matrix of the weighted mean loss of the network in eva
 "highest".  ``plan`` says by which route it would be computed, why, and at what cost; no route approximates.
 """
 
-from jaxprune.curvature.blocks import block, block_factors, block_members, block_product, columns, diagonal
+from jaxprune.curvature.blocks import block, block_factors, block_members, block_product, diagonal
 from jaxprune.curvature.planning import Plan, plan
 from jaxprune.curvature.products import ggnvp, gradient, hvp
 from jaxprune.curvature.stream import average
+from jaxprune.curvature.sweep import Sweep, sweep
 
 __all__ = [
     "Plan",
+    "Sweep",
     "average",
     "block",
     "block_factors",
     "block_members",
     "block_product",
-    "columns",
     "diagonal",
     "ggnvp",
     "gradient",
     "hvp",
     "plan",
+    "sweep",
 ]

@@ -77,10 +77,10 @@ def blocks(network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: 
     inputs, ordered = ready.all([jnp.arange(np.prod(z.shape)).reshape(z.shape)])
     order = ordered[:, :, :, 0, :]
     numbers = partition.labels(leaf.shape, "unit", found.unit_axes(path, leaf.ndim)).ravel()
-    places = jnp.asarray(np.argsort(numbers[ready.index[:, 0, :].ravel()]))
+    places = jnp.asarray(np.argsort(numbers[ready.layout.index[:, 0, :].ravel()]))
 
     def one(index: Any) -> Any:
-        group, output = places[index] // ready.index.shape[2], places[index] % ready.index.shape[2]
+        group, output = places[index] // ready.layout.index.shape[2], places[index] % ready.layout.index.shape[2]
         here, own = order[:, group, :, output], inputs[:, group]  # [n, t], [n, t, m]
 
         def column(position: Any) -> Any:

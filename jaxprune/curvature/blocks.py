@@ -1,15 +1,17 @@
 """Exact diagonals, block products and dense blocks of the Hessian and its kin."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxprune import check, tree
-from jaxprune.curvature import outputs, partition, routes
+from jaxprune import check, losses, tree
+from jaxprune.curvature import partition, routes
 from jaxprune.curvature.inputs import in_float32, like_parameters, ready
 from jaxprune.curvature.products import MATRICES
-from jaxprune.curvature.routes import Request, Task
+from jaxprune.curvature.requests import Request
 from jaxprune.memory import fits
 from jaxprune.network import Network
 from jaxprune.sites import survey
@@ -53,7 +55,7 @@ def diagonal(
     Array([ 2., 18.], dtype=float32)
     """
     asked = request(network, loss, batch, matrix, "unit", scope)
-    return _collect(asked, routes.diagonal_tasks(asked), memory)
+    return collect(asked, routes.diagonal_tasks(asked), memory)
 
 
 def block_product(
@@ -98,7 +100,7 @@ def block_product(
     # The weights themselves need no product of their own to reach the sites.
     own = vector is network.params
     vector = asked.network.params if own else like_parameters(vector, asked.network)
-    return _collect(asked, routes.product_tasks(asked, vector), memory)
+    return collect(asked, routes.product_tasks(asked, vector), memory)
 
 
 def block(
@@ -139,14 +141,8 @@ def block(
            [ 6., 18.]], dtype=float32)
     """
     asked = request(network, loss, batch, matrix, blocks, None, path)
-    leaf = asked.leaf(path)
-    members = partition.members(leaf.shape, blocks, asked.units(path))
-    fits(f"blocks={blocks!r} of {path}", members.size * members.shape[1] * leaf.dtype.itemsize, memory)
-    task = routes.block_task(asked)
-    if task.route == routes.NOTHING:
-        result = jnp.zeros((*members.shape, members.shape[1]), leaf.dtype)
-    else:
-        result = task.fitted(memory).run().reshape(*members.shape, members.shape[1])
+    blocks_fit(asked, [path], memory)
+    result = of_block(asked, memory)
     return result[0] if blocks == "layer" else result
 
 
@@ -184,7 +180,9 @@ def block_factors(
         return None
     rows = task.count * len(batch["image"])
     fits(f"factors of {path}", members.size * rows * asked.leaf(path).dtype.itemsize, memory)
-    parts = [task.call(indices) for indices in task.fitted(memory).chunks()]
+    task = task.fitted(memory)
+    point = task.begun()
+    parts = [_arrays(task.of_columns(point, indices))[0] for indices in task.chunks()]
     if not all(bool(lowest >= 0) for _, lowest in parts):  # NaN: no factors were found
         return None
     return jnp.concatenate([part for part, _ in parts], axis=1)
@@ -202,19 +200,6 @@ def block_members(network: Network, batch: Batch, path: str, blocks: str | int) 
     return partition.members(leaf.shape, blocks, found.unit_axes(path, leaf.ndim))
 
 
-def columns(network: Network, loss: Loss, batch: Batch, matrix: str) -> int:
-    """Counts the rows that an example has in ``block_factors``: the columns of the output Hessian.
-
-    >>> from jaxprune import losses
-    >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((3, 10)))
-    >>> columns(net, losses.cross_entropy, {"image": jnp.ones((1, 3)), "label": jnp.zeros(1, int)}, "hessian")
-    9
-    """
-    check.batch(batch)
-    check.choice("matrix", matrix, MATRICES)
-    return outputs.count(loss, survey(*in_float32(network, batch["image"])).outputs.shape[-1], matrix)
-
-
 def request(
     network: Network,
     loss: Loss,
@@ -227,7 +212,9 @@ def request(
     """Checks what a public function was given, before anything expensive starts.  ``path``: the only leaf."""
     check.choice("matrix", matrix, MATRICES)
     partition.check_blocks(blocks)
-    network, batch = ready(network, batch)
+    network, loss, batch = ready(network, loss, batch)
+    if matrix == "empirical_fisher":
+        losses.demand_slope(loss, batch, "the empirical Fisher matrix")
     names = tree.names(network.params)
     if path is not None:
         tree.leaf(network.params, path)
@@ -238,23 +225,63 @@ def request(
     return Request(network, loss, batch, matrix, blocks, tuple(names))
 
 
-def _collect(asked: Request, tasks: list[Task], memory: int | None) -> Params:
+def of_block(asked: Request, memory: int | None) -> Any:
+    """Computes the dense blocks of the only leaf that is asked for, [blocks, m, m]."""
+    (path,) = asked.paths
+    count, size = asked.members(path).shape
+    task = routes.block_task(asked)
+    if task.route == routes.NOTHING:
+        return jnp.zeros((count, size, size), asked.leaf(path).dtype)
+    (result,) = _arrays(task.fitted(memory).run())
+    return result.reshape(count, size, size)
+
+
+def blocks_fit(asked: Request, paths: Sequence[str], memory: int | None) -> None:
+    """Checks that the dense blocks of some leaves fit into memory, and says which are the largest that do.
+
+    Raises:
+      MemoryError: they do not.
+    """
+
+    def largest(there: int) -> str:
+        size = there // max(1, sum(asked.leaf(path).size * asked.leaf(path).dtype.itemsize for path in paths))
+        # Where runs do not divide the inputs of a unit, the last one is filled up.
+        while size and sum(block_bytes(replace(asked, blocks=size), path) for path in paths) > there:
+            size -= 1
+        return f"smaller blocks (the largest that fit are runs: blocks={size})" if size else "fewer leaves (scope)"
+
+    named = ", ".join(paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")
+    needed = sum(block_bytes(asked, path) for path in paths)
+    fits(f"blocks={asked.blocks!r} of {named}", needed, memory, largest)
+
+
+def block_bytes(asked: Request, path: str) -> int:
+    """Counts the bytes of the dense blocks of a leaf."""
+    leaf = asked.leaf(path)
+    count, size = asked.members(path).shape
+    return count * size**2 * leaf.dtype.itemsize
+
+
+def collect(asked: Request, tasks: list[Any], memory: int | None) -> Params:
     """Runs the tasks and puts what they return in the shape of the parameters; what none serves is zero."""
     found: dict[str, Any] = {}
     for task in tasks:
         if task.route == routes.NOTHING:
             continue
-        result = task.fitted(memory).run()
-        if isinstance(result, list):
-            found.update(zip(task.paths, result, strict=True))
-            continue
-        (path,) = task.paths
-        leaf = asked.leaf(path)
-        if task.rows:
-            members = partition.members(leaf.shape, "unit", asked.units(path))
-            result = jnp.zeros(leaf.size, result.dtype).at[members.ravel()].set(result.ravel())
-        found[path] = result.reshape(leaf.shape)
+        for path, result in zip(task.paths, _arrays(task.fitted(memory).run()), strict=True):
+            leaf = asked.leaf(path)
+            if task.rows:
+                members = partition.members(leaf.shape, "unit", asked.units(path))
+                result = jnp.zeros(leaf.size, result.dtype).at[members.ravel()].set(result.ravel())
+            found[path] = result.reshape(leaf.shape)
     others = {name: leaf for name, leaf in tree.by_name(asked.network.params).items() if name not in found}
     found |= tree.map_compiled(jnp.zeros_like, others)
     # A network may compute in a wider type than its leaves have.
     return tree.cast(tree.map_named(lambda name, leaf: found[name], asked.network.params), asked.network.params)
+
+
+def _arrays(result: Any) -> list[Any]:
+    """The arrays that a task of one quantity returns, one for each leaf."""
+    if isinstance(result, dict):
+        (result,) = result.values()
+    return result if isinstance(result, list) else [result]

@@ -17,10 +17,12 @@ class Compiled:
     Attributes:
       operations: floating-point operations, as the compiler counts them, and loops as often as they turn.
       bytes: temporaries and results.
+      results: the part of them that are results.
     """
 
     operations: float
     bytes: int
+    results: int = 0
 
 
 def compile_only(program: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Compiled:
@@ -50,4 +52,5 @@ def _compiled(program: Any, structure: Any, shapes: Any, options: Any, float64: 
     memory = compiled.memory_analysis()
     counted = (compiled.cost_analysis() or {}).get("flops", 0.0)
     # The compiler counts the body of a loop once.
-    return Compiled(counted + repeated(traced.jaxpr), memory.temp_size_in_bytes + memory.output_size_in_bytes)
+    results = memory.output_size_in_bytes
+    return Compiled(counted + repeated(traced.jaxpr), memory.temp_size_in_bytes + results, results)

@@ -4,28 +4,39 @@ Half precision becomes float32 before anything is computed: a derivative in half
 (what is below 6e-8 is zero in float16), and weights of zero score would be pruned by their position.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 
-from jaxprune import check, tree
+from jaxprune import check, losses, tree
+from jaxprune.losses import Distillation
 from jaxprune.network import Network
-from jaxprune.types import Apply, Batch, Params
+from jaxprune.sites import outputs_at
+from jaxprune.types import Apply, Batch, Loss, Params
 
 
-def ready(network: Network, batch: Batch) -> tuple[Network, Batch]:
+def ready(network: Network, loss: Loss, batch: Batch) -> tuple[Network, Loss, Batch]:
     """Checks a network and a batch, before anything expensive starts, and returns both in float32 or wider.
+
+    A loss that is taken at a value inside the network is ``placed`` at the outputs.
 
     Raises:
       ValueError: a batch whose parts do not fit, or NaN anywhere; infinite weights, images or labels.
       TypeError: parameters that are not real arrays.
     """
-    check.batch(batch)
+    check.batch(batch, keys=losses.entries(loss))
     check.network(network)
     check.finite_batch(batch)
     network, images = in_float32(network, batch["image"])
-    return network, tree.wide({**batch, "image": images})
+    return *placed(network, loss), tree.wide({**batch, "image": images})
+
+
+def placed(network: Network, loss: Loss) -> tuple[Network, Loss]:
+    """Makes of a loss at a value inside the network one of the outputs, of the network that returns that value."""
+    if isinstance(loss, Distillation) and loss.at is not None:
+        return outputs_at(network, loss.at), replace(loss, at=None)
+    return network, loss
 
 
 def in_float32(network: Network, images: Any) -> tuple[Network, Any]:

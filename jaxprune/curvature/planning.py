@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxprune import check, tree
 from jaxprune.curvature import blocks as quantities
 from jaxprune.curvature import routes
+from jaxprune.curvature.compiled import compile_only
+from jaxprune.curvature.counting import count_only
 from jaxprune.curvature.products import gradient_cost
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Scope
@@ -96,10 +98,12 @@ def plan(
     scope: Scope = None,
     path: str | None = None,
     memory: int | None = None,
+    compile: bool = True,
 ) -> Plan:
     """Says by which route a quantity would be computed, why, what it costs, and what it takes at its peak.
 
     Nothing is computed, but the programs are compiled: the computation that follows does not compile them again.
+    ``compile=False`` counts in their traces alone, which takes a second where compiling takes minutes.
 
     Args:
       network: the network.
@@ -111,10 +115,13 @@ def plan(
       scope: static tree of bools; None: every leaf.
       path: for "block": the leaf.
       memory: the bytes that temporaries may take; None: half of what is free.
+      compile: whether the compiler counts operations and bytes, or we do.  Ours weigh an operation by the time that it
+        takes on a CPU, and know nothing of what a compiler makes of a program.
 
     Returns:
-      A ``Plan``.  Its cost compares the operations of the compiled programs with those of one value and gradient; time
-      follows operations to within a factor of about two.
+      A ``Plan``.  Its cost compares the operations of the programs with those of one value and gradient; time follows
+      operations to within a factor of about two (on a CPU, convolutions with groups take longer than a compiler
+      counts).
 
     Raises:
       ValueError: an unknown option.
@@ -137,10 +144,12 @@ def plan(
         tasks = routes.product_tasks(request, request.network.params)
     else:
         tasks = [routes.block_task(request)]
-    unit = max(1.0, gradient_cost(request.network, loss, request.batch))  # a gradient that is zero costs nothing
+    measure = compile_only if compile else count_only
+    # A gradient that is zero costs nothing.
+    unit = max(1.0, gradient_cost(request.network, request.loss, request.batch, measure))
     legs = []
     for task in tasks:
-        calls, operations, peak = task.fitted(memory).cost()
+        calls, operations, peak = task.fitted(memory, measure).cost(measure)
         legs.append(Leg(task.route, task.paths, task.why, calls, operations / unit, peak))
     return Plan(quantity, matrix, tuple(legs))
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import losses, tree
+from jaxprune.curvature.columns import columns
 from jaxprune.curvature.loops import side_by_side
 from jaxprune.curvature.products import linearised
 from jaxprune.network import Network
@@ -52,30 +53,71 @@ def products(
     return jnp.sum(side_by_side(one, indices), axis=0)
 
 
-@partial(jax.jit, static_argnames=("loss", "paths"))
+@partial(jax.jit, static_argnames=("loss", "matrix", "paths", "quantity", "count"))
 @jax.default_matmul_precision("highest")
-def squared_gradients(network: Network, batch: Batch, indices: Any, *, loss: Loss, paths: tuple[str, ...]) -> list[Any]:
-    """Sums the squared gradients of the losses of some examples (-1: none), by their shares, for leaves of these names.
+def over_examples(
+    network: Network,
+    batch: Batch,
+    vectors: Sequence[Any],
+    tables: Sequence[Any],
+    indices: Any,
+    *,
+    loss: Loss,
+    matrix: str,
+    paths: tuple[str, ...],
+    quantity: str,
+    count: int,
+) -> list[Any]:
+    """Sums what single examples add to a quantity of the Gauss-Newton or empirical Fisher matrix, for some leaves.
 
-    Each is a backward pass of the whole batch, as a network that mixes its examples demands.
+    The gradient of one example by one column of its output Hessian is a backward pass of the whole batch, as a network
+    that mixes its examples demands, and goes to a leaf from all places where it enters.
+
+    Args:
+      network: the network.
+      batch: images, what the loss reads, and weights.
+      vectors: v at every leaf, for "products".
+      tables: of every leaf; for "products" the block of every weight, for "dense" the weights of every block (-1:
+        none).
+      indices: numbers of pairs (example, column), examples first; -1: none.
+      loss: per-example loss.
+      matrix: "ggn" or "empirical_fisher".
+      paths: the leaves.
+      quantity: "diagonal", "products" (H_B v_B) or "dense" (blocks [blocks, m, m]).
+      count: of the columns.
     """
     every = tree.by_name(network.params)
 
-    def values(leaves: list[Any]) -> Any:
+    def outputs(leaves: list[Any]) -> Any:
         given = every | dict(zip(paths, leaves, strict=True))
         params = tree.map_named(lambda name, _: given[name], network.params)
-        outputs = network.apply(params, network.state, losses.images(batch))
-        return loss(*losses.without_padding(outputs, batch))
+        return network.apply(params, network.state, losses.images(batch))
 
-    found, pull = jax.vjp(values, [every[path] for path in paths])
-    share = losses.shares(batch, found)
+    found, pull = jax.vjp(outputs, [every[path] for path in paths])
+    column = columns(loss, found, batch, losses.shares(batch, found), matrix)
 
     def one(index: Any) -> list[Any]:
-        weight = jnp.where(index >= 0, share[index], 0)
-        cotangent = jnp.where(weight > 0, jax.nn.one_hot(index, len(found), dtype=found.dtype), 0)
-        return [jnp.where(weight > 0, weight * leaf.astype(share.dtype) ** 2, 0) for leaf in pull(cotangent)[0]]
+        left, right, weights = column(jnp.maximum(index, 0) % count)
+        own = (jnp.arange(len(found)) == index // count)[:, None]
+        weight = jnp.where(index >= 0, weights[index // count], 0)
+        gradients = pull(jnp.where(own & (weight != 0), left, 0))[0]
+        others = gradients if right is None else pull(jnp.where(own & (weight != 0), right, 0))[0]
+        parts = zip(gradients, others, vectors, tables, strict=True)
+        return [weight * _of_gradients(quantity, *part) for part in parts]
 
     return [jnp.sum(each, axis=0) for each in side_by_side(one, indices)]
+
+
+def _of_gradients(quantity: str, left: Any, right: Any, vector: Any, table: Any) -> Any:
+    left, right = tree.wide((left, right))
+    if quantity == "diagonal":
+        return left * right
+    if quantity == "products":
+        blocks = jax.ops.segment_sum((left * vector).ravel(), table.ravel(), left.size)
+        return right * blocks[table]
+    one, other = (jnp.where(table < 0, 0, each.ravel()[table]) for each in (left, right))
+    total = jnp.einsum("bi,bj->bij", one, other)
+    return total if left is right else (total + total.mT) / 2
 
 
 @partial(jax.jit, static_argnames=("loss", "path", "matrix"))

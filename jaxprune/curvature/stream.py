@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune import check, tree
+from jaxprune import check, losses, tree
 from jaxprune.types import Batch
 
 
@@ -47,7 +47,7 @@ def total_weight(batch: Batch) -> Any:
     3.0
     """
     if "weight" not in batch:
-        return float(np.shape(batch["label"])[0])
+        return float(losses.examples(batch))
     weights = batch["weight"]
     if not isinstance(weights, Tracer) and (not isinstance(weights, jax.Array) or weights.is_fully_addressable):
         return float(np.sum(np.asarray(weights), dtype=np.float64))

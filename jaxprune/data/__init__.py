@@ -18,6 +18,7 @@ from jaxprune.data.source import Arrays, Source, as_float, relabelled, select
 from jaxprune.data.splits import FRACTIONS, split
 from jaxprune.data.streaming import Stream, stream
 from jaxprune.data.tasks import Task, find_task, imagenet_tasks
+from jaxprune.data.teacher import with_teacher
 from jaxprune.data.tfds import tfds
 from jaxprune.data.voc import voc
 
@@ -64,4 +65,5 @@ __all__ = [
     "training_batch",
     "voc",
     "with_progress",
+    "with_teacher",
 ]

@@ -18,7 +18,8 @@ class Batches(Sequence[dict[str, Any]]):
     fetches its own part only.
 
     Args:
-      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``; see ``select`` and ``stream``.
+      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"`` and ``"teacher"``, or without labels; see
+        ``select`` and ``stream``.
       size: examples in a (global) batch.
       host: (index, count): this host's part of every batch.  The global batches are the same for every count.
 
@@ -33,7 +34,7 @@ class Batches(Sequence[dict[str, Any]]):
     def __init__(self, data: Mapping[str, Any], size: int, host: tuple[int, int] = (0, 1)) -> None:
         _check(data, size, host)
         self._data, self._size, self._host = data, size, host
-        self._count = len(data["label"])
+        self._count = len(data["image"])
 
     def __len__(self) -> int:
         return -(-self._count // self._size)
@@ -63,7 +64,8 @@ def training_batch(
     Resuming at a step needs no state but the step.
 
     Args:
-      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"``; see ``select`` and ``stream``.
+      data: ``{"image": [n, ...], "label": [n]}``, optionally ``"weight"`` and ``"teacher"``, or without labels; see
+        ``select`` and ``stream``.
       size: examples in a (global) batch.
       seed: another seed gives another order.
       step: the number of the step, from 0.
@@ -74,9 +76,9 @@ def training_batch(
     [0, 1, 2, 3]
     """
     _check(data, size, host)
-    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(data["label"]))
+    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(data["image"]))
     order = np.concatenate(
-        [shuffled(len(data["label"]), f"epoch/{seed}/{epoch}")[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        [shuffled(len(data["image"]), f"epoch/{seed}/{epoch}")[places[epochs == epoch]] for epoch in np.unique(epochs)]
     )
     return _take(data, order, size, host)
 
@@ -98,7 +100,7 @@ def _take(data: Mapping[str, Any], order: np.ndarray, size: int, host: tuple[int
         result[: len(found)] = found
         return result
 
-    weight = data.get("weight", np.ones(len(data["label"]), np.float32))
+    weight = data.get("weight", np.ones(len(data["image"]), np.float32))
     return {name: padded(values) for name, values in {**data, "weight": weight}.items()}
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import rich
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
+
+from jaxprune import losses
 
 
 def with_progress(batches: Sequence[Any], name: str) -> Sequence[Any]:
@@ -71,4 +72,4 @@ class _Shown(Sequence[Any]):
         with bar(self._name, len(self)) as count:
             for batch in self._batches:
                 yield batch
-                count(np.shape(batch["label"])[0])
+                count(losses.examples(batch))

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import check, losses, tree
+from jaxprune.curvature.inputs import placed
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss
 
@@ -57,7 +58,7 @@ def fgsm(
     >>> fgsm(net, losses.cross_entropy, batch, epsilon=0.125)
     Array([[0.375, 0.375]], dtype=float32)
     """
-    limits = _limits(network, batch, epsilon, epsilon, bounds)
+    network, loss, limits = _checked(network, loss, batch, epsilon, epsilon, bounds)
     images, seen = _step(network, batch, tree.wide(jnp.asarray(batch["image"])), limits, loss=loss)
     return _finished(batch, images, limits, [seen])
 
@@ -105,7 +106,7 @@ def pgd(
     """
     check.positive("step_size", step_size)
     check.whole("steps", steps)
-    limits = _limits(network, batch, epsilon, step_size, bounds)
+    network, loss, limits = _checked(network, loss, batch, epsilon, step_size, bounds)
     images, seen = tree.wide(jnp.asarray(batch["image"])), []
     if key is not None:
         images = _start(batch, images, limits, key)
@@ -137,13 +138,20 @@ def attacked(network: Network, loss: Loss, batches: Iterable[Batch], attack: Att
         yield {**batch, "image": attack(network, loss, batch)}
 
 
-def _limits(
-    network: Network, batch: Batch, epsilon: float, step_size: float, bounds: tuple[float, float]
-) -> tuple[float, float, float, float]:
-    """Checks what an attack is given, and returns (epsilon, step size, low, high)."""
-    check.batch(batch)
+def _checked(
+    network: Network, loss: Loss, batch: Batch, epsilon: float, step_size: float, bounds: tuple[float, float]
+) -> tuple[Network, Loss, tuple[float, float, float, float]]:
+    """Checks what an attack is given, and returns the network and its loss, and (epsilon, step size, low, high)."""
+    check.batch(batch, keys=losses.entries(loss))
     check.network(network)
     check.finite_batch(batch)
+    losses.demand_slope(loss, batch, "an attack")
+    return *placed(network, loss), _limits(batch, epsilon, step_size, bounds)
+
+
+def _limits(
+    batch: Batch, epsilon: float, step_size: float, bounds: tuple[float, float]
+) -> tuple[float, float, float, float]:
     if not 0 <= epsilon < float("inf"):
         raise ValueError(
             f"epsilon: expected a finite number of 0 or more, in units of the images, but got {epsilon!r}. For eight "
@@ -204,12 +212,13 @@ def _finished(batch: Batch, images: jax.Array, limits: Any, seen: list[tuple[Any
     found = jax.device_get(seen)
     broken, classes = max(int(count) for count, _ in found), int(found[0][1])
     if broken:
-        label = np.asarray(batch["label"])
+        label = np.asarray(batch.get("label", ()))
         if label.ndim == 1 and np.issubdtype(label.dtype, np.integer):
             check.label_range("batch: labels", label[np.asarray(losses.weights(batch)) > 0], classes)
         raise ValueError(
-            f"loss: expected a finite gradient in every image, but that of {broken} of {len(label)} is NaN or "
-            "infinite. Inspect the network's weights and outputs; where they are of half precision, attack in float32."
+            f"loss: expected a finite gradient in every image, but that of {broken} of {losses.examples(batch)} is "
+            "NaN or infinite. Inspect the network's weights and outputs; where they are of half precision, attack in "
+            "float32."
         )
     kind = jnp.result_type(batch["image"])
     # Two programs: in one, the compiler may leave out that a number is rounded and widened again.

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxprune import check, losses, sites
 from jaxprune.curvature import average
+from jaxprune.curvature.inputs import placed
 from jaxprune.network import Network
 from jaxprune.types import Batch, Evaluator, Loss
 
@@ -112,7 +113,13 @@ def mean_loss(loss: Loss, batches: Iterable[Batch]) -> Evaluator:
     """Measures the weighted mean loss over all batches: an evaluator of {"loss"}."""
 
     def evaluate(network: Network) -> dict[str, float]:
-        return {"loss": float(average(lambda batch: _loss(network, batch, loss=loss), _checked(network, batches)))}
+        at_outputs, its_loss = placed(network, loss)
+
+        def of_batch(batch: Batch) -> Any:
+            losses.demand_slope(loss, batch, "its mean")
+            return _loss(at_outputs, batch, loss=its_loss)
+
+        return {"loss": float(average(of_batch, _checked(network, batches, losses.entries(loss))))}
 
     return evaluate
 
@@ -147,7 +154,7 @@ def _checked(network: Network, batches: Iterable[Batch], keys: Sequence[str] = (
 
 
 def _counted(batch: Batch) -> np.ndarray:
-    return np.asarray(losses.weights({"label": batch["image"], **batch})) > 0
+    return np.asarray(losses.weights(batch)) > 0
 
 
 def _joined(rows: list[np.ndarray]) -> np.ndarray:

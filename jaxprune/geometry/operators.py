@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxprune import check, curvature, tree
-from jaxprune.curvature.inputs import in_float32
+from jaxprune import check, curvature, losses, tree
+from jaxprune.curvature.inputs import in_float32, placed
 from jaxprune.curvature.stream import total_weight
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params, Scope
@@ -111,7 +111,7 @@ def operator(
     Array([18., 12.], dtype=float32)
     """
     check.choice("matrix", matrix, PRODUCTS)
-    network, held = ready(network, batches)
+    network, loss, held = ready(network, loss, batches, slope=False)
     weights = [total_weight(batch) for batch in held]
     check.positive("batches: the sum of the weights", sum(weights))
     chosen = jax.tree.map(lambda leaf: np.ones(np.shape(leaf), bool), network.params)
@@ -134,10 +134,13 @@ def operator(
     return Operator(network, loss, held, shares, matrix, positions)
 
 
-def ready(network: Network, batches: Iterable[Batch], name: str = "batches") -> tuple[Network, tuple[Batch, ...]]:
+def ready(
+    network: Network, loss: Loss, batches: Iterable[Batch], name: str = "batches", *, slope: bool = True
+) -> tuple[Network, Loss, tuple[Batch, ...]]:
     """Checks a network and batches that are read again and again, and holds them.
 
-    The network comes back in float32 or wider: a small step in half precision would be rounding.
+    The network comes back in float32 or wider: a small step in half precision would be rounding.  ``slope``: whether
+    the loss must be one that is not zero wherever the network stands.
     """
     held = tuple(check.batches(batches, name))
     if not held:
@@ -146,9 +149,12 @@ def ready(network: Network, batches: Iterable[Batch], name: str = "batches") -> 
         )
     check.network(network)
     for batch in held:
-        check.batch(batch, name)
+        check.batch(batch, name, losses.entries(loss))
         check.finite_batch(batch, name)
-    return in_float32(network, held[0]["image"])[0], held
+        if slope:
+            losses.demand_slope(loss, batch, "the shape of its values")
+    network, loss = placed(in_float32(network, held[0]["image"])[0], loss)
+    return network, loss, held
 
 
 # One program each, instead of one for every leaf.

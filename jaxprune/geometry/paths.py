@@ -68,7 +68,7 @@ def pruning_path(
     """
     check.mask("mask", mask, network.params)
     check.choice("matrix", matrix, PRODUCTS)
-    (network, held), shares = ready(network, batches), _shares(points)
+    (network, loss, held), shares = ready(network, loss, batches), _shares(points)
     step = tree.map_compiled(_deletion, mask, network.params)
     gradient = curvature.average(lambda batch: curvature.gradient(network, loss, batch), held)
     product = curvature.average(lambda batch: PRODUCTS[matrix](network, loss, batch, step), held)
@@ -128,8 +128,10 @@ def barrier(
         raise ValueError("other: expected the apply of network, but it has another. Make both from one module.")
     check.same_structure("other.params", other.params, "network.params", network.params)
     check.same_structure("other.state", other.state, "network.state", network.state)
-    (network, held), shares = ready(network, batches), _shares(points)
-    other, source = ready(other, held if calibration is None else calibration, "batches, calibration")
+    (network, loss, held), shares = ready(network, loss, batches), _shares(points)
+    other, _, source = ready(
+        other, loss, held if calibration is None else calibration, "batches, calibration", slope=False
+    )
     moves = network.train_apply is not None and bool(jax.tree.leaves(network.state))
     own = [one for batch in source if (one := _unpadded(batch)) is not None] if moves else []
 
@@ -144,7 +146,7 @@ def barrier(
 
 def mean_loss(network: Network, loss: Loss, batches: Iterable[Batch]) -> float:
     """Computes the mean loss over all batches, at the precision of the products."""
-    network, held = ready(network, batches)
+    network, loss, held = ready(network, loss, batches)
     return average_loss(network, loss, held)
 
 

@@ -127,7 +127,7 @@ def _sweep(
     points: int,
     both: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    network, held = ready(network, batches)
+    network, loss, held = ready(network, loss, batches)
     for direction in directions:
         check.same_structure("direction", direction, "network.params", network.params)
         check.finite("direction", direction, "Inspect what it was computed from.")

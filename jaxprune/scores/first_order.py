@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxprune import curvature, tree
+from jaxprune import curvature, losses, tree
 from jaxprune.curvature import inputs
 from jaxprune.curvature.products import is_flat
 from jaxprune.curvature.stream import total_weight
@@ -109,10 +109,11 @@ def _demand_slope(network: Network, loss: Loss, batches: Iterable[Batch]) -> Non
     """Checks that the gradient of the loss by the outputs is not zero on every example: mostly one batch tells."""
     flat = False
     for batch in batches:
-        wide, batch = inputs.ready(network, batch)
+        losses.demand_slope(loss, batch, "a score of gradients")
+        wide, at_outputs, batch = inputs.ready(network, loss, batch)
         if not total_weight(batch):
             continue
-        flat = bool(is_flat(wide, batch, loss=loss))
+        flat = bool(is_flat(wide, batch, loss=at_outputs))
         if not flat:
             return
     if flat:

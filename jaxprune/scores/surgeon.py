@@ -5,7 +5,7 @@ takes no part (padding, dead weights, what is pruned already) becomes a row of t
 program serves every mask.  Temporaries are those of a few blocks, however many a leaf has.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxprune import check, tree
-from jaxprune.curvature import average, block, block_factors, block_members, columns
+from jaxprune.curvature import block_factors, sweep
+from jaxprune.curvature.blocks import block_bytes, request
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.stream import total_weight
+from jaxprune.memory import available
 from jaxprune.network import Network
 from jaxprune.scores.doors import ready
 from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
@@ -25,6 +27,9 @@ from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
 # Numbers in the blocks that an accelerator solves side by side.  A CPU takes one block at a time, which stays in its
 # cache: greedy on 64 blocks of 576 x 576 took 0.8 s, and in groups of four 2.2 s.
 _SIDE_BY_SIDE = 2**25
+
+# Triangles up to this size are inverted by substitution.
+_TRIANGLE = 80
 
 
 def surgeon_update(
@@ -66,16 +71,14 @@ def surgeon_update(
     def update(network: Network, batches: Iterable[Batch], mask: Mask) -> Params:
         weights, batches = ready(network, batches)
         check.mask("mask", mask, network.params)
-        batches = list(batches)  # read once for every leaf
-
-        def one(path: str, given: Any, leaf: Any, kept: Any) -> Any:
-            if np.asarray(kept).all():
-                return given
-            dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
+        batches = list(batches)  # read once for every group of leaves
+        changed = {path: not np.asarray(kept).all() for path, kept in tree.by_name(mask).items()}
+        found = {}
+        for path, dense, members in _every(network, loss, batches, [*filter(changed.get, changed)], blocks, matrix):
+            leaf, kept = tree.leaf(weights, path), tree.leaf(mask, path)
             change = _of_leaf(_readjustment, path, leaf, kept, dense, members, damping)
-            return jnp.where(kept, leaf + change, 0).astype(given.dtype)
-
-        return tree.map_named(one, network.params, weights, mask)
+            found[path] = jnp.where(kept, leaf + change, 0).astype(tree.leaf(network.params, path).dtype)
+        return tree.map_named(lambda path, given: found.get(path, given), network.params)
 
     return update
 
@@ -88,22 +91,25 @@ def deletion_costs(
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         weights, batches = ready(network, batches)
-        batches = list(batches)  # read once for every leaf
-
-        def one(path: str, leaf: Any, wanted: bool) -> Any:
-            if not wanted or not leaf.size:
-                return jnp.zeros_like(leaf)
-            # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
-            kept = leaf != 0 if form == "greedy" else jnp.ones(leaf.shape, bool)
-            factors = _factors(network, loss, batches, path, blocks, matrix, damping) if form == "obs" else None
-            if factors is not None:
-                return _by_factors(leaf, factors, block_members(network, batches[0], path, blocks), damping)
-            dense, members = _dense_blocks(network, loss, batches, path, blocks, matrix)
-            return _of_leaf(costs, path, leaf, kept, dense, members, damping)
-
+        batches = list(batches)  # read once for every group of leaves
         wanted = jax.tree.map(lambda _: True, network.params) if scope is None else scope
         check.static_bools("scope", wanted, network.params)
-        return tree.map_named(one, weights, wanted)
+        leaves, found, dense = tree.by_name(weights), {}, []
+        for path, inside in tree.by_name(wanted).items():
+            leaf = leaves[path]
+            if not inside or not leaf.size:
+                found[path] = jnp.zeros_like(leaf)
+                continue
+            factors = _factors(network, loss, batches, path, blocks, matrix, damping) if form == "obs" else None
+            if factors is None:
+                dense.append(path)
+            else:
+                found[path] = _by_factors(leaf, factors, _members(network, loss, batches, path, blocks), damping)
+        for path, each, members in _every(network, loss, batches, dense, blocks, matrix):
+            # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
+            kept = leaves[path] != 0 if form == "greedy" else jnp.ones(leaves[path].shape, bool)
+            found[path] = _of_leaf(costs, path, leaves[path], kept, each, members, damping)
+        return tree.map_named(lambda path, _: found[path], weights)
 
     return score
 
@@ -137,10 +143,11 @@ def _factors(
     """Factors V of the blocks of one leaf over all batches, if that is the smaller form; else None."""
     if not batches:
         return None
-    size = block_members(network, batches[0], path, blocks).shape[1]
-    rows = sum(len(batch["image"]) for batch in batches) * columns(network, loss, batches[0], matrix)
+    asked = request(network, loss, batches[0], matrix, blocks, None, path)
+    size = asked.members(path).shape[1]
+    rows = sum(len(batch["image"]) for batch in batches) * asked.columns()
     # Damping that rounding swallows is for the dense form to refuse.
-    if rows >= size or damping < size * jnp.finfo(tree.wide(tree.leaf(network.params, path)).dtype).eps:
+    if rows >= size or damping < size * jnp.finfo(asked.leaf(path).dtype).eps:
         return None
     weights = [total_weight(batch) for batch in batches]
     parts = [block_factors(network, loss, batch, path, blocks, matrix) for batch in batches]
@@ -165,13 +172,38 @@ def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
     return _placed(scores, members, leaf)
 
 
-def _dense_blocks(
-    network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int, matrix: str
-) -> tuple[Any, np.ndarray]:
-    """The blocks of one leaf [blocks, m, m], and the flat positions of their weights [blocks, m] (-1: padding)."""
-    dense = average(lambda batch: block(network, loss, batch, path, blocks, matrix), batches)
-    members = block_members(network, batches[0], path, blocks)
-    return dense.reshape(*members.shape, members.shape[1]), members
+def _every(
+    network: Network, loss: Loss, batches: list[Batch], paths: Sequence[str], blocks: str | int, matrix: str
+) -> Iterator[tuple[str, Any, np.ndarray]]:
+    """The name, the blocks [blocks, m, m] and the positions of the weights [blocks, m] (-1: padding) of every leaf.
+
+    A sweep for as many leaves at a time as fit into memory together.
+    """
+    for group in _groups(network, loss, batches, paths, blocks, matrix):
+        scope = tree.map_named(lambda path, _, group=group: path in group, network.params)
+        found = sweep(network, loss, batches, ("gram",), matrix=matrix, blocks=blocks, scope=scope).gram or {}
+        for path in group:
+            yield path, found.pop(path), _members(network, loss, batches, path, blocks)
+
+
+def _groups(
+    network: Network, loss: Loss, batches: list[Batch], paths: Sequence[str], blocks: str | int, matrix: str
+) -> list[list[str]]:
+    groups: list[list[str]] = []
+    # A sum and what is added to it, and as much again for what is made of them.
+    taken, there = 0, available(None) // 3
+    asked = request(network, loss, batches[0], matrix, blocks, None) if batches else None
+    for path in paths:
+        needed = 0 if asked is None else block_bytes(asked, path)
+        if not groups or taken + needed > there:
+            groups, taken = [*groups, []], 0
+        groups[-1].append(path)
+        taken += needed
+    return groups
+
+
+def _members(network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int) -> np.ndarray:
+    return request(network, loss, batches[0], "ggn", blocks, None, path).members(path)
 
 
 def _of_leaf(
@@ -253,13 +285,20 @@ def _readjustment(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any,
 def _factored(block: Any, void: Any, shift: Any) -> tuple[Any, Any, Any]:
     """The damped block, its Cholesky factor, and whether there is one."""
     damped = jnp.where(void[:, None] | void[None, :], 0, block) + jnp.diag(jnp.where(void, 1, shift))
-    factor = jnp.linalg.cholesky(damped)
+    factor = jnp.linalg.cholesky(damped, symmetrize_input=False)
     definite = (shift > 0) & jnp.all(jnp.isfinite(jnp.diagonal(factor)))
     return damped, factor, definite | jnp.all(void)
 
 
 def _inverse(factor: Any) -> Any:
-    return solve_triangular(factor, jnp.eye(factor.shape[0], dtype=factor.dtype), lower=True)
+    """The inverse of a lower triangle, half by half: products of matrices, and nothing above the diagonal."""
+    size = factor.shape[0]
+    if size <= _TRIANGLE:
+        return solve_triangular(factor, jnp.eye(size, dtype=factor.dtype), lower=True)
+    half = size // 2
+    upper, lower = _inverse(factor[:half, :half]), _inverse(factor[half:, half:])
+    below = -lower @ (factor[half:, :half] @ upper)
+    return jnp.block([[upper, jnp.zeros((half, size - half), factor.dtype)], [below, lower]])
 
 
 def _indefinite(

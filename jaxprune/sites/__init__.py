@@ -4,7 +4,7 @@ from jaxprune.sites.changes import before, gradients_at, guided
 from jaxprune.sites.kernels import Site
 from jaxprune.sites.proof import Proof, add_to, has_own_backward
 from jaxprune.sites.survey import Survey, survey
-from jaxprune.sites.tags import read, read_jit, tags
+from jaxprune.sites.tags import outputs_at, read, read_jit, tags
 
 __all__ = [
     "Proof",
@@ -15,6 +15,7 @@ __all__ = [
     "gradients_at",
     "guided",
     "has_own_backward",
+    "outputs_at",
     "read",
     "read_jit",
     "survey",

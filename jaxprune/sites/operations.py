@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 from jaxprune.sites.kernels import needed
@@ -59,9 +61,47 @@ def multiplications(name: str, params: Mapping[str, Any], inputs: Sequence[Any],
     return size(outputs[0]) * math.prod(extents)
 
 
+def nonzero(params: Mapping[str, Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Counts the multiplications of one convolution that meet no zero of a padding or between dilated inputs.
+
+    Args:
+      params: its static parameters.
+      inputs: shapes of what goes in.
+      outputs: shape of what comes out.
+
+    >>> import jax.numpy as jnp
+    >>> ones = jnp.ones((1, 4, 1)), jnp.ones((3, 1, 1))
+    >>> made = jax.make_jaxpr(lambda x, w: jax.lax.conv(x.mT, w.T, (1,), "SAME"))(*ones)
+    >>> step = made.eqns[-1]
+    >>> nonzero(step.params, [each.aval for each in step.invars], [each.aval for each in step.outvars])
+    10
+    """
+    numbers = params["dimension_numbers"]
+    count = inputs[1].shape[numbers.rhs_spec[1]] * math.prod(outputs[0].shape[axis] for axis in numbers.out_spec[:2])
+    for place in range(len(numbers.out_spec) - 2):
+        extents = [aval.shape[spec[place + 2]] for aval, spec in zip((*inputs, *outputs), numbers, strict=True)]
+        names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+        count *= _meetings(*extents, *(params[name][place] for name in names))
+    return count
+
+
+@lru_cache(maxsize=1024)
+def _meetings(
+    extent: int, taps: int, made: int, stride: int, padding: tuple[int, int], spread: int, dilation: int
+) -> int:
+    """Counts the pairs of an output and a tap, along one axis, that meet an input."""
+    at = np.arange(made)[:, None] * stride + np.arange(taps) * dilation - padding[0]
+    return int(np.sum((at >= 0) & (at <= (extent - 1) * spread) & (at % spread == 0)))
+
+
 def inside(params: Mapping[str, Any]) -> list[Any]:
     """Lists the programs that an equation runs (loops, branches, calls), from its static parameters."""
-    return [value for value in jax.tree.leaves(dict(params)) if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
+    found = []
+    for value in params.values():
+        # Most parameters are numbers: to ask each for its leaves would take most of the time.
+        leaves = jax.tree.leaves(value) if isinstance(value, (tuple, list, dict)) else (value,)
+        found += [leaf for leaf in leaves if isinstance(leaf, (core.Jaxpr, core.ClosedJaxpr))]
+    return found
 
 
 def opened(value: Any) -> Any:

@@ -12,7 +12,7 @@ another way than by calling the function itself has two derivatives, the one tha
 the second derivative of the whole meets both: no site that reaches one is proven piecewise linear.
 
 *Independent.*  If every example of what reaches z depends on the same example of u alone, output n depends on z through
-example n only.  The axis of the examples is followed through the steps that depend on u.
+example n only.  The axis of the examples is followed through the steps that depend on u, merged with others or not.
 
 What cannot be followed is called not proven; nothing is guessed.
 """
@@ -28,6 +28,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxprune.sites import axes
+from jaxprune.sites.axes import Along
 from jaxprune.sites.kernels import Site, needed
 from jaxprune.sites.program import Program, Step, holds_program, trace, with_inner
 
@@ -38,14 +39,16 @@ class Proof:
 
     Attributes:
       piecewise_linear: whether it is proven that the outputs are piecewise linear in z.
-      examples: the axis of z that counts the examples, if it is proven that output n depends on example n of z alone;
-        else None.
+      examples: where the examples of z lie, if it is proven that output n depends on example n of z alone; else None.
       reached: False if no derivative of the outputs reaches z.
+      consistent: whether every derivative rule of the user's own after z belongs to the values: none has a backward
+        pass of its own, and none takes its value from elsewhere than the function that it belongs to.
     """
 
     piecewise_linear: bool
-    examples: int | None
+    examples: Along | None
     reached: bool
+    consistent: bool
 
 
 def prove(program: Program, sites: Sequence[Site]) -> list[Proof]:
@@ -66,7 +69,7 @@ def prove(program: Program, sites: Sequence[Site]) -> list[Proof]:
     cotangents = [_shape(program.aval(atom)) for atom in program.outputs]
     reverse = trace(backward, parts, cotangents, [_shape(program.avals[number]) for number in program.arguments])
     marked = reverse.arguments[len(parts) : len(parts) + len(cotangents)]
-    followed = axes.follow(reverse, dict.fromkeys(marked, 0))
+    followed = axes.follow(reverse, dict.fromkeys(marked, Along(0)))
     sources = {number: 1 << place for place, number in enumerate(reverse.arguments[: len(parts)])}
     reads = _reads(reverse, sources, followed)
     opaque = _reach(program, sites, _has_own_backward)
@@ -74,15 +77,17 @@ def prove(program: Program, sites: Sequence[Site]) -> list[Proof]:
     zeros = {step.outputs[0] for step in reverse.steps if _is_zero(step)}
     proofs = []
     for place, atom in enumerate(reverse.outputs):
+        consistent = not crooked >> place & 1
         if isinstance(atom, core.Literal):  # the zero that a number z gets where no derivative reaches it
-            proofs.append(Proof(not crooked >> place & 1, None, bool(np.any(atom.val))))
+            proofs.append(Proof(consistent, None, bool(np.any(atom.val)), consistent))
             continue
-        axis = followed.get(atom)
+        along = followed.get(atom)
         proofs.append(
             Proof(
-                piecewise_linear=not (reads[atom] | crooked) >> place & 1,
-                examples=axis if isinstance(axis, int) and not opaque >> place & 1 else None,
+                piecewise_linear=consistent and not reads[atom] >> place & 1,
+                examples=along if isinstance(along, Along) and not opaque >> place & 1 else None,
                 reached=atom not in zeros,
+                consistent=consistent,
             )
         )
     return proofs
@@ -119,6 +124,12 @@ def _has_own_backward(step: Step) -> bool:
 
 def _has_other_value(step: Step) -> bool:
     return any(step.primitive.name == "custom_jvp_call" and not _calls_itself(step) for step in with_inner(step))
+
+
+def is_consistent(program: Program) -> bool:
+    """Whether every derivative rule of the user's own that the outputs need belongs to the values (see ``Proof``)."""
+    steps = [program.steps[index] for index in needed(program)]
+    return not any(_has_own_backward(step) or _has_other_value(step) for step in steps)
 
 
 def _calls_itself(step: Any) -> bool:

@@ -11,7 +11,7 @@ from jaxprune import check, tree
 from jaxprune.network import Network
 from jaxprune.sites.kernels import Site, find
 from jaxprune.sites.program import Program, trace
-from jaxprune.sites.proof import Proof, prove
+from jaxprune.sites.proof import Proof, is_consistent, prove
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,6 +24,8 @@ class Survey:
       proofs: what is proven of the network after each of these sites.
       unserved: why every other leaf has no site, by name; ``""``: the outputs do not depend on it.
       outputs: shape and type of the outputs.
+      consistent: whether every derivative rule of the user's own belongs to the values (see ``Proof``), in the whole
+        program as far as the outputs need it, whichever leaf it follows.
     """
 
     program: Program
@@ -31,6 +33,7 @@ class Survey:
     proofs: dict[str, Proof]
     unserved: dict[str, str]
     outputs: jax.ShapeDtypeStruct
+    consistent: bool
 
     def __str__(self) -> str:
         """Writes a line for every leaf: how it enters, its units, and what is proven of what follows."""
@@ -42,6 +45,8 @@ class Survey:
             lines.append(f"{path}: {site.kind}, unit axes {self.unit_axes(path, 0)}, {linear}, {alone}")
         for path, why in self.unserved.items():
             lines.append(f"{path}: no site: {why or 'the outputs do not depend on it'}")
+        if not self.consistent:
+            lines.append("a derivative rule of its own has another value, or only a backward pass")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -88,4 +93,4 @@ def _survey(apply: Callable[..., Any], structure: Any, shapes: tuple[Any, ...], 
     program = trace(apply, params, state, images)
     sites, unserved = find(program, tree.names(params), program.arguments[-1])
     proofs = dict(zip(sites, prove(program, list(sites.values())), strict=True))
-    return Survey(program, sites, proofs, unserved, outputs)
+    return Survey(program, sites, proofs, unserved, outputs, is_consistent(program))

@@ -1,6 +1,7 @@
 """Where a training starts from, once all is checked that can be known before its first step."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,9 +29,14 @@ def prepared(
 
     Errors are those of ``fit``.
     """
-    check.batch(data, "data")
+    check.batch(data, "data", losses.entries(loss))
     if not is_streamed(data):
         check.finite_batch(data, "data")
+    if augment is not None and "teacher" in data:
+        raise ValueError(
+            "augment: expected none where the data has a 'teacher', which is of the images as they were, not of what "
+            "becomes of them. Leave the augmentation out, or make the teacher part of it."
+        )
     network = network.replace(params=optim.start(tx, network.params))
     check.network(network)
     # As small as can be; but an augmentation may need the others of a batch.
@@ -82,11 +88,13 @@ def _check_outputs(network: Network, loss: Loss, data: Mapping[str, Any], batch:
       raw: whether the labels of batches are those of the data.
     """
     outputs = jax.eval_shape(network.apply, network.params, network.state, batch["image"])
-    check.outputs(outputs, batch["label"].shape[0])
-    if loss in (losses.cross_entropy, losses.squared_error):
-        jax.eval_shape(losses.targets, outputs, batch)
-        if raw and np.ndim(data["label"]) == 1:
-            check.label_range("data: labels", data["label"], outputs.shape[-1])
+    check.outputs(outputs, batch["image"].shape[0])
+    losses.demand_slope(loss, data, "training")
+    labelled = loss in (losses.cross_entropy, losses.squared_error)
+    if labelled or isinstance(loss, losses.Distillation):  # what others read only they know
+        jax.eval_shape(partial(losses.values, loss), outputs, batch)
+    if labelled and raw and np.ndim(data["label"]) == 1:
+        check.label_range("data: labels", data["label"], outputs.shape[-1])
 
 
 def _augmented(augment: Augment, batch: dict[str, Any]) -> Any:

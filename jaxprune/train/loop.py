@@ -240,7 +240,7 @@ def _train(
                 _demand_finite(last, done, state)
             if last and any(reports):
                 report(done, hooks.numbers(done, reports, last, state[0]))
-            count(len(batch["label"]))
+            count(len(batch["image"]))
             if saves:
                 saving.save(done, tuple(state))
             if stopping:

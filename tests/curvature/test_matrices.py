@@ -210,8 +210,8 @@ def test_curvature_takes_more_classes_than_one_chunk(loss):
     network, batch, leaves = wide()
     dense, vector = networks.Dense(network, batch, loss), networks.vector(network.params)
     request = jp.curvature.blocks.request(network, loss, batch, "hessian", "unit", None)
-    (task,) = routes.product_tasks(request, vector)
-    assert len(task.chunks()) == 5
+    # Before the head three columns are enough.
+    assert [len(task.chunks()) for task in routes.product_tasks(request, vector)] == [1, 5]
 
     def everything(network, batch, vector):
         return (

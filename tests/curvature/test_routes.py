@@ -104,7 +104,8 @@ def test_routes_of_the_other_matrices_need_no_piecewise_linear_tail(name):
         for path, leaf in net.leaves.items():
             # No site, or examples that mix: products all the same.
             plain = (leaf.routes[1] == "B" and path not in ("embed/kernel",)) or (name, path) == ("mixing", "b1")
-            assert found[path] == (LETTERS["B"] if plain else LETTERS["N" if path == "unused" else "S"]), path
+            expected = {routes.PRODUCTS, routes.EXAMPLES} if plain else {LETTERS["N" if path == "unused" else "S"]}
+            assert found[path] in expected, path
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
@@ -167,7 +168,7 @@ def test_plan_takes_the_cheaper_of_two_routes_for_layers(depth, classes, route):
     batch = {"image": networks.normal(51, 4, 4), "label": np.array([0, 1, 1, 0])}
     plan = jp.curvature.plan(network, LOSS, batch, "block_product", blocks="layer")
     assert set(served(plan).values()) == {route}
-    assert f"{classes - 1} signals take about" in plan.why
+    assert f"{min(classes - 1, 4)} signals take about" in plan.why  # four at the inputs of the head
     leaves = {
         path: networks.Leaf(leaf.shape, (1,), "")
         for path, leaf in zip(jp.tree.names(params), jax.tree.leaves(params), strict=True)
@@ -247,7 +248,9 @@ def test_plan_of_less_memory_has_narrower_chunks_and_the_same_numbers(route):
 def test_block_refuses_what_does_not_fit_before_it_is_allocated(blocks, needed):
     network = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.zeros((300, 400))})
     batch = {"image": np.ones((2, 300)), "label": np.zeros(2, int)}
-    message = rf"blocks={blocks!r} of w: needs {needed} GB, but 0.01 GB may be taken.*blocks=\"unit\".*block_product"
+    message = (
+        rf"blocks={blocks!r} of w: needs {needed} GB, but 0.01 GB may be taken.*the largest that fit are.*block_product"
+    )
     with pytest.raises(MemoryError, match=message):
         jp.curvature.block(network, LOSS, batch, "w", blocks, memory=10**7)
 

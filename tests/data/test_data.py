@@ -177,8 +177,8 @@ def test_batches_refuse_bad_data():
     data = examples(4)
     with pytest.raises(ValueError, match="data: expected at least one example, but it is empty"):
         jp.data.Batches(examples(0), 4)
-    with pytest.raises(ValueError, match=r"data: expected the keys 'image', 'label' .* but got \['image'\]"):
-        jp.data.Batches({"image": data["image"]}, 4)
+    with pytest.raises(ValueError, match=r"data: expected the keys 'image' .* but got \['label'\]"):
+        jp.data.Batches({"label": data["label"]}, 4)
     with pytest.raises(ValueError, match="data: expected as many labels and weights as images, but the lengths are"):
         jp.data.Batches({**data, "label": data["label"][:3]}, 4)
 

@@ -87,7 +87,7 @@ def test_fisher_of_a_network_that_mixes_its_batch_is_that_of_the_whole():
     for name, leaf in network.params.items():
         np.testing.assert_allclose(found[name], leaf**2 * np.mean(np.square(each[name]), 0) / 2, rtol=1e-12)
     plan = jp.curvature.plan(network, LOSS, batch, "diagonal", matrix="empirical_fisher")
-    assert {leg.paths: leg.route for leg in plan.legs}[("w1",)] == "one gradient for each example"
+    assert {leg.paths: leg.route for leg in plan.legs}[("w1",)] == "one gradient for each example and column"
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -4,11 +4,14 @@ A network is written as ``network(params, images, tap)``, and calls ``tap(leaf, 
 can be added to z without the library, and H_z and J_z follow from their definitions.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
+from jaxprune.sites.axes import Along
 from tests import haste
 
 CLASSES = 3
@@ -72,10 +75,26 @@ def is_gauss_newton(outputs, jacobian, hessian):
     return np.abs(hessian - expected).max() / size
 
 
-def leak(jacobian, axis):
-    """How much an output depends on other examples than its own along that axis of z, relative to the whole."""
+def unfolded(values, along, examples):
+    """The entries of a value by example, [examples, ...]."""
+    shape = values.shape
+    split = (*shape[: along.axis], along.before, examples, along.after, *shape[along.axis + 1 :])
+    return np.moveaxis(np.reshape(values, split), along.axis + 1, 0)
+
+
+def leak(jacobian, along):
+    """How much an output depends on other examples than its own as they lie in z, relative to the whole."""
     examples = jacobian.shape[0]
-    if jacobian.shape[2 + axis] != examples:
+    if jacobian.shape[2 + along.axis] != along.before * examples * along.after:
         return 1.0
-    others = np.moveaxis(jacobian, 2 + axis, 1)[~np.eye(examples, dtype=bool)]
+    rows = np.stack([unfolded(row, replace(along, axis=along.axis + 1), examples) for row in jacobian])
+    others = rows[~np.eye(examples, dtype=bool)]
     return np.abs(others).max() / max(np.abs(jacobian).max(), 1e-12)
+
+
+def every_along(shape, examples):
+    """Everywhere that so many examples may lie in a value of that shape."""
+    for axis, extent in enumerate(shape):
+        for before in range(1, extent + 1):
+            if extent % (before * examples) == 0:
+                yield Along(axis, before, extent // (before * examples))

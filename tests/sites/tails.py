@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxprune.sites.axes import Along
 from tests.sites.oracle import normal
 
 B = 3  # as many examples as tokens and as channels, in some: axes of one extent must not be confused
 VECTOR, TOKENS, IMAGE, CUBE = (B, 5), (B, 4, 2), (B, 4, 4, 2), (B, B, B)
+FIRST, SECOND, THIRD = Along(0), Along(1), Along(2)
+ROWS = (B * 4, 2)  # tokens of all examples
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,9 @@ class Tail:
 
     function: Any
     linear: bool
-    examples: int | None = 0
+    examples: Along | None = FIRST
     shape: tuple[int, ...] = VECTOR
-    truth: tuple[bool, int | None] | None = None
+    truth: tuple[bool, Along | None] | None = None
 
 
 def module(made, shape, *variables):
@@ -333,7 +336,7 @@ MIXED = {
         True,
         None,
         CUBE,
-        truth=(True, 0),
+        truth=(True, FIRST),
     ),
     "products of examples": Tail(lambda z: z @ z.T, False, None),
     "softmax of the batch": Tail(lambda z: jax.nn.softmax(z, axis=0), False, None),
@@ -351,61 +354,93 @@ MIXED = {
 
 # The examples are along another axis of z: the network swaps them.
 SWAPPED = {
-    "swapped": Tail(lambda z: jax.nn.relu(z.swapaxes(0, 1)), True, 1, CUBE),
-    "swapped to the back": Tail(lambda z: jnp.tanh(z.transpose(2, 0, 1)), False, 2, CUBE),
-    "einsum swaps": Tail(lambda z: jnp.einsum("btd,de->tbe", z, normal(1, B, B)), True, 1, CUBE),
-    "batched matrices swap": Tail(lambda z: jnp.einsum("btd,tde->tbe", z, normal(1, B, B, B)), True, 1, CUBE),
-    "vmap swaps": Tail(jax.vmap(jnp.sort, in_axes=1, out_axes=0), True, 1, CUBE),
-    "diagonal": Tail(lambda z: jnp.einsum("bbd->bd", z), True, 1, CUBE),
-    "swapped twice": Tail(lambda z: jnp.cumsum(z.swapaxes(0, 1), axis=0).swapaxes(0, 1), True, 0, CUBE),
-    "swapped and reshaped": Tail(lambda z: z.swapaxes(0, 1).reshape(B, 9) @ normal(1, 9, 4), True, 1, CUBE),
+    "swapped": Tail(lambda z: jax.nn.relu(z.swapaxes(0, 1)), True, SECOND, CUBE),
+    "swapped to the back": Tail(lambda z: jnp.tanh(z.transpose(2, 0, 1)), False, THIRD, CUBE),
+    "einsum swaps": Tail(lambda z: jnp.einsum("btd,de->tbe", z, normal(1, B, B)), True, SECOND, CUBE),
+    "batched matrices swap": Tail(lambda z: jnp.einsum("btd,tde->tbe", z, normal(1, B, B, B)), True, SECOND, CUBE),
+    "vmap swaps": Tail(jax.vmap(jnp.sort, in_axes=1, out_axes=0), True, SECOND, CUBE),
+    "diagonal": Tail(lambda z: jnp.einsum("bbd->bd", z), True, SECOND, CUBE),
+    "swapped twice": Tail(lambda z: jnp.cumsum(z.swapaxes(0, 1), axis=0).swapaxes(0, 1), True, FIRST, CUBE),
+    "swapped and reshaped": Tail(lambda z: z.swapaxes(0, 1).reshape(B, 9) @ normal(1, 9, 4), True, SECOND, CUBE),
+}
+
+# The examples are merged with others in one axis: in z itself, or on the way to it.
+FOLDED = {
+    "rows of tokens": Tail(lambda z: jax.nn.relu(z).reshape(B, 4, 2), True, Along(0, after=4), ROWS),
+    "rows, examples last": Tail(lambda z: jnp.tanh(z).reshape(4, B, 2).swapaxes(0, 1), False, Along(0, before=4), ROWS),
+    "rows, examples between": Tail(
+        lambda z: jnp.abs(z).reshape(2, B, 2, 2).swapaxes(0, 1), True, Along(0, before=2, after=2), ROWS
+    ),
+    "attention in rows": Tail(
+        lambda z: (attention(z.reshape(B, 4, 2)).reshape(-1, 2) @ normal(1, 2, 4)).reshape(B, 16),
+        False,
+        Along(0, after=4),
+        ROWS,
+    ),
+    "examples merged with features": Tail(lambda z: (2 * z.reshape(-1)).reshape(B, 5), True),
+    "windows": Tail(_windows, True, FIRST, IMAGE),
+    "windows of the other way round": Tail(
+        lambda z: jnp.cumsum(z.transpose(1, 0, 2).reshape(2, 2 * B, 2), axis=0).reshape(4, B, 2).swapaxes(0, 1),
+        True,
+        FIRST,
+        TOKENS,
+    ),
+    "sums of rows": Tail(lambda z: z.reshape(-1, 2).sum(axis=1).reshape(B, 4), True, FIRST, TOKENS),
+    "rows that meet": Tail(lambda z: (z - z.mean(axis=0)).reshape(B, 8), True, None, ROWS),
+    "rows that are rolled": Tail(lambda z: jnp.roll(z, 1, axis=0).reshape(B, 8), True, None, ROWS),
+    "rows of other examples": Tail(
+        lambda z: (z.reshape(-1, 2) + z.swapaxes(0, 1).reshape(-1, 2)).reshape(B, 8), True, None, TOKENS
+    ),
 }
 
 # True, and not seen.  A change for the better has to be told here; one for the worse is a bug.
 CONSERVATIVE = {
-    "branch": Tail(lambda z: jax.lax.cond(z.sum() > 0, lambda z: z, lambda z: -z, z), True, None, truth=(True, 0)),
-    "piecewise linear scan": Tail(partial(_scan, jax.nn.relu), False, None, truth=(True, 0)),
-    "piecewise linear loop": Tail(partial(_loop, jax.nn.relu), False, None, truth=(True, 0)),
-    "smooth scan": Tail(partial(_scan, jnp.tanh), False, None, truth=(False, 0)),
-    "map": Tail(lambda z: jax.lax.map(jax.nn.relu, z), False, None, truth=(True, 0)),
-    "examples merged with features": Tail(lambda z: (2 * z.reshape(-1)).reshape(B, 5), True, None, truth=(True, 0)),
-    "windows": Tail(_windows, True, None, IMAGE, truth=(True, 0)),
-    "indices of the examples": Tail(lambda z: z[np.arange(B), np.array([0, 2, 1])], True, None, truth=(True, 0)),
-    "fourier": Tail(lambda z: jnp.fft.fft(z, axis=1).imag, True, None, truth=(True, 0)),
-    "linear by cancellation": Tail(lambda z: (z + 1) ** 2 - z**2, False, truth=(True, 0)),
-    "derivative of itself": Tail(lambda z: jnp.exp(jnp.log(jnp.abs(z) + 1)), False, truth=(True, 0)),
-    "complex": Tail(lambda z: jax.nn.relu(jnp.real(z * (1 + 2j))), True, None, truth=(True, 0)),
-    "barrier": Tail(lambda z: jax.nn.relu(jax.lax.optimization_barrier(z)), True, None, truth=(True, 0)),
-    "solve": Tail(lambda z: jnp.linalg.solve(np.eye(5) + 0.1 * normal(1, 5, 5), z.T).T, False, None, truth=(True, 0)),
-    "a rule that says its value again": Tail(_passed_through(jnp.abs, lambda _, x: x + 0), False, truth=(True, 0)),
+    "branch": Tail(lambda z: jax.lax.cond(z.sum() > 0, lambda z: z, lambda z: -z, z), True, None, truth=(True, FIRST)),
+    "piecewise linear scan": Tail(partial(_scan, jax.nn.relu), False, None, truth=(True, FIRST)),
+    "piecewise linear loop": Tail(partial(_loop, jax.nn.relu), False, None, truth=(True, FIRST)),
+    "smooth scan": Tail(partial(_scan, jnp.tanh), False, None, truth=(False, FIRST)),
+    "map": Tail(lambda z: jax.lax.map(jax.nn.relu, z), False, None, truth=(True, FIRST)),
+    "rows that are reversed and turned back": Tail(
+        lambda z: (2 * z.reshape(-1)[::-1])[::-1].reshape(B, 5), True, None, truth=(True, FIRST)
+    ),
+    "indices of the examples": Tail(lambda z: z[np.arange(B), np.array([0, 2, 1])], True, None, truth=(True, FIRST)),
+    "fourier": Tail(lambda z: jnp.fft.fft(z, axis=1).imag, True, None, truth=(True, FIRST)),
+    "linear by cancellation": Tail(lambda z: (z + 1) ** 2 - z**2, False, truth=(True, FIRST)),
+    "derivative of itself": Tail(lambda z: jnp.exp(jnp.log(jnp.abs(z) + 1)), False, truth=(True, FIRST)),
+    "complex": Tail(lambda z: jax.nn.relu(jnp.real(z * (1 + 2j))), True, None, truth=(True, FIRST)),
+    "barrier": Tail(lambda z: jax.nn.relu(jax.lax.optimization_barrier(z)), True, None, truth=(True, FIRST)),
+    "solve": Tail(
+        lambda z: jnp.linalg.solve(np.eye(5) + 0.1 * normal(1, 5, 5), z.T).T, False, None, truth=(True, FIRST)
+    ),
+    "a rule that says its value again": Tail(_passed_through(jnp.abs, lambda _, x: x + 0), False, truth=(True, FIRST)),
     "own backward pass, the right one": Tail(
-        _own_backward(jax.nn.relu, lambda x, u: jnp.where(x > 0, u, 0)), False, None, truth=(True, 0)
+        _own_backward(jax.nn.relu, lambda x, u: jnp.where(x > 0, u, 0)), False, None, truth=(True, FIRST)
     ),
 }
 
 # The backward pass is the user's: the Hessian is that of what the function does forward, through the gradient that the
 # user gave, and the two need not fit.
 OWN_BACKWARD = {
-    "rounded, passed through": Tail(_own_backward(jnp.round, lambda x, u: u), False, None, truth=(False, 0)),
+    "rounded, passed through": Tail(_own_backward(jnp.round, lambda x, u: u), False, None, truth=(False, FIRST)),
     "clipped gradient": Tail(
-        _own_backward(lambda x: x, lambda x, u: jnp.clip(u, -1e-2, 1e-2)), False, None, truth=(False, 0)
+        _own_backward(lambda x: x, lambda x, u: jnp.clip(u, -1e-2, 1e-2)), False, None, truth=(False, FIRST)
     ),
     "shifted gradient": Tail(_own_backward(lambda x: x, lambda x, u: u + 1), False, None),
     "filled gradient": Tail(_own_backward(lambda x: x, lambda x, u: jnp.where(np.arange(5) > 2, u, 1.0)), False, None),
     "gradient by its norm": Tail(
-        _own_backward(lambda x: x, lambda x, u: u / jnp.linalg.norm(u)), False, None, truth=(False, 0)
+        _own_backward(lambda x: x, lambda x, u: u / jnp.linalg.norm(u)), False, None, truth=(False, FIRST)
     ),
     "centred gradient": Tail(_own_backward(lambda x: x, lambda x, u: u - u.mean(0)), False, None),
-    "square, passed through": Tail(_own_backward(jnp.square, lambda x, u: u), False, None, truth=(False, 0)),
-    "in a loop": Tail(partial(_scan, _own_backward(jnp.round, lambda x, u: u)), False, None, truth=(False, 0)),
+    "square, passed through": Tail(_own_backward(jnp.square, lambda x, u: u), False, None, truth=(False, FIRST)),
+    "in a loop": Tail(partial(_scan, _own_backward(jnp.round, lambda x, u: u)), False, None, truth=(False, FIRST)),
     "in a branch": Tail(
         lambda z: jax.lax.cond(True, _own_backward(jnp.round, lambda x, u: u), lambda z: z, z),
         False,
         None,
-        truth=(False, 0),
+        truth=(False, FIRST),
     ),
     "in jit and remat": Tail(
-        jax.checkpoint(jax.jit(_own_backward(jnp.round, lambda x, u: u))), False, None, truth=(False, 0)
+        jax.checkpoint(jax.jit(_own_backward(jnp.round, lambda x, u: u))), False, None, truth=(False, FIRST)
     ),
 }
 
@@ -416,6 +451,16 @@ TAILS = {
     **{f"smooth: {name}": Tail(one, False, shape=shape) for name, (one, shape) in SMOOTH_SHAPED.items()},
     **{f"mixed: {name}": tail for name, tail in MIXED.items()},
     **{f"swapped: {name}": tail for name, tail in SWAPPED.items()},
+    **{f"folded: {name}": tail for name, tail in FOLDED.items()},
     **{f"conservative: {name}": tail for name, tail in CONSERVATIVE.items()},
     **{f"own backward: {name}": tail for name, tail in OWN_BACKWARD.items()},
+}
+
+# A derivative rule after them does not belong to the values, or nobody says that it does.
+INCONSISTENT = {
+    *(f"own backward: {name}" for name in OWN_BACKWARD),
+    "conservative: own backward pass, the right one",
+    "conservative: a rule that says its value again",
+    "conservative: solve",
+    "smooth: rounded anew, passed through by a rule",
 }

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from jax.custom_derivatives import linear_call
 
 import jaxprune as jp
+from jaxprune.sites.axes import Along
 from tests import cases
 from tests.sites import oracle, tails
+
+FIRST = Along(0)
 
 
 @pytest.mark.parametrize("name", tails.TAILS)
@@ -19,12 +22,14 @@ def test_prove_of_a_tail_what_is_so_and_nothing_else(name):
     tail = tails.TAILS[name]
 
     def network(params, images, tap):
-        return tail.function(tap("w", images @ params["w"]))
+        return tail.function(tap("w", images.reshape(*tail.shape[:-1], 4) @ params["w"]))
 
     params = {"w": oracle.normal(1, 4, tail.shape[-1])}
-    images = oracle.normal(2, *tail.shape[:-1], 4)
-    proof = jp.sites.survey(oracle.plain(network).replace(params=params), images).proofs["w"]
+    images = oracle.normal(2, tails.B, *tail.shape[1:-1], tail.shape[0] // tails.B * 4)
+    survey = jp.sites.survey(oracle.plain(network).replace(params=params), images)
+    proof = survey.proofs["w"]
     assert (proof.piecewise_linear, proof.examples, proof.reached) == (tail.linear, tail.examples, True)
+    assert proof.consistent == survey.consistent == (name not in tails.INCONSISTENT)
 
     linear, examples = tail.truth or (tail.linear, tail.examples)
     at = jnp.zeros(tail.shape)
@@ -36,8 +41,9 @@ def test_prove_of_a_tail_what_is_so_and_nothing_else(name):
     found = [list(map(np.asarray, run(at, images + move))) for move in (0, oracle.normal(3, *images.shape))]
     distances = [oracle.is_gauss_newton(*each) for each in found]
     assert max(distances) < 1e-10 if linear else max(distances) > 1e-4, distances
-    leaks = [max(oracle.leak(each[1], axis) for each in found) for axis in range(len(tail.shape))]
-    assert min(leaks) > 1e-6 if examples is None else leaks[examples] < 1e-12, leaks
+    everywhere = [examples] if examples else list(oracle.every_along(tail.shape, tails.B))
+    leaks = [max(oracle.leak(each[1], along) for each in found) for along in everywhere]
+    assert min(leaks) > 1e-6 if examples is None else max(leaks) < 1e-12, leaks
 
 
 # Networks with several sites: what is proven of each alone.
@@ -99,32 +105,82 @@ def _own_backward_beside(p, x, tap):
     return tap("w2", own(first) @ p["w2"]) + tap("w3", jax.nn.relu(x) @ p["w3"])
 
 
+def _attend(q, k, v, bias):
+    weights = jax.nn.softmax(3 * jnp.einsum("btd,bsd->bts", *map(_directions, (q, k))) + bias, axis=-1)
+    return jnp.einsum("bts,bsd->btd", weights, v)
+
+
+def _directions(vectors):
+    return vectors * jax.lax.rsqrt((vectors**2).sum(-1, keepdims=True) + 1e-3)
+
+
+def _window_attention(p, x, tap):
+    """As Swin does it: windows of a moved map, which all images have in one axis; the hidden layer sees rows."""
+    b, h, w, d = x.shape
+    moved = jnp.roll(tails.layer_norm(x), (-1, -1), axis=(1, 2))
+    windows = moved.reshape(b, h // 2, 2, w // 2, 2, d).swapaxes(2, 3).reshape(-1, 4, d)
+    mixed = _attend(*(tap(name, windows @ p[name]) for name in ("query", "key", "value")), oracle.normal(9, 4, 4))
+    mixed = tap("back", mixed @ p["back"]).reshape(b, h // 2, w // 2, 2, 2, d).swapaxes(2, 3).reshape(x.shape)
+    x = x + jnp.roll(mixed, (1, 1), axis=(1, 2))
+    rows = tails.layer_norm(x).reshape(-1, d)
+    return x + tap("last", jax.nn.gelu(tap("hidden", rows @ p["hidden"])) @ p["last"]).reshape(x.shape)
+
+
+def _attention_of_rows(p, x, tap):
+    """Every product sees the tokens of all examples as rows."""
+    rows = x.reshape(-1, x.shape[-1])
+    q, k, v = (tap(name, rows @ p[name]).reshape(x.shape) for name in ("query", "key", "value"))
+    rows = _attend(q, k, v, 0).reshape(rows.shape)
+    return jax.nn.relu(tap("back", rows @ p["back"])).reshape(x.shape)
+
+
 SHAPES = {"w1": (4, 4), "w2": (4, 4), "w3": (4, 4), "b1": (4,), "b2": (4,), "b": (4,), "s": (4,)}
 HEADS = {"q": (4, 2, 3), "k": (4, 2, 3), "v": (4, 2, 3), "out": (2, 3, 4)}
 X, TOKENS = (3, 4), (3, 3, 4)
 NETWORKS = {
-    "series": (_series, X, dict.fromkeys(("w1", "b1", "w2", "b2"), (True, 0))),
-    "smooth series": (_smooth_series, X, {"w1": (False, 0), "s": (True, 0), "w2": (True, 0)}),
-    "smooth gate": (_gate(jax.nn.sigmoid), X, {"gate": (False, 0), "w": (True, 0)}),
-    "piecewise linear gate": (_gate(jax.nn.hard_sigmoid), X, {"gate": (True, 0), "w": (True, 0)}),
-    "gate of the batch": (_gate(lambda z: z.mean(axis=0)), X, {"gate": (True, None), "w": (True, 0)}),
-    "squeeze": (_squeeze_excite, TOKENS, {"w": (False, 0), "down": (True, 0), "up": (True, 0)}),
+    "series": (_series, X, dict.fromkeys(("w1", "b1", "w2", "b2"), (True, FIRST))),
+    "smooth series": (_smooth_series, X, {"w1": (False, FIRST), "s": (True, FIRST), "w2": (True, FIRST)}),
+    "smooth gate": (_gate(jax.nn.sigmoid), X, {"gate": (False, FIRST), "w": (True, FIRST)}),
+    "piecewise linear gate": (_gate(jax.nn.hard_sigmoid), X, {"gate": (True, FIRST), "w": (True, FIRST)}),
+    "gate of the batch": (_gate(lambda z: z.mean(axis=0)), X, {"gate": (True, None), "w": (True, FIRST)}),
+    "squeeze": (_squeeze_excite, TOKENS, {"w": (False, FIRST), "down": (True, FIRST), "up": (True, FIRST)}),
     "attention": (
         _attention(lambda scores: jax.nn.softmax(3 * scores, axis=-1)),
         TOKENS,
-        {"q": (False, 0), "k": (False, 0), "v": (True, 0), "out": (True, 0)},
+        {"q": (False, FIRST), "k": (False, FIRST), "v": (True, FIRST), "out": (True, FIRST)},
     ),
-    "linear attention": (_attention(jax.nn.relu), TOKENS, dict.fromkeys(("q", "k", "v", "out"), (True, 0))),
+    "linear attention": (_attention(jax.nn.relu), TOKENS, dict.fromkeys(("q", "k", "v", "out"), (True, FIRST))),
     "attention among examples": (
         _attention(lambda scores: jax.nn.softmax(3 * scores, axis=0)),
         TOKENS,
-        {"q": (False, None), "k": (False, None), "v": (True, 0), "out": (True, 0)},
+        {"q": (False, None), "k": (False, None), "v": (True, FIRST), "out": (True, FIRST)},
     ),
-    "pre-norm": (_pre_norm, TOKENS, {"w1": (False, 0), "w2": (False, 0), "w3": (True, 0)}),
-    "batch norm in training": (_batch_norm, X, {"w1": (False, None), "s": (True, 0), "b": (True, 0)}),
-    "mixer": (_mixer, TOKENS, {"channels": (True, 0), "tokens": (True, 0)}),
-    "examples last": (_batch_last, X, {"w1": (True, 1), "w2": (True, 1)}),
-    "own backward pass beside": (_own_backward_beside, X, {"w1": (False, None), "w2": (True, 0), "w3": (True, 0)}),
+    "pre-norm": (_pre_norm, TOKENS, {"w1": (False, FIRST), "w2": (False, FIRST), "w3": (True, FIRST)}),
+    "batch norm in training": (_batch_norm, X, {"w1": (False, None), "s": (True, FIRST), "b": (True, FIRST)}),
+    "mixer": (_mixer, TOKENS, {"channels": (True, FIRST), "tokens": (True, FIRST)}),
+    "examples last": (_batch_last, X, {"w1": (True, Along(1)), "w2": (True, Along(1))}),
+    "window attention": (
+        _window_attention,
+        (2, 4, 2, 4),
+        {
+            **dict.fromkeys(("query", "key", "value", "back"), (False, Along(0, after=2))),
+            "hidden": (False, Along(0, after=8)),
+            "last": (True, Along(0, after=8)),
+        },
+    ),
+    "attention of rows": (
+        _attention_of_rows,
+        TOKENS,
+        {
+            **dict.fromkeys(("query", "key"), (False, Along(0, after=3))),
+            **dict.fromkeys(("value", "back"), (True, Along(0, after=3))),
+        },
+    ),
+    "own backward pass beside": (
+        _own_backward_beside,
+        X,
+        {"w1": (False, None), "w2": (True, FIRST), "w3": (True, FIRST)},
+    ),
 }
 
 
@@ -155,7 +211,8 @@ def _check(network, params, images, proofs, sites, program_avals, truth=True):
             if proofs[name].examples is not None:
                 assert oracle.leak(jacobian, proofs[name].examples) < 1e-12, name
             elif truth:
-                assert min(oracle.leak(jacobian, axis) for axis in range(jacobian.ndim - 2)) > 1e-6, name
+                everywhere = oracle.every_along(jacobian.shape[2:], len(jacobian))
+                assert min(oracle.leak(jacobian, along) for along in everywhere) > 1e-6, name
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -173,15 +230,16 @@ def test_prove_judges_our_networks_as_they_are_built():
     for name in cases.PIECEWISE_LINEAR:
         case = cases.build(name)
         found = jp.sites.survey(case.network, case.batch["image"])
+        assert found.consistent
         assert set(found.proofs) == set(jp.tree.names(case.network.params))
         assert {(proof.piecewise_linear, proof.examples, proof.reached) for proof in found.proofs.values()} == {
-            (True, 0, True)
+            (True, FIRST, True)
         }
     case = cases.build("vit")
     found = jp.sites.survey(case.network, case.batch["image"])
     last = {path for path, proof in found.proofs.items() if proof.piecewise_linear}
     assert last == {"norm/scale", "norm/bias", "head/kernel", "head/bias"}
-    assert {proof.examples for proof in found.proofs.values()} == {0}
+    assert {proof.examples for proof in found.proofs.values()} == {FIRST}
 
 
 def test_prove_says_of_a_site_that_no_derivative_reaches_it():
@@ -199,6 +257,55 @@ def test_prove_says_of_a_site_that_no_derivative_reaches_it():
     }
 
 
+OTHER = {
+    "value from elsewhere": tails.rounded_anew,
+    "own backward pass": tails.OWN_BACKWARD["rounded, passed through"].function,
+    "in a scan": tails.OWN_BACKWARD["in a loop"].function,
+    "value from elsewhere, in a scan": lambda z: jax.lax.scan(
+        lambda carry, _: (tails.rounded_anew(carry), None), z, None, length=2
+    )[0],
+    "value from elsewhere, in a branch": lambda z: jax.lax.cond(z.sum() > 0, tails.rounded_anew, lambda z: z, z),
+    "value from elsewhere, in jit and remat": jax.jit(jax.checkpoint(tails.rounded_anew)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_prove_says_after_which_sites_a_derivative_rule_does_not_belong_to_its_value(name):
+    def network(params, state, images):
+        number = jax.lax.stop_gradient(OTHER[name](images @ params["w"]).sum() * params["number"])
+        return images @ params["v"] + number
+
+    params = {"w": oracle.normal(0, 4, 3), "v": oracle.normal(1, 4, 3), "number": np.array(2.0)}
+    found = jp.sites.survey(jp.Network(network, params), oracle.normal(2, 3, 4))
+    after = {path: proof.consistent for path, proof in found.proofs.items()}
+    assert after == {"w": False, "v": True, "number": True}
+    assert not found.consistent
+    assert "derivative rule" in str(found)
+
+
+def test_survey_is_not_consistent_if_a_rule_before_all_sites_is_not():
+    def network(params, state, images):
+        def body(value):
+            return tails.rounded_anew(value) - 1
+
+        return jax.lax.while_loop(lambda value: value.sum() > 0, body, images) @ params["w"]
+
+    found = jp.sites.survey(jp.Network(network, {"w": oracle.normal(0, 4, 3)}), oracle.normal(2, 3, 4))
+    assert found.proofs["w"].consistent
+    assert not found.consistent
+
+
+def test_survey_is_consistent_if_what_the_outputs_need_is():
+    def network(params, state, images):
+        unused = tails.rounded_anew(images) + tails.OWN_BACKWARD["rounded, passed through"].function(images)
+        return (tails.rounded(jax.nn.relu(images @ params["w"])), unused)[0]
+
+    found = jp.sites.survey(jp.Network(network, {"w": oracle.normal(0, 4, 3)}), oracle.normal(2, 3, 4))
+    assert found.consistent
+    assert found.proofs["w"].consistent
+    assert "derivative rule" not in str(found)
+
+
 def test_prove_does_not_trust_a_rule_whose_transpose_is_given_apart():
     @jax.custom_jvp
     def double(x):
@@ -214,7 +321,7 @@ def test_prove_does_not_trust_a_rule_whose_transpose_is_given_apart():
     params = {"w": oracle.normal(0, 4, 3), "v": oracle.normal(1, 3, 3)}
     proofs = jp.sites.survey(jp.Network(network, params), oracle.normal(2, 3, 4)).proofs
     assert (proofs["w"].piecewise_linear, proofs["w"].examples) == (False, None)
-    assert (proofs["v"].piecewise_linear, proofs["v"].examples) == (True, 0)
+    assert (proofs["v"].piecewise_linear, proofs["v"].examples) == (True, FIRST)
 
 
 # Random programs.  Every value is [3, 3, 3], so that no axis can be told from another by its extent.

@@ -1,0 +1,234 @@
+"""The route by class-backward signals: exact blocks of all units of all layers for C backward passes.
+
+At a site z = W a where the Hessian by W is that of Gauss and Newton (``routes`` says when), with the columns l_k, r_k
+of the output Hessian (``columns``; mostly the same) and the signals J_z^T l_k, J_z^T r_k, one backward pass to the
+activations each,
+
+    H_B v_B  =  sum_n sum_k  c_nk h_nk,B (g_nk,B . v_B),      g_nk = sum_t a[n, t] (J_z^T l_k)[n, t]^T,  h_nk with r_k
+
+For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t (J_z^T l_k)[n, t, i] (V a)[n, t, i] =: s_k[n, i], and
+the sum over k of s_k J_z^T r_k goes through one weight gradient for all units of all layers at once.
+
+The programs here are of one shard of the examples: they sum over its examples by shares that the caller gives, and know
+of no other.  ``begin`` is the forward pass; ``pull`` the backward passes of some columns, for all leaves at once; what
+is made of their signals (``grams``) is a program for each layout of a leaf, so that equal leaves share one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import losses
+from jaxprune.curvature import columns
+from jaxprune.curvature.layouts import Layout, layout, unfolded
+from jaxprune.curvature.rows import Rows, rows
+from jaxprune.network import Network
+from jaxprune.sites import Site, Survey, add_to, survey
+from jaxprune.sites.heads import find_head
+from jaxprune.sites.program import look
+from jaxprune.types import Batch, Loss
+
+# Backward passes that one program may unroll: XLA runs convolutions in loops slowly on CPU, but compile time grows.
+_UNROLLED = 16
+# Beyond that, as many side by side as ten classes take, so that temporaries do not grow with the classes.
+_SIDE_BY_SIDE = 9
+
+
+def width(count: int) -> int:
+    """The number of columns whose backward passes run side by side in one program.
+
+    >>> width(9), width(999)
+    (9, 9)
+    """
+    return count if count <= _UNROLLED else _SIDE_BY_SIDE
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of the signals of some leaves; static.
+
+    Attributes:
+      loss: per-example loss.
+      matrix: "ggn" or "empirical_fisher" ("hessian" where it is the former).
+      paths: the leaves.
+      head: whether the columns are those at the inputs of a linear head: all leaves come before it.
+      products: the blocks of which products are wanted, "unit" and "layer".
+      own: whether these are products with the parameters themselves, so that V a is z.
+      keep: whether the signals themselves are wanted.
+    """
+
+    loss: Loss
+    matrix: str
+    paths: tuple[str, ...]
+    head: bool = False
+    products: tuple[str, ...] = ()
+    own: bool = False
+    keep: bool = False
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Point:
+    """The forward pass at one point: what the backward passes of all columns share.
+
+    Attributes:
+      pull: a cotangent of the outputs (or of the inputs of the head) -> the signals of every site.
+      column: see ``columns``.
+      values: what the sites need, by number.
+      moved: V a at every site; empty if no product is wanted.
+      rows: of every site; empty if the signals are not wanted.
+      layouts: of every site.
+    """
+
+    pull: Callable[[Any], Any]
+    column: columns.Column
+    values: dict[int, Any]
+    moved: list[Any]
+    rows: list[Rows]
+    layouts: tuple[Layout, ...] = field(metadata={"static": True})
+
+
+@partial(jax.jit, static_argnames="wanted")
+@jax.default_matmul_precision("highest")
+def begin(
+    network: Network, batch: Batch, share: Any, vectors: Sequence[Any], drawn: Any = None, *, wanted: Wanted
+) -> Point:
+    """Runs the network forward.
+
+    Args:
+      network: the network.
+      batch: of one shard.
+      share: of every example in the sum [b]; 0 for padding.
+      vectors: v at every leaf, if products are wanted.
+      drawn: None; or a random key for every example, for the columns of ``columns.sketched``; or the roots of the
+        output Hessian, as ``columns.roots`` makes them.
+      wanted: what is wanted.
+    """
+    images = losses.images(batch)
+    found = survey(network, images)
+    sites = [found.sites[path] for path in wanted.paths]
+    program = found.program
+    arguments = jax.tree.leaves((network.params, network.state, images))
+    head = find_head(program) if wanted.head else None
+    keep = {number for site in sites for number in (site.output, *site.needs(program))}
+    keep |= set() if head is None else {head.inputs, *head.needs}
+
+    def forward(parts: list[Any]) -> tuple[Any, Any]:
+        (values,), kept = program.run(arguments, add_to(sites, parts), sorted(keep))
+        return (values if head is None else kept[head.inputs]), (values, kept)
+
+    parts = [jnp.zeros(program.avals[site.output].shape, program.avals[site.output].dtype) for site in sites]
+    _, pull, (values, kept) = jax.vjp(forward, parts, has_aux=True)
+    if head is not None:
+        kernel = look(kept, head.kernel)
+        column = columns.at_head(wanted.loss, values, batch, share, kernel.T if head.transposed else kernel)
+    elif drawn is None:
+        column = columns.columns(wanted.loss, values, batch, share, wanted.matrix)
+    elif isinstance(drawn, tuple):
+        column = columns.of_roots(drawn, values.dtype)
+    else:
+        column = columns.sketched(wanted.loss, values, batch, share, wanted.matrix, drawn)
+    moved = _moved(found, sites, kept, vectors, own=wanted.own) if wanted.products else []
+    ready = [rows(found, site, kept) for site in sites] if wanted.keep else []
+    needs = {number for site in sites for number in site.needs(program)} if wanted.products else set()
+    where = tuple(layout(found, site) for site in sites)
+    return Point(pull, column, {number: kept[number] for number in needs}, moved, ready, where)
+
+
+def _moved(found: Survey, sites: list[Site], values: Any, vectors: Sequence[Any], *, own: bool) -> list[Any]:
+    """V a at every site."""
+    return [
+        values[site.output] if own and site.kind != "add" else site.contribution(found.program, values)(vector)
+        for site, vector in zip(sites, vectors, strict=True)
+    ]
+
+
+@partial(jax.jit, static_argnames=("wanted", "count"))
+@jax.default_matmul_precision("highest")
+def pull(point: Point, indices: Any, *, wanted: Wanted, count: int) -> tuple[Any, Any, dict[str, list[Any]]]:
+    """Runs the backward passes of some columns (-1: none), all leaves at once.
+
+    Returns:
+      The signals of every site, left ones before right ones, if wanted; their weights [n, k]; and for products the
+      cotangents sum_k c_k s_k J_z^T r_k of every site, by the kind of their blocks.
+    """
+    every, every_weight, totals = [], [], {blocks: [] for blocks in wanted.products}
+    for place in range(len(indices)):
+        left, right, weights = _signal(point, indices[place], count)
+        every.append((left, right))
+        every_weight.append(weights)
+        for blocks in wanted.products:
+            parts = [
+                _along(where, blocks, moved, one, other, weights)
+                for where, moved, one, other in zip(point.layouts, point.moved, left, right or left, strict=True)
+            ]
+            so_far = totals[blocks]
+            totals[blocks] = [total + part for total, part in zip(so_far, parts, strict=True)] if so_far else parts
+    if not wanted.keep:
+        return None, None, totals
+    signals = [left for left, _ in every] + [right for _, right in every if right is not None]
+    by_site = [[parts[at] for parts in signals] for at in range(len(wanted.paths))]
+    return by_site, jnp.stack(every_weight, axis=-1), totals
+
+
+def _signal(point: Point, index: Any, count: int) -> tuple[list[Any], list[Any] | None, Any]:
+    """The backward passes of one pair of columns: left and right signals for every site, and the weights [b].
+
+    Right is None where it is left too; the weights are zero outside the columns.
+    """
+    inside = (index >= 0) & (index < count)
+    left, right, weights = point.column(jnp.clip(index, 0, count - 1))
+    other = None if right is None else point.pull(right)[0]
+    return point.pull(left)[0], other, jnp.where(inside, weights, 0)
+
+
+def _along(where: Layout, blocks: str, moved: Any, left: Any, right: Any, weights: Any) -> Any:
+    """The share c s J_z^T r of one pair of signals, of the shape of z."""
+    groups, _, units = where.axes
+    # Sums are never narrower than float32, in half-precision networks too.
+    kind = jnp.promote_types(left.dtype, jnp.float32)
+    along = unfolded(left.astype(kind) * moved, where.examples)
+    kept = {0} if blocks == "layer" else {0, *groups, *units}
+    summed = jnp.sum(along, axis=tuple(axis for axis in range(along.ndim) if axis not in kept), keepdims=True)
+    share = summed * weights.reshape(-1, *[1] * (along.ndim - 1))
+    return folded(share * unfolded(right, where.examples), where, right.shape).astype(kind)
+
+
+def folded(values: Any, where: Layout, shape: tuple[int, ...]) -> Any:
+    """Undoes ``unfolded``."""
+    return jnp.moveaxis(values, 0, where.examples.axis + 1).reshape(shape)
+
+
+@partial(jax.jit, static_argnames="paths")
+@jax.default_matmul_precision("highest")
+def weight_gradients(
+    network: Network, batch: Batch, values: dict[int, Any], cotangents: list[Any], *, paths: tuple[str, ...]
+) -> list[Any]:
+    """The gradients by the leaves of these names, from cotangents of their z, which may be wider than z."""
+    found = survey(network, batch["image"])
+    sites = [found.sites[path] for path in paths]
+    return [_weight_gradient(found, site, values, each) for site, each in zip(sites, cotangents, strict=True)]
+
+
+def _weight_gradient(found: Survey, site: Site, values: dict[int, Any], cotangent: Any) -> Any:
+    leaf, narrow = found.program.avals[site.leaf], found.program.avals[site.output].dtype
+    like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    transposed = jax.linear_transpose(site.contribution(found.program, values), like)
+    if narrow == cotangent.dtype:
+        return transposed(cotangent)[0]
+    # In half precision what is small would be zero.
+    size = jnp.max(jnp.abs(cotangent))
+    size = jnp.where(size > 0, size, 1)
+    return size * transposed((cotangent / size).astype(narrow))[0]
+
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def output_roots(network: Network, batch: Batch, share: Any, *, loss: Loss) -> Any:
+    """Factors the output Hessians of a loss, see ``columns.roots``."""
+    values = network.apply(network.params, network.state, losses.images(batch))
+    return columns.roots(loss, values, batch, share)
