@@ -31,22 +31,27 @@ def compile_only(program: Any, arguments: tuple[Any, ...], options: dict[str, An
     Remembered by shapes, since even to find out that nothing is new JAX traces the program.
     """
     leaves, structure = jax.tree.flatten(arguments)
-    shapes = tuple(_shape(leaf) for leaf in leaves)
+    shapes = tuple(map(shape_of, leaves))
     config: Any = jax.config
     return _compiled(program, structure, shapes, tuple(sorted(options.items())), config.jax_enable_x64)
 
 
-def _shape(leaf: Any) -> tuple[Any, ...]:
+def shape_of(leaf: Any) -> tuple[Any, ...]:
+    """What of an array decides a program: shape, type, and where it lies."""
     # Where it lies counts only if somebody said so: arrays on the default device are free to move.
     sharding = leaf.sharding if getattr(leaf, "committed", False) else None
     return tuple(jnp.shape(leaf)), jnp.result_type(leaf), getattr(leaf, "weak_type", False), sharding
 
 
+def struct_of(shape: tuple[Any, ...]) -> jax.ShapeDtypeStruct:
+    """An array of which only that is known, see ``shape_of``."""
+    extents, dtype, weak, sharding = shape
+    return jax.ShapeDtypeStruct(extents, dtype, weak_type=weak, sharding=sharding)
+
+
 @lru_cache(maxsize=256)
 def _compiled(program: Any, structure: Any, shapes: Any, options: Any, float64: bool) -> Compiled:
-    leaves = [
-        jax.ShapeDtypeStruct(shape, dtype, weak_type=weak, sharding=sharding) for shape, dtype, weak, sharding in shapes
-    ]
+    leaves = [struct_of(shape) for shape in shapes]
     traced = program.trace(*jax.tree.unflatten(structure, leaves), **dict(options))
     compiled = traced.lower().compile()
     memory = compiled.memory_analysis()

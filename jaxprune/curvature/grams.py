@@ -1,11 +1,9 @@
-"""What is made of the signals of one leaf: squares, dense blocks, products of runs.
+"""What is made of the signals of one leaf: dense blocks, their factors, products of runs.
 
-A program for each layout, which leaves of equal shape in equal places share.  Each sums over the examples and the
-columns that it is given; see ``signals`` for where these come from.
+Each sums over the examples and the columns that it is given; see ``signals`` for where these come from.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,16 +17,7 @@ from jaxprune.curvature.rows import Rows, sides
 _PANEL, _PANELS = 96, 6
 
 
-@jax.jit
-@jax.default_matmul_precision("highest")
-def squares(ready: Rows, signals: list[Any], weights: Any) -> Any:
-    """Sums the share of some columns in the diagonal of one leaf."""
-    return ready.to_leaf(ready.squares(signals, weights))
-
-
-@partial(jax.jit, static_argnames="size")
-@jax.default_matmul_precision("highest")
-def run_products(ready: Rows, signals: list[Any], weights: Any, vector: Any, *, size: int) -> Any:
+def run_products(ready: Rows, signals: list[Any], weights: Any, vector: Any, size: int) -> Any:
     """H_B v_B for runs of ``size`` inputs inside a unit: here g is formed, one example at a time."""
     own = ready.from_leaf(vector)
     run = np.arange(own.shape[1]) // size
@@ -41,9 +30,7 @@ def run_products(ready: Rows, signals: list[Any], weights: Any, vector: Any, *, 
     return ready.to_leaf(ready.sum(shares, signals, weights))
 
 
-@partial(jax.jit, static_argnames=("blocks", "units"))
-@jax.default_matmul_precision("highest")
-def dense(ready: Rows, signals: list[Any], weights: Any, *, blocks: str | int, units: tuple[int, ...]) -> Any:
+def dense(ready: Rows, signals: list[Any], weights: Any, blocks: str | int, units: tuple[int, ...]) -> Any:
     """Sums the share of some columns in the dense blocks of a leaf, [blocks, m, m] ([1, n, n] for "layer").
 
     ``units``: the axes of the leaf that are output.
@@ -82,10 +69,8 @@ def symmetric(left: Any, right: Any) -> Any:
     return jnp.where(row >= column, lower, lower.mT)
 
 
-@partial(jax.jit, static_argnames=("blocks", "units"))
-@jax.default_matmul_precision("highest")
 def factors(
-    ready: Rows, signals: list[Any], weights: Any, *, blocks: str | int, units: tuple[int, ...]
+    ready: Rows, signals: list[Any], weights: Any, blocks: str | int, units: tuple[int, ...]
 ) -> tuple[Any, Any]:
     """Computes the rows V [blocks, r, m] of some columns, H_B being the sum of V_B^T V_B; and the lowest weight."""
 

@@ -25,10 +25,6 @@ from jaxprune.curvature.layouts import Layout, layout, unfolded
 from jaxprune.sites import Site, Survey
 from jaxprune.sites.program import Program, apply, look
 
-# Of two forms of the diagonal the one by pairs of positions has fewer and larger products; it pays up to so many times
-# the multiplications of the one by gradients, which are squared besides.
-_PAIRS = 1.5
-
 # Steps on the way of a leaf that scale it.
 _SCALING = ("mul", "div", "neg")
 
@@ -82,24 +78,14 @@ class Rows:
         return self.over_examples(add, start, signals, weights)
 
     def squares(self, signals: list[Any], weights: Any) -> Any:
-        """Sums the products of the gradients of a pair: sum_{n,k} c_{n,k} left right, [g, d, o].
-
-        Where there are few positions, (sum_t a_t l_t) (sum_s a_s r_s) = sum_{s,t} a_s a_t (sum_k c_k l_tk r_sk): the
-        sum over the signals comes first, and what is left is one product of matrices.
-        """
+        """Sums the products of the gradients of a pair: sum_{n,k} c_{n,k} left right, [g, d, o]."""
         inputs, ordered = self.all(signals)
-        positions, count = inputs.shape[2], len(signals)
-        if (positions + 1) / 2 > _PAIRS * count:
+        if inputs.shape[2] > 1:
             return self.sum(jnp.multiply, signals, weights)
-        left, right = sides(jnp.moveaxis(ordered, 3, 0), weights.shape[1])  # [k, n, g, t, o]
-        one, other = np.triu_indices(positions)
-        twice = jnp.asarray(np.where(one == other, 1, 2), left.dtype)[:, None]
-        shares = weights.T[:, :, None, None, None]
-        bends = jnp.sum(shares * left[:, :, :, one] * right[:, :, :, other], axis=0)  # [n, g, pairs, o]
-        if left is not right:
-            bends = (bends + jnp.sum(shares * left[:, :, :, other] * right[:, :, :, one], axis=0)) / 2
-        products = inputs[:, :, one] * inputs[:, :, other] * twice[None, None]
-        total = jnp.einsum("ngpd,ngpo->gdo", products, bends)
+        # One position: the square of a product is the product of the squares.
+        left, right = sides(jnp.moveaxis(ordered[:, :, 0], 2, 0), weights.shape[1])
+        squared = jnp.einsum("nk,kngo->ngo", weights, left * right)
+        total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
         return total if self.scale is None else total * self.scale**2
 
     def all(self, signals: list[Any]) -> tuple[Any, Any]:

@@ -10,8 +10,8 @@ For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t (J_z^T l_k)[n,
 the sum over k of s_k J_z^T r_k goes through one weight gradient for all units of all layers at once.
 
 The programs here are of one shard of the examples: they sum over its examples by shares that the caller gives, and know
-of no other.  ``begin`` is the forward pass; ``pull`` the backward passes of some columns, for all leaves at once; what
-is made of their signals (``grams``) is a program for each layout of a leaf, so that equal leaves share one.
+of no other.  ``begin`` is the forward pass; ``of_columns`` the backward passes of some columns with all that is made of
+them; ``weight_gradients`` what is left for products.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import losses
-from jaxprune.curvature import columns
+from jaxprune.curvature import columns, grams
 from jaxprune.curvature.layouts import Layout, layout, unfolded
 from jaxprune.curvature.rows import Rows, rows
 from jaxprune.network import Network
@@ -58,7 +58,8 @@ class Wanted:
       head: whether the columns are those at the inputs of a linear head: all leaves come before it.
       products: the blocks of which products are wanted, "unit" and "layer".
       own: whether these are products with the parameters themselves, so that V a is z.
-      keep: whether the signals themselves are wanted.
+      others: what else: "diagonal", ("runs", size), ("dense", blocks), ("factors", blocks).
+      units: the axes of every leaf that are output.
     """
 
     loss: Loss
@@ -67,7 +68,8 @@ class Wanted:
     head: bool = False
     products: tuple[str, ...] = ()
     own: bool = False
-    keep: bool = False
+    others: tuple[Any, ...] = ()
+    units: tuple[tuple[int, ...], ...] = ()
 
 
 @jax.tree_util.register_dataclass
@@ -133,7 +135,7 @@ def begin(
     else:
         column = columns.sketched(wanted.loss, values, batch, share, wanted.matrix, drawn)
     moved = _moved(found, sites, kept, vectors, own=wanted.own) if wanted.products else []
-    ready = [rows(found, site, kept) for site in sites] if wanted.keep else []
+    ready = [rows(found, site, kept) for site in sites] if wanted.others else []
     needs = {number for site in sites for number in site.needs(program)} if wanted.products else set()
     where = tuple(layout(found, site) for site in sites)
     return Point(pull, column, {number: kept[number] for number in needs}, moved, ready, where)
@@ -149,12 +151,12 @@ def _moved(found: Survey, sites: list[Site], values: Any, vectors: Sequence[Any]
 
 @partial(jax.jit, static_argnames=("wanted", "count"))
 @jax.default_matmul_precision("highest")
-def pull(point: Point, indices: Any, *, wanted: Wanted, count: int) -> tuple[Any, Any, dict[str, list[Any]]]:
-    """Runs the backward passes of some columns (-1: none), all leaves at once.
+def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wanted, count: int) -> dict[Any, Any]:
+    """What some columns (-1: none) add to every quantity, for all leaves from one set of backward passes.
 
     Returns:
-      The signals of every site, left ones before right ones, if wanted; their weights [n, k]; and for products the
-      cotangents sum_k c_k s_k J_z^T r_k of every site, by the kind of their blocks.
+      The name of every quantity -> one array for each leaf; of products, the cotangents sum_k c_k s_k J_z^T r_k of
+      every site.
     """
     every, every_weight, totals = [], [], {blocks: [] for blocks in wanted.products}
     for place in range(len(indices)):
@@ -168,11 +170,26 @@ def pull(point: Point, indices: Any, *, wanted: Wanted, count: int) -> tuple[Any
             ]
             so_far = totals[blocks]
             totals[blocks] = [total + part for total, part in zip(so_far, parts, strict=True)] if so_far else parts
-    if not wanted.keep:
-        return None, None, totals
     signals = [left for left, _ in every] + [right for _, right in every if right is not None]
-    by_site = [[parts[at] for parts in signals] for at in range(len(wanted.paths))]
-    return by_site, jnp.stack(every_weight, axis=-1), totals
+    weights = jnp.stack(every_weight, axis=-1)
+    for quantity in wanted.others:
+        totals[quantity] = [
+            _of_leaf(
+                quantity, ready, [parts[at] for parts in signals], weights, vectors[at] if vectors else None, units
+            )
+            for at, (ready, units) in enumerate(zip(point.rows, wanted.units, strict=True))
+        ]
+    return totals
+
+
+def _of_leaf(quantity: Any, ready: Rows, signals: list[Any], weights: Any, vector: Any, units: tuple[int, ...]) -> Any:
+    if quantity == "diagonal":
+        return ready.to_leaf(ready.squares(signals, weights))
+    kind, argument = quantity
+    if kind == "runs":
+        return grams.run_products(ready, signals, weights, vector, argument)
+    make = grams.dense if kind == "dense" else grams.factors
+    return make(ready, signals, weights, argument, units)
 
 
 def _signal(point: Point, index: Any, count: int) -> tuple[list[Any], list[Any] | None, Any]:

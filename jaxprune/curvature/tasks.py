@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxprune.curvature import grams, loops, signals
-from jaxprune.curvature.compiled import Compiled, compile_only
+from jaxprune.curvature import loops, signals
+from jaxprune.curvature.compiled import Compiled, compile_only, shape_of, struct_of
 from jaxprune.curvature.signals import Wanted
 from jaxprune.memory import available, fits
 from jaxprune.network import Network
@@ -92,9 +92,6 @@ class SignalTask:
       share: of every example in the sum [b].
       vectors: v at every leaf, for products.
       wanted: what is wanted of the signals.
-      quantities: what is made of the signals of every leaf: "diagonal", ("runs", size), ("dense", blocks),
-        ("factors", blocks).  Products of units and layers are ``wanted.products``.
-      units: the axes of every leaf that are output.
       count: how many columns the output Hessian has.
       width: how many backward passes run side by side.
       drawn: see ``signals.begin``.
@@ -108,8 +105,6 @@ class SignalTask:
     share: Any
     vectors: tuple[Any, ...]
     wanted: Wanted
-    quantities: tuple[Any, ...]
-    units: tuple[tuple[int, ...], ...]
     count: int
     width: int
     drawn: Any = None
@@ -131,13 +126,7 @@ class SignalTask:
 
     def of_columns(self, point: signals.Point, indices: Any) -> dict[Any, list[Any]]:
         """What some columns add to every quantity; to products, in the space of z."""
-        every, weights, found = signals.pull(point, indices, wanted=self.wanted, count=self.count)
-        for quantity in self.quantities:
-            found[quantity] = [
-                program(*arguments, **options)
-                for program, arguments, options in self._of_leaves(quantity, point.rows, every, weights)
-            ]
-        return found
+        return signals.of_columns(point, self.vectors, indices, wanted=self.wanted, count=self.count)
 
     def begun(self) -> signals.Point:
         """The forward pass."""
@@ -149,53 +138,36 @@ class SignalTask:
 
     def cost(self, measure: Measure = compile_only) -> tuple[int, float, int]:
         """The number of calls of all programs, their operations, and the most bytes that are held at a time."""
-        first = measure(signals.begin, self._beginning(), {"wanted": self.wanted})
-        point = jax.eval_shape(partial(signals.begin, wanted=self.wanted), *self._beginning())
-        chunk = self.chunks()[0]
-        options = {"wanted": self.wanted, "count": self.count}
-        back = measure(signals.pull, (point, chunk), options)
-        every, weights, products = jax.eval_shape(partial(signals.pull, **options), point, chunk)
-        leaves: list[Compiled] = []
-        for quantity in self.quantities:
-            parts = self._of_leaves(quantity, point.rows, every, weights)
-            leaves += [measure(program, arguments, options) for program, arguments, options in parts]
-        last = [
-            measure(signals.weight_gradients, (self.network, self.batch, point.values, each), {"paths": self.paths})
-            for each in products.values()
-        ]
-        chunks = len(self.chunks())
-        calls = 1 + chunks * (1 + len(leaves)) + len(last)
-        operations = first.operations + sum(each.operations for each in last)
-        operations += chunks * (back.operations + sum(each.operations for each in leaves))
-        # The signals lie there while the quantities are made of them; those of one leaf at a time take temporaries.
-        results, temporary = sum(each.results for each in leaves), max((_temporary(each) for each in leaves), default=0)
-        held = max(_temporary(back), (1 + (chunks > 1)) * results + temporary)
-        held = max(held, sum(each.results for each in last) + max(map(_temporary, last), default=0))
-        return calls, operations, first.results + max(_temporary(first), back.results + held)
+        leaves, structure = jax.tree.flatten(self._beginning())
+        config: Any = jax.config
+        shapes = tuple(map(shape_of, leaves))
+        return _signal_cost(measure, structure, shapes, self.wanted, self.count, self.width, config.jax_enable_x64)
 
     def _beginning(self) -> tuple[Any, ...]:
         return self.network, self.batch, self.share, self.vectors, self.drawn
 
-    def _of_leaves(
-        self, quantity: Any, ready: Any, every: Any, weights: Any
-    ) -> list[tuple[Callable[..., Any], Any, Any]]:
-        """A program for each leaf, with its arguments and options."""
-        kind, argument = (quantity, None) if isinstance(quantity, str) else quantity
-        calls = []
-        for at, units in enumerate(self.units):
-            arguments = (ready[at], every[at], weights)
-            if kind == "diagonal":
-                calls.append((grams.squares, arguments, {}))
-            elif kind == "runs":
-                calls.append((grams.run_products, (*arguments, self.vectors[at]), {"size": argument}))
-            else:
-                program = grams.dense if kind == "dense" else grams.factors
-                calls.append((program, arguments, {"blocks": argument, "units": units}))
-        return calls
 
-
-def _temporary(found: Compiled) -> int:
-    return found.bytes - found.results
+# Remembered by shapes: even where nothing is new, JAX takes tens of milliseconds to find that out of a large network.
+@lru_cache(maxsize=256)
+def _signal_cost(
+    measure: Measure, structure: Any, shapes: Any, wanted: Wanted, count: int, width: int, float64: bool
+) -> tuple[int, float, int]:
+    beginning = jax.tree.unflatten(structure, [struct_of(shape) for shape in shapes])
+    network, batch, _, vectors, _ = beginning
+    first = measure(signals.begin, beginning, {"wanted": wanted})
+    point = jax.eval_shape(partial(signals.begin, wanted=wanted), *beginning)
+    chunks = loops.chunks(count, width)
+    arguments, options = (point, vectors, chunks[0]), {"wanted": wanted, "count": count}
+    each = measure(signals.of_columns, arguments, options)
+    found = jax.eval_shape(partial(signals.of_columns, **options), *arguments)
+    last = [
+        measure(signals.weight_gradients, (network, batch, point.values, found[of]), {"paths": wanted.paths})
+        for of in wanted.products
+    ]
+    operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last)
+    # The sum so far lies beside what is added to it.
+    held = [each.bytes + (len(chunks) > 1) * each.results, *(each.results + other.bytes for other in last)]
+    return 1 + len(chunks) + len(last), operations, first.results + max(first.bytes - first.results, *held)
 
 
 def _fitted(task: Any, memory: int | None, measure: Measure) -> Any:
