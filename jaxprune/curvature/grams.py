@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.curvature import partition
-from jaxprune.curvature.rows import Rows, sides
+from jaxprune.curvature.rows import Rows
 
-# One triangle of V^T V is computed in panels of so many rows: enough for full speed, and few panels to compile.
-_PANEL, _PANELS = 96, 6
+# Up to this size both triangles of V^T V are computed: smaller products run no faster.
+_WHOLE = 160
+# Numbers in the gradients that are formed at a time.
+_FORMED = 2**25
 
 
 def run_products(ready: Rows, signals: list[Any], weights: Any, vector: Any, size: int) -> Any:
@@ -36,37 +38,35 @@ def dense(ready: Rows, signals: list[Any], weights: Any, blocks: str | int, unit
     ``units``: the axes of the leaf that are output.
     """
 
-    def gram(rows: Any, weights: Any) -> Any:
-        left, right = sides(jnp.moveaxis(rows, 1, 0), weights.shape[1])  # [k, n, runs, m]
-        if left is right:
-            scaled = (left * weights.T[:, :, None, None]).reshape(-1, *left.shape[2:])
-            return symmetric(scaled, left.reshape(-1, *left.shape[2:]))
-        total = jnp.einsum("knri,knrj->rij", left * weights.T[:, :, None, None], right)
+    def paired(rows: Any) -> Any:
+        left, right = jnp.split(rows, 2, axis=1)
+        total = jnp.einsum("nkri,nkrj->rij", left, right)
         return (total + total.mT) / 2
 
-    found = _over_units(gram, ready, signals, weights, blocks, units)
+    def alone(rows: Any) -> Any:
+        return symmetric(rows.reshape(-1, *rows.shape[2:]))
+
+    if len(signals) == weights.shape[1]:
+        found = _over_units(alone, ready, signals, jnp.sqrt(weights), blocks, units)
+    else:
+        scales = jnp.concatenate([weights, jnp.ones_like(weights)], axis=1)
+        found = _over_units(paired, ready, signals, scales, blocks, units, paired=True)
     return found.reshape(-1, *found.shape[-2:])
 
 
-def symmetric(left: Any, right: Any) -> Any:
-    """``sum_r left[r, b, i] right[r, b, j]`` [b, m, m], known to be symmetric: one triangle is computed, in panels.
+def symmetric(rows: Any) -> Any:
+    """``V_b^T V_b`` [b, m, m] of rows V [r, b, m]: one triangle is computed, half by half.
 
-    >>> symmetric(jnp.array([[[1.0, 2.0]]]), jnp.array([[[1.0, 2.0]]]))
+    >>> symmetric(jnp.array([[[1.0, 2.0]]]))
     Array([[[1., 2.],
             [2., 4.]]], dtype=float32)
     """
-    size = left.shape[2]
-    step = -(-size // max(1, min(_PANELS, size // _PANEL)))
-    if step == size:
-        return jnp.einsum("rbi,rbj->bij", left, right)
-    panels = []
-    for start in range(0, size, step):
-        stop = min(start + step, size)
-        panel = jnp.einsum("rbi,rbj->bij", left[:, :, start:stop], right[:, :, :stop])
-        panels.append(jnp.pad(panel, ((0, 0), (0, 0), (0, size - stop))))
-    lower = jnp.concatenate(panels, axis=1)
-    row, column = np.arange(size)[:, None], np.arange(size)
-    return jnp.where(row >= column, lower, lower.mT)
+    size = rows.shape[2]
+    if size <= _WHOLE:
+        return jnp.einsum("rbi,rbj->bij", rows, rows)
+    left, right = rows[:, :, : size // 2], rows[:, :, size // 2 :]
+    below = jnp.einsum("rbi,rbj->bij", right, left)
+    return jnp.block([[symmetric(left), below.mT], [below, symmetric(right)]])
 
 
 def factors(
@@ -74,36 +74,53 @@ def factors(
 ) -> tuple[Any, Any]:
     """Computes the rows V [blocks, r, m] of some columns, H_B being the sum of V_B^T V_B; and the lowest weight."""
 
-    def rows(rows: Any, weights: Any) -> tuple[Any, Any]:
-        scaled = rows * jnp.sqrt(jnp.abs(weights))[:, :, None, None]
-        return jnp.moveaxis(scaled, 2, 0).reshape(rows.shape[2], -1, rows.shape[3]), jnp.min(weights)
+    def rows(rows: Any) -> Any:
+        return jnp.moveaxis(rows, 2, 0).reshape(rows.shape[2], -1, rows.shape[3])
 
-    found, lowest = _over_units(rows, ready, signals, weights, blocks, units)
-    return found.reshape(-1, *found.shape[-2:]), jnp.min(lowest)
+    found = _over_units(rows, ready, signals, jnp.sqrt(jnp.abs(weights)), blocks, units)
+    return found.reshape(-1, *found.shape[-2:]), jnp.min(weights)
 
 
 def _over_units(
-    function: Callable[[Any, Any], Any],
+    function: Callable[[Any], Any],
     ready: Rows,
     signals: list[Any],
-    weights: Any,
+    scales: Any,
     blocks: str | int,
     units: tuple[int, ...],
+    *,
+    paired: bool = False,
 ) -> Any:
-    """Maps a function of the gradients [n, k, runs, m] and weights [n, k] over the units of a leaf, one at a time."""
+    """Maps a function of scaled gradients [n, k, runs, m] over the units of a leaf, one at a time.
+
+    ``scales``: of every signal [n, k].  ``paired``: whether the signals are left ones before right ones.
+    """
     inputs, ordered = ready.all(signals)
+    ordered = ordered * scales[:, None, None, :, None]
     index = ready.layout.index
     if blocks == "layer":
         gradients = jnp.stack(jax.vmap(ready.gradients)(inputs, ordered), axis=1)
         gradients = gradients.reshape(*gradients.shape[:2], 1, -1)
-        return function(gradients[..., np.argsort(index.ravel())], weights)
-    numbers = partition.labels(ready.layout.shape, "unit", units).ravel()
+        return function(gradients[..., np.argsort(index.ravel())])
+    order = np.argsort(partition.labels(ready.layout.shape, "unit", units).ravel()[index[:, 0, :].ravel()])
     size = index.shape[1] if isinstance(blocks, str) else blocks
     runs = -(-index.shape[1] // size)
     wide = ((0, 0), (0, 0), (0, runs * size - index.shape[1]))
 
-    def one(unit: Any) -> Any:
-        rows, each = ready.of_unit(inputs, ordered, weights, unit)
-        return function(jnp.pad(rows, wide).reshape(*rows.shape[:2], runs, size), each)
+    def one(rows: Any) -> Any:
+        return function(jnp.pad(rows, wide).reshape(*rows.shape[:2], runs, size))
 
-    return jax.lax.map(one, jnp.asarray(np.argsort(numbers[index[:, 0, :].ravel()])))
+    if index.shape[0] > 1 or inputs.shape[2] == 1:
+        return jax.lax.map(lambda unit: one(ready.of_unit(inputs, ordered, unit, paired=paired)), jnp.asarray(order))
+
+    def some(units: Any) -> Any:
+        return jax.lax.map(one, ready.of_units(inputs, ordered, units))
+
+    # The gradients of many units are one product; their blocks are made one at a time, which the cache holds.
+    formed = ordered.shape[0] * ordered.shape[3] * index.shape[1]
+    count = -(-len(order) // max(1, _FORMED // formed))
+    if count == 1:
+        return some(order)
+    chunks = np.resize(order, (count, -(-len(order) // count)))
+    found = jax.lax.map(some, jnp.asarray(chunks))
+    return found.reshape(-1, *found.shape[2:])[: len(order)]

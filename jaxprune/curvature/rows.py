@@ -99,20 +99,29 @@ class Rows:
             inputs = jax.vmap(self.layout.inputs)(self.operand)
         return tree.wide((inputs, ordered))
 
-    def of_unit(self, inputs: Any, signals: Any, weights: Any, unit: Any) -> tuple[Any, Any]:
-        """The gradients of all examples by one unit, a number in the order g, o: [n, k, d], and their weights [n, k].
+    def of_unit(self, inputs: Any, signals: Any, unit: Any, *, paired: bool = False) -> Any:
+        """The gradients of all examples by one unit, a number in the order g, o: [n, k, d].
 
-        Where there is one position they are multiples of the inputs, so that one row stands for all signals.
+        Where there is one position they are multiples of the inputs, so that one row, or one pair, stands for all.
         """
         outputs = self.layout.index.shape[2]
         group, output = unit // outputs, unit % outputs
         own, signal = inputs[:, group], signals[:, group, :, :, output]  # [n, t, d], [n, t, k]
         if own.shape[1] == 1:
-            left, right = sides(jnp.moveaxis(signal[:, 0], 1, 0), weights.shape[1])
-            rows, weights = own, jnp.sum(weights * (left * right).T, axis=1, keepdims=True)
-        else:
-            rows = jnp.einsum("ntd,ntk->nkd", own, signal)
-        return rows if self.scale is None else rows * self.scale[group, :, output], weights
+            if paired:
+                left, right = jnp.split(signal, 2, axis=2)
+                along = jnp.sum(left * right, axis=2, keepdims=True)
+                signal = jnp.concatenate([along, jnp.ones_like(along)], axis=2)
+            else:
+                signal = jnp.sqrt(jnp.sum(signal**2, axis=2, keepdims=True))
+        rows = jnp.einsum("ntd,ntk->nkd", own, signal)
+        return rows if self.scale is None else rows * self.scale[group, :, output]
+
+    def of_units(self, inputs: Any, signals: Any, units: Any) -> Any:
+        """The gradients of all examples by some units of a site without groups: [units, n, k, d]."""
+        own = signals[:, 0][..., units]  # [n, t, k, u]
+        rows = jnp.moveaxis(jnp.einsum("ntku,ntd->nkud", own, inputs[:, 0]), 2, 0)
+        return rows if self.scale is None else rows * self.scale[0].T[units][:, None, None]
 
     def to_leaf(self, values: Any) -> Any:
         """Puts values [g, d, o] at the places of their weights."""

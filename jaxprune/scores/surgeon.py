@@ -17,6 +17,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxprune import check, tree
 from jaxprune.curvature import block_factors, sweep
 from jaxprune.curvature.blocks import block_bytes, request
+from jaxprune.curvature.grams import symmetric
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.stream import total_weight
 from jaxprune.memory import available
@@ -29,7 +30,7 @@ from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
 _SIDE_BY_SIDE = 2**25
 
 # Triangles up to this size are inverted by substitution.
-_TRIANGLE = 80
+_TRIANGLE = 300
 
 
 def surgeon_update(
@@ -107,7 +108,7 @@ def deletion_costs(
                 found[path] = _by_factors(leaf, factors, _members(network, loss, batches, path, blocks), damping)
         for path, each, members in _every(network, loss, batches, dense, blocks, matrix):
             # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
-            kept = leaves[path] != 0 if form == "greedy" else jnp.ones(leaves[path].shape, bool)
+            kept = leaves[path] != 0 if form == "greedy" else np.ones(leaves[path].shape, bool)
             found[path] = _of_leaf(costs, path, leaves[path], kept, each, members, damping)
         return tree.map_named(lambda path, _: found[path], weights)
 
@@ -230,7 +231,7 @@ def _read(leaf: Any, kept: Any, dense: Any, members: Any) -> tuple[Any, Any, Any
     """The weights of every block [blocks, m], which of them take no part, and the mean diagonal of the leaf."""
     missing = members < 0
     # The row of a weight whose input is always zero is exactly zero.  Damping would put a price on it.
-    void = missing | jnp.all(dense == 0, axis=2) | ~kept.ravel()[members]
+    void = missing | jnp.all(dense == 0, axis=2) | ~jnp.asarray(kept).ravel()[members]
     mean_diagonal = jnp.sum(jnp.diagonal(dense, axis1=1, axis2=2)) / leaf.size
     return jnp.where(missing, 0, leaf.ravel()[members]).astype(dense.dtype), void, mean_diagonal
 
@@ -256,7 +257,7 @@ def _costs_in_turn(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any
     """
     damped, factor, definite = _factored(block, void, shift)
     lower = _inverse(factor)
-    inverse = lower.T @ lower
+    inverse = symmetric(lower[:, None])[0]
     # Below this no diagonal of an inverse falls, but by rounding.
     floor = 1 / jnp.diagonal(damped)
     tiny = jnp.finfo(weights.dtype).tiny
