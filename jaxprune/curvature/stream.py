@@ -11,6 +11,8 @@ from jax.core import Tracer
 from jaxprune import check, losses, tree
 from jaxprune.types import Batch
 
+NO_BATCH = "batches: expected at least one batch, but got none. Pass a list, not an iterator already read."
+
 
 def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     """Averages a tree-valued mean over batches: ``sum_b W_b f(b) / sum_b W_b``, W_b the sum of the batch's weights.
@@ -32,9 +34,7 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
         weight = total_weight(batch)
         total, result = total + weight, _add(result, weight, value)
     if result is None:
-        raise ValueError(
-            "batches: expected at least one batch, but got none. Pass a list, not an iterator already read."
-        )
+        raise ValueError(NO_BATCH)
     if not isinstance(total, Tracer):
         check.positive("batches: the sum of the weights", total)
     return _add(None, 1.0 / total, result)

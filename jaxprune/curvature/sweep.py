@@ -13,7 +13,7 @@ from jaxprune.curvature import partition, routes
 from jaxprune.curvature.blocks import blocks_fit, collect, of_block, request
 from jaxprune.curvature.products import MATRICES, gradient_of
 from jaxprune.curvature.requests import Request, is_idle, reason_against_signals, why_signals
-from jaxprune.curvature.stream import total_weight
+from jaxprune.curvature.stream import NO_BATCH, total_weight
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params, Scope
 
@@ -96,9 +96,7 @@ def sweep(
         totals = part if totals is None else _add(totals, part)
         weight += total_weight(asked.batch)
     if totals is None or asked is None:
-        raise ValueError(
-            "batches: expected at least one batch, but got none. Pass a list, not an iterator already read."
-        )
+        raise ValueError(NO_BATCH)
     check.positive("batches: the sum of the weights", weight)
     return Sweep(**_scaled(totals, 1 / weight))
 

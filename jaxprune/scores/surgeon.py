@@ -19,7 +19,8 @@ from jaxprune.curvature import block_factors, sweep
 from jaxprune.curvature.blocks import block_bytes, request
 from jaxprune.curvature.grams import symmetric
 from jaxprune.curvature.products import MATRICES
-from jaxprune.curvature.stream import total_weight
+from jaxprune.curvature.requests import Request
+from jaxprune.curvature.stream import NO_BATCH, total_weight
 from jaxprune.memory import available
 from jaxprune.network import Network
 from jaxprune.scores.doors import ready
@@ -72,10 +73,10 @@ def surgeon_update(
     def update(network: Network, batches: Iterable[Batch], mask: Mask) -> Params:
         weights, batches = ready(network, batches)
         check.mask("mask", mask, network.params)
-        batches = list(batches)  # read once for every group of leaves
+        asked, batches = _asked(network, loss, batches, blocks, matrix)
         changed = {path: not np.asarray(kept).all() for path, kept in tree.by_name(mask).items()}
         found = {}
-        for path, dense, members in _every(network, loss, batches, [*filter(changed.get, changed)], blocks, matrix):
+        for path, dense, members in _every(asked, batches, [*filter(changed.get, changed)]):
             leaf, kept = tree.leaf(weights, path), tree.leaf(mask, path)
             change = _of_leaf(_readjustment, path, leaf, kept, dense, members, damping)
             found[path] = jnp.where(kept, leaf + change, 0).astype(tree.leaf(network.params, path).dtype)
@@ -92,7 +93,7 @@ def deletion_costs(
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         weights, batches = ready(network, batches)
-        batches = list(batches)  # read once for every group of leaves
+        asked, batches = _asked(network, loss, batches, blocks, matrix)
         wanted = jax.tree.map(lambda _: True, network.params) if scope is None else scope
         check.static_bools("scope", wanted, network.params)
         leaves, found, dense = tree.by_name(weights), {}, []
@@ -101,12 +102,12 @@ def deletion_costs(
             if not inside or not leaf.size:
                 found[path] = jnp.zeros_like(leaf)
                 continue
-            factors = _factors(network, loss, batches, path, blocks, matrix, damping) if form == "obs" else None
+            factors = _factors(asked, batches, path, damping) if form == "obs" else None
             if factors is None:
                 dense.append(path)
             else:
-                found[path] = _by_factors(leaf, factors, _members(network, loss, batches, path, blocks), damping)
-        for path, each, members in _every(network, loss, batches, dense, blocks, matrix):
+                found[path] = _by_factors(leaf, factors, asked.members(path), damping)
+        for path, each, members in _every(asked, batches, dense):
             # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
             kept = leaves[path] != 0 if form == "greedy" else np.ones(leaves[path].shape, bool)
             found[path] = _of_leaf(costs, path, leaves[path], kept, each, members, damping)
@@ -138,20 +139,25 @@ def inverse_diagonal(factors: Any, shift: Any) -> Any:
     return 1 / shift - jnp.sum(rows**2, axis=1) / shift**2
 
 
-def _factors(
-    network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int, matrix: str, damping: float
-) -> Any:
+def _asked(
+    network: Network, loss: Loss, batches: Iterable[Batch], blocks: str | int, matrix: str
+) -> tuple[Request, list[Batch]]:
+    """What is asked of the first batch, and all batches: they are read once for every group of leaves."""
+    listed = list(batches)
+    if not listed:
+        raise ValueError(NO_BATCH)
+    return request(network, loss, listed[0], matrix, blocks, None), listed
+
+
+def _factors(asked: Request, batches: list[Batch], path: str, damping: float) -> Any:
     """Factors V of the blocks of one leaf over all batches, if that is the smaller form; else None."""
-    if not batches:
-        return None
-    asked = request(network, loss, batches[0], matrix, blocks, None, path)
     size = asked.members(path).shape[1]
     rows = sum(len(batch["image"]) for batch in batches) * asked.columns()
     # Damping that rounding swallows is for the dense form to refuse.
     if rows >= size or damping < size * jnp.finfo(asked.leaf(path).dtype).eps:
         return None
     weights = [total_weight(batch) for batch in batches]
-    parts = [block_factors(network, loss, batch, path, blocks, matrix) for batch in batches]
+    parts = [block_factors(asked.network, asked.loss, batch, path, asked.blocks, asked.matrix) for batch in batches]
     if any(part is None for part in parts):
         return None
     shares = [np.sqrt(weight / sum(weights)) for weight in weights]
@@ -173,38 +179,30 @@ def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
     return _placed(scores, members, leaf)
 
 
-def _every(
-    network: Network, loss: Loss, batches: list[Batch], paths: Sequence[str], blocks: str | int, matrix: str
-) -> Iterator[tuple[str, Any, np.ndarray]]:
+def _every(asked: Request, batches: list[Batch], paths: Sequence[str]) -> Iterator[tuple[str, Any, np.ndarray]]:
     """The name, the blocks [blocks, m, m] and the positions of the weights [blocks, m] (-1: padding) of every leaf.
 
     A sweep for as many leaves at a time as fit into memory together.
     """
-    for group in _groups(network, loss, batches, paths, blocks, matrix):
-        scope = tree.map_named(lambda path, _, group=group: path in group, network.params)
-        found = sweep(network, loss, batches, ("gram",), matrix=matrix, blocks=blocks, scope=scope).gram or {}
+    options = {"matrix": asked.matrix, "blocks": asked.blocks}
+    for group in _groups(asked, paths):
+        scope = tree.map_named(lambda path, _, group=group: path in group, asked.network.params)
+        found = sweep(asked.network, asked.loss, batches, ("gram",), scope=scope, **options).gram or {}
         for path in group:
-            yield path, found.pop(path), _members(network, loss, batches, path, blocks)
+            yield path, found.pop(path), asked.members(path)
 
 
-def _groups(
-    network: Network, loss: Loss, batches: list[Batch], paths: Sequence[str], blocks: str | int, matrix: str
-) -> list[list[str]]:
+def _groups(asked: Request, paths: Sequence[str]) -> list[list[str]]:
     groups: list[list[str]] = []
     # A sum and what is added to it, and as much again for what is made of them.
     taken, there = 0, available(None) // 3
-    asked = request(network, loss, batches[0], matrix, blocks, None) if batches else None
     for path in paths:
-        needed = 0 if asked is None else block_bytes(asked, path)
+        needed = block_bytes(asked, path)
         if not groups or taken + needed > there:
             groups, taken = [*groups, []], 0
         groups[-1].append(path)
         taken += needed
     return groups
-
-
-def _members(network: Network, loss: Loss, batches: list[Batch], path: str, blocks: str | int) -> np.ndarray:
-    return request(network, loss, batches[0], "ggn", blocks, None, path).members(path)
 
 
 def _of_leaf(
