@@ -67,6 +67,7 @@ DOORS = {
     "curvature.block": lambda net, data: jp.curvature.block(net, LOSS, *data, "w1"),
     "curvature.block_factors": lambda net, data: jp.curvature.block_factors(net, LOSS, *data, "w1"),
     "curvature.block_members": lambda net, data: jp.curvature.block_members(net, *data, "w1", "unit"),
+    "curvature.estimate": lambda net, data: jp.curvature.estimate(net, LOSS, data),
     "curvature.sweep": lambda net, data: jp.curvature.sweep(net, LOSS, data),
     "curvature.plan": lambda net, data: jp.curvature.plan(net, LOSS, *data, "diagonal"),
     "data.with_teacher": lambda net, data: jp.data.with_teacher(data, net),

@@ -38,6 +38,10 @@ def prunable(params: Any, *exclude: str) -> Prunable:
     return jp.tree.prunable(params, exclude="|".join(f"(?:{pattern})" for pattern in patterns) or None)
 
 
+PROBES = 2
+"""Random signs for each example, of scores that are estimates and say so in their names."""
+
+
 @dataclass(frozen=True)
 class ScoreOptions:
     """What a score may be configured with."""
@@ -51,6 +55,7 @@ class ScoreOptions:
 SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
     "magnitude": lambda o: jp.scores.magnitude(),
     "diagonal": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope),
+    "diagonal-estimate": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope, probes=PROBES, seed=o.seed),
     "block-quadratic": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", scope=o.scope),
     "block-signed": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", ranking="signed", scope=o.scope),
     "block-obs": lambda o: jp.scores.block_hessian(o.loss, form="obs", damping=o.damping, scope=o.scope),

@@ -11,6 +11,7 @@ from jaxprune import report, stats
 _LABELS = {
     "magnitude": "magnitude",
     "diagonal": "Hessian diagonal",
+    "diagonal-estimate": "Hessian diagonal (estimate from 2 probes)",
     "block-quadratic": "Hessian block (quadratic)",
     "block-signed": "Hessian block (quadratic, signed)",
     "block-obs": "Hessian block (surgeon)",

@@ -5,12 +5,14 @@ Every number is the named matrix of the weighted mean loss of the network in eva
 """
 
 from jaxprune.curvature.blocks import block, block_factors, block_members, block_product, diagonal
+from jaxprune.curvature.estimates import Estimate, estimate
 from jaxprune.curvature.planning import Plan, plan
 from jaxprune.curvature.products import ggnvp, gradient, hvp
 from jaxprune.curvature.stream import average
 from jaxprune.curvature.sweep import Sweep, sweep
 
 __all__ = [
+    "Estimate",
     "Plan",
     "Sweep",
     "average",
@@ -19,6 +21,7 @@ __all__ = [
     "block_members",
     "block_product",
     "diagonal",
+    "estimate",
     "ggnvp",
     "gradient",
     "hvp",

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from jaxprune import check, tree
 from jaxprune.curvature import blocks as quantities
-from jaxprune.curvature import routes
+from jaxprune.curvature import estimates, routes
 from jaxprune.curvature.compiled import compile_only
 from jaxprune.curvature.counting import count_only
+from jaxprune.curvature.estimates import SketchTask, sketch_task
 from jaxprune.curvature.products import gradient_cost
+from jaxprune.curvature.requests import Request
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Scope
 
@@ -43,13 +45,15 @@ class Plan:
       quantity: what is computed.
       matrix: of which matrix.
       legs: the routes that serve the leaves in scope.
-      exact: always True: no route approximates.  How that is known stands in ``why`` of every leg.
+      exact: True but for an estimate: no other route approximates.  How that is known stands in ``why`` of every leg.
+      probes: of an estimate.
     """
 
     quantity: str
     matrix: str
     legs: tuple[Leg, ...]
     exact: bool = True
+    probes: int | None = None
 
     @property
     def gradients(self) -> float:
@@ -73,7 +77,8 @@ class Plan:
 
     def __str__(self) -> str:
         """Writes the plan as text, a line for each route and reason."""
-        head = f"{self.quantity} of the {self.matrix}, exact: {self.gradients:.1f} gradients, {_bytes(self.bytes)}"
+        how = "exact" if self.exact else f"an estimate from {self.probes} probes, not exact"
+        head = f"{self.quantity} of the {self.matrix}, {how}: {self.gradients:.1f} gradients, {_bytes(self.bytes)}"
         merged: dict[tuple[str, str], list[Leg]] = {}
         for leg in self.legs:
             merged.setdefault((leg.route, leg.why), []).append(leg)
@@ -98,6 +103,7 @@ def plan(
     scope: Scope = None,
     path: str | None = None,
     memory: int | None = None,
+    probes: int | None = None,
     compile: bool = True,
 ) -> Plan:
     """Says by which route a quantity would be computed, why, what it costs, and what it takes at its peak.
@@ -115,6 +121,8 @@ def plan(
       scope: static tree of bools; None: every leaf.
       path: for "block": the leaf.
       memory: the bytes that temporaries may take; None: half of what is free.
+      probes: plan ``jp.curvature.estimate`` with so many random signs for each example in place of the exact quantity.
+        None: the exact one; no plan chooses an estimate by itself.
       compile: whether the compiler counts operations and bytes, or we do.  Ours weigh an operation by the time that it
         takes on a CPU, and know nothing of what a compiler makes of a program.
 
@@ -138,7 +146,9 @@ def plan(
     if quantity == "block":
         check.choice("path", str(path), tree.names(network.params))
     request = quantities.request(network, loss, batch, matrix, blocks, scope, path if quantity == "block" else None)
-    if quantity == "diagonal":
+    if probes is not None:
+        tasks = [_sketch(request, quantity, probes)]
+    elif quantity == "diagonal":
         tasks = routes.diagonal_tasks(request)
     elif quantity == "block_product":
         tasks = routes.product_tasks(request, request.network.params)
@@ -151,7 +161,19 @@ def plan(
     for task in tasks:
         calls, operations, peak = task.fitted(memory, measure).cost(measure)
         legs.append(Leg(task.route, task.paths, task.why, calls, operations / unit, peak))
-    return Plan(quantity, matrix, tuple(legs))
+    return Plan(quantity, matrix, tuple(legs), probes is None, probes)
+
+
+def _sketch(request: Request, quantity: str, probes: int) -> SketchTask:
+    check.whole("probes", probes)
+    blocks = request.blocks if quantity == "block_product" else quantity
+    if blocks not in estimates.QUANTITIES:
+        raise ValueError(
+            f"probes: expected a diagonal, or products of blocks 'unit' or 'layer', which have an estimate, but got "
+            f"{quantity} with blocks={request.blocks!r}. Leave probes out for the exact one."
+        )
+    check.choice("matrix", request.matrix, estimates.MATRICES)
+    return sketch_task(request, str(blocks), probes)
 
 
 def _bytes(count: float) -> str:

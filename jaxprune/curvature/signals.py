@@ -80,6 +80,7 @@ class Point:
     Attributes:
       pull: a cotangent of the outputs (or of the inputs of the head) -> the signals of every site.
       column: see ``columns``.
+      share: of every example in the sum [b].
       values: what the sites need, by number.
       moved: V a at every site; empty if no product is wanted.
       rows: of every site; empty if the signals are not wanted.
@@ -88,6 +89,7 @@ class Point:
 
     pull: Callable[[Any], Any]
     column: columns.Column
+    share: Any
     values: dict[int, Any]
     moved: list[Any]
     rows: list[Rows]
@@ -138,7 +140,7 @@ def begin(
     ready = [rows(found, site, kept) for site in sites] if wanted.others else []
     needs = {number for site in sites for number in site.needs(program)} if wanted.products else set()
     where = tuple(layout(found, site) for site in sites)
-    return Point(pull, column, {number: kept[number] for number in needs}, moved, ready, where)
+    return Point(pull, column, share, {number: kept[number] for number in needs}, moved, ready, where)
 
 
 def _moved(found: Survey, sites: list[Site], values: Any, vectors: Sequence[Any], *, own: bool) -> list[Any]:
@@ -160,7 +162,7 @@ def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wa
     """
     every, every_weight, totals = [], [], {blocks: [] for blocks in wanted.products}
     for place in range(len(indices)):
-        left, right, weights = _signal(point, indices[place], count)
+        left, right, weights = signal(point, indices[place], count)
         every.append((left, right))
         every_weight.append(weights)
         for blocks in wanted.products:
@@ -192,7 +194,7 @@ def _of_leaf(quantity: Any, ready: Rows, signals: list[Any], weights: Any, vecto
     return make(ready, signals, weights, argument, units)
 
 
-def _signal(point: Point, index: Any, count: int) -> tuple[list[Any], list[Any] | None, Any]:
+def signal(point: Point, index: Any, count: int) -> tuple[list[Any], list[Any] | None, Any]:
     """The backward passes of one pair of columns: left and right signals for every site, and the weights [b].
 
     Right is None where it is left too; the weights are zero outside the columns.

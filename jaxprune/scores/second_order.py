@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxprune import check, tree
-from jaxprune.curvature import average, block_product, diagonal
+from jaxprune.curvature import average, block_product, diagonal, estimate
 from jaxprune.curvature.products import MATRICES
 from jaxprune.network import Network
 from jaxprune.scores.doors import ready
@@ -18,13 +18,18 @@ FORMS = ("quadratic", "obs", "greedy")
 RANKINGS = ("signed", "absolute")
 
 
-def diagonal_hessian(loss: Loss, *, matrix: str = "hessian", scope: Scope = None) -> Score:
+def diagonal_hessian(
+    loss: Loss, *, matrix: str = "hessian", scope: Scope = None, probes: int | None = None, seed: int = 0
+) -> Score:
     """Scores a weight by ``w^2 H_jj / 2``: what deleting it alone costs, to second order (optimal brain damage).
 
     Args:
       loss: per-example loss; H is the Hessian of its mean.
       matrix: "hessian", "ggn" or "empirical_fisher".
       scope: which leaves to score; others come back zero and cost nothing.  None: every leaf.
+      probes: take ``jp.curvature.estimate`` with so many random signs for each example in place of the exact diagonal:
+        the score is an estimate then.  None: the exact one.
+      seed: of the signs of an estimate.
 
     Returns:
       A ``Score``.  Off a minimum H_jj may be negative: then deleting the weight lowers the quadratic model.
@@ -38,9 +43,14 @@ def diagonal_hessian(loss: Loss, *, matrix: str = "hessian", scope: Scope = None
     Array([4., 9.], dtype=float32)
     """
     check.choice("matrix", matrix, MATRICES)
+    if probes is not None:
+        check.whole("probes", probes)
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         weights, batches = ready(network, batches)
+        if probes is not None:
+            options = {"matrix": matrix, "probes": probes, "scope": scope, "seed": seed}
+            return tree.map_compiled(half_square, weights, estimate(network, loss, batches, **options).value)
         curvature = average(lambda batch: diagonal(network, loss, batch, matrix, scope), batches)
         return tree.map_compiled(half_square, weights, curvature)
 
