@@ -28,6 +28,7 @@ from jaxprune.evaluate import transfer
 # Scores that are a quantity of the curvature, and the gradients that others take for each batch.
 _QUANTITIES: dict[str, tuple[str, str]] = {
     "diagonal": ("diagonal", "hessian"),
+    "diagonal-estimate": ("diagonal", "hessian"),
     "block-quadratic": ("block_product", "hessian"),
     "block-signed": ("block_product", "hessian"),
     "fisher": ("diagonal", "empirical_fisher"),
@@ -201,9 +202,13 @@ def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], score: 
     if score not in _QUANTITIES:
         return Cost(None, 0, "not estimated: dense blocks, see jp.curvature.plan")
     quantity, matrix = _QUANTITIES[score]
-    scope = options.prunable(headed.params, "^head/")
+    asked = {
+        "matrix": matrix,
+        "scope": options.prunable(headed.params, "^head/"),
+        "probes": options.PROBES if score == "diagonal-estimate" else None,
+    }
     try:
-        plan = jp.curvature.plan(headed, options.LOSSES[settings.loss], batch, quantity, matrix=matrix, scope=scope)
+        plan = jp.curvature.plan(headed, options.LOSSES[settings.loss], batch, quantity, **asked)
     except MemoryError as error:
         return Cost(None, 0, str(error))
     return Cost(plan.gradients, plan.bytes, f"{plan.gradients:.1f} gradients: {plan.route}")

@@ -83,11 +83,13 @@ class Estimate:
 
         reaches = jax.tree.map(reach, self.error, self.effective)
         values = jax.tree.map(np.asarray, self.value)
-        return jax.tree.map(np.subtract, values, reaches), jax.tree.map(np.add, values, reaches)
+        ends = (jax.tree.map(function, values, reaches) for function in (np.subtract, np.add))
+        low, high = (jax.tree.map(jnp.asarray, end) for end in ends)
+        return low, high
 
     def few(self, least: float = FEW) -> Mask:
         """Flags the weights that fewer than so many examples effectively reach."""
-        return jax.tree.map(lambda effective: np.asarray(effective) < least, self.effective)
+        return jax.tree.map(lambda effective: jnp.asarray(effective) < least, self.effective)
 
     def __str__(self) -> str:
         """Says what it is an estimate of, and from what."""
@@ -147,8 +149,12 @@ def estimate(
     check.choice("quantity", quantity, QUANTITIES)
     check.choice("matrix", matrix, MATRICES)
     check.whole("probes", probes)
+    batches = check.batches(batches)
+    check.concrete(
+        "network, batches", (network, batches), "Call it outside of transformations; its programs are compiled."
+    )
     totals, weight, squared, count, first, asked = None, 0.0, 0.0, 0, 0, None
-    for batch in check.batches(batches):
+    for batch in batches:
         asked = request(network, loss, batch, matrix, "unit", scope)
         task = sketch_task(asked, quantity, probes, seed, first).fitted(memory)
         part = task.run()
@@ -220,7 +226,7 @@ class SketchTask:
         return self.network, self.batch, jnp.where(weights > 0, weights, 0), self.vectors, self.keys
 
 
-def sketch_task(asked: Request, quantity: str, probes: int, seed: int = 0, first: int = 0) -> SketchTask:
+def sketch_task(asked: Request, quantity: str, probes: int, seed: Any = 0, first: int = 0) -> SketchTask:
     """The task of an estimate; ``first``: the number of the batch's first example.
 
     Raises:

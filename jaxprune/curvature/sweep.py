@@ -87,8 +87,10 @@ def sweep(
     wanted = _checked(quantities)
     check.choice("matrix", matrix, MATRICES)
     partition.check_blocks(blocks)
+    batches = check.batches(batches)
+    check.concrete("network, batches", (network, batches), "Call it outside; inside, jp.curvature.diagonal works.")
     totals, weight, asked = None, 0.0, None
-    for batch in check.batches(batches):
+    for batch in batches:
         asked = request(network, loss, batch, matrix, blocks, scope)
         if "gram" in wanted and totals is None:
             blocks_fit(asked, asked.paths, memory)
