@@ -72,7 +72,8 @@ class Row:
 
     def line(self) -> str:
         """Writes the row as a line under ``HEADER``."""
-        unit = "gradients" if self.gradients or self.unit == "s" else self.unit
+        # What is not measured has no gradients, but a bound on seconds was on them.
+        unit = "gradients" if self.gradients or (self.missing and self.unit == "s") else self.unit
         asked = f"at most {self.at_most:g} {unit}" if self.at_most is not None else ""
         asked = f"at least {self.at_least:g} {unit}" if self.at_least is not None else asked
         first = "" if self.first is None or self.missing else f"{self.first:.1f} s"

@@ -157,8 +157,8 @@ def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wa
     """What some columns (-1: none) add to every quantity, for all leaves from one set of backward passes.
 
     Returns:
-      The name of every quantity -> one array for each leaf; of products, the cotangents sum_k c_k s_k J_z^T r_k of
-      every site.
+      Every quantity, written as a string -> one array for each leaf; of products, the cotangents
+      sum_k c_k s_k J_z^T r_k of every site.
     """
     every, every_weight, totals = [], [], {blocks: [] for blocks in wanted.products}
     for place in range(len(indices)):
@@ -175,7 +175,7 @@ def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wa
     signals = [left for left, _ in every] + [right for _, right in every if right is not None]
     weights = jnp.stack(every_weight, axis=-1)
     for quantity in wanted.others:
-        totals[quantity] = [
+        totals[str(quantity)] = [
             _of_leaf(
                 quantity, ready, [parts[at] for parts in signals], weights, vectors[at] if vectors else None, units
             )

@@ -120,14 +120,14 @@ def _of_batch(asked: Request, wanted: tuple[str, ...], memory: int | None) -> di
     vectors = tree.by_name(asked.network.params)
     weights = losses.weights(asked.batch, asked.survey.outputs)
     found: dict[str, dict[str, Any]] = {quantity: {} for quantity in wanted}
-    by_signals = {"gram": ("dense", asked.blocks)}
-    made = [by_signals.get(quantity, quantity) for quantity in wanted if quantity != "gradient"]
+    by_signals = {quantity: quantity if quantity != "gram" else ("dense", asked.blocks) for quantity in wanted}
+    made = [by_signals[quantity] for quantity in wanted if quantity != "gradient"]
     if served and made:
         why = why_signals(asked)
         for task in routes.signal_tasks(asked, served, made, vectors, why, jnp.where(weights > 0, weights, 0)):
             results = task.fitted(memory).run()
             for quantity in wanted:
-                given = results.get(by_signals.get(quantity, quantity), [])
+                given = results.get(str(by_signals[quantity]), [])
                 found[quantity].update(zip(task.paths, given, strict=False))
     weight = total_weight(asked.batch)
     result: dict[str, Any] = {}
