@@ -74,12 +74,12 @@ def surgeon_update(
         weights, batches = ready(network, batches)
         check.mask("mask", mask, network.params)
         asked, batches = _asked(network, loss, batches, blocks, matrix)
-        changed = {path: not np.asarray(kept).all() for path, kept in tree.by_name(mask).items()}
+        kept, leaves = tree.by_name(mask), tree.by_name(weights)
+        changed = [path for path, each in kept.items() if not np.asarray(each).all()]
         found = {}
-        for path, dense, members in _every(asked, batches, [*filter(changed.get, changed)]):
-            leaf, kept = tree.leaf(weights, path), tree.leaf(mask, path)
-            change = _of_leaf(_readjustment, path, leaf, kept, dense, members, damping)
-            found[path] = jnp.where(kept, leaf + change, 0).astype(tree.leaf(network.params, path).dtype)
+        for path, change in _solved(_readjustment, asked, batches, changed, leaves, kept, damping):
+            narrow = tree.leaf(network.params, path).dtype
+            found[path] = jnp.where(kept[path], leaves[path] + change, 0).astype(narrow)
         return tree.map_named(lambda path, given: found.get(path, given), network.params)
 
     return update
@@ -107,10 +107,9 @@ def deletion_costs(
                 dense.append(path)
             else:
                 found[path] = _by_factors(leaf, factors, asked.members(path), damping)
-        for path, each, members in _every(asked, batches, dense):
-            # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
-            kept = leaves[path] != 0 if form == "greedy" else np.ones(leaves[path].shape, bool)
-            found[path] = _of_leaf(costs, path, leaves[path], kept, each, members, damping)
+        # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
+        kept = {path: leaves[path] != 0 if form == "greedy" else np.ones(leaves[path].shape, bool) for path in dense}
+        found.update(_solved(costs, asked, batches, dense, leaves, kept, damping))
         return tree.map_named(lambda path, _: found[path], weights)
 
     return score
@@ -176,20 +175,37 @@ def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
     inverse = jnp.maximum(alone, 1 / (jnp.sum(factors**2, axis=1) + shift))
     weights = jnp.where(padding, 0, leaf.ravel()[members])
     scores = jnp.where(void, 0, weights**2 / (2 * inverse))
-    return _placed(scores, members, leaf)
+    return _placed([scores], [members], [leaf])[0]
 
 
-def _every(asked: Request, batches: list[Batch], paths: Sequence[str]) -> Iterator[tuple[str, Any, np.ndarray]]:
-    """The name, the blocks [blocks, m, m] and the positions of the weights [blocks, m] (-1: padding) of every leaf.
+def _solved(
+    solve: Callable[..., Any],
+    asked: Request,
+    batches: list[Batch],
+    paths: Sequence[str],
+    leaves: dict[str, Any],
+    kept: dict[str, Any],
+    damping: float,
+) -> Iterator[tuple[str, Any]]:
+    """Solves every block of these leaves; the results stand where their weights do, zero for what takes no part.
 
     A sweep for as many leaves at a time as fit into memory together.
     """
     options = {"matrix": asked.matrix, "blocks": asked.blocks}
     for group in _groups(asked, paths):
         scope = tree.map_named(lambda path, _, group=group: path in group, asked.network.params)
-        found = sweep(asked.network, asked.loss, batches, ("gram",), scope=scope, **options).gram or {}
-        for path in group:
-            yield path, found.pop(path), asked.members(path)
+        gram = sweep(asked.network, asked.loss, batches, ("gram",), scope=scope, **options).gram or {}
+        members = [asked.members(path) for path in group]
+        reads = _read([leaves[path] for path in group], [kept[path] for path in group], gram, members, tuple(group))
+        values = []
+        for path, (weights, void, mean_diagonal) in zip(group, reads, strict=True):
+            each, definite = _each_block(gram[path], weights, void, damping * mean_diagonal, solve=solve)
+            failed = np.flatnonzero(~np.asarray(definite))
+            if failed.size:
+                raise ValueError(_indefinite(path, gram[path], np.asarray(void), failed, damping, float(mean_diagonal)))
+            gram.pop(path)
+            values.append(each)
+        yield from zip(group, _placed(values, members, [leaves[path] for path in group]), strict=True)
 
 
 def _groups(asked: Request, paths: Sequence[str]) -> list[list[str]]:
@@ -205,33 +221,30 @@ def _groups(asked: Request, paths: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def _of_leaf(
-    solve: Callable[..., Any], path: str, leaf: Any, kept: Any, dense: Any, members: np.ndarray, damping: float
-) -> Any:
-    """Solves every block of a leaf; the results stand where their weights do, zero for what takes no part."""
-    weights, void, mean_diagonal = _read(leaf, kept, dense, members)
-    values, definite = _each_block(dense, weights, void, damping * mean_diagonal, solve=solve)
-    failed = np.flatnonzero(~np.asarray(definite))
-    if failed.size:
-        raise ValueError(_indefinite(path, dense, np.asarray(void), failed, damping, float(mean_diagonal)))
-    return _placed(values, members, leaf)
+# One program for all leaves, instead of one for every shape.
+@partial(jax.jit, static_argnames="paths")
+def _read(
+    leaves: list[Any], kept: list[Any], gram: dict[str, Any], members: list[Any], paths: tuple[str, ...]
+) -> list[tuple[Any, Any, Any]]:
+    """The weights of every block [blocks, m], which of them take no part, and the mean diagonal, of every leaf."""
+    found = []
+    for leaf, stays, path, places in zip(leaves, kept, paths, members, strict=True):
+        missing, dense = places < 0, gram[path]
+        # The row of a weight whose input is always zero is exactly zero.  Damping would put a price on it.
+        void = missing | jnp.all(dense == 0, axis=2) | ~stays.ravel()[places]
+        mean_diagonal = jnp.sum(jnp.diagonal(dense, axis1=1, axis2=2)) / leaf.size
+        found.append((jnp.where(missing, 0, leaf.ravel()[places]).astype(dense.dtype), void, mean_diagonal))
+    return found
 
 
 @jax.jit
-def _placed(values: Any, members: Any, leaf: Any) -> jax.Array:
-    """Numbers of every block [blocks, m] where their weights stand in the leaf; padding falls off its end."""
-    flat = jnp.zeros(leaf.size + 1, values.dtype).at[jnp.where(members < 0, leaf.size, members)].set(values)
-    return flat[:-1].reshape(leaf.shape).astype(leaf.dtype)
-
-
-@jax.jit
-def _read(leaf: Any, kept: Any, dense: Any, members: Any) -> tuple[Any, Any, Any]:
-    """The weights of every block [blocks, m], which of them take no part, and the mean diagonal of the leaf."""
-    missing = members < 0
-    # The row of a weight whose input is always zero is exactly zero.  Damping would put a price on it.
-    void = missing | jnp.all(dense == 0, axis=2) | ~jnp.asarray(kept).ravel()[members]
-    mean_diagonal = jnp.sum(jnp.diagonal(dense, axis1=1, axis2=2)) / leaf.size
-    return jnp.where(missing, 0, leaf.ravel()[members]).astype(dense.dtype), void, mean_diagonal
+def _placed(values: list[Any], members: list[Any], leaves: list[Any]) -> list[Any]:
+    """Numbers of every block [blocks, m] where their weights stand in their leaf; padding falls off its end."""
+    found = []
+    for each, places, leaf in zip(values, members, leaves, strict=True):
+        flat = jnp.zeros(leaf.size + 1, each.dtype).at[jnp.where(places < 0, leaf.size, places)].set(each)
+        found.append(flat[:-1].reshape(leaf.shape).astype(leaf.dtype))
+    return found
 
 
 @partial(jax.jit, static_argnames="solve")
