@@ -209,3 +209,141 @@ def test_distillation_to_itself_has_the_hessian_of_a_target_held_constant(name):
         close(within(got), dense.inside(own.leaves, kind, "hessian") @ within(vector))
     for got in block:
         close(got, dense.blocks(own.path, own.units[own.path], "unit", "hessian"))
+
+
+# Random programs: a chain of steps on values [b, 3].
+
+
+@jax.custom_jvp
+def _declared(x):
+    """Its rule calls it for the value, and says a derivative that is another one's: a Jacobian like any other."""
+    return jnp.sin(x)
+
+
+_declared.defjvp(lambda primals, tangents: (_declared(*primals), tangents[0] * (1 + primals[0] ** 2) / 2))
+
+
+@jax.custom_jvp
+def _honest(x):
+    return jnp.sin(x)
+
+
+_honest.defjvp(lambda primals, tangents: (_honest(*primals), tangents[0] * jnp.cos(primals[0])))
+
+
+@jax.custom_jvp
+def _two_faced(x):
+    """Its rule makes the value by another way, whose derivative is not the one that it says."""
+    return jnp.tanh(x)
+
+
+_two_faced.defjvp(lambda primals, tangents: (jnp.tanh(primals[0]), tangents[0] * (1 + primals[0] ** 2) / 2))
+
+
+@jax.custom_vjp
+def _backward_alone(x):
+    return jnp.sin(x)
+
+
+_backward_alone.defvjp(lambda x: (jnp.sin(x), x), lambda x, u: (u * (1 + x**2) / 2,))
+
+
+def _norm(x, scale):
+    centred = x - x.mean(-1, keepdims=True)
+    return scale * centred / jnp.sqrt(jnp.mean(centred**2, -1, keepdims=True) + 1e-3)
+
+
+# Each draws on its own leaves: kernels [3, 3] and [2, 3, 3], a vector [3]; and on those that all share.
+STEPS = {
+    "dense": lambda x, own, shared, state: x @ own["w"] + own["b"],
+    "transposed": lambda x, own, shared, state: jnp.tanh(x @ own["w"].T),
+    "gelu": lambda x, own, shared, state: jax.nn.gelu(x @ own["w"]),
+    "relu": lambda x, own, shared, state: jax.nn.relu(x + own["b"]),
+    "softmax": lambda x, own, shared, state: jax.nn.softmax(2 * x),
+    "norm": lambda x, own, shared, state: _norm(x, own["b"]),
+    "branches": lambda x, own, shared, state: x * (x @ own["w"]) + x,
+    "tied": lambda x, own, shared, state: x + jnp.sin(x @ shared),
+    "scan": lambda x, own, shared, state: lax.scan(lambda h, w: (jnp.tanh(h @ w) + h, None), x, own["stack"])[0],
+    "declared": lambda x, own, shared, state: _declared(x @ own["w"]),
+    "scanned rule": lambda x, own, shared, state: lax.scan(lambda h, w: (_honest(h @ w), None), x, own["stack"])[0],
+    "two-faced": lambda x, own, shared, state: _two_faced(x @ own["w"]),
+    "state": lambda x, own, shared, state: x * state["scale"] + x @ state["frozen"],
+}
+
+
+def program(steps, seed):
+    draw = np.random.default_rng(seed)
+    shapes = {"w": (3, 3), "b": (3,), "stack": (2, 3, 3)}
+    params = {
+        "head": draw.normal(size=(3, 3)),
+        "shared": draw.normal(size=(3, 3)) / 2,
+        **{
+            f"step{at}": {name: draw.normal(size=shape) / 1.5 for name, shape in shapes.items()}
+            for at in range(len(steps))
+        },
+    }
+    state = {"scale": 1 + draw.random(3), "frozen": draw.normal(size=(3, 3)) / 2}
+
+    def apply(params, state, images):
+        for at, step in enumerate(steps):
+            images = STEPS[step](images, params[f"step{at}"], params["shared"], state)
+        return images @ params["head"]
+
+    batch = {"image": draw.normal(size=(3, 3)), "weight": np.array([1.0, 0.5, 2.0])}
+    return jp.Network(apply, *jax.tree.map(jnp.asarray, (params, state))), batch
+
+
+@settings(max_examples=30, phases=[Phase.explicit, Phase.generate])
+@given(
+    st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=4),
+    st.sampled_from([("squared", 1.0), ("kl", 1.0), ("kl", 3.0)]),
+    st.integers(0, 99),
+)
+def test_distillation_of_random_programs_is_exact_wherever_it_is_claimed(steps, kind, seed):
+    network, batch = program(steps, seed)
+    loss = jp.losses.distillation(*kind)
+    vector = networks.vector(network.params)
+    start, unravel = ravel_pytree(network.params)
+    share = batch["weight"] / batch["weight"].sum()
+
+    def mean(flat_params):
+        outputs = network.apply(unravel(flat_params), network.state, batch["image"])
+        return jnp.dot(share, distance(outputs, lax.stop_gradient(outputs), *terms(loss)))
+
+    def everything(network, batch, vector):
+        ways = jnp.concatenate([jnp.eye(start.size), ravel_pytree(vector)[0][None]])
+        columns = jax.vmap(lambda way: jax.jvp(jax.grad(mean), (start,), (way,))[1])(ways)
+        return (
+            jp.curvature.diagonal(network, loss, batch),
+            jp.curvature.hvp(network, loss, batch, vector),
+            jnp.diagonal(columns),
+            columns[-1],
+        )
+
+    diagonal, product, expected, moved = networks.compiled(everything)(network, batch, vector)
+    plan = jp.curvature.plan(network, loss, batch, "diagonal", compile=False)
+    assert plan.exact
+    if "two-faced" not in steps:
+        assert "derivative rule" not in plan.why
+    close(flat(diagonal), expected)
+    close(flat(product), moved)
+
+
+def test_distillation_keeps_a_rule_inside_a_loop_that_jax_forgets_on_its_way_back():
+    """Of a loop, ``jax.hessian`` takes the second derivative of what the rule stands for; twice forward it does not."""
+    draw = np.random.default_rng(2)
+    params = {"head": jnp.asarray(draw.normal(size=(3, 2))), "stack": jnp.asarray(draw.normal(size=(2, 3, 3)))}
+
+    def apply(params, state, images):
+        images = lax.scan(lambda h, w: (_declared(h @ w), None), images, params["stack"])[0]
+        return images @ params["head"]
+
+    network, batch = jp.Network(apply, params), {"image": draw.normal(size=(4, 3))}
+    start, unravel = ravel_pytree(params)
+
+    def mean(flat_params):
+        outputs = apply(unravel(flat_params), {}, batch["image"])
+        return jnp.mean(jnp.sum((outputs - lax.stop_gradient(outputs)) ** 2, 1))
+
+    expected = networks.compiled(jax.jacfwd(jax.jacfwd(mean)))(start)
+    close(flat(jp.curvature.diagonal(network, jp.losses.distillation(), batch)), np.diag(expected))
