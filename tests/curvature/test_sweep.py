@@ -14,9 +14,9 @@ from tests.curvature.networks import close
 LOSS = jp.losses.cross_entropy
 
 
-def halves(batch):
-    """Two batches of unequal sizes and weights."""
-    return [{name: entry[part] for name, entry in batch.items()} for part in (slice(0, 2), slice(2, 5))]
+def parts(batch, first=2, last=4):
+    """Two batches of unequal weights; of equal sizes, if not asked for more: they share programs."""
+    return [{name: entry[part] for name, entry in batch.items()} for part in (slice(0, first), slice(first, last))]
 
 
 def one_by_one(network, loss, batches, quantities, *, matrix="hessian", blocks="unit", scope=None):
@@ -60,13 +60,12 @@ OWN = jp.losses.distillation("kl", 2)
 # The network, the loss, the matrix, the blocks of the dense ones, and what is asked for.
 CASES = {
     "signals alone": ("perceptron", LOSS, "hessian", "unit", QUANTITIES),
-    "examples that mix": ("mixing", LOSS, "hessian", "layer", QUANTITIES),
-    "tied weights": ("tied", LOSS, "ggn", 3, ("diagonal", "gram", "layer")),
-    "tied, to itself": ("tied", OWN, "hessian", 3, ("gram", "unit")),
-    "attention": ("attention", LOSS, "hessian", "unit", ("diagonal", "unit")),
-    "attention, to itself": ("attention", OWN, "hessian", 2, QUANTITIES),
+    "examples that mix": ("mixing", LOSS, "hessian", "layer", ("diagonal", "unit", "gram")),
+    "tied weights": ("tied", OWN, "hessian", 3, ("layer", "unit")),
+    "attention": ("attention", LOSS, "hessian", "unit", ("diagonal",)),
+    "attention, to itself": ("attention", OWN, "hessian", 2, ("gradient", "unit", "diagonal")),
     "the gradients of examples": ("lines", LOSS, "empirical_fisher", "unit", QUANTITIES),
-    "pairs of columns": ("scales", networks.bumpy, "hessian", 2, QUANTITIES),
+    "pairs of columns": ("scales", networks.bumpy, "hessian", 2, ("diagonal", "unit", "gram")),
     "squares": ("nested", jp.losses.squared_error, "ggn", "unit", ("layer", "gradient")),
 }
 
@@ -75,16 +74,16 @@ CASES = {
 def test_sweep_has_what_the_functions_of_single_quantities_have(case):
     name, loss, matrix, blocks, quantities = CASES[case]
     net = networks.build(name)
-    found = jp.curvature.sweep(net.network, loss, halves(net.batch), quantities, matrix=matrix, blocks=blocks)
-    agree(found, one_by_one(net.network, loss, halves(net.batch), quantities, matrix=matrix, blocks=blocks))
+    found = jp.curvature.sweep(net.network, loss, parts(net.batch), quantities, matrix=matrix, blocks=blocks)
+    agree(found, one_by_one(net.network, loss, parts(net.batch), quantities, matrix=matrix, blocks=blocks))
 
 
 def test_sweep_over_batches_is_that_of_one_batch_whatever_the_padding():
     net = networks.build("perceptron")
     padding = {"image": np.full((2, 5), np.nan), "label": np.zeros(2, int), "weight": np.zeros(2)}
-    parts = halves(net.batch)
-    parts[0] = {name: np.concatenate([entry, padding[name]]) for name, entry in parts[0].items()}
-    found = [jp.curvature.sweep(net.network, LOSS, iter(batches)) for batches in (parts, [net.batch])]
+    batches = parts(net.batch, 2, 5)
+    batches[0] = {name: np.concatenate([entry, padding[name]]) for name, entry in batches[0].items()}
+    found = [jp.curvature.sweep(net.network, LOSS, iter(given)) for given in (batches, [net.batch])]
     for one, other in zip(*map(jax.tree.leaves, (vars(found[0]), vars(found[1]))), strict=True):
         close(one, other, 1e-12)
     dense = networks.dense("perceptron")
@@ -95,12 +94,17 @@ def test_sweep_over_batches_is_that_of_one_batch_whatever_the_padding():
 def test_sweep_of_a_scope_has_zeros_elsewhere_and_no_dense_blocks():
     net = networks.build("gates")
     scope = {"gate": True, "mix": False, "value": True}
-    found = jp.curvature.sweep(net.network, LOSS, halves(net.batch), scope=scope)
+    found = jp.curvature.sweep(net.network, LOSS, parts(net.batch), scope=scope)
     assert list(found.gram) == ["gate", "value"]
     for quantity in (found.gradient, found.diagonal, found.unit, found.layer):
         assert not np.any(quantity["mix"])
         assert np.any(quantity["gate"])
-    agree(found, one_by_one(net.network, LOSS, halves(net.batch), QUANTITIES, scope=scope))
+    whole = {name: entry[:4] for name, entry in net.batch.items()}
+    dense = networks.Dense(net.network, whole)
+    for quantity, blocks in (("unit", "unit"), ("layer", "layer")):
+        expected = dense.inside({name: net.leaves[name] for name in found.gram}, blocks, "hessian")
+        close(networks.flat(getattr(found, quantity)), expected @ networks.flat(net.network.params))
+    close(found.gram["gate"], dense.blocks("gate", (1,), "unit", "hessian"))
 
 
 def test_sweep_at_a_value_inside_the_network_is_of_that_value():
