@@ -63,7 +63,7 @@ CASES = {
     "examples that mix": ("mixing", LOSS, "hessian", "layer", ("diagonal", "unit", "gram")),
     "tied weights": ("tied", OWN, "hessian", 3, ("layer", "unit")),
     "attention": ("attention", LOSS, "hessian", "unit", ("diagonal",)),
-    "attention, to itself": ("attention", OWN, "hessian", 2, ("gradient", "unit", "diagonal")),
+    "attention, to itself": ("attention", OWN, "hessian", 2, ("unit", "diagonal")),
     "the gradients of examples": ("lines", LOSS, "empirical_fisher", "unit", QUANTITIES),
     "pairs of columns": ("scales", networks.bumpy, "hessian", 2, ("diagonal", "unit", "gram")),
     "squares": ("nested", jp.losses.squared_error, "ggn", "unit", ("layer", "gradient")),
