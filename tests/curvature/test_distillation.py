@@ -29,11 +29,9 @@ OWN = "the residual is zero: the Hessian is the Gauss-Newton matrix of the dista
 
 def distance(outputs, target, squares, temperature):
     """``squares`` times |f - t|^2, and 1 - ``squares`` times T^2 KL(softmax(t / T) || softmax(f / T))."""
-    p, q = (
-        jnp.exp(values / temperature) / jnp.exp(values / temperature).sum(1, keepdims=True)
-        for values in (target, outputs)
-    )
-    divergence = temperature**2 * jnp.sum(p * (jnp.log(p) - jnp.log(q)), 1)
+    log_p, log_q = (values / temperature for values in (target, outputs))
+    log_p, log_q = (each - jax.scipy.special.logsumexp(each, axis=1, keepdims=True) for each in (log_p, log_q))
+    divergence = temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), 1)
     return squares * jnp.sum((outputs - target) ** 2, 1) + (1 - squares) * divergence
 
 
@@ -165,9 +163,9 @@ OWNS = {
 built = cache(lambda name: OWNS[name]())
 # Kind, temperature, and whether inside the network; what else than diagonals and whole products is taken of the first.
 LOSSES = {
-    "vit": ([("kl", 3.0, False), ("squared", 1.0, True)], ("unit", "block")),
-    "swin": ([("kl", 1.0, True)], ("unit",)),
-    "resnet": ([("kl", 3.0, True)], ("unit", "layer")),
+    "vit": ([("kl", 3.0, False), ("squared", 1.0, True)], ("unit",)),
+    "swin": ([("kl", 1.0, True)], ()),
+    "resnet": ([("kl", 3.0, True)], ("layer",)),
     "tied": ([("squared", 3.0, False), ("kl", 1.0, True), ("kl", 3.0, False)], ("unit", "layer", 3, "block")),
 }
 
@@ -261,7 +259,7 @@ STEPS = {
     "relu": lambda x, own, shared, state: jax.nn.relu(x + own["b"]),
     "softmax": lambda x, own, shared, state: jax.nn.softmax(2 * x),
     "norm": lambda x, own, shared, state: _norm(x, own["b"]),
-    "branches": lambda x, own, shared, state: x * (x @ own["w"]) + x,
+    "branches": lambda x, own, shared, state: jnp.tanh(x) * (x @ own["w"]) + x,
     "tied": lambda x, own, shared, state: x + jnp.sin(x @ shared),
     "scan": lambda x, own, shared, state: lax.scan(lambda h, w: (jnp.tanh(h @ w) + h, None), x, own["stack"])[0],
     "declared": lambda x, own, shared, state: _declared(x @ own["w"]),
@@ -293,7 +291,7 @@ def program(steps, seed):
     return jp.Network(apply, *jax.tree.map(jnp.asarray, (params, state))), batch
 
 
-@settings(max_examples=20, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=16, phases=[Phase.explicit, Phase.generate])
 @given(
     st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=4),
     st.sampled_from([("squared", 1.0), ("kl", 1.0), ("kl", 3.0)]),
