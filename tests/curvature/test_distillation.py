@@ -448,6 +448,7 @@ def test_distillation_that_is_equal_shares_compiled_programs_and_needs_no_labels
 HEADS = {
     "plain": (lambda p, s, h: h @ p["head"], {"head": (4, 12)}),
     "transposed": (lambda p, s, h: h @ p["head"].T + p["bias"], {"bias": (12,), "head": (12, 4)}),
+    "contracted": (lambda p, s, h: lax.dot_general(h, p["head"], (((1,), (1,)), ((), ()))), {"head": (12, 4)}),
     "frozen": (lambda p, s, h: h @ s["head"] + s["bias"], {}),
 }
 # Losses, the blocks of products, and whether dense blocks are taken too.
@@ -460,6 +461,7 @@ OF_HEADS = {
         ("bumpy", "unit", True),
     ),
     "transposed": (("kl", "unit", True), ("bumpy", "layer", False)),
+    "contracted": (("kl", "unit", False),),
     "frozen": (("squared", "layer", True), ("kl", "unit", False)),
 }
 
@@ -508,7 +510,7 @@ def test_columns_at_the_inputs_of_a_narrow_head_stand_for_those_of_the_outputs(f
 
     dense = networks.Dense.__new__(networks.Dense)
     dense.names, dense.shapes = jp.tree.names(params), [leaf.shape for leaf in jax.tree.leaves(params)]
-    transposed = (form, "head") if form == "transposed" else None
+    transposed = (form, "head") if form in ("transposed", "contracted") else None
     leaves = {
         name: networks.Leaf(shape, (0,) if (form, name) == transposed else (len(shape) - 1,), "")
         for name, shape in shapes.items()
