@@ -78,7 +78,7 @@ class Distillation:
                 f"loss: the distance is taken at {self.at!r} inside the network, but a loss is given outputs alone. "
                 "Pass it to a function that is given the network too, as those of jp.curvature and jp.scores are."
             )
-        target = _teacher(outputs, batch)
+        target = teacher(outputs, batch)
         if self.kind == "squared":
             return jnp.sum((outputs - target) ** 2, axis=-1)
         log_p = jax.nn.log_softmax(target / self.temperature)
@@ -123,8 +123,13 @@ def distillation(
     return Distillation(kind, temperature, at)
 
 
-def _teacher(outputs: Any, batch: Batch) -> Any:
-    """What outputs are compared with: never differentiated."""
+def teacher(outputs: Any, batch: Batch) -> Any:
+    """Returns what outputs are compared with [b, c]: the teacher, or themselves; never differentiated.
+
+    Raises:
+      ValueError: a teacher of another shape.
+      TypeError: a teacher that is not of floating-point numbers.
+    """
     target = jnp.asarray(batch["teacher"]) if "teacher" in batch else outputs
     if target.shape != outputs.shape:
         raise ValueError(
@@ -170,6 +175,19 @@ def entries(loss: Loss) -> tuple[str, ...]:
     return ("image", "label") if loss in (cross_entropy, squared_error) else ("image",)
 
 
+def demand_read(loss: Loss, batch: Batch) -> None:
+    """Refuses a teacher that a loss of the labels would not read.
+
+    Raises:
+      ValueError: there is one.
+    """
+    if "teacher" in batch and loss in (cross_entropy, squared_error):
+        raise ValueError(
+            "batch: it has a 'teacher', which a loss of the labels does not read. Leave that out, or use "
+            "jp.losses.distillation, or a loss of your own that reads both."
+        )
+
+
 def values(loss: Loss, outputs: Any, batch: Batch) -> Any:
     """Computes the loss of each example [b] without letting anything of the padding in: the one place that calls it.
 
@@ -179,11 +197,7 @@ def values(loss: Loss, outputs: Any, batch: Batch) -> Any:
       ValueError: what the loss reads is not in the batch; a teacher that it does not read; not one number for each
         example.
     """
-    if "teacher" in batch and loss in (cross_entropy, squared_error):
-        raise ValueError(
-            "batch: it has a 'teacher', which a loss of the labels does not read. Leave that out, or use "
-            "jp.losses.distillation, or a loss of your own that reads both."
-        )
+    demand_read(loss, batch)
     try:
         found = loss(*without_padding(outputs, batch))
     except KeyError as error:

@@ -233,7 +233,9 @@ def of_block(asked: Request, memory: int | None) -> Any:
     if task.route == routes.NOTHING:
         return jnp.zeros((count, size, size), asked.leaf(path).dtype)
     (result,) = _arrays(task.fitted(memory).run())
-    return result.reshape(count, size, size)
+    result = result.reshape(count, size, size)
+    # A product is a column, which comes as a row; where a derivative rule contradicts itself H is not symmetric.
+    return result.mT if task.route == routes.PRODUCTS else result
 
 
 def blocks_fit(asked: Request, paths: Sequence[str], memory: int | None) -> None:

@@ -245,6 +245,7 @@ def roots(loss: Loss, outputs: Any, batch: Batch, share: Any) -> tuple[Any, Any]
 def _probabilities(loss: Loss, outputs: Any, batch: Batch) -> tuple[Any, Any]:
     """The softmax [b, c], and what its second derivative is scaled by [b]: 1, or NaN where a label is outside."""
     if isinstance(loss, Distillation):
+        losses.teacher(outputs, batch)  # checked, though not read
         return jax.nn.softmax(outputs / loss.temperature), jnp.ones(len(outputs), outputs.dtype)
     return jax.nn.softmax(outputs), jnp.sum(losses.targets(outputs, batch), axis=-1)
 
@@ -252,6 +253,7 @@ def _probabilities(loss: Loss, outputs: Any, batch: Batch) -> tuple[Any, Any]:
 def _twice(loss: Loss, outputs: Any, batch: Batch) -> Any:
     """The weight 2 of squared distances [b]; NaN where a label is outside."""
     if isinstance(loss, Distillation):
+        losses.teacher(outputs, batch)  # checked, though not read
         return jnp.full(len(outputs), 2, outputs.dtype)
     return 2 + 0 * jnp.sum(losses.targets(outputs, batch), axis=-1)
 

@@ -26,6 +26,7 @@ def ready(network: Network, loss: Loss, batch: Batch) -> tuple[Network, Loss, Ba
       TypeError: parameters that are not real arrays.
     """
     check.batch(batch, keys=losses.entries(loss))
+    losses.demand_read(loss, batch)
     check.network(network)
     check.finite_batch(batch)
     network, images = in_float32(network, batch["image"])

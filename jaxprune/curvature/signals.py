@@ -157,7 +157,7 @@ def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wa
     """What some columns (-1: none) add to every quantity, for all leaves from one set of backward passes.
 
     Returns:
-      Every quantity, written as a string -> one array for each leaf; of products, the cotangents
+      The name of every quantity (``name_of``) -> one array for each leaf; of products, the cotangents
       sum_k c_k s_k J_z^T r_k of every site.
     """
     every, every_weight, totals = [], [], {blocks: [] for blocks in wanted.products}
@@ -175,13 +175,22 @@ def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wa
     signals = [left for left, _ in every] + [right for _, right in every if right is not None]
     weights = jnp.stack(every_weight, axis=-1)
     for quantity in wanted.others:
-        totals[str(quantity)] = [
+        totals[name_of(quantity)] = [
             _of_leaf(
                 quantity, ready, [parts[at] for parts in signals], weights, vectors[at] if vectors else None, units
             )
             for at, (ready, units) in enumerate(zip(point.rows, wanted.units, strict=True))
         ]
     return totals
+
+
+def name_of(quantity: Any) -> str:
+    """The name of a quantity in what ``of_columns`` returns: a dictionary that JAX can sort has names of one type.
+
+    >>> name_of("diagonal"), name_of(("dense", "unit"))
+    ('diagonal', 'dense unit')
+    """
+    return quantity if isinstance(quantity, str) else " ".join(map(str, quantity))
 
 
 def _of_leaf(quantity: Any, ready: Rows, signals: list[Any], weights: Any, vector: Any, units: tuple[int, ...]) -> Any:

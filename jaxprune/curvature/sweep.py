@@ -13,6 +13,7 @@ from jaxprune.curvature import partition, routes
 from jaxprune.curvature.blocks import blocks_fit, collect, of_block, request
 from jaxprune.curvature.products import MATRICES, gradient_of
 from jaxprune.curvature.requests import Request, is_idle, reason_against_signals, why_signals
+from jaxprune.curvature.signals import name_of
 from jaxprune.curvature.stream import NO_BATCH, total_weight
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params, Scope
@@ -80,7 +81,7 @@ def sweep(
     >>> net = Network(lambda p, s, x: x @ p, jnp.ones((2, 1)))
     >>> batch = {"image": jnp.array([[1.0, 3.0]]), "label": jnp.zeros((1, 1))}
     >>> found = sweep(net, losses.squared_error, [batch], ("diagonal", "unit", "gram"))
-    >>> found.diagonal[:, 0], found.unit[:, 0], found.gram[""]
+    >>> found.diagonal[:, 0], found.unit[:, 0], jnp.round(found.gram[""], 5)
     (Array([ 2., 18.], dtype=float32), Array([ 8., 24.], dtype=float32), Array([[[ 2.,  6.],
             [ 6., 18.]]], dtype=float32))
     """
@@ -127,7 +128,7 @@ def _of_batch(asked: Request, wanted: tuple[str, ...], memory: int | None) -> di
         for task in routes.signal_tasks(asked, served, made, vectors, why, jnp.where(weights > 0, weights, 0)):
             results = task.fitted(memory).run()
             for quantity in wanted:
-                given = results.get(str(by_signals[quantity]), [])
+                given = results.get(name_of(by_signals[quantity]), [])
                 found[quantity].update(zip(task.paths, given, strict=False))
     weight = total_weight(asked.batch)
     result: dict[str, Any] = {}
@@ -154,7 +155,10 @@ def _tasks(asked: Request, quantity: str) -> list[Any]:
 
 
 def _joined(asked: Request, found: dict[str, Any], rest: Params) -> Params:
-    return tree.map_named(lambda name, leaf: found[name].reshape(leaf.shape) if name in found else leaf, rest)
+    # A network may compute in a wider type than its leaves have.
+    return tree.map_named(
+        lambda name, leaf: found[name].reshape(leaf.shape).astype(leaf.dtype) if name in found else leaf, rest
+    )
 
 
 def _in_scope(asked: Request, gradient: Params) -> Params:

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
+from jaxprune.evaluate import attacks, transfer
 
 LOSS = jp.losses.cross_entropy
 FIRST_ORDER = {"snip": jp.scores.snip, "grasp": jp.scores.grasp, "fisher": jp.scores.fisher}
@@ -99,6 +101,97 @@ def test_block_hessian_and_its_update_take_half_precision(dtype):
     mask = jp.masks.unstructured(0.5)(score(network, [batch]), jp.tree.prunable(network.params))
     updated = jp.scores.surgeon_update(LOSS, matrix="ggn")(network, [batch], mask)
     assert updated["w1"].dtype == dtype
+
+
+# A distance of a network to itself has no gradient anywhere.
+def units_of(network):
+    return jax.tree.map(jnp.ones_like, network.params)
+
+
+MEASURES = {
+    "snip": lambda net, loss, batch: jp.scores.snip(loss)(net, [batch]),
+    "grasp": lambda net, loss, batch: jp.scores.grasp(loss)(net, [batch]),
+    "fisher": lambda net, loss, batch: jp.scores.fisher(loss)(net, [batch]),
+    "diagonal": lambda net, loss, batch: jp.curvature.diagonal(net, loss, batch, matrix="empirical_fisher"),
+    "block_product": lambda net, loss, batch: jp.curvature.block_product(
+        net, loss, batch, net.params, matrix="empirical_fisher"
+    ),
+    "block": lambda net, loss, batch: jp.curvature.block(net, loss, batch, "w1", matrix="empirical_fisher"),
+    "block_hessian": lambda net, loss, batch: jp.scores.block_hessian(loss, form="obs", matrix="empirical_fisher")(
+        net, [batch]
+    ),
+    "line": lambda net, loss, batch: jp.geometry.line(net, loss, [batch], units_of(net), points=3),
+    "plane": lambda net, loss, batch: jp.geometry.plane(
+        net, loss, [batch], units_of(net), jax.tree.map(jnp.abs, net.params), points=3
+    ),
+    "barrier": lambda net, loss, batch: jp.geometry.barrier(net, loss, [batch], net, key=jax.random.key(0), points=3),
+    "pruning_path": lambda net, loss, batch: jp.geometry.pruning_path(
+        net, loss, [batch], jax.tree.map(lambda leaf: leaf > 0, net.params), points=3
+    ),
+    "mean_loss": lambda net, loss, batch: transfer.mean_loss(loss, [batch])(net),
+    "fgsm": lambda net, loss, batch: attacks.fgsm(net, loss, batch, epsilon=0.1),
+    "pgd": lambda net, loss, batch: attacks.pgd(net, loss, batch, epsilon=0.1, step_size=0.05, steps=1),
+}
+
+
+@pytest.mark.parametrize("at", [None, "hidden"])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_demand_slope_refuses_the_distance_of_a_network_to_itself(measure, at):
+    network, images = perceptron()
+    network = network.replace(apply=lambda p, s, x: checkpoint_name(jnp.maximum(x @ p["w1"], 0), "hidden") @ p["w2"])
+    batch = {"image": np.clip(np.abs(images), 0, 1)}
+    for kind in ("squared", "kl"):
+        with pytest.raises(ValueError, match=r"loss: expected one that has a gradient, for .*with_teacher"):
+            MEASURES[measure](network, jp.losses.distillation(kind, at=at), batch)
+
+
+@pytest.mark.parametrize("measure", sorted({*MEASURES} - {"grasp", "block_hessian", "plane", "pgd", "block"}))
+def test_demand_slope_lets_another_teacher_through(measure):
+    network, images = perceptron()
+    batch = {"image": np.clip(np.abs(images), 0, 1), "teacher": np.ones((8, 3), images.dtype)}
+    MEASURES[measure](network, jp.losses.distillation("kl"), batch)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, -0.0, np.nan, np.inf, True, "2", None, [1.0]])
+@pytest.mark.usefixtures("unchecked")
+def test_distillation_refuses_temperatures_that_are_no_finite_numbers_above_zero(temperature):
+    with pytest.raises(ValueError, match=r"temperature: expected a finite number above 0, but got"):
+        jp.losses.distillation("kl", temperature)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_distillation_refuses_an_unknown_kind_and_a_value_that_is_no_name():
+    with pytest.raises(ValueError, match=r"kind: unknown value 'square'\. Did you mean 'squared'"):
+        jp.losses.distillation("square")
+    with pytest.raises(TypeError, match=r"at: expected the name of a tagged value, or None, but got 3"):
+        jp.losses.distillation(at=3)
+    with pytest.raises(ValueError, match="loss: the distance is taken at 'hidden' inside the network"):
+        jp.losses.distillation(at="hidden")(jnp.ones((2, 3)), {"image": jnp.ones((2, 5))})
+
+
+@pytest.mark.parametrize("quantity", [jp.curvature.diagonal, jp.curvature.gradient])
+@pytest.mark.usefixtures("unchecked")
+def test_distillation_refuses_a_teacher_that_is_not_of_the_outputs(quantity):
+    network, images = perceptron()
+    for teacher in (np.ones((8, 4)), np.ones(8)):
+        with pytest.raises(ValueError, match=r"batch: expected a teacher of shape \(8, 3\), as the outputs are"):
+            quantity(network, jp.losses.distillation(), {"image": images, "teacher": teacher})
+    with pytest.raises(TypeError, match="batch: expected a teacher of floating-point numbers, but got int"):
+        quantity(network, jp.losses.distillation(), {"image": images, "teacher": np.ones((8, 3), int)})
+    with pytest.raises(ValueError, match="batch"):
+        quantity(network, jp.losses.distillation(), {"image": images, "teacher": np.full((8, 3), np.nan)})
+    labelled = {"image": images, "label": np.zeros(8, int), "teacher": np.ones((8, 3))}
+    for loss in (jp.losses.cross_entropy, jp.losses.squared_error):
+        with pytest.raises(ValueError, match="batch: it has a 'teacher', which a loss of the labels does not read"):
+            quantity(network, loss, labelled)
+
+
+@pytest.mark.parametrize("quantity", [jp.curvature.diagonal, jp.curvature.gradient])
+def test_distillation_at_a_value_that_is_not_tagged_names_the_nearest(quantity):
+    network, images = perceptron()
+    network = network.replace(apply=lambda p, s, x: checkpoint_name(x @ p["w1"], "hidden") @ p["w2"])
+    with pytest.raises(ValueError, match=r"at: unknown value 'hiden'\. Did you mean 'hidden'"):
+        quantity(network, jp.losses.distillation(at="hiden"), {"image": images})
 
 
 # SynFlow
