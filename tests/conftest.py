@@ -43,6 +43,8 @@ LONGEST = (
     "test_representation.py",
     "test_pretrained_networks.py",
     "test_matrices.py",
+    "test_distillation.py",
+    "test_sweep.py",
     "test_joint.py",
     "test_patterns.py",
     "test_transfer.py",
@@ -58,6 +60,9 @@ LONGEST = (
     "test_laws.py",
     "test_models.py",
     "test_train.py",
+    "test_estimates.py",
+    "test_folded.py",
+    "test_axes.py",
 )
 
 
