@@ -93,17 +93,18 @@ def distillation(
 
     "squared": ``||f - t||^2``.  "kl": ``T^2 KL(softmax(t / T) || softmax(f / T))``, in nats.
 
-    A batch with ``"teacher"`` (see ``jp.data.with_teacher``) says what t is.  Without, t is the network's own output,
-    held constant: the loss asks what a change of the weights changes in what the network does, needs no labels, and is
-    0 with gradient 0 where the network stands.  So its Hessian is the Gauss-Newton matrix, for every network: in
-    ``H - G = sum_c dl/df_c grad^2 f_c`` the first factor is zero.
+    A batch with ``"teacher"`` (see ``jp.data.with_teacher``) says what t is; labels beside it are not read. Without, t
+    is the network's own output, held constant: the loss asks what a change of the weights changes in what the network
+    does, needs no labels, and is 0 with gradient 0 where the network stands. So its Hessian is the Gauss-Newton
+    matrix, for every network: in ``H - G = sum_c dl/df_c grad^2 f_c`` the first factor is zero.
 
     Args:
       kind: "squared" or "kl".
       temperature: T, above 0.  It changes "kl" alone.
       at: the name of a value that the network tags (``jp.sites.tags`` lists them), flattened to [b, d]: f and t are
         that value.  Logits of a head with c < d classes are blind to d - c directions of the features, which other
-        tasks read.  None: the outputs.
+        tasks read.  The distance there does not depend on what comes after: leaves of a head have derivative and score
+        0 and would be pruned first, so leave them out of what is prunable.  None: the outputs.
 
     Returns:
       A ``Loss`` that is equal by value, so that two equal ones share compiled programs.

@@ -2,6 +2,7 @@
 
 Every number is the named matrix of the weighted mean loss of the network in evaluation mode, at matmul precision
 "highest".  ``plan`` says by which route it would be computed, why, and at what cost; no route approximates.
+``estimate`` alone does: it returns an ``Estimate``, with standard errors.
 """
 
 from jaxprune.curvature.blocks import block, block_factors, block_members, block_product, diagonal

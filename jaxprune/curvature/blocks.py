@@ -1,11 +1,11 @@
 """Exact diagonals, block products and dense blocks of the Hessian and its kin."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import check, losses, tree
 from jaxprune.curvature import partition, routes
@@ -32,15 +32,15 @@ def diagonal(
     Args:
       network: evaluated in evaluation mode.
       loss: per-example loss.
-      batch: images, labels and optional weights.
+      batch: images, what the loss reads, and optional weights.
       matrix: "hessian", "ggn" or "empirical_fisher".
       scope: static tree of bools; leaves that are False come back zero and cost nothing.  None: every leaf.
       memory: the bytes that temporaries may take; less means more, smaller programs.  None: half of what is free.
 
     Returns:
       H_jj for every weight j, structure and shapes of the parameters, in their types or float32.  A few gradients where
-      the network is piecewise linear after a leaf; see ``plan`` for the route and its cost.  May loop on the host
-      outside ``jax.jit``.
+      the network is piecewise linear after a leaf, or the residual of the loss is zero; see ``plan`` for the route and
+      its cost.  May loop on the host outside ``jax.jit``.
 
     Raises:
       ValueError: unknown matrix, a scope or batch that does not fit, outputs that are not [b, c], NaN anywhere.
@@ -74,7 +74,7 @@ def block_product(
     Args:
       network: evaluated in evaluation mode.
       loss: per-example loss.
-      batch: images, labels and optional weights.
+      batch: images, what the loss reads, and optional weights.
       vector: v, structure and shapes of the parameters.
       blocks: "unit" (all weights into one output unit or filter; each entry of a bias or scale is its own block),
         "layer" (the whole leaf), or an int (runs of that many inputs inside a unit).
@@ -118,7 +118,7 @@ def block(
     Args:
       network: evaluated in evaluation mode.
       loss: per-example loss.
-      batch: images, labels and optional weights.
+      batch: images, what the loss reads, and optional weights.
       path: the name of the leaf, see ``jp.tree.names``.
       blocks: "layer", "unit" or an int, as in ``block_product``.
       matrix: "hessian", "ggn" or "empirical_fisher".
@@ -162,8 +162,8 @@ def block_factors(
 
     Returns:
       V [blocks, r, m]: r is at most the number of examples times that of the columns of the output Hessian, so this is
-      the smaller form where examples x classes < m.  None where there is no such form: what follows the leaf is not
-      proven piecewise linear (``matrix="ggn"`` does not need that), or the loss is not convex in the outputs.
+      the smaller form where examples x classes < m.  None where there is no such form: the Hessian is not known to be
+      the Gauss-Newton matrix (``matrix="ggn"`` does not need that), or the loss is not convex in the outputs.
 
     >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
@@ -238,30 +238,43 @@ def of_block(asked: Request, memory: int | None) -> Any:
     return result.mT if task.route == routes.PRODUCTS else result
 
 
-def blocks_fit(asked: Request, paths: Sequence[str], memory: int | None) -> None:
-    """Checks that the dense blocks of some leaves fit into memory, and says which are the largest that do.
+def blocks_fit(asked: Request, paths: Sequence[str], memory: int | None, copies: int = 1) -> None:
+    """Checks that so many copies of the dense blocks of some leaves fit, and says which are the largest that do.
 
     Raises:
       MemoryError: they do not.
     """
 
     def largest(there: int) -> str:
-        size = there // max(1, sum(asked.leaf(path).size * asked.leaf(path).dtype.itemsize for path in paths))
-        # Where runs do not divide the inputs of a unit, the last one is filled up.
-        while size and sum(block_bytes(replace(asked, blocks=size), path) for path in paths) > there:
-            size -= 1
-        return f"smaller blocks (the largest that fit are runs: blocks={size})" if size else "fewer leaves (scope)"
+        if asked.blocks == "layer" and copies * _bytes_of_blocks(asked, paths, "unit") <= there:
+            return 'smaller blocks (blocks="unit" fits)'
+        low, high = 0, max(asked.leaf(path).size for path in paths)
+        while low < high:  # the most that fits; bytes grow with the size
+            size = (low + high + 1) // 2
+            low, high = (size, high) if copies * _bytes_of_blocks(asked, paths, size) <= there else (low, size - 1)
+        return f"smaller blocks (the largest that fit are runs: blocks={low})" if low else "fewer leaves (scope)"
 
     named = ", ".join(paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")
-    needed = sum(block_bytes(asked, path) for path in paths)
+    needed = copies * _bytes_of_blocks(asked, paths, asked.blocks)
     fits(f"blocks={asked.blocks!r} of {named}", needed, memory, largest)
 
 
 def block_bytes(asked: Request, path: str) -> int:
     """Counts the bytes of the dense blocks of a leaf."""
-    leaf = asked.leaf(path)
-    count, size = asked.members(path).shape
-    return count * size**2 * leaf.dtype.itemsize
+    return _bytes_of_blocks(asked, [path], asked.blocks)
+
+
+def _bytes_of_blocks(asked: Request, paths: Sequence[str], blocks: str | int) -> int:
+    total = 0
+    for path in paths:
+        leaf = asked.leaf(path)
+        units = int(np.prod([leaf.shape[axis] for axis in asked.units(path)], dtype=np.int64))
+        inputs = leaf.size // max(1, units)
+        count, size = (1, leaf.size) if blocks == "layer" else (units, inputs)
+        if isinstance(blocks, int):
+            count, size = units * -(-inputs // blocks), blocks
+        total += count * size**2 * leaf.dtype.itemsize
+    return total
 
 
 def collect(asked: Request, tasks: list[Any], memory: int | None) -> Params:

@@ -47,6 +47,11 @@ def has_root(loss: Loss, matrix: str) -> bool:
     return matrix == "empirical_fisher" or is_known(loss)
 
 
+def may_be_negative(loss: Loss, batch: Batch) -> bool:
+    """Whether the weight of a column may be below zero: the sum of targets [b, c] of a softmax may be anything."""
+    return loss is losses.cross_entropy and jnp.ndim(batch["label"]) > 1
+
+
 def columns(loss: Loss, outputs: Any, batch: Batch, share: Any, matrix: str) -> Column:
     """Returns the columns of the second derivative of ``sum_n share_n loss_n`` by the outputs.
 

@@ -22,7 +22,7 @@ from jaxprune.curvature.blocks import request
 from jaxprune.curvature.compiled import compile_only
 from jaxprune.curvature.requests import Request, is_idle, reason_against_signals
 from jaxprune.curvature.rows import Rows, sides
-from jaxprune.curvature.stream import NO_BATCH, total_weight
+from jaxprune.curvature.stream import NO_BATCH, Alike, total_weight
 from jaxprune.curvature.tasks import Measure
 from jaxprune.memory import available, fits
 from jaxprune.network import Network
@@ -44,7 +44,7 @@ class Estimate:
     Attributes:
       value: the estimate, structure and shapes of the parameters.
       error: its standard error, over the examples and the probes.
-      effective: how many examples effectively reach every weight, (sum_n y_n)^2 / sum_n y_n^2 with y_n the share of
+      effective: how many examples effectively reach every weight, (sum_n |y_n|)^2 / sum_n y_n^2 with y_n the share of
         example n; 0 where none does.
       quantity: "diagonal", "unit" or "layer".
       matrix: "hessian" or "ggn".
@@ -123,7 +123,7 @@ def estimate(
       batches: images, what the loss reads, and optional weights; weighted as one large batch would be.
       quantity: "diagonal", or the products H_B w_B with the weights themselves of every "unit" or "layer".
       matrix: "hessian" or "ggn".
-      probes: k, random signs for each example.
+      probes: k, random signs for each example.  Their signals lie in memory together.
       scope: static tree of bools; leaves that are False come back zero and cost nothing.  None: every leaf.
       memory: the bytes that temporaries may take.  None: half of what is free.
       seed: of the signs.  An example gets its own by its number, so that the size of batches changes no number.
@@ -153,9 +153,11 @@ def estimate(
     check.concrete(
         "network, batches", (network, batches), "Call it outside of transformations; its programs are compiled."
     )
+    alike = Alike()
     totals, weight, squared, count, first, asked = None, 0.0, 0.0, 0, 0, None
     for batch in batches:
         asked = request(network, loss, batch, matrix, "unit", scope)
+        alike.check(batch)
         task = sketch_task(asked, quantity, probes, seed, first).fitted(memory)
         part = task.run()
         totals = part if totals is None else _add(totals, part)
@@ -202,7 +204,7 @@ class SketchTask:
     why: str = "unbiased for any number of classes, with a standard error; asked for as an estimate"
 
     def run(self) -> dict[str, Any]:
-        """Sums for every leaf y_n, y_n^2 and weight_n y_n over the examples, y_n = weight_n X_n."""
+        """Sums for every leaf y_n, y_n^2, weight_n y_n and |y_n| over the examples, y_n = weight_n X_n."""
         point = signals.begin(*self._beginning(), wanted=self.wanted)
         found = _moments(point, self.vectors, quantity=self.quantity, probes=self.probes)
         return dict(zip(self.paths, found, strict=True))
@@ -237,7 +239,8 @@ def sketch_task(asked: Request, quantity: str, probes: int, seed: Any = 0, first
         if against := reason_against_signals(asked, path):
             raise ValueError(
                 f"scope: the {asked.matrix} by {path} is no sum over signals, because {against}: there is no such "
-                'estimate of it. Take matrix="ggn" or jp.losses.distillation, or leave it out of the scope.'
+                'estimate of it. Leave it out of the scope; where what follows is the reason, matrix="ggn" or '
+                "jp.losses.distillation have one."
             )
     numbers = first + np.arange(losses.examples(asked.batch))
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
@@ -261,8 +264,8 @@ def _moments(point: signals.Point, vectors: Any, *, quantity: str, probes: int) 
     return found
 
 
-def _of_leaf(ready: Rows, given: list[Any], weights: Any, share: Any, own: Any, *, layer: bool) -> tuple[Any, Any, Any]:
-    """The sums of y_n, y_n^2 and share_n y_n of one leaf, [g, d, o] each; in tiles of units that a cache holds."""
+def _of_leaf(ready: Rows, given: list[Any], weights: Any, share: Any, own: Any, *, layer: bool) -> tuple[Any, ...]:
+    """The four sums of one leaf, [g, d, o] each; in tiles of units that a cache holds."""
     inputs, ordered = ready.all(given)
     share = share.astype(weights.dtype)
     if inputs.shape[2] == 1 and own is None:
@@ -279,29 +282,28 @@ def _of_leaf(ready: Rows, given: list[Any], weights: Any, share: Any, own: Any, 
     if count == 1:
         return tile(np.arange(units))
     places = np.resize(np.arange(units), (count, width))
-    one, two, three = (
+    return tuple(
         jnp.moveaxis(each, 0, 2).reshape(groups, size, -1)[:, :, :units]
         for each in jax.lax.map(tile, jnp.asarray(places))
     )
-    return one, two, three
 
 
 def _over_examples(
     ready: Rows, inputs: Any, ordered: Any, weights: Any, share: Any, own: Any, layer: bool
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, ...]:
     def add(totals: Any, example: Any) -> tuple[Any, None]:
         inputs, signals_of, weights, share = example
         y = 0
         for left, right, weight in zip(*sides(ready.gradients(inputs, signals_of), len(weights)), weights, strict=True):
             along = left if own is None else jnp.sum(left * own, axis=None if layer else 1, keepdims=True)
             y = y + weight * along * right
-        return (totals[0] + y, totals[1] + y**2, totals[2] + share * y), None
+        return (totals[0] + y, totals[1] + y**2, totals[2] + share * y, totals[3] + jnp.abs(y)), None
 
     zeros = jnp.zeros((*inputs.shape[1:2], inputs.shape[3], ordered.shape[4]), weights.dtype)
-    return jax.lax.scan(add, (zeros, zeros, zeros), (inputs, ordered, weights, share))[0]
+    return jax.lax.scan(add, (zeros, zeros, zeros, zeros), (inputs, ordered, weights, share))[0]
 
 
-def _of_one_position(ready: Rows, inputs: Any, ordered: Any, weights: Any, share: Any) -> tuple[Any, Any, Any]:
+def _of_one_position(ready: Rows, inputs: Any, ordered: Any, weights: Any, share: Any) -> tuple[Any, ...]:
     """One position: the square of a product is the product of the squares, and sums over examples are products."""
     left, right = sides(jnp.moveaxis(ordered[:, :, 0], 2, 0), weights.shape[1])
     bend, square = jnp.einsum("nk,kngo->ngo", weights, left * right), inputs[:, :, 0] ** 2
@@ -309,7 +311,8 @@ def _of_one_position(ready: Rows, inputs: Any, ordered: Any, weights: Any, share
     one = jnp.einsum("ngd,ngo->gdo", square, bend) * scale
     two = jnp.einsum("ngd,ngo->gdo", square**2, bend**2) * scale**2
     three = jnp.einsum("n,ngd,ngo->gdo", share, square, bend) * scale
-    return one, two, three
+    four = jnp.einsum("ngd,ngo->gdo", square, jnp.abs(bend)) * scale
+    return one, two, three, four
 
 
 @jax.jit
@@ -322,11 +325,13 @@ def _finished(totals: dict[str, Any], weight: Any, squared: Any) -> dict[str, An
     """Makes of the sums of every leaf its value, standard error and effective number of examples."""
     share = squared / weight**2
 
-    def of_leaf(one: Any, two: Any, three: Any) -> tuple[Any, Any, Any]:
+    def of_leaf(one: Any, two: Any, three: Any, four: Any) -> tuple[Any, Any, Any]:
         value = one / weight
         spread = (two - 2 * value * three + value**2 * squared) / weight**2
         error = jnp.sqrt(jnp.maximum(spread, 0) / jnp.where(share < 1, 1 - share, 1))
-        effective = jnp.where(two > 0, one**2 / jnp.where(two > 0, two, 1), 0)
-        return value, jnp.where(share < 1, error, jnp.inf), effective
+        effective = jnp.where(two > 0, four**2 / jnp.where(two > 0, two, 1), 0)
+        # Squares below what the type holds say nothing of the spread.
+        lost = (two < 100 * jnp.finfo(two.dtype).tiny) & (four > 0)
+        return value, jnp.where((share < 1) & ~lost, error, jnp.inf), jnp.where(lost, 0, effective)
 
     return {name: of_leaf(*sums) for name, sums in totals.items()}

@@ -114,7 +114,7 @@ def plan(
     Args:
       network: the network.
       loss: per-example loss.
-      batch: images, labels and optional weights.
+      batch: images, what the loss reads, and optional weights.
       quantity: "diagonal", "block_product" or "block".
       blocks: as in ``block_product``.
       matrix: "hessian", "ggn" or "empirical_fisher".
@@ -132,7 +132,8 @@ def plan(
       counts).
 
     Raises:
-      ValueError: an unknown option.
+      ValueError: an unknown option; probes of what has no estimate.
+      MemoryError: not even one signal or product at a time fits.
 
     >>> import jax.numpy as jnp
     >>> from jaxprune import losses

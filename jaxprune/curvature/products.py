@@ -38,7 +38,7 @@ def hvp(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
     Args:
       network: evaluated, and differentiated, in evaluation mode.
       loss: per-example loss.
-      batch: images, labels and optional weights.
+      batch: images, what the loss reads, and optional weights.
       vector: v, structure and shapes of ``network.params``.
 
     Returns:
@@ -79,6 +79,9 @@ def gradient_of(network: Network, loss: Loss, batch: Batch) -> Params:
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
 def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:
+    if losses.has_zero_residual(loss, batch):  # what would come out is rounding
+        jax.eval_shape(_outputs(network, batch), network.params)  # which may refuse
+        return jax.tree.map(jnp.zeros_like, network.params)
     return jax.grad(_mean_loss(network, loss, batch))(network.params)
 
 

@@ -109,6 +109,7 @@ def _signal_task(
             own,
             others,
             tuple(request.units(path) for path in paths),
+            columns.may_be_negative(request.loss, request.batch),
         ),
         count,
         signals.width(count),

@@ -60,6 +60,7 @@ class Wanted:
       own: whether these are products with the parameters themselves, so that V a is z.
       others: what else: "diagonal", ("runs", size), ("dense", blocks), ("factors", blocks).
       units: the axes of every leaf that are output.
+      signed: whether the weights of columns may be negative, as of targets that are no probabilities.
     """
 
     loss: Loss
@@ -70,6 +71,7 @@ class Wanted:
     own: bool = False
     others: tuple[Any, ...] = ()
     units: tuple[tuple[int, ...], ...] = ()
+    signed: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -175,10 +177,10 @@ def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wa
     signals = [left for left, _ in every] + [right for _, right in every if right is not None]
     weights = jnp.stack(every_weight, axis=-1)
     for quantity in wanted.others:
+        # A weight below zero has no root: then left and right columns are told apart though they are the same.
+        given = 2 * signals if wanted.signed and quantity[0] == "dense" else signals
         totals[name_of(quantity)] = [
-            _of_leaf(
-                quantity, ready, [parts[at] for parts in signals], weights, vectors[at] if vectors else None, units
-            )
+            _of_leaf(quantity, ready, [parts[at] for parts in given], weights, vectors[at] if vectors else None, units)
             for at, (ready, units) in enumerate(zip(point.rows, wanted.units, strict=True))
         ]
     return totals

@@ -14,6 +14,27 @@ from jaxprune.types import Batch
 NO_BATCH = "batches: expected at least one batch, but got none. Pass a list, not an iterator already read."
 
 
+class Alike:
+    """Whether all batches of a stream ask one question: all have a teacher, or none has."""
+
+    def __init__(self) -> None:
+        self._first: bool | None = None
+
+    def check(self, batch: Batch) -> None:
+        """Checks the next batch.
+
+        Raises:
+          ValueError: it has a teacher where the first had none, or the other way round.
+        """
+        has = "teacher" in batch
+        self._first = has if self._first is None else self._first
+        if has != self._first:
+            raise ValueError(
+                "batches: expected all of them with a 'teacher' or none, since these are two losses, but got both. See "
+                "jp.data.with_teacher."
+            )
+
+
 def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     """Averages a tree-valued mean over batches: ``sum_b W_b f(b) / sum_b W_b``, W_b the sum of the batch's weights.
 
@@ -28,8 +49,9 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     >>> average(lambda batch: jnp.mean(batch["label"]), batches)
     Array(0.25, dtype=float32)
     """
-    total, result = 0.0, None
+    total, result, alike = 0.0, None, Alike()
     for batch in batches:
+        alike.check(batch)
         value = function(batch)
         weight = total_weight(batch)
         total, result = total + weight, _add(result, weight, value)

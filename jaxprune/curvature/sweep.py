@@ -14,7 +14,7 @@ from jaxprune.curvature.blocks import blocks_fit, collect, of_block, request
 from jaxprune.curvature.products import MATRICES, gradient_of
 from jaxprune.curvature.requests import Request, is_idle, reason_against_signals, why_signals
 from jaxprune.curvature.signals import name_of
-from jaxprune.curvature.stream import NO_BATCH, total_weight
+from jaxprune.curvature.stream import NO_BATCH, Alike, total_weight
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params, Scope
 
@@ -54,8 +54,9 @@ def sweep(
     """Computes several exact quantities of all leaves over a stream of batches, from one set of signals.
 
     One forward pass, and one set of backward passes to the activations for each chunk of columns, serve every leaf and
-    every quantity; leaves of equal layout share compiled programs.  What signals do not serve goes by the routes that
-    ``jp.curvature.plan`` names, one quantity after another.
+    every quantity of second order (two where a linear head is narrow: of the leaves before it, and of the head).  The
+    gradient is one of its own.  What signals do not serve goes by the routes that ``jp.curvature.plan`` names, one
+    quantity after another.
 
     Args:
       network: evaluated in evaluation mode.
@@ -90,11 +91,12 @@ def sweep(
     partition.check_blocks(blocks)
     batches = check.batches(batches)
     check.concrete("network, batches", (network, batches), "Call it outside; inside, jp.curvature.diagonal works.")
-    totals, weight, asked = None, 0.0, None
+    totals, weight, asked, alike = None, 0.0, None, Alike()
     for batch in batches:
+        alike.check(batch)
         asked = request(network, loss, batch, matrix, blocks, scope)
         if "gram" in wanted and totals is None:
-            blocks_fit(asked, asked.paths, memory)
+            blocks_fit(asked, asked.paths, memory, copies=2)  # a sum, and what is added to it
         part = _of_batch(asked, wanted, memory)
         totals = part if totals is None else _add(totals, part)
         weight += total_weight(asked.batch)

@@ -27,7 +27,9 @@ def with_teacher(batches: Iterable[Batch], network: Network, at: str | None = No
       The batches in a list, which holds them in memory.
 
     Raises:
-      ValueError: a batch that has a teacher already, or whose parts do not fit; NaN anywhere; no such value.
+      ValueError: a batch that has a teacher already, or whose parts do not fit; NaN anywhere; no such value; outputs
+        that are not [b, c].
+      TypeError: a single batch; outputs that are not floating-point.
 
     >>> import jax.numpy as jnp
     >>> net = Network(lambda p, s, x: x @ p, 2 * jnp.eye(2))

@@ -107,7 +107,7 @@ def procrustes(batches: Iterable[Batch], *, site: str = "features") -> Chooser:
 
 def accuracy(batches: Iterable[Batch]) -> Chooser:
     """Keeps the candidate with the higher accuracy on held-out data."""
-    kept = listed(batches)
+    kept = listed(batches, ("image", "label"))
 
     def share(network: Network) -> float:
         right = total = 0.0

@@ -93,7 +93,7 @@ def unit_slices(leaf: Any, member: Member, size: int) -> np.ndarray:
     return moved.reshape(size, -1)
 
 
-def listed(batches: Iterable[Batch]) -> list[Batch]:
+def listed(batches: Iterable[Batch], keys: Iterable[str] = ("image",)) -> list[Batch]:
     """Checks batches and lists them, to be read several times.
 
     Raises:
@@ -101,7 +101,7 @@ def listed(batches: Iterable[Batch]) -> list[Batch]:
     """
     found = list(check.batches(batches))
     for batch in found:
-        check.batch(batch)
+        check.batch(batch, keys=keys)
         check.finite_batch(batch)
     if not any(np.any(np.asarray(losses.weights(batch)) > 0) for batch in found):
         raise ValueError("batches: expected at least one example of weight above 0, but got none.")

@@ -150,6 +150,8 @@ def fit(
       SystemExit: SIGTERM came; the state was saved.
       KeyboardInterrupt: Ctrl-C (SIGINT) came; with a folder, the step was finished and the state saved before, unless
         it came a second time.
+      ValueError: a loss whose target is the network's own output (no "teacher" in the data), or a "teacher" together
+        with ``augment``; what the loss reads is not in the data.
       TypeError, ValueError: ``tx`` cannot be served: it has two sets of weights, wants gradients of single examples, or
         asks for what ``fit`` does not know; ``optimizer`` is not a state of it; ``augment`` returns no batch of as many
         examples; ``evaluate`` returns no finite numbers, or one called "step", "loss" or "gradient_norm".

@@ -154,9 +154,7 @@ def test_sweep_has_the_types_of_the_parameters_also_where_the_images_are_wider()
 def test_sweep_names_the_largest_blocks_that_fit_before_anything_is_computed():
     network = jp.Network(lambda p, s, x: x @ p["w"] + p["b"], {"b": jnp.zeros(400), "w": jnp.zeros((300, 400))})
     batch = {"image": np.ones((2, 300)), "label": np.zeros(2, int)}
-    message = (
-        r"blocks='unit' of b, w: needs 0\.288 GB, but 0\.01 GB may be taken.*largest that fit are runs: blocks=\d+"
-    )
+    message = r"blocks='unit' of b, w: needs 0\.576 GB, but 0\.01 GB may be taken.*largest that fit are runs: blocks=5"
     with pytest.raises(MemoryError, match=message):
         jp.curvature.sweep(network, LOSS, [batch], memory=10**7)
     found = jp.curvature.sweep(network, LOSS, [batch], ("gram",), blocks=5, memory=10**8)
@@ -207,3 +205,24 @@ def test_symmetric_is_the_product_of_the_rows_by_halves(size):
     found = np.asarray(symmetric(jnp.asarray(rows)))
     close(found, np.einsum("rbi,rbj->bij", rows, rows), 1e-13)
     np.testing.assert_array_equal(found, found.swapaxes(1, 2))
+
+
+def test_block_of_targets_whose_sum_is_negative_is_that_of_the_dense_matrix():
+    net = networks.build("perceptron")
+    batch = {**net.batch, "label": -np.eye(3)[net.batch["label"]]}
+    dense = networks.Dense(net.network, batch, jp.losses.cross_entropy)
+    found = jp.curvature.block(net.network, jp.losses.cross_entropy, batch, "w2", "unit")
+    networks.close(found, dense.blocks("w2", (1,), "unit", "hessian"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_sweep_refuses_batches_of_which_some_have_a_teacher():
+    net = networks.build("perceptron")
+    (taught,) = jp.data.with_teacher([net.batch], net.network)
+    for call in (
+        lambda batches: jp.curvature.sweep(net.network, jp.losses.distillation(), batches, ("unit",)),
+        lambda batches: jp.curvature.estimate(net.network, jp.losses.distillation(), batches),
+        lambda batches: jp.scores.diagonal_hessian(jp.losses.distillation())(net.network, batches),
+    ):
+        with pytest.raises(ValueError, match="batches: expected all of them with a 'teacher' or none"):
+            call([taught, net.batch])
