@@ -36,7 +36,7 @@ CASES = {
         "benchmark_curvature:layers_deep",
         "benchmark_curvature:layers_many_classes",
         "benchmark_curvature:diagonal",
-        "benchmark_plan:planned",
+        "benchmark_plan:exact_plans",
         "benchmark_exact:vit",
         "benchmark_exact:resnet",
         "benchmark_exact:surgeon",

@@ -33,7 +33,7 @@ class Depthwise(nn.Module):
         return nn.Dense(10, name="head")(x.mean((1, 2)))
 
 
-def planned(rounds: int) -> Iterator[Row]:
+def exact_plans(rounds: int) -> Iterator[Row]:
     """Plans of three networks beside what is measured, and the seconds that plans of two large ones take."""
     yield from beside("ResNet-20, batch 64", resnet_cifar(), "hessian", rounds)
     yield from beside("ViT-Ti/16 at 64, batch 8", subject(jp.models.vit("ti", 16, 64, 10), 64, 8, 10), "ggn", rounds)

@@ -136,7 +136,7 @@ def block(
     >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
     >>> batch = {"image": jnp.array([[1.0, 3.0]]), "label": jnp.zeros((1, 1))}
-    >>> block(net, losses.squared_error, batch, "")
+    >>> jnp.round(block(net, losses.squared_error, batch, ""), 4)
     Array([[ 2.,  6.],
            [ 6., 18.]], dtype=float32)
     """

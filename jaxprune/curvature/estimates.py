@@ -70,8 +70,8 @@ class Estimate:
 
         >>> one = Estimate(jnp.ones(1), jnp.full(1, 0.5), jnp.full(1, 3.0), "diagonal", "ggn", 2, 3)
         >>> low, high = one.interval()
-        >>> low.round(2).tolist(), high.round(2).tolist()
-        ([-1.15], [3.15])
+        >>> round(float(low[0]), 2), round(float(high[0]), 2)
+        (-1.15, 3.15)
         """
         if not 0 < confidence < 1:
             raise ValueError(f"confidence: expected a number between 0 and 1, but got {confidence!r}.")

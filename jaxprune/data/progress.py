@@ -23,6 +23,7 @@ def with_progress(batches: Sequence[Any], name: str) -> Sequence[Any]:
     Returns:
       A sequence of as many batches.
 
+    >>> import numpy as np
     >>> [batch["label"].tolist() for batch in with_progress([{"label": np.arange(2)}], "accuracy")]
     [[0, 1]]
     """
