@@ -99,6 +99,7 @@ def sweep(
             blocks_fit(asked, asked.paths, memory, copies=2)  # a sum, and what is added to it
         part = _of_batch(asked, wanted, memory)
         totals = part if totals is None else _add(totals, part)
+        del part  # else its blocks would lie there beside those of the next batch
         weight += total_weight(asked.batch)
     if totals is None or asked is None:
         raise ValueError(NO_BATCH)
