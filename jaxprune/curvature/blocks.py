@@ -248,11 +248,11 @@ def blocks_fit(asked: Request, paths: Sequence[str], memory: int | None, copies:
     def largest(there: int) -> str:
         if asked.blocks == "layer" and copies * _bytes_of_blocks(asked, paths, "unit") <= there:
             return 'smaller blocks (blocks="unit" fits)'
-        low, high = 0, max(asked.leaf(path).size for path in paths)
-        while low < high:  # the most that fits; bytes grow with the size
-            size = (low + high + 1) // 2
-            low, high = (size, high) if copies * _bytes_of_blocks(asked, paths, size) <= there else (low, size - 1)
-        return f"smaller blocks (the largest that fit are runs: blocks={low})" if low else "fewer leaves (scope)"
+        # No longer than a unit is: what a run has beyond it is padding.
+        longest = max(asked.leaf(path).size // max(1, _units(asked, path)) for path in paths)
+        fitting = (at for at in range(longest, 0, -1) if copies * _bytes_of_blocks(asked, paths, at) <= there)
+        size = next(fitting, 0)
+        return f"smaller blocks (the largest that fit are runs: blocks={size})" if size else "fewer leaves (scope)"
 
     named = ", ".join(paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")
     needed = copies * _bytes_of_blocks(asked, paths, asked.blocks)
@@ -268,13 +268,17 @@ def _bytes_of_blocks(asked: Request, paths: Sequence[str], blocks: str | int) ->
     total = 0
     for path in paths:
         leaf = asked.leaf(path)
-        units = int(np.prod([leaf.shape[axis] for axis in asked.units(path)], dtype=np.int64))
+        units = _units(asked, path)
         inputs = leaf.size // max(1, units)
         count, size = (1, leaf.size) if blocks == "layer" else (units, inputs)
         if isinstance(blocks, int):
             count, size = units * -(-inputs // blocks), blocks
         total += count * size**2 * leaf.dtype.itemsize
     return total
+
+
+def _units(asked: Request, path: str) -> int:
+    return int(np.prod([asked.leaf(path).shape[axis] for axis in asked.units(path)], dtype=np.int64))
 
 
 def collect(asked: Request, tasks: list[Any], memory: int | None) -> Params:

@@ -24,7 +24,7 @@ from jaxprune.curvature.requests import Request, is_idle, reason_against_signals
 from jaxprune.curvature.rows import Rows, sides
 from jaxprune.curvature.stream import NO_BATCH, Alike, total_weight
 from jaxprune.curvature.tasks import Measure
-from jaxprune.memory import available, fits
+from jaxprune.memory import fits
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params, Scope
 
@@ -160,7 +160,7 @@ def estimate(
         alike.check(batch)
         task = sketch_task(asked, quantity, probes, seed, first).fitted(memory)
         part = task.run()
-        totals = part if totals is None else _add(totals, part)
+        totals = part if totals is None else tree.map_compiled(jnp.add, totals, part)
         weights = np.asarray(losses.weights(asked.batch), np.float64)
         weight, squared = weight + total_weight(asked.batch), squared + float(np.sum(weights**2))
         count, first = count + int(np.sum(weights > 0)), first + len(weights)
@@ -209,10 +209,9 @@ class SketchTask:
         found = _moments(point, self.vectors, quantity=self.quantity, probes=self.probes)
         return dict(zip(self.paths, found, strict=True))
 
-    def fitted(self, memory: int | None, measure: Measure | None = None) -> "SketchTask":
+    def fitted(self, memory: int | None, measure: Measure = compile_only) -> "SketchTask":
         """Checks that it fits into ``memory`` bytes; only a smaller batch takes less."""
-        given = () if measure is None else (measure,)
-        fits(f"{SKETCH} of {', '.join(self.paths[:3])}", self.cost(*given)[2], available(memory))
+        fits(f"{SKETCH} of {', '.join(self.paths[:3])}", self.cost(measure)[2], memory)
         return self
 
     def cost(self, measure: Measure = compile_only) -> tuple[int, float, int]:
@@ -291,16 +290,15 @@ def _of_leaf(ready: Rows, given: list[Any], weights: Any, share: Any, own: Any, 
 def _over_examples(
     ready: Rows, inputs: Any, ordered: Any, weights: Any, share: Any, own: Any, layer: bool
 ) -> tuple[Any, ...]:
-    def add(totals: Any, example: Any) -> tuple[Any, None]:
-        inputs, signals_of, weights, share = example
+    def add(totals: Any, gradients: list[Any], weights: Any, share: Any) -> Any:
         y = 0
-        for left, right, weight in zip(*sides(ready.gradients(inputs, signals_of), len(weights)), weights, strict=True):
+        for left, right, weight in zip(*sides(gradients, len(weights)), weights, strict=True):
             along = left if own is None else jnp.sum(left * own, axis=None if layer else 1, keepdims=True)
             y = y + weight * along * right
-        return (totals[0] + y, totals[1] + y**2, totals[2] + share * y, totals[3] + jnp.abs(y)), None
+        return totals[0] + y, totals[1] + y**2, totals[2] + share * y, totals[3] + jnp.abs(y)
 
     zeros = jnp.zeros((*inputs.shape[1:2], inputs.shape[3], ordered.shape[4]), weights.dtype)
-    return jax.lax.scan(add, (zeros, zeros, zeros, zeros), (inputs, ordered, weights, share))[0]
+    return ready.over_examples(add, (zeros, zeros, zeros, zeros), inputs, ordered, weights, share)
 
 
 def _of_one_position(ready: Rows, inputs: Any, ordered: Any, weights: Any, share: Any) -> tuple[Any, ...]:
@@ -313,11 +311,6 @@ def _of_one_position(ready: Rows, inputs: Any, ordered: Any, weights: Any, share
     three = jnp.einsum("n,ngd,ngo->gdo", share, square, bend) * scale
     four = jnp.einsum("ngd,ngo->gdo", square, jnp.abs(bend)) * scale
     return one, two, three, four
-
-
-@jax.jit
-def _add(total: Any, term: Any) -> Any:
-    return tree.add(total, term)
 
 
 @jax.jit

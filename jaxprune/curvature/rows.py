@@ -53,18 +53,18 @@ class Rows:
         each = [rows[:, :, place * outputs : (place + 1) * outputs] for place in range(count)]
         return each if self.scale is None else [gradient * self.scale for gradient in each]
 
-    def over_examples(self, function: Callable[..., Any], start: Any, signals: list[Any], weights: Any) -> Any:
-        """Folds ``function(total, gradients, weights [k])`` over the examples, gradients a list of k arrays [g, d, o].
+    def over_examples(self, function: Callable[..., Any], start: Any, inputs: Any, ordered: Any, *more: Any) -> Any:
+        """Folds ``function(total, gradients, *more)`` over the examples, gradients a list of k arrays [g, d, o].
 
-        One example at a time, so that its gradients fit into the cache.  What is put in order before the loop runs on
-        every core; inside the loop it would not.
+        One example at a time, so that its gradients fit into the cache.  What is put in order before the loop (``all``)
+        runs on every core; inside the loop it would not.
         """
 
         def add(total: Any, example: Any) -> tuple[Any, None]:
-            inputs, signals, weights = example
-            return function(total, self.gradients(inputs, signals), weights), None
+            inputs, ordered, *more = example
+            return function(total, self.gradients(inputs, ordered), *more), None
 
-        return jax.lax.scan(add, start, (*self.all(signals), weights))[0]
+        return jax.lax.scan(add, start, (inputs, ordered, *more))[0]
 
     def sum(self, function: Callable[[Any, Any], Any], signals: list[Any], weights: Any) -> Any:
         """Sums ``c_{n,k} function(left_{n,k} [g, d, o], right_{n,k})`` of gradients, over examples n and pairs k."""
@@ -75,7 +75,7 @@ class Rows:
             return total
 
         start = jnp.zeros(self.layout.index.shape, jnp.result_type(weights, signals[0]))
-        return self.over_examples(add, start, signals, weights)
+        return self.over_examples(add, start, *self.all(signals), weights)
 
     def squares(self, signals: list[Any], weights: Any) -> Any:
         """Sums the products of the gradients of a pair: sum_{n,k} c_{n,k} left right, [g, d, o]."""

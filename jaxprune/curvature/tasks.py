@@ -116,7 +116,7 @@ class SignalTask:
 
     def run(self) -> dict[Any, list[Any]]:
         """Computes every quantity: its name -> one array for every leaf."""
-        point = signals.begin(*self._beginning(), wanted=self.wanted)
+        point = self.begun()
         found = loops.total(partial(self.of_columns, point), self.chunks(), loops.is_traced(self._beginning()))
         for blocks in self.wanted.products:
             found[blocks] = signals.weight_gradients(
