@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, losses, tree
+from jaxprune import check, tree
 from jaxprune.curvature import partition, routes
 from jaxprune.curvature.inputs import in_float32, like_parameters, ready
-from jaxprune.curvature.products import MATRICES
+from jaxprune.curvature.products import MATRICES, demand_slope
 from jaxprune.curvature.requests import Request
 from jaxprune.memory import fits
 from jaxprune.network import Network
@@ -214,7 +214,7 @@ def request(
     partition.check_blocks(blocks)
     network, loss, batch = ready(network, loss, batch)
     if matrix == "empirical_fisher":
-        losses.demand_slope(loss, batch, "the empirical Fisher matrix")
+        demand_slope(network, loss, batch, "the empirical Fisher matrix")
     names = tree.names(network.params)
     if path is not None:
         tree.leaf(network.params, path)

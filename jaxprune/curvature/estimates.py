@@ -126,7 +126,8 @@ def estimate(
       probes: k, random signs for each example.  Their signals lie in memory together.
       scope: static tree of bools; leaves that are False come back zero and cost nothing.  None: every leaf.
       memory: the bytes that temporaries may take.  None: half of what is free.
-      seed: of the signs.  An example gets its own by its number, so that the size of batches changes no number.
+      seed: of the signs.  An example gets its own by its number among those of weight above 0, so that neither the size
+        of batches nor padding changes a number.
 
     Returns:
       An ``Estimate``.
@@ -154,16 +155,16 @@ def estimate(
         "network, batches", (network, batches), "Call it outside of transformations; its programs are compiled."
     )
     alike = Alike()
-    totals, weight, squared, count, first, asked = None, 0.0, 0.0, 0, 0, None
+    totals, weight, squared, count, asked = None, 0.0, 0.0, 0, None
     for batch in batches:
         asked = request(network, loss, batch, matrix, "unit", scope)
         alike.check(batch)
-        task = sketch_task(asked, quantity, probes, seed, first).fitted(memory)
+        task = sketch_task(asked, quantity, probes, seed, count).fitted(memory)
         part = task.run()
         totals = part if totals is None else tree.map_compiled(jnp.add, totals, part)
-        weights = np.asarray(losses.weights(asked.batch), np.float64)
-        weight, squared = weight + total_weight(asked.batch), squared + float(np.sum(weights**2))
-        count, first = count + int(np.sum(weights > 0)), first + len(weights)
+        weights = losses.weights(asked.batch)
+        weight, squared = weight + total_weight(asked.batch), squared + total_weight({"weight": weights**2})
+        count += int(total_weight({"weight": weights > 0}))
     if totals is None or asked is None:
         raise ValueError(NO_BATCH)
     check.positive("batches: the sum of the weights", weight)
@@ -228,7 +229,7 @@ class SketchTask:
 
 
 def sketch_task(asked: Request, quantity: str, probes: int, seed: Any = 0, first: int = 0) -> SketchTask:
-    """The task of an estimate; ``first``: the number of the batch's first example.
+    """The task of an estimate; ``first``: how many examples of weight above 0 came before this batch.
 
     Raises:
       ValueError: a leaf in scope for which signals are not exact.
@@ -241,7 +242,7 @@ def sketch_task(asked: Request, quantity: str, probes: int, seed: Any = 0, first
                 'estimate of it. Leave it out of the scope; where what follows is the reason, matrix="ggn" or '
                 "jp.losses.distillation have one."
             )
-    numbers = first + np.arange(losses.examples(asked.batch))
+    numbers = first + jnp.cumsum(losses.weights(asked.batch) > 0) - 1
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
     vectors = tuple(asked.leaf(path) for path in paths) if quantity != "diagonal" else ()
     wanted = signals.Wanted(asked.loss, "ggn", paths, others=("diagonal",))

@@ -131,6 +131,11 @@ def unfolded(values: Any, along: Along) -> Any:
     return jnp.moveaxis(values.reshape(*before, along.before, count, along.after, *after), along.axis + 1, 0)
 
 
+def folded(values: Any, along: Along, shape: tuple[int, ...]) -> Any:
+    """Undoes ``unfolded`` of values of this shape."""
+    return jnp.moveaxis(values, 0, along.axis + 1).reshape(shape)
+
+
 def _moved(axis: int, along: Along) -> tuple[int, ...]:
     """Where an axis stands after ``unfolded``; that of the examples leaves what was folded into it."""
     if axis == along.axis:

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxprune import check, losses
 from jaxprune.curvature import outputs
 from jaxprune.curvature.compiled import Compiled, compile_only
 from jaxprune.curvature.inputs import like_parameters, ready
+from jaxprune.curvature.stream import total_weight
 from jaxprune.network import Network
 from jaxprune.sites import has_own_backward, survey
 from jaxprune.sites.program import coarsest
@@ -92,6 +94,24 @@ def is_flat(network: Network, batch: Batch, *, loss: Loss) -> Any:
     run = _outputs(network, batch)
     eps = float(jnp.finfo(coarsest(jax.make_jaxpr(run)(network.params))).eps)
     return outputs.is_flat(loss, run(network.params), batch, eps)
+
+
+def demand_slope(network: Network, loss: Loss, batch: Batch, what: str) -> None:
+    """Refuses a loss whose gradient by the outputs is zero by its definition, or as the teacher equals the network.
+
+    Arguments are those that ``ready`` returned.
+
+    Raises:
+      ValueError: it is, and ``what`` needs more.
+    """
+    losses.demand_slope(loss, batch, what)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((network, batch))) or "teacher" not in batch:
+        return
+    if total_weight(batch) and is_flat(network, batch, loss=loss):
+        raise ValueError(
+            f"loss: expected one that has a gradient, for {what}, but on every example of weight above 0 it is zero "
+            "up to rounding: the teacher equals the network. Take another teacher, or a second-order quantity."
+        )
 
 
 def gradient_cost(network: Network, loss: Loss, batch: Batch, measure: Callable[..., Compiled] = compile_only) -> float:

@@ -264,6 +264,14 @@ def block_task(request: Request) -> Any:
     return _over_examples(request, [task], "dense", None)[0]
 
 
+def factor_columns(request: Request, path: str) -> int:
+    """The number of columns of ``factor_task``."""
+    head, found = request.head, request.survey
+    if head is None or path not in found.sites or not columns.has_root(request.loss, request.matrix):
+        return request.columns()
+    return head.width if comes_before(found.program, head, found.sites[path]) else request.columns()
+
+
 def factor_task(request: Request) -> SignalTask | None:
     """The task of ``block_factors``; None where class signals would not be exact."""
     (path,) = request.paths

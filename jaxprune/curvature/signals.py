@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxprune import losses
 from jaxprune.curvature import columns, grams
-from jaxprune.curvature.layouts import Layout, layout, unfolded
+from jaxprune.curvature.layouts import Layout, folded, layout, unfolded
 from jaxprune.curvature.rows import Rows, rows
 from jaxprune.network import Network
 from jaxprune.sites import Site, Survey, add_to, survey
@@ -225,12 +225,7 @@ def _along(where: Layout, blocks: str, moved: Any, left: Any, right: Any, weight
     kept = {0} if blocks == "layer" else {0, *groups, *units}
     summed = jnp.sum(along, axis=tuple(axis for axis in range(along.ndim) if axis not in kept), keepdims=True)
     share = summed * weights.reshape(-1, *[1] * (along.ndim - 1))
-    return folded(share * unfolded(right, where.examples), where, right.shape).astype(kind)
-
-
-def folded(values: Any, where: Layout, shape: tuple[int, ...]) -> Any:
-    """Undoes ``unfolded``."""
-    return jnp.moveaxis(values, 0, where.examples.axis + 1).reshape(shape)
+    return folded(share * unfolded(right, where.examples), where.examples, right.shape).astype(kind)
 
 
 @partial(jax.jit, static_argnames="paths")

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxprune import check, losses, tree
 from jaxprune.curvature.inputs import placed
+from jaxprune.curvature.products import demand_slope
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss
 
@@ -48,7 +49,8 @@ def fgsm(
 
     Raises:
       ValueError: a negative or infinite epsilon, bounds out of order, images outside them, an empty batch; a gradient
-        that is not finite, as that of a label that the network has no output for.
+        that is not finite, as that of a label that the network has no output for; a teacher that equals the network,
+        where the gradient is rounding.
       TypeError: images that are not floating-point.
 
     Source: Goodfellow, Shlens and Szegedy (2015), arXiv 1412.6572.
@@ -106,7 +108,7 @@ def pgd(
     """
     check.positive("step_size", step_size)
     check.whole("steps", steps)
-    network, loss, limits = _checked(network, loss, batch, epsilon, step_size, bounds)
+    network, loss, limits = _checked(network, loss, batch, epsilon, step_size, bounds, clean=key is None)
     images, seen = tree.wide(jnp.asarray(batch["image"])), []
     if key is not None:
         images = _start(batch, images, limits, key)
@@ -139,14 +141,27 @@ def attacked(network: Network, loss: Loss, batches: Iterable[Batch], attack: Att
 
 
 def _checked(
-    network: Network, loss: Loss, batch: Batch, epsilon: float, step_size: float, bounds: tuple[float, float]
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    epsilon: float,
+    step_size: float,
+    bounds: tuple[float, float],
+    clean: bool = True,
 ) -> tuple[Network, Loss, tuple[float, float, float, float]]:
-    """Checks what an attack is given, and returns the network and its loss, and (epsilon, step size, low, high)."""
+    """Checks what an attack is given, and returns the network and its loss, and (epsilon, step size, low, high).
+
+    ``clean``: whether it starts at the clean images, where the teacher must not equal the network.
+    """
     check.batch(batch, keys=losses.entries(loss))
     check.network(network)
     check.finite_batch(batch)
+    found = _limits(batch, epsilon, step_size, bounds)
     losses.demand_slope(loss, batch, "an attack")
-    return *placed(network, loss), _limits(batch, epsilon, step_size, bounds)
+    network, loss = placed(network, loss)
+    if clean:
+        demand_slope(network, loss, batch, "an attack from the clean images (a key starts pgd elsewhere)")
+    return network, loss, found
 
 
 def _limits(

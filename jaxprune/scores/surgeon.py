@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-from jaxprune import check, tree
+from jaxprune import check, losses, tree
 from jaxprune.curvature import block_factors, sweep
 from jaxprune.curvature.blocks import block_bytes, request
 from jaxprune.curvature.grams import symmetric
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.requests import Request
+from jaxprune.curvature.routes import factor_columns
 from jaxprune.curvature.stream import NO_BATCH, total_weight
 from jaxprune.memory import available
 from jaxprune.network import Network
@@ -151,7 +152,7 @@ def _asked(
 def _factors(asked: Request, batches: list[Batch], path: str, damping: float) -> Any:
     """Factors V of the blocks of one leaf over all batches, if that is the smaller form; else None."""
     size = asked.members(path).shape[1]
-    rows = sum(len(batch["image"]) for batch in batches) * asked.columns()
+    rows = sum(map(losses.examples, batches)) * factor_columns(asked, path)
     # Damping that rounding swallows is for the dense form to refuse.
     if rows >= size or damping < size * jnp.finfo(asked.leaf(path).dtype).eps:
         return None

@@ -141,6 +141,16 @@ def test_curvature_names_bad_options(quantity, changes, message):
         call(quantity, **changes)
 
 
+@pytest.mark.parametrize("quantity", ["diagonal", "block_product", "block"])
+def test_curvature_has_no_empirical_fisher_of_a_teacher_that_equals_the_network(quantity):
+    (taught,) = jp.data.with_teacher([batch()], network())
+    loss = jp.losses.distillation("kl")
+    with pytest.raises(ValueError, match=r"for the empirical Fisher matrix, .* the teacher equals the network"):
+        call(quantity, loss=loss, batch=taught, matrix="empirical_fisher")
+    moved = {**taught, "teacher": taught["teacher"] + np.eye(5, taught["teacher"].shape[1], dtype=np.float32)}
+    assert np.isfinite(jax.tree.leaves(call(quantity, loss=loss, batch=moved, matrix="empirical_fisher"))[0]).all()
+
+
 def test_plan_of_a_block_needs_a_path():
     with pytest.raises(ValueError, match=r"path: unknown value 'None'.*Known: b1, head/b"):
         call("plan", quantity="block")

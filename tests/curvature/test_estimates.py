@@ -89,6 +89,17 @@ def test_estimate_does_not_depend_on_the_size_of_batches_or_of_tiles(monkeypatch
     assert not np.allclose(flat(jp.curvature.estimate(net.network, KL, [net.batch], seed=4).value), flat(whole.value))
 
 
+def test_estimate_does_not_depend_on_padding_between_the_examples():
+    net = networks.build("convolutions")
+    whole = jp.curvature.estimate(net.network, KL, [net.batch], seed=3)
+    padded = {name: np.insert(np.asarray(entry), 1, 0, axis=0) for name, entry in net.batch.items() if name != "weight"}
+    weight = np.insert(np.asarray(net.batch.get("weight", np.ones(len(padded["image"]) - 1))), 1, 0.0)
+    found = jp.curvature.estimate(net.network, KL, [{**padded, "weight": weight}], seed=3)
+    assert found.examples == whole.examples
+    for name in ("value", "error", "effective"):
+        close(flat(getattr(found, name)), flat(getattr(whole, name)), 1e-12)
+
+
 def test_estimate_of_a_scope_leaves_the_rest_zero():
     net = networks.build("perceptron")
     scope = jp.tree.map_named(lambda name, _: name == "w2", net.network.params)

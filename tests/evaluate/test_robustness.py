@@ -276,6 +276,17 @@ def test_attacks_refuse_a_label_without_an_output(attack, label):
     assert np.isfinite(ATTACKS[attack](linear(), jp.losses.cross_entropy, {**batch, "weight": weight})).all()
 
 
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_attacks_refuse_a_teacher_that_equals_the_network(attack):
+    batch, loss = batch_of(), jp.losses.distillation("kl")
+    (taught,) = jp.data.with_teacher([batch], linear())
+    with pytest.raises(ValueError, match=r"loss: .* for an attack from the clean images .* the teacher equals the net"):
+        ATTACKS[attack](linear(), loss, taught)
+    # Elsewhere the distance has a slope, as the inner attack of TRADES uses it.
+    moved = ATTACKS["random start"](linear(), loss, taught)
+    assert values(linear(), loss, taught, moved).min() > 1e-4
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attacks_refuse_a_gradient_that_is_not_finite(attack):
     def apply(params, state, images):
