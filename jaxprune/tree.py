@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxprune import check
 
@@ -178,6 +179,27 @@ def size(tree: Any) -> int:
 
 
 # Each is one program for the whole tree.
+@jax.jit
+def gather(tree: Any, positions: Any) -> Any:
+    """Reads the numbers at some positions of the leaves laid end to end.
+
+    >>> gather({"a": jnp.ones(2), "b": jnp.array([2.0, 3.0])}, np.array([0, 3]))
+    Array([1., 3.], dtype=float32)
+    """
+    return ravel_pytree(tree)[0][positions]
+
+
+@jax.jit
+def spread(vector: Any, positions: Any, like: Any) -> Any:
+    """Writes numbers at some positions of the leaves laid end to end, and zero elsewhere; undoes ``gather``.
+
+    >>> spread(jnp.array([5.0]), np.array([2]), {"a": jnp.ones(2), "b": jnp.ones(1)})
+    {'a': Array([0., 0.], dtype=float32), 'b': Array([5.], dtype=float32)}
+    """
+    flat, unravel = ravel_pytree(like)
+    return unravel(jnp.zeros_like(flat).at[positions].set(vector.astype(flat.dtype)))
+
+
 @jax.jit
 def add(left: Any, right: Any) -> Any:
     """Adds two trees, leaf by leaf."""

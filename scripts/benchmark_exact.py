@@ -102,10 +102,11 @@ def surgeon(rounds: int) -> Iterator[Row]:
 def sweep(rounds: int) -> Iterator[Row]:
     """Everything of one point in one sweep, over one call for each quantity."""
     here = resnet_cifar()
-    network, batch, vector, scope = here.network, here.batch, here.vector, here.kernels
+    network, batch, scope = here.network, here.batch, here.kernels
+    vector = network.params  # which is what a sweep multiplies
     paths = list(here.in_scope(network.params))
     works: dict[str, Callable[[], Any]] = {
-        "gradient": lambda: jp.curvature.gradient(network, LOSS, batch),
+        "gradient": lambda: here.in_scope(jp.curvature.gradient(network, LOSS, batch)),
         "diagonal": lambda: jp.curvature.diagonal(network, LOSS, batch, scope=scope),
         "unit": lambda: jp.curvature.block_product(network, LOSS, batch, vector, "unit", scope=scope),
         "layer": lambda: jp.curvature.block_product(network, LOSS, batch, vector, "layer", scope=scope),
@@ -114,7 +115,7 @@ def sweep(rounds: int) -> Iterator[Row]:
 
     def together() -> Any:
         found = jp.curvature.sweep(network, LOSS, [batch], tuple(works), scope=scope)
-        return {name: getattr(found, name) for name in works}
+        return {name: getattr(found, name) for name in works} | {"gradient": here.in_scope(found.gradient)}
 
     def alone() -> Any:
         return {name: jax.block_until_ready(work()) for name, work in works.items()}

@@ -87,21 +87,21 @@ def transfer(folder: Path) -> Iterator[Row]:
     """What the demo found."""
     tested = pd.read_csv(folder / "verdicts.csv", keep_default_na=False)
     accuracy = pd.read_csv(folder / "accuracy.csv")
-    dense = accuracy[(accuracy.score == "dense") & (accuracy["head"] == "frozen") & (accuracy.stage == "pruned")]
+    dense = accuracy[(accuracy.method == "dense") & (accuracy["head"] == "frozen") & (accuracy.stage == "pruned")]
     for group in ("source", "transfer"):
         one, held = dense[dense["group"] == group].iloc[0], tested[tested.claim == f"P1 {group}"]
-        best = max(reach(held, score) for score in held.score.unique() if score != "random")
+        best = max(reach(held, method) for method in held.method.unique() if method != "random")
         yield {
-            "what": f"{group}: accuracy of the dense network with frozen heads; up to which sparsity some score is "
+            "what": f"{group}: accuracy of the dense network with frozen heads; up to which sparsity some method is "
             f"shown to keep it ({held.meaning.iloc[0]})",
             "measured": f"{percent(one.accuracy)} ({percent(one.low)} to {percent(one.high)}); {100 * best:.3g} %",
             "of": f"{one.seeds} seeds, n = {one.n}",
         }
 
 
-def reach(claim: pd.DataFrame, score: str) -> float:
+def reach(claim: pd.DataFrame, method: str) -> float:
     """The sparsity up to which a claim holds without a gap; 0 where it does not hold at the lowest."""
-    rows = claim[claim.score == score].sort_values("sparsity")
+    rows = claim[claim.method == method].sort_values("sparsity")
     held = rows.sparsity[(rows.verdict == "holds").cumprod().astype(bool)]
     return 0.0 if held.empty else float(held.max())
 

@@ -112,7 +112,7 @@ PUBLIC = {
         "block_hessian",
         "surgeon_update",
     ],
-    "pruning": ["rounds", "prune", "prune_and_update", "ladder"],
+    "pruning": ["rounds", "prune", "prune_and_update", "ladder", "surgeon_rounds", "adam_rounds"],
     "masks": ["unstructured", "n_of_m", "apply", "sparsity"],
     "schedules": ["one_shot", "exponential", "cubic", "ladder"],
     "tree": ["prunable", "names"],

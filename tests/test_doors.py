@@ -6,6 +6,7 @@ such doors too.
 
 import inspect
 import pkgutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ def _normal(seed, *shape):
 PARAMS = {"w1": jnp.asarray(_normal(0, 4, 3)), "w2": jnp.asarray(_normal(1, 3, 3))}
 NETWORK = jp.Network(apply, PARAMS, {"mean": jnp.zeros(1)}, train_apply)
 BATCH = {"image": np.abs(_normal(2, 4, 2, 2, 1)) / 9, "label": np.array([0, 1, 2, 0]), "weight": np.ones(4)}
+HELD_OUT = [BATCH]
 KEY = jax.random.key(0)
 
 
@@ -90,6 +92,8 @@ DOORS = {
     "pruning.rounds": prune(jp.pruning.rounds),
     "pruning.prune": prune(jp.pruning.prune),
     "pruning.prune_and_update": prune(jp.pruning.prune_and_update, jp.scores.surgeon_update(LOSS, matrix="ggn")),
+    "pruning.surgeon_rounds": prune(partial(jp.pruning.surgeon_rounds, objective=LOSS, held_out=HELD_OUT)),
+    "pruning.adam_rounds": prune(partial(jp.pruning.adam_rounds, objective=LOSS, held_out=HELD_OUT, gradients=[12.0])),
     "pruning.ladder": prune(jp.pruning.ladder, lambda net, mask, rung: net),
     "train.fit": lambda net, data: jp.train.fit(net, LOSS, optax.sgd(0.1), *data, steps=1, batch_size=4, seed=0),
     "train.recalibrate": lambda net, data: jp.train.recalibrate(net, data, KEY),

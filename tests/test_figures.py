@@ -50,16 +50,16 @@ def test_inserted_changes_what_is_between_the_marks_alone(figures):
 
 def test_reach_ends_at_the_first_gap(figures):
     cells = [("x", 0.9, "holds"), ("x", 0.1, "holds"), ("x", 0.5, "undecided"), ("y", 0.1, "does not hold")]
-    claim = pd.DataFrame(cells, columns=["score", "sparsity", "verdict"])
-    assert [figures.reach(claim, score) for score in "xy"] == [0.1, 0.0]
+    claim = pd.DataFrame(cells, columns=["method", "sparsity", "verdict"])
+    assert [figures.reach(claim, method) for method in "xy"] == [0.1, 0.0]
 
 
 def test_transfer_reads_the_reach_of_the_best_score_and_the_dense_network(figures, tmp_path):
     cells = [("magnitude", 0.5, "holds"), ("magnitude", 0.9, "undecided"), ("random", 0.9, "holds")]
-    tested = pd.DataFrame(cells, columns=["score", "sparsity", "verdict"]).assign(meaning="kept to 5 points")
+    tested = pd.DataFrame(cells, columns=["method", "sparsity", "verdict"]).assign(meaning="kept to 5 points")
     groups = ("source", "transfer")
     pd.concat([tested.assign(claim=f"P1 {one}") for one in groups]).to_csv(tmp_path / "verdicts.csv", index=False)
-    dense = {"score": "dense", "stage": "pruned", "head": "frozen", "low": 0.98, "high": 1.0, "n": 600, "seeds": 3}
+    dense = {"method": "dense", "stage": "pruned", "head": "frozen", "low": 0.98, "high": 1.0, "n": 600, "seeds": 3}
     rows = [{**dense, "group": one, "accuracy": 0.99 - 0.1 * place} for place, one in enumerate(groups)]
     pd.DataFrame([*rows, {**rows[0], "head": "refitted"}]).to_csv(tmp_path / "accuracy.csv", index=False)
     source, transfer = figures.transfer(tmp_path)

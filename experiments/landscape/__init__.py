@@ -13,6 +13,7 @@ from experiments.landscape.measures import measure, prepare_seed
 from experiments.landscape.results import Results, claims
 from experiments.landscape.settings import Run, Settings, open_study, plan
 from experiments.shared import study
+from experiments.shared.methods import DENSE
 
 
 def outcome(run: Run, metrics: dict[str, Any]) -> str:
@@ -26,13 +27,13 @@ __all__ = ["STUDY", "Settings"]
 
 STUDY = study.Study(
     name="landscape",
-    version=3,  # 2: other SynFlow and Fisher scores than the first; 3: the rate of fine-tuning is chosen
+    version=4,  # 2: other SynFlow and Fisher scores; 3: the rate of fine-tuning is chosen; 4: methods of three axes
     open=open_study,
     plan=plan,
     shared=lambda run: run.seed,
     prepare=prepare_seed,
     measure=measure,
-    apart=lambda run: None if run.score == "dense" else run.score,
+    apart=lambda run: None if run.word == DENSE.word else run.word,
     results=lambda inputs, records: Results(records, inputs),
     claims=claims,
     page=page.compose,

@@ -17,9 +17,9 @@ def spectra(results: Results) -> Figure:
     """Draws the largest eigenvalues: a row for each task, a column before and one after fine-tuning."""
     with report.figure(9.5, 6.2) as drawn:
         for axis, task, stage in _by_stage(drawn, xlabel="rank", ylabel="eigenvalue, "):
-            for score in results.networks:
-                values = results.curvature(score, stage, task, "eigenvalues")
-                _lines(axis, np.arange(1, values.shape[1] + 1), values, _look(results, score))
+            for method in results.networks:
+                values = results.curvature(method, stage, task, "eigenvalues")
+                _lines(axis, np.arange(1, values.shape[1] + 1), values, _look(results, method))
             axis.set_yscale("log")
         return _with_legend(drawn, len(results.networks))
 
@@ -29,10 +29,10 @@ def densities(results: Results) -> Figure:
     shades = {"pruned": "#b9b19d", "finetuned": report.COLOURS[0]}
     with report.figure(2.7 * len(results.networks), 5.2) as drawn:
         texts = {"title": label, "xlabel": "eigenvalue", "ylabel": "density, "}
-        for axis, task, score in panels(drawn, TASKS, results.networks, **texts, sharex=True, sharey=True):
+        for axis, task, method in panels(drawn, TASKS, results.networks, **texts, sharex=True, sharey=True):
             for stage, name in STAGE_NAMES.items():
                 read = lambda one, s=stage, t=task: list(one["curvature"][s][t]["density"].values())  # noqa: E731
-                for number, (grid, values) in enumerate(results.each(score, read)):
+                for number, (grid, values) in enumerate(results.each(method, read)):
                     text = name if number == 0 else None
                     axis.plot(grid, np.maximum(values, 1e-12), color=shades[stage], linewidth=1.1, label=text)
             axis.set_xscale("symlog", linthresh=1)
@@ -47,13 +47,13 @@ def alignment(results: Results) -> Figure:
     with report.figure(9.5, 3.6) as drawn:
         axes = drawn.subplots(1, 2, sharey=True)
         for axis, (stage, name) in zip(axes, STAGE_NAMES.items(), strict=True):
-            for place, score in enumerate(results.networks):
-                color = _look(results, score)["color"]
+            for place, method in enumerate(results.networks):
+                color = _look(results, method)["color"]
                 for of, marker in (("transfer", "o"), ("other images", "s")):
                     filled = color if of == "transfer" else "white"
                     text = None if place else texts[of]
-                    _point(axis, place, results.overlap(score, stage, of), color, marker, filled, text)
-                chance = float(np.mean(results.overlap(score, stage, "transfer", "chance")))
+                    _point(axis, place, results.overlap(method, stage, of), color, marker, filled, text)
+                chance = float(np.mean(results.overlap(method, stage, "transfer", "chance")))
                 ends = [place - 0.3, place + 0.3]
                 axis.plot(ends, [chance] * 2, color=_CHANCE, linestyle=":", label=None if place else "chance")
             _categories(axis, results.networks)
@@ -64,15 +64,15 @@ def alignment(results: Results) -> Figure:
 
 
 def removed(results: Results) -> Figure:
-    """Draws the mean curvature of the dense network in all its weights, and in those that each score removes."""
+    """Draws the mean curvature of the dense network in all its weights, and in those that each method removes."""
     with report.figure(9.5, 3.4) as drawn:
         axes = drawn.subplots(1, 2, sharey=True)
         for axis, task in zip(axes, TASKS, strict=True):
             _point(axis, 0, results.present("dense", "pruned", task), _INK)
-            for place, score in enumerate(results.scores, 1):
-                _point(axis, place, results.removed(score, task), _look(results, score)["color"])
+            for place, method in enumerate(results.methods, 1):
+                _point(axis, place, results.removed(method, task), _look(results, method)["color"])
             axis.axhline(0, color=_CHANCE, linewidth=0.8)
-            _categories(axis, ["all weights", *results.scores])
+            _categories(axis, ["all weights", *results.methods])
             axis.set_title(task)
         axes[0].set_ylabel("trace / number of weights")
         return drawn
@@ -82,14 +82,14 @@ def paths(results: Results) -> Figure:
     """Draws the change of the loss on the way to the pruned network: true, and by both orders of the expansion."""
     kinds = {"true": (_INK, "-"), "first": (report.COLOURS[1], "--"), "second": (report.COLOURS[0], "--")}
     texts = {"title": label, "xlabel": "way to the pruned network (%)", "ylabel": "change of the loss, "}
-    with report.figure(3.1 * len(results.scores), 5.4) as drawn:
-        for axis, task, score in panels(drawn, TASKS, results.scores, **texts, sharex=True):
-            shares = results.path(score, task, "shares")[0]
+    with report.figure(3.1 * len(results.methods), 5.4) as drawn:
+        for axis, task, method in panels(drawn, TASKS, results.methods, **texts, sharex=True):
+            shares = results.path(method, task, "shares")[0]
             for kind, (color, line) in kinds.items():
                 text = "true" if kind == "true" else f"{kind} order"
                 look = {"color": color, "linestyle": line, "linewidth": 1.6, "label": text}
-                _lines(axis, 100 * shares, results.path(score, task, kind), look)
-            true = results.path(score, task, "true")
+                _lines(axis, 100 * shares, results.path(method, task, kind), look)
+            true = results.path(method, task, "true")
             reach = max(float(true.max()), 1e-6)
             axis.set_ylim(min(float(true.min()), 0) - 0.4 * reach, 2.2 * reach)
         return _with_legend(drawn, 3)
@@ -99,23 +99,25 @@ def lines(results: Results) -> Figure:
     """Draws the loss along random directions as long as the filters: a row for each task, a column for each stage."""
     with report.figure(9.5, 6.2) as drawn:
         for axis, task, stage in _by_stage(drawn, xlabel="distance (lengths of the filters)", ylabel="loss, "):
-            for score in results.networks:
-                distances, losses = _slices(results, score, stage, task)
+            for method in results.networks:
+                distances, losses = _slices(results, method, stage, task)
                 middle = losses.shape[1] // 2
-                _lines(axis, distances, (losses[:, :, middle] + losses[:, middle, :]) / 2, _look(results, score))
+                _lines(axis, distances, (losses[:, :, middle] + losses[:, middle, :]) / 2, _look(results, method))
             axis.set_yscale("log")
         return _with_legend(drawn, len(results.networks))
 
 
 def planes(results: Results) -> Figure:
     """Draws the loss of the fine-tuned networks over two random directions, averaged over seeds."""
-    found = {(task, score): _slices(results, score, "finetuned", task) for task in TASKS for score in results.networks}
+    found = {
+        (task, method): _slices(results, method, "finetuned", task) for task in TASKS for method in results.networks
+    }
     means = {place: np.log10(np.maximum(losses.mean(axis=0), 1e-12)) for place, (_, losses) in found.items()}
     levels = np.linspace(min(map(np.min, means.values())), max(map(np.max, means.values())) + 1e-9, 15)
     with report.figure(2.5 * len(results.networks) + 0.8, 5.2) as drawn:
         shades: Any = None
-        for axis, task, score in panels(drawn, TASKS, results.networks, title=label, sharex=True, sharey=True):
-            distances, mean = found[task, score][0], means[task, score].T
+        for axis, task, method in panels(drawn, TASKS, results.networks, title=label, sharex=True, sharey=True):
+            distances, mean = found[task, method][0], means[task, method].T
             shades = axis.contourf(distances, distances, mean, levels=levels, cmap="cividis")
             axis.contour(distances, distances, mean, levels, colors="white", linewidths=0.3)
             axis.plot(0, 0, marker="+", color="white")
@@ -130,9 +132,9 @@ def barriers(results: Results) -> Figure:
     with report.figure(3.2 * len(results.pairs), 5.4) as drawn:
         texts: dict[str, Any] = {"xlabel": "way (%)", "ylabel": "loss, "}
         for axis, task, pair in panels(drawn, TASKS, results.pairs, **texts, sharex=True, sharey="row"):
-            for score in (score for score in results.networks if results.has(score, pair)):
-                shares = results.barrier(score, pair, task, "shares")[0]
-                _lines(axis, 100 * shares, results.barrier(score, pair, task, "losses"), _look(results, score))
+            for method in (method for method in results.networks if results.has(method, pair)):
+                shares = results.barrier(method, pair, task, "shares")[0]
+                _lines(axis, 100 * shares, results.barrier(method, pair, task, "losses"), _look(results, method))
         return _with_legend(drawn, len(results.networks))
 
 
@@ -140,16 +142,16 @@ def _by_stage(drawn: Figure, **texts: Any) -> Any:
     return panels(drawn, TASKS, STAGE_NAMES, title=STAGE_NAMES.__getitem__, **texts, sharex=True, sharey=True)
 
 
-def _slices(results: Results, score: str, stage: str, task: str) -> tuple[np.ndarray, np.ndarray]:
-    distances = results.each(score, lambda metrics: metrics["slices"][stage][task]["distances"])[0]
-    return distances, results.each(score, lambda metrics: metrics["slices"][stage][task]["losses"])
+def _slices(results: Results, method: str, stage: str, task: str) -> tuple[np.ndarray, np.ndarray]:
+    distances = results.each(method, lambda metrics: metrics["slices"][stage][task]["distances"])[0]
+    return distances, results.each(method, lambda metrics: metrics["slices"][stage][task]["losses"])
 
 
-def _look(results: Results, score: str) -> dict[str, Any]:
+def _look(results: Results, method: str) -> dict[str, Any]:
     """How the line of a network looks, and what it is called."""
-    if score == "dense":
-        return {"color": _INK, "linestyle": "--", "linewidth": 1.4, "label": label(score)}
-    return style(results, score) | {"label": label(score)}
+    if method == "dense":
+        return {"color": _INK, "linestyle": "--", "linewidth": 1.4, "label": label(method)}
+    return style(results, method) | {"label": label(method)}
 
 
 def _lines(axis: Any, x: np.ndarray, values: np.ndarray, look: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ import jax
 
 import jaxprune as jp
 from experiments.landscape.settings import Run, Settings
-from experiments.shared.frozen_heads import World, finetuned, finetuned_at, mask_of, prepare, pruned_network, sparsities
+from experiments.shared.frozen_heads import World, finetuned, finetuned_at, prepare, sparsities
+from experiments.shared.methods import DENSE
+from experiments.shared.pruned import prune
 from experiments.shared.splits import Inputs
 from jaxprune.evaluate.transfer import accuracy, mean_loss
 
@@ -70,13 +72,13 @@ def prepare_seed(settings: Settings, inputs: Inputs, seed: int) -> Scene:
 
 def measure(scene: Scene, run: Run) -> dict[str, Any]:
     """Prunes and fine-tunes, and measures the loss around each network."""
-    world, mask = scene.world, mask_of(scene.world, run.score, run.sparsity)
-    pruned = pruned_network(world, mask)
+    world = scene.world
+    pruned, mask, _ = prune(world, run, run.sparsity)
     tuned, rate = finetuned(world, pruned, mask)
     # Another seed that no run of a study has: the same images in another order.
     again = finetuned_at(world, pruned, mask, rate, order=run.seed + 10**6)
     pairs = {"by fine-tuning": (pruned, tuned), "other data order": (tuned, again)}
-    dense = run.score == "dense"
+    dense = run.word == DENSE.word
     if not dense:
         pairs["to dense fine-tuned"] = (scene.dense_tuned, tuned)
     stages = {"pruned": pruned, "finetuned": tuned}

@@ -83,7 +83,7 @@ def _figures(settings: Any, results: Results) -> list[tuple[str, Callable[[Resul
             "Does pruning remove what is flat?",
             drawn.removed,
             f"Mean curvature (trace of the {matrix} / number of weights, by {settings.trace_probes} random vectors) of "
-            f"the dense network in all prunable weights, and in those that each score removes. {dashes}",
+            f"the dense network in all prunable weights, and in those that each method removes. {dashes}",
         ),
         (
             "Does a Taylor expansion predict the damage?",
@@ -132,7 +132,7 @@ def opening(settings: Any, results: Results, tested: Table) -> str:
         f"A network pretrained on {pages.pretraining(settings)} is pruned to {chosen(settings.sparsity)} sparsity and "
         f"fine-tuned with data of {settings.source} only. How does the loss look around it, there and on "
         f"{settings.transfer}, which it was never shown? It is shown that {joined(found)}. "
-        "The sections say of each score where."
+        "The sections say of each method where."
     )
 
 
@@ -157,12 +157,12 @@ def notices(results: Results) -> list[str]:
 
 def _spectra_table(page: report.Page, measured: Table) -> None:
     rows = []
-    for (score, stage, task), cells in measured.groupby(["score", "stage", "task"], sort=False):
+    for (method, stage, task), cells in measured.groupby(["method", "stage", "task"], sort=False):
         mean = cells.mean(numeric_only=True)
         error = float(np.sqrt(np.mean(cells.standard_error**2)))
         rows.append(
             [
-                label(str(score)),
+                label(str(method)),
                 STAGE_NAMES[str(stage)],
                 str(task),
                 f"{mean.weights:.0f}",
@@ -188,15 +188,15 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
     page.section("How it was done")
     page.points(
         {
-            "Networks.": f"{pages.network(settings, results.records[0]['data'])} Pruned by one mask per score, "
+            "Networks.": f"{pages.network(settings, results.records[0]['data'])} Pruned by one mask per method, "
             f"global over all kernels but the classifier's; fine-tuned for {settings.finetune_steps} steps of "
             f"Adam on the source through its frozen head, {pages.rate(settings)}. Controls: a random mask of equal "
             "sparsity, and the dense network fine-tuned alike.",
             "Splits.": pages.splits(settings),
-            "Loss.": f"The {settings.loss.replace('_', ' ')} through the frozen head of each task, on its part of the "
-            "scoring split. On the source, scores that look at data were computed from these very images; on the "
-            "transfer task nothing was. The control of the alignment uses the images that fitted the source's "
-            "head.",
+            "Loss.": f"The {settings.label_loss.replace('_', ' ')} through the frozen head of each task, on its "
+            "part of the scoring split. On the source, methods that look at data were computed from these very "
+            "images; on the transfer task nothing was. The control of the alignment uses the images that fitted the "
+            "source's head.",
             "Curvature.": "Exact products of the mean loss in evaluation mode, restricted to the prunable weights "
             f"that a network has. Lanczos with full reorthogonalisation, {settings.steps} steps; traces by "
             "Hutchinson's estimator. Sharpness changes with the scale of the weights even where the function does not "

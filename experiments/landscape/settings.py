@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jaxprune as jp
-from experiments.shared import conditions, options
+from experiments.shared import conditions
 from experiments.shared.conditions import Conditions
+from experiments.shared.methods import DENSE, Method, Methods, parsed
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, listed, positive, seeds_below
 from experiments.shared.splits import Inputs, open_inputs
@@ -15,7 +16,7 @@ from jaxprune import check
 
 @dataclass(frozen=True)
 class Decisive(Conditions):
-    """What decides the numbers of a run, apart from seed and score."""
+    """What decides the numbers of a run, apart from seed and method."""
 
     transfer: str = ""
     """The task that the network is never shown.  Empty: the first one that is not the source."""
@@ -38,19 +39,19 @@ class Decisive(Conditions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Decisive):
+class Run(Decisive, Method):
     """A network, pruned and fine-tuned, and one record."""
 
     seed: int
-    score: str
 
 
 @dataclass(frozen=True)
 class Settings(Decisive, Execution):
-    """For every seed the dense network, and one pruned by every score."""
+    """For every seed the dense network, and one pruned by every method."""
 
-    scores: options.Scores = ("magnitude", "snip", "random")
-    """By which weights are ranked; a function takes (network, batches), and loss if it has such an argument."""
+    methods: Methods = ("magnitude", "label/snip", "random")
+    """[objective/]score, such as label/snip; paths lead to masks of the dense network, so nothing is updated.  A score
+    of your own takes (network, batches), and loss if it has such an argument."""
     out: Path = Path("results/landscape")
     margin: float = 0.1
     """A barrier is none if it stays below this share of the loss at its ends; only the verdicts depend on it."""
@@ -67,7 +68,7 @@ def open_study(settings: Settings) -> Inputs:
         raise ValueError(
             f"count: expected at most steps ({settings.steps}), but got {settings.count}. Take more steps."
         )
-    conditions.check_conditions(settings)
+    conditions.check_conditions(settings, ("none",))
     seeds_below(settings, 10**6)
     inputs = open_inputs(settings)
     others = [task for task in inputs.tasks if task.name != inputs.source.name]
@@ -78,5 +79,5 @@ def open_study(settings: Settings) -> Inputs:
 def plan(settings: Settings, inputs: object) -> list[Run]:
     """Lists the runs of a study, a seed at a time, the dense network first."""
     fields = fields_of(settings, Decisive)
-    scores: tuple[Any, ...] = ("dense", *settings.scores)  # names by now: open_study saw to it
-    return [Run(**fields, seed=seed, score=score) for seed in settings.seeds for score in scores]
+    found = (DENSE, *parsed(settings))
+    return [Run(**fields, **vars(method), seed=seed) for seed in settings.seeds for method in found]

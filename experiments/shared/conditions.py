@@ -1,12 +1,14 @@
 """Settings of studies that prune one network and test it on several tasks, with a frozen head for each."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import jaxprune as jp
 from experiments.shared import named, options
 from experiments.shared.images import FORMS, OnError
+from experiments.shared.methods import UPDATES, parsed
 from experiments.shared.named import Named
 from experiments.shared.settings import each_once, fits, listed, positive
 from experiments.shared.splits import Inputs
@@ -54,12 +56,16 @@ class Conditions:
     """What reads a task off the features."""
     penalties: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
     """Of the head; chosen for each task by its accuracy on the selection split, with dense features."""
-    loss: Annotated[str, listed(options.LOSSES)] = "squared_error"
-    """Through the frozen source head, for scoring and fine-tuning."""
+    label_loss: Annotated[str, listed(options.LOSSES)] = "squared_error"
+    """Of labels, through a frozen head: of the objective label, and what is measured."""
+    finetune_loss: Annotated[str, listed(options.LOSSES)] = "squared_error"
+    """Of fine-tuning, through the frozen source head."""
     rounds: int = 1
-    """Rounds of pruning: 1 is one-shot, more re-score after each (exponential schedule)."""
+    """Rounds of methods that update nothing, or by surgeon: 1 is one-shot, more re-score (exponential schedule)."""
+    round_share: float = 0.25
+    """Of methods that update by rounds, or adam: the share of what is left that a round prunes."""
     damping: float = 1e-2
-    """Of block-obs and block-greedy, relative to the mean diagonal of a leaf."""
+    """Of greedy, obs and surgeon, relative to the mean diagonal of a leaf."""
     recalibrate: bool = False
     """Re-estimate BatchNorm statistics after pruning, on the fine-tuning images of the source task."""
     finetune_steps: int = 100
@@ -71,13 +77,18 @@ class Conditions:
     pretrained ones."""
 
 
-def check_conditions(settings: Any) -> None:
-    """Finds every bad value among what studies of pruned networks share, but for those of data and weights."""
-    each_once("scores", settings.scores)
-    for score in settings.scores:
-        options.check_score("scores", score)
+def check_conditions(settings: Any, updates: Sequence[str] = tuple(UPDATES)) -> None:
+    """Finds every bad value among what studies of pruned networks share, but for those of data and weights.
+
+    ``updates``: those of methods that a study takes.
+    """
+    for method in parsed(settings):
+        check.choice(f"methods: update of {method.word!r}", method.update, updates)
     check.choice("head", settings.head, options.HEADS)
-    check.choice("loss", settings.loss, options.LOSSES)
+    for name in ("label_loss", "finetune_loss"):
+        check.choice(name, getattr(settings, name), options.LOSSES)
+    if not 0 < settings.round_share < 1:
+        raise ValueError(f"round_share: expected a share between 0 and 1, but got {settings.round_share!r}.")
     check.choice("on_error", settings.on_error, ("error", "skip"))
     positive(settings, "width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "pretrain_rate", "damping")
     positive(settings, "image", "finetune_rate")
@@ -112,7 +123,7 @@ def completed(inputs: Inputs, **filled: Any) -> Inputs:
     """
     settings = inputs.settings
     filled |= {name: named.name(getattr(settings, name)) for name in ("network", "data")}
-    filled |= {"source": inputs.source.name, "scores": tuple(named.versioned(one, "scores") for one in settings.scores)}
+    filled |= {"source": inputs.source.name, "methods": tuple(one.word for one in parsed(settings))}
     rates = settings.finetune_rates or (FINETUNE_RATES if inputs.weights is None else PRETRAINED_RATES)
     if settings.finetune_rate is not None:
         rates = (settings.finetune_rate,)

@@ -4,6 +4,7 @@ The head of a task is fitted once, on features of the dense network, and then fr
 Every split is disjoint.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -20,6 +21,9 @@ from experiments.shared.splits import Inputs
 from jaxprune import check, records
 from jaxprune.evaluate import transfer
 from jaxprune.evaluate.heads import HeadMaker
+
+CLASSIFIER = "^head/"
+"""The leaves of the classifier of the pretraining, which is neither pruned nor moved."""
 
 # ----------------------------------------------------------------------------- the dense network and its heads
 
@@ -50,6 +54,8 @@ class World:
     makers: dict[str, HeadMaker]
     heads: dict[str, jp.Network]
     prunable: Any
+    movable: Any
+    """The leaves that an update may move: all but those of the classifier of the pretraining."""
     scoring: Sequence[dict[str, Any]]
     finetuning: dict[str, Any]
     fitting: dict[str, dict[str, Any]]
@@ -58,13 +64,15 @@ class World:
     tests: dict[str, Domain]
     transformation: Callable[[float, int], optax.GradientTransformation]
     """(rate, steps) -> what fine-tunes: always the same for the same ones, so that it is compiled once."""
-    scored: dict[str, Any] = field(default_factory=dict)
+    scored: dict[Any, Any] = field(default_factory=dict)
     """The score that was computed last, by its name: one-shot pruning scores once for all sparsities."""
+    rounds: dict[Any, Any] = field(default_factory=dict)
+    """Rounds of pruning that were done, which sparsities share."""
 
     @property
     def loss(self) -> jp.types.Loss:
-        """Of scoring and fine-tuning."""
-        return options.LOSSES[self.settings.loss]
+        """Of the labels, through a frozen head: the objective "label", and what is measured."""
+        return options.LOSSES[self.settings.label_loss]
 
     @property
     def chances(self) -> dict[str, float]:
@@ -139,7 +147,8 @@ def prepare(
         makers=makers,
         heads=heads,
         # The classifier of the pretraining is not part of the pruned network: the heads replace it.
-        prunable=options.prunable(dense.params, "^head/"),
+        prunable=options.prunable(dense.params, CLASSIFIER),
+        movable=jp.tree.map_named(lambda name, _: not re.search(CLASSIFIER, name), dense.params),
         scoring=batches(inputs.part(seed, "scoring", inputs.source.classes), largest, "scoring"),
         finetuning=inputs.part(seed, "finetuning", inputs.source.classes),
         fitting={task.name: data[task.name, "head"] for task in tasks},
@@ -202,33 +211,6 @@ def choose_head(settings: Any, dense: jp.Network, features: Any, labels: Any, se
 # ------------------------------------------------------------------------------------------------------ the runs
 
 
-def mask_of(world: World, score: str, sparsity: float, select: Callable[[float], Any] = jp.masks.unstructured) -> Any:
-    """Prunes: "dense" is the network as it is.
-
-    Args:
-      world: of the seed.
-      score: by which weights are ranked.
-      sparsity: the share that goes.
-      select: sparsity -> what selects.
-    """
-    if score == "dense":
-        return jp.masks.ones(world.dense.params)
-    headed = world.headed(world.dense)
-    configured = options.ScoreOptions(world.loss, world.prunable, world.seed, world.settings.damping)
-    make = options.score("scores", score, configured)
-    if world.settings.rounds > 1:
-        if select is not jp.masks.unstructured:
-            raise ValueError("rounds: expected 1 of what selects in patterns, which no schedule of sparsities reaches.")
-        schedule = jp.schedules.exponential(sparsity, world.settings.rounds)
-        return jp.pruning.prune(headed, make, world.scoring, world.prunable, schedule)
-    if score not in world.scored:
-        world.scored.clear()
-        values = make(headed, world.scoring)
-        check.finite("scores", values, "Inspect the loss and the images.")
-        world.scored[score] = values
-    return select(sparsity)(world.scored[score], world.prunable)
-
-
 def accuracies(world: World, network: jp.Network) -> dict[str, Any]:
     """Evaluates every test domain with the frozen head, and with one fitted anew on this network's features."""
     refitted = {}
@@ -246,14 +228,13 @@ def accuracies(world: World, network: jp.Network) -> dict[str, Any]:
     return result
 
 
-def pruned_network(world: World, mask: Any) -> jp.Network:
-    """Returns the dense network under a mask, with BatchNorm statistics of its own where the settings say so."""
-    pruned = world.dense.replace(params=jp.masks.apply(mask, world.dense.params))
-    if world.settings.recalibrate:
-        # A network that is trained here sees all images at once; a pretrained one is too large for that.
-        largest = world.settings.largest_batch if world.pretrained is None else len(world.finetuning["label"])
-        pruned = jp.train.recalibrate(pruned, whole_batches(world.finetuning, largest), jax.random.key(world.seed))
-    return pruned
+def recalibrated(world: World, network: jp.Network) -> jp.Network:
+    """Gives a network BatchNorm statistics of its own, where the settings say so."""
+    if not world.settings.recalibrate:
+        return network
+    # A network that is trained here sees all images at once; a pretrained one is too large for that.
+    largest = world.settings.largest_batch if world.pretrained is None else len(world.finetuning["label"])
+    return jp.train.recalibrate(network, whole_batches(world.finetuning, largest), jax.random.key(world.seed))
 
 
 def whole_batches(data: dict[str, Any], largest: int) -> list[dict[str, Any]]:
@@ -320,7 +301,7 @@ def finetuned_at(world: World, pruned: jp.Network, mask: Any, rate: float, order
     steps = world.settings.finetune_steps
     tuned = jp.train.fit(
         world.headed(pruned),
-        world.loss,
+        options.LOSSES[world.settings.finetune_loss],
         jp.optim.with_mask(world.transformation(rate, steps), mask),
         world.finetuning,
         steps=steps,

@@ -5,13 +5,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 
 import jaxprune as jp
 from experiments.shared import named
-from experiments.shared.settings import listed
 from jaxprune import check
 from jaxprune.evaluate import heads
 from jaxprune.types import Loss, Prunable, Score
@@ -56,19 +55,16 @@ SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
     "magnitude": lambda o: jp.scores.magnitude(),
     "diagonal": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope),
     "diagonal-estimate": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope, probes=PROBES, seed=o.seed),
-    "block-quadratic": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", scope=o.scope),
-    "block-signed": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", ranking="signed", scope=o.scope),
-    "block-obs": lambda o: jp.scores.block_hessian(o.loss, form="obs", damping=o.damping, scope=o.scope),
-    "block-greedy": lambda o: jp.scores.block_hessian(o.loss, form="greedy", damping=o.damping, scope=o.scope),
+    "greedy": lambda o: jp.scores.block_hessian(o.loss, form="greedy", damping=o.damping, scope=o.scope),
+    "obs": lambda o: jp.scores.block_hessian(o.loss, form="obs", damping=o.damping, scope=o.scope),
+    "quadratic": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", scope=o.scope),
+    "quadratic-signed": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", ranking="signed", scope=o.scope),
     "fisher": lambda o: jp.scores.fisher(o.loss),
     "snip": lambda o: jp.scores.snip(o.loss),
     "grasp": lambda o: jp.scores.grasp(o.loss),
     "synflow": lambda o: jp.scores.synflow(),
     "random": lambda o: jp.scores.random(jax.random.key(o.seed)),
 }
-
-Scores = Annotated[tuple[named.Named, ...], listed(SCORES, own=True, alias="--score")]
-"""A setting of several scores, by name or as functions of the user's."""
 
 
 def check_score(setting: str, word: str | Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from experiments.shared.methods import with_word
 from jaxprune import stats
 
 Table = Any
@@ -28,7 +29,7 @@ class Results:
     """
 
     def __init__(self, found: Sequence[dict[str, Any]], inputs: Any = None) -> None:
-        self.records, self.inputs = sorted(found, key=lambda one: one["config"]["seed"]), inputs
+        self.records, self.inputs = sorted(map(with_word, found), key=lambda one: one["config"]["seed"]), inputs
         self.seeds = sorted({one["config"]["seed"] for one in found})
         self.data, self.metrics = found[0]["data"], found[0]["metrics"]
 

@@ -1,4 +1,4 @@
-"""What figures and tables call a score, and how its line is drawn, in all studies."""
+"""What figures and tables call a method, and how its line is drawn, in all studies."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -8,20 +8,35 @@ import numpy as np
 from experiments.shared import named
 from jaxprune import report, stats
 
-_LABELS = {
-    "magnitude": "magnitude",
+_SCORES = {
     "diagonal": "Hessian diagonal",
     "diagonal-estimate": "Hessian diagonal (estimate from 2 probes)",
-    "block-quadratic": "Hessian block (quadratic)",
-    "block-signed": "Hessian block (quadratic, signed)",
-    "block-obs": "Hessian block (surgeon)",
+    "greedy": "greedy surgeon",
+    "obs": "surgeon, one deletion",
+    "quadratic": "Hessian block (quadratic)",
+    "quadratic-signed": "Hessian block (quadratic, signed)",
     "random": "random mask",
 }
+OBJECTIVE_LABELS = {
+    "label": "labels",
+    "source-head": "source head",
+    "logits": "all logits",
+    "features": "features",
+    "logits-of-all": "all logits, images of all tasks (not zero-shot)",
+}
+_UPDATES = {"surgeon": " + update", "rounds": " + rounds", "adam": " + Adam"}
 
 
-def label(score: str) -> str:
-    """Returns what figures and tables call a score."""
-    return _LABELS.get(score, named.label(score))
+def label(word: str) -> str:
+    """Returns what figures and tables call a method.
+
+    >>> label("logits/greedy+rounds"), label("magnitude")
+    ('greedy surgeon + rounds, all logits', 'magnitude')
+    """
+    before, _, after = word.rpartition("/")
+    score, _, update = after.partition("+")
+    name = f"{_SCORES.get(score, named.label(score))}{_UPDATES.get(update, '')}"
+    return f"{name}, {OBJECTIVE_LABELS[before]}" if before in OBJECTIVE_LABELS else name
 
 
 def panels(
@@ -63,13 +78,13 @@ def dots(axis: Any, across: Sequence[Any], found: Sequence[stats.Interval], *, l
     axis.errorbar(across, [one.mean for one in found], ends, fmt=line, capsize=2, **look)
 
 
-def style(results: Any, score: str) -> dict[str, Any]:
-    """Returns how the line of a score looks, given all scores of the study."""
-    if score == "random":
+def style(results: Any, method: str) -> dict[str, Any]:
+    """Returns how the line of a method looks, given all methods of the study."""
+    if method == "random":
         return {"color": "#8a8578", "marker": ".", "linewidth": 1.2, "linestyle": "-."}
-    named = [other for other in results.scores if other != "random"]
+    named = [other for other in results.methods if other != "random"]
     return {
-        "color": report.COLOURS[named.index(score) % len(report.COLOURS)],
+        "color": report.COLOURS[named.index(method) % len(report.COLOURS)],
         "marker": "o",
         "markersize": 3.5,
         "linewidth": 1.6,

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.shared.methods import Method
 from experiments.shared.pages import counted, duration
 from jaxprune import sweep
 from jaxprune.store import Store
@@ -60,8 +61,10 @@ class Plan:
         return f"{state:8} {self.name(run)}" + (f": {why[state]()}" if state in why else "")
 
     def name(self, run: Any) -> str:
-        """Names a run by the fields in which the runs of the study differ."""
-        return "  ".join(f"{name} {getattr(run, name)}" for name in self._telling[type(run)])
+        """Names a run by the fields in which the runs of the study differ, a method by its word."""
+        telling = self._telling[type(run)]
+        method = [run.word] if isinstance(run, Method) and any(hasattr(Method, name) for name in telling) else []
+        return "  ".join([*method, *(f"{name} {getattr(run, name)}" for name in telling)])
 
     @cached_property
     def _telling(self) -> dict[type, list[str]]:

@@ -17,11 +17,11 @@ from experiments.shared.frozen_heads import (
     accuracies,
     adam,
     finetuned,
-    mask_of,
     prepare,
-    pruned_network,
     sparsities,
 )
+from experiments.shared.methods import DENSE
+from experiments.shared.pruned import prune
 from experiments.shared.splits import Inputs
 from experiments.transfer import page, protocol
 from experiments.transfer.estimate import estimate
@@ -38,8 +38,8 @@ def prepare_seed(settings: Settings, inputs: Inputs, seed: int) -> World:
 
 def measure(world: World, run: Run) -> dict[str, Any]:
     """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again."""
-    inputs, mask = world.inputs, mask_of(world, run.score, run.sparsity)
-    pruned = pruned_network(world, mask)
+    inputs = world.inputs
+    pruned, mask, gradients = prune(world, run, run.sparsity)
     tuned = finetuned(world, pruned, mask)
     separate = inputs.tests is not None and inputs.protocol == "leak-free"
     return {
@@ -55,6 +55,7 @@ def measure(world: World, run: Run) -> dict[str, Any]:
         "finetuned": accuracies(world, tuned.network),
         "finetune_rate": tuned.rate,
         "loss_increase": increase(world, pruned.params),
+        "update_gradients": gradients,
         **sparsities(world, mask),
     }
 
@@ -82,13 +83,13 @@ __all__ = ["STUDY", "Settings"]
 
 STUDY = study.Study(
     name="transfer",
-    version=3,  # 2: other SynFlow and Fisher scores than the first; 3: the rate of fine-tuning is chosen
+    version=4,  # 2: other SynFlow and Fisher scores; 3: the rate of fine-tuning is chosen; 4: methods of three axes
     open=open_study,
     plan=plan,
     shared=lambda run: run.seed,
     prepare=prepare_seed,
     measure=measure,
-    apart=lambda run: None if run.score == "dense" else run.score,
+    apart=lambda run: None if run.word == DENSE.word else run.word,
     results=lambda inputs, records: Results(records, inputs),
     claims=claims,
     page=page.compose,

@@ -17,6 +17,7 @@ from rich.table import Table
 
 import jaxprune as jp
 from experiments.shared import options
+from experiments.shared.methods import DENSE, Method, parsed
 from experiments.shared.pages import counted, duration, joined
 from experiments.shared.pretrained import Weights
 from experiments.shared.splits import PROTOCOLS, Inputs
@@ -29,8 +30,8 @@ from jaxprune.evaluate import transfer
 _QUANTITIES: dict[str, tuple[str, str]] = {
     "diagonal": ("diagonal", "hessian"),
     "diagonal-estimate": ("diagonal", "hessian"),
-    "block-quadratic": ("block_product", "hessian"),
-    "block-signed": ("block_product", "hessian"),
+    "quadratic": ("block_product", "hessian"),
+    "quadratic-signed": ("block_product", "hessian"),
     "fisher": ("diagonal", "empirical_fisher"),
 }
 _GRADIENTS = {"dense": 0.0, "magnitude": 0.0, "random": 0.0, "snip": 1.0, "synflow": 1.0, "grasp": 4.0}
@@ -74,14 +75,14 @@ def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
         f"Measured on {speeds.examples} images: reading and preprocessing {speeds.fetching:,.0f} images/s, features "
         f"{speeds.features:,.0f} images/s, gradients {speeds.gradient:,.0f} images/s."
     )
-    costs = {str(one): _cost(settings, headed, batch, str(one)) for one in ("dense", *settings.scores)}
+    costs = {one.word: _cost(settings, headed, batch, one) for one in (DENSE, *parsed(settings))}
     seconds, unknown = _seconds(settings, inputs, sizes, speeds, costs)
-    table = Table("score", "for each batch that scores", "memory", title="What scores take")
-    for score, cost in costs.items():
-        table.add_row(score, cost.said, _bytes(cost.bytes))
+    table = Table("method", "for each batch that scores", "memory", title="What scores take")
+    for word, cost in costs.items():
+        table.add_row(word, cost.said, _bytes(cost.bytes))
     console.print(table)
     peak = max(speeds.bytes, *(cost.bytes for cost in costs.values()))
-    missing = "" if not unknown else f", and what {', '.join(unknown)} take to score, which is not estimated"
+    missing = "" if not unknown else f", and what {', '.join(unknown)} take, which is not estimated"
     say(
         f"In all about {duration(seconds)}{missing}, on {jax.devices()[0].device_kind}. Programs take at most about "
         f"{_bytes(peak)} beside the network and the images in memory; {_bytes(memory.available(None))} may be taken. "
@@ -92,7 +93,7 @@ def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
 def _say_inputs(settings: Settings, inputs: Inputs, say: Callable[[str], None]) -> None:
     say(
         f"{counted(len(plan(settings, inputs)), 'run')}: {counted(len(settings.seeds), 'seed')}, the dense network and "
-        f"{counted(len(settings.scores), 'score')}, each at {counted(len(settings.sparsities), 'share')} of zeros. "
+        f"{counted(len(settings.methods), 'method')}, each at {counted(len(settings.sparsities), 'share')} of zeros. "
         f"Results go to {settings.out}."
     )
     if inputs.weights is not None:
@@ -182,7 +183,7 @@ def _measured(settings: Settings, inputs: Inputs, seed: int) -> tuple[jp.Network
 
     features = np.asarray(look())
     headed = transfer.with_head(network, options.HEADS["ridge"](1.0)(features, labels, int(labels.max()) + 1))
-    loss = options.LOSSES[settings.loss]
+    loss = options.LOSSES[settings.label_loss]
     gradient = jax.jit(lambda params: jp.curvature.gradient(headed.replace(params=params), loss, batch))
     compiled = gradient.lower(headed.params).compile()
     speeds = Speeds(
@@ -195,7 +196,13 @@ def _measured(settings: Settings, inputs: Inputs, seed: int) -> tuple[jp.Network
     return headed, batch, speeds
 
 
-def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], score: str) -> Cost:
+def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], method: Method) -> Cost:
+    score, loss = method.score, options.LOSSES[settings.label_loss]
+    if method.update != "none":
+        return Cost(None, 0, f"not estimated: what {method.update} moves takes more than scoring")
+    if method.objective not in ("none", "label"):
+        # A head says nothing of these; the distance to the outputs that there are costs what that to all of them does.
+        loss = jp.losses.distillation(at="features" if method.objective == "features" else None)
     if score in _GRADIENTS:
         gradients = _GRADIENTS[score]
         return Cost(gradients, 0, "nothing" if not gradients else f"about {counted(int(gradients), 'gradient')}")
@@ -208,7 +215,7 @@ def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], score: 
         "probes": options.PROBES if score == "diagonal-estimate" else None,
     }
     try:
-        plan = jp.curvature.plan(headed, options.LOSSES[settings.loss], batch, quantity, **asked)
+        plan = jp.curvature.plan(headed, loss, batch, quantity, **asked)
     except MemoryError as error:
         return Cost(None, 0, str(error))
     return Cost(plan.gradients, plan.bytes, f"{plan.gradients:.1f} gradients: {plan.route}")
@@ -217,7 +224,7 @@ def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], score: 
 def _seconds(
     settings: Settings, inputs: Inputs, sizes: dict[str, int], speeds: Speeds, costs: dict[str, Cost]
 ) -> tuple[float, list[str]]:
-    """Estimates the seconds of what this shard computes, and names the scores that could not be counted."""
+    """Estimates the seconds of what this shard computes, and names the methods that could not be counted."""
     streamed = True  # the worst case; what fits into memory is read once
     looking = (sizes["head"] + sizes["test"]) / speeds.of(speeds.features, streamed)
     gradient = sizes["scoring"] / speeds.of(speeds.gradient, streamed)
@@ -229,13 +236,13 @@ def _seconds(
     runs = part(plan(settings, inputs), settings.shard, lambda run: run.seed)
     total = len({run.seed for run in runs}) * ((sizes["head"] + sizes["selection"]) / speeds.features + 2 * gradient)
     total += len(runs) * (2 * looking + tuning + (_PRODUCT + 1) * gradient)
-    scored = {(run.seed, run.score, run.sparsity if settings.rounds > 1 else None) for run in runs}
+    scored = {(run.seed, run.word, run.sparsity if settings.rounds > 1 else None) for run in runs}
     unknown = []
-    for _, score, _ in scored:
-        if costs[score].gradients is None:
-            unknown.append(score)
+    for _, word, _ in scored:
+        if costs[word].gradients is None:
+            unknown.append(word)
         else:
-            total += settings.rounds * (costs[score].gradients or 0.0) * gradient
+            total += settings.rounds * (costs[word].gradients or 0.0) * gradient
     return total, sorted(set(unknown))
 
 

@@ -21,21 +21,21 @@ def curves(results: Results) -> Figure:
         texts: dict[str, Any] = {"xlabel": "sparsity (%)", "ylabel": "accuracy, "}
         for axis, stage, group in panels(drawn, shown, results.groups, **texts, sharex=True, sharey=True):
             here = rows[(rows.stage == shown[stage]) & (rows["group"] == group)]
-            axis.axhline(here[here.score == "dense"].accuracy.item(), color="#2b2922", linestyle="--", linewidth=1)
+            axis.axhline(here[here.method == "dense"].accuracy.item(), color="#2b2922", linestyle="--", linewidth=1)
             axis.axhline(results.chance(group), color="#8a8578", linestyle=":", linewidth=1.2)
-            for score in results.scores:
-                one = here[here.score == score].sort_values("sparsity")
-                look = style(results, score)
+            for method in results.methods:
+                one = here[here.method == method].sort_values("sparsity")
+                look = style(results, method)
                 axis.fill_between(100 * one.sparsity, one.low, one.high, color=look["color"], alpha=0.1, linewidth=0)
-                axis.plot(100 * one.sparsity, one.accuracy, label=label(score), **look)
+                axis.plot(100 * one.sparsity, one.accuracy, label=label(method), **look)
             axis.set_ylim(0, 1.02)
         legend = drawn.axes[0].get_legend_handles_labels()
-        drawn.legend(*legend, loc="outside lower center", ncols=len(results.scores))
+        drawn.legend(*legend, loc="outside lower center", ncols=len(results.methods))
         return drawn
 
 
 def source_against_transfer(results: Results) -> Figure:
-    """Draws the accuracy on tasks never shown against that on the source, a line for each score."""
+    """Draws the accuracy on tasks never shown against that on the source, a line for each method."""
     rows = results.accuracies[results.accuracies["head"] == "frozen"]
     texts = {"xlabel": "accuracy on the source task", "ylabel": "accuracy on tasks never shown"}
     with report.figure(9.5, 4.6) as drawn:
@@ -43,13 +43,13 @@ def source_against_transfer(results: Results) -> Figure:
         for axis, stage in zip(axes, STAGES, strict=True):
             axis.plot([0, 1], [0, 1], color="#c9c2b1", linewidth=1)
             here = rows[rows.stage == stage].pivot_table(
-                index=["score", "sparsity"], columns="group", values="accuracy"
+                index=["method", "sparsity"], columns="group", values="accuracy"
             )
             dense = here.loc[("dense", 0.0)]
-            for score in results.scores:
-                one = here.loc[score]
+            for method in results.methods:
+                one = here.loc[method]
                 x, y = [dense["source"], *one["source"]], [dense["transfer"], *one["transfer"]]
-                axis.plot(x, y, label=label(score), **style(results, score))
+                axis.plot(x, y, label=label(method), **style(results, method))
             axis.set_title("pruned" if stage == "pruned" else "fine-tuned on source")
             axis.set(**texts, xlim=(0, 1.02), ylim=(0, 1.02))
             axis.set_aspect("equal")
@@ -61,14 +61,14 @@ def predictions(results: Results, frame: Table) -> Figure:
     """Draws the true increase of the loss against the one that the quadratic model predicts."""
     with report.figure(9.5, 4.4) as drawn:
         axis = drawn.subplots()
-        rows = frame[frame.score != "dense"]
+        rows = frame[frame.method != "dense"]
         low = max(1e-5, min(rows.quadratic[rows.quadratic > 0].min(), rows.true[rows.true > 0].min()))
         high = max(rows.quadratic.max(), rows.true.max())
         axis.plot([low, high], [low, high], color="#c9c2b1", linewidth=1)
-        for score in results.scores:
-            one = rows[rows.score == score]
-            color = style(results, score)["color"]
-            axis.scatter(one.quadratic, one.true, s=20, color=color, alpha=0.75, label=label(score), linewidths=0)
+        for method in results.methods:
+            one = rows[rows.method == method]
+            color = style(results, method)["color"]
+            axis.scatter(one.quadratic, one.true, s=20, color=color, alpha=0.75, label=label(method), linewidths=0)
         # Linear near zero, so that a loss that fell is on the plot too.
         axis.set_xscale("symlog", linthresh=1e-3)
         axis.set_yscale("symlog", linthresh=1e-3)

@@ -1,15 +1,17 @@
 """The page of the transfer study: what was found, with its figures and tables."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table as Printed
 
 from experiments.shared import pages
+from experiments.shared.methods import OBJECTIVES, UPDATES, Method, parse, parsed
 from experiments.shared.pages import chosen, counted, joined, percent, verdict_table
 from experiments.shared.results import Table, at_chance
 from experiments.shared.splits import PROTOCOLS
-from experiments.shared.styles import label
+from experiments.shared.styles import OBJECTIVE_LABELS, label
 from experiments.transfer import figures
 from experiments.transfer.results import GROUPS, STAGES, Results, by_cell, losses, reach
 from jaxprune import report
@@ -35,11 +37,13 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         f"chance. Bands are intervals of 95 %. {_count(results)}",
     )
     pages.claims_table(page, tested)
+    page.section("If you prune once, and do not know the next task")
+    page.text(advice(results, tested))
     _reach_table(page, results, tested)
     page.section("Source against transfer")
     page.drawing(
         figures.source_against_transfer(results),
-        "A line for each score, from dense (upper right) to the highest sparsity. Above the diagonal a network is "
+        "A line for each method, from dense (upper right) to the highest sparsity. Above the diagonal a network is "
         f"better on what it was never shown than on what pruned it. {_count(results)}",
     )
     page.section("Does the quadratic model predict the damage?")
@@ -56,7 +60,7 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         "chance."
     )
     for _, rows in tested.groupby("claim", sort=False):
-        verdict_table(page, rows, "score", "sparsity", label=label, head=chosen)
+        verdict_table(page, rows, "method", "sparsity", label=label, head=chosen)
     page.section("All accuracies")
     _accuracy_table(page, results)
     _method(page, settings, results)
@@ -85,6 +89,40 @@ def opening(settings: Any, results: Results, tested: Table) -> str:
     )
 
 
+def advice(results: Results, tested: Table) -> str:
+    """Says which method keeps both the source and what was never shown furthest, and what the others say about why."""
+
+    def both(method: str) -> float:
+        return min(reach(tested, f"P1 {group}", method) or 0.0 for group in ("source", "transfer"))
+
+    def to(share: float) -> str:
+        return f"up to {chosen(share)}" if share else "at no sparsity that was tried"
+
+    fair = [one for one in results.methods if one != "random" and parse(one).objective != "logits-of-all"]
+    if not fair:
+        return "No method was tried that looks at the source alone."
+    best = max(fair, key=both)  # of equals the first
+    rest = [one for one in fair if one != best]
+    said = (
+        f"Of the methods that saw the source alone, {label(best)} is shown to keep both within the margin "
+        f"{to(both(best))}"
+    )
+    if rest:
+        second = max(rest, key=both)
+        said += f"; the best of the others, {label(second)}, {to(both(second))}"
+    said += ". Which is best was read off these test images."
+    for one in results.methods:
+        if one in ("label/greedy+rounds", "label/greedy+surgeon"):
+            ends = [to(reach(tested, f"P1 {group}", one) or 0.0) for group in ("source", "transfer")]
+            said += (
+                f" {label(one)} keeps the source {ends[0]}, and the others {ends[1]}: labels of one task say "
+                "nothing of them."
+            )
+        if parse(one).objective == "logits-of-all":
+            said += f" With unlabelled images of all tasks (not zero-shot) {label(one)} keeps both {to(both(one))}."
+    return said
+
+
 def notices(results: Results) -> list[str]:
     """Says what a reader must know before any number: of controls that fail."""
     harmed = pages.tuned({GROUPS[group]: results.tuned_by(group) for group in results.groups})
@@ -98,12 +136,12 @@ def notices(results: Results) -> list[str]:
 
 
 def _furthest(results: Results, tested: Table, claim: str) -> str:
-    limits = {score: reach(tested, claim, score) for score in results.scores if score != "random"}
+    limits = {method: reach(tested, claim, method) for method in results.methods if method != "random"}
     best = max((limit for limit in limits.values() if limit is not None), default=None)
     if best is None:
         return "at no sparsity that was tried"
-    by = [label(score) for score in limits if limits[score] == best]
-    return f"up to {chosen(best)} sparsity ({joined(by) if len(by) < 3 else counted(len(by), 'score')})"
+    by = [label(method) for method in limits if limits[method] == best]
+    return f"up to {chosen(best)} sparsity ({joined(by) if len(by) < 3 else counted(len(by), 'method')})"
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -112,9 +150,9 @@ def _furthest(results: Results, tested: Table, claim: str) -> str:
 def _reach_table(page: report.Page, results: Results, tested: Table) -> None:
     claims = [f"{start} {group}" for start in ("P1", "P2 restores", "P2 control") for group in ("source", "transfer")]
     rows = []
-    for score in results.scores:
-        limits = [reach(tested, claim, score) for claim in claims]
-        rows.append([label(score), *("none" if limit is None else chosen(limit) for limit in limits)])
+    for method in results.methods:
+        limits = [reach(tested, claim, method) for claim in claims]
+        rows.append([label(method), *("none" if limit is None else chosen(limit) for limit in limits)])
     page.table(
         "The sparsity up to which a claim holds at every sparsity tried: P1, pruned against dense; P2 restores, "
         "fine-tuned against dense; P2 control, fine-tuned against dense fine-tuned alike.",
@@ -130,10 +168,10 @@ def _accuracy_table(page: report.Page, results: Results) -> None:
     }
     for head, meaning in meanings.items():
         rows = []
-        for (score, sparsity), cells in by_cell(results.accuracies[results.accuracies["head"] == head]):
+        for (method, sparsity), cells in by_cell(results.accuracies[results.accuracies["head"] == head]):
             numbers = cells.set_index(["group", "stage"])
             shown = [_stages(numbers.loc[group]) for group in results.groups]
-            rows.append([label(str(score)), chosen(sparsity), *shown])
+            rows.append([label(str(method)), chosen(sparsity), *shown])
         caption = f"{meaning}. Accuracy in percent, pruned → fine-tuned, with intervals of 95 %."
         page.table(caption, ["", "sparsity", *results.groups], rows, folded=True)
 
@@ -159,8 +197,7 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
     ]
     own = [one["pretrained"]["accuracy"] for one in results.metrics("dense", 0.0) if "pretrained" in one]
     whole = f" Its own classifier gets {percent(float(np.mean(own)))} of all classes right." if own else ""
-    blocks = [score for score in results.scores if score.startswith("block-")]
-    surgeon = f"Surgeon: w² / 2[H⁻¹]jj, damped by {settings.damping:g} of the mean diagonal, one deletion at a time. "
+    methods = parsed(settings)
     page.section("How it was done")
     page.points(
         [
@@ -173,20 +210,12 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
             ),
             (
                 "Pruning.",
-                f"Global, {pruning}, by scores of the {settings.loss.replace('_', ' ')} of the source through its "
-                "frozen head, on the scoring split; every kernel but the classifier's.",
+                f"Global, {pruning} where nothing else is said, with the scoring split of the source; every kernel but "
+                "the classifier's. Labels are read through the frozen head, by "
+                f"{settings.label_loss.replace('_', ' ')}. The paper's own score could not be had; its kind is the "
+                "Hessian diagonal by labels.",
             ),
-            *(
-                [
-                    (
-                        "Hessian block.",
-                        "The exact Hessian of all weights into a unit. Quadratic: |w (Hw)| / 2. "
-                        f"{surgeon if 'block-obs' in blocks else ''}The paper's own score could not be had.",
-                    )
-                ]
-                if blocks
-                else []
-            ),
+            *((f"{name}.", meaning) for name, meaning in _meanings(settings, methods)),
             (
                 "Fine-tuning.",
                 f"{settings.finetune_steps} steps of {_OPTIMIZERS[settings.protocol]} on the source, "
@@ -205,6 +234,36 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
     page.drawing(figures.examples(results.inputs, settings.shifts), "Images of the first two tasks, and of the shifts.")
 
 
+def _meanings(settings: Any, methods: Sequence[Method]) -> Iterator[tuple[str, str]]:
+    """Says what the words of the methods mean that the study has."""
+    for name, meaning in OBJECTIVES.items():
+        if any(one.objective == name for one in methods):
+            yield f"Objective: {OBJECTIVE_LABELS[name]}", f"{meaning[0].upper()}{meaning[1:]}."
+    scores = {one.score for one in methods}
+    if "greedy" in scores:
+        yield (
+            "Greedy surgeon",
+            "In the exact Hessian of all weights into a unit the cheapest weight goes, the rest makes up for it, and "
+            f"the next is priced on what is left; damped by {settings.damping:g} of the mean diagonal.",
+        )
+    if "obs" in scores:
+        yield (
+            "Surgeon, one deletion",
+            "It prices one deletion, and is used here for many: of two weights that stand in for each other both are "
+            "cheap, and both go.",
+        )
+    for name, meaning in UPDATES.items():
+        if name != "none" and any(one.update == name for one in methods):
+            yield f"Update: {name}", f"{meaning[0].upper()}{meaning[1:]}."
+    if any(one.update in ("rounds", "adam") for one in methods):
+        yield (
+            "Rounds",
+            f"Each prunes {100 * settings.round_share:g} % of what is left, by scores of the network as it then is; "
+            "every fourth scoring image is held out, and says when a round has moved enough. Adam has the gradients "
+            "that the rounds took; its rate is the best of four on the images held out, which is not charged.",
+        )
+
+
 _OPTIMIZERS = {"leak-free": "Adam", "public-proxy": "SGD with momentum and weight decay"}
 
 
@@ -215,12 +274,12 @@ def summary(settings: Any, results: Results, tested: Table) -> Printed:
     rows = rows[rows["head"] == "frozen"]
     shown = ("source", "transfer")
     table = Printed(title="Zero-shot accuracy (%): pruned → fine-tuned on the source")
-    table.add_column("score")
+    table.add_column("method")
     table.add_column("sparsity", justify="right")
     for group in shown:
         table.add_column(group, justify="right")
-    for (score, sparsity), cells in by_cell(rows):
+    for (method, sparsity), cells in by_cell(rows):
         value = cells.set_index(["group", "stage"]).accuracy
         cell = [" → ".join(f"{100 * value[group, stage]:5.1f}" for stage in STAGES) for group in shown]
-        table.add_row(label(str(score)), chosen(sparsity), *cell)
+        table.add_row(label(str(method)), chosen(sparsity), *cell)
     return table

@@ -20,7 +20,8 @@ def with_protocol(study: Any, inputs: Inputs) -> Any:
     wanted: dict[str, Any] = {
         "head": "ridge",
         "penalties": (1.0,),
-        "loss": "squared_error",
+        "label_loss": "squared_error",
+        "finetune_loss": "squared_error",
         "rounds": 100,
         "batch_size": 64,
         "finetune_rate": 5e-5,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.shared.methods import word_of
 from experiments.shared.results import DIFFERENCES, SHARES, Case, Claim, Table, above_zero, interval, keeps, paired
 from jaxprune import stats
 
@@ -22,7 +23,7 @@ GROUPS = {
 
 
 class Results:
-    """The records of the study, looked up by score and sparsity."""
+    """The records of the study, looked up by method and sparsity."""
 
     def __init__(self, records: Sequence[dict[str, Any]], inputs: Any) -> None:
         self.records, self.inputs = records, inputs
@@ -31,23 +32,23 @@ class Results:
         self._examples: dict[str, list[np.ndarray]] = {}
         for record in sorted(records, key=lambda one: one["config"]["seed"]):
             config = record["config"]
-            self._cells.setdefault((config["score"], config["sparsity"]), []).append(record["metrics"])
-        self.scores = list(dict.fromkeys(score for score, _ in self._cells if score != "dense"))
-        self.sparsities = sorted({sparsity for score, sparsity in self._cells if score != "dense"})
+            self._cells.setdefault((word_of(config), config["sparsity"]), []).append(record["metrics"])
+        self.methods = list(dict.fromkeys(method for method, _ in self._cells if method != "dense"))
+        self.sparsities = sorted({sparsity for method, sparsity in self._cells if method != "dense"})
         self.seeds = sorted({record["config"]["seed"] for record in records})
         shifted = any(entry["shift"] for entry in records[0]["metrics"]["domains"].values())
         self.groups = [group for group in GROUPS if shifted or "shifted" not in group]
 
-    def metrics(self, score: str, sparsity: float) -> list[dict[str, Any]]:
+    def metrics(self, method: str, sparsity: float) -> list[dict[str, Any]]:
         """Returns the metrics of a cell, one for each seed."""
-        return self._cells[score, sparsity]
+        return self._cells[method, sparsity]
 
-    def hits(self, score: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> list[np.ndarray]:
+    def hits(self, method: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> list[np.ndarray]:
         """Returns, for every seed, a number in [0, 1] for each test example of a group: is it classified rightly?
 
         An example that occurs under several shifts counts once, with the mean over them: they are no independent data.
         """
-        return [_hits(one, stage, group, head) for one in self.metrics(score, sparsity)]
+        return [_hits(one, stage, group, head) for one in self.metrics(method, sparsity)]
 
     def examples(self, group: str) -> list[np.ndarray]:
         """Says for every seed which images test a group: those of two seeds may be the same."""
@@ -64,9 +65,9 @@ class Results:
         sizes = [len(first["pruned"]["frozen"][name]["hits"]) for name in names]
         return float(np.average([first["domains"][name]["chance"] for name in names], weights=sizes))
 
-    def accuracy(self, score: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> stats.Interval:
+    def accuracy(self, method: str, sparsity: float, stage: str, group: str, head: str = "frozen") -> stats.Interval:
         """Returns the accuracy of a cell with its interval."""
-        return interval(self.hits(score, sparsity, stage, group, head), self.examples(group), SHARES)
+        return interval(self.hits(method, sparsity, stage, group, head), self.examples(group), SHARES)
 
     def tuned_by(self, group: str) -> stats.Interval:
         """Returns what fine-tuning changes in the accuracy of the dense network: the control of what it does to all."""
@@ -77,12 +78,12 @@ class Results:
     @cached_property
     def accuracies(self) -> Table:
         """The accuracy of every cell, stage, group and head with its interval over seeds and examples."""
-        cells = [("dense", 0.0), *itertools.product(self.scores, self.sparsities)]
+        cells = [("dense", 0.0), *itertools.product(self.methods, self.sparsities)]
         rows = []
-        for (score, sparsity), stage, group, head in itertools.product(cells, STAGES, self.groups, HEADS):
-            hits = self.hits(score, sparsity, stage, group, head)
+        for (method, sparsity), stage, group, head in itertools.product(cells, STAGES, self.groups, HEADS):
+            hits = self.hits(method, sparsity, stage, group, head)
             found, examples = interval(hits, self.examples(group), SHARES), sum(map(len, hits))
-            keys = {"score": score, "sparsity": sparsity, "stage": stage, "group": group, "head": head}
+            keys = {"method": method, "sparsity": sparsity, "stage": stage, "group": group, "head": head}
             numbers = {"accuracy": found.mean, "low": found.low, "high": found.high}
             rows.append({**keys, **numbers, "n": examples, "seeds": len(self.seeds)})
         return pd.DataFrame(rows)
@@ -106,7 +107,7 @@ def claims(settings: Any) -> list[Claim]:
             for one in groups
         ),
     ]
-    if "random" in settings.scores:
+    if "random" in settings.methods:
         for stage in STAGES:
             name = f"beats random, {'fine-tuned' if stage == 'finetuned' else stage}"
             meaning = "accuracy on transfer above that of a random mask"
@@ -115,23 +116,23 @@ def claims(settings: Any) -> list[Claim]:
 
 
 def _cases(group: str, this: tuple[str, str], than: tuple[str, str]) -> Callable[[Results], Iterator[Case]]:
-    """Compares two networks of every score and sparsity on a group of test domains.
+    """Compares two networks of every method and sparsity on a group of test domains.
 
     Each is (network, stage): "same" is the network of the row, "dense" the dense one, "random" that with a random mask
     of the same sparsity.
     """
 
     def cases(results: Results) -> Iterator[Case]:
-        if than[0] == "random" not in results.scores:
+        if than[0] == "random" not in results.methods:
             return
         chance = results.chance(group)
-        for score in results.scores:
+        for method in results.methods:
             for sparsity in results.sparsities:
-                if score == than[0] == "random":
+                if method == than[0] == "random":
                     continue
-                networks = {"same": (score, sparsity), "dense": ("dense", 0.0), "random": ("random", sparsity)}
+                networks = {"same": (method, sparsity), "dense": ("dense", 0.0), "random": ("random", sparsity)}
                 this_hits, than_hits = (results.hits(*networks[name], stage, group) for name, stage in (this, than))
-                where = {"score": score, "sparsity": sparsity}
+                where = {"method": method, "sparsity": sparsity}
                 yield paired(where, this_hits, than_hits, results.examples(group), chance=chance)
 
     return cases
@@ -139,20 +140,25 @@ def _cases(group: str, this: tuple[str, str], than: tuple[str, str]) -> Callable
 
 def losses(records: Sequence[dict[str, Any]]) -> Table:
     """Lists the true and the predicted increase of the scoring loss of every run."""
-    keys = ("score", "sparsity", "seed")
+    keys = ("objective", "score", "update", "sparsity", "seed")
     return pd.DataFrame(
-        {**{name: record["config"][name] for name in keys}, **record["metrics"]["loss_increase"]} for record in records
+        {
+            "method": word_of(record["config"]),
+            **{name: record["config"][name] for name in keys},
+            **record["metrics"]["loss_increase"],
+        }
+        for record in records
     )
 
 
 def by_cell(table: Table) -> Any:
-    """Cuts a table by score and sparsity: ((score, sparsity), rows) for each cell, in the order of the table."""
-    return table.groupby(["score", "sparsity"], sort=False)
+    """Cuts a table by method and sparsity: ((method, sparsity), rows) for each cell, in the order of the table."""
+    return table.groupby(["method", "sparsity"], sort=False)
 
 
-def reach(table: Table, claim: str, score: str) -> float | None:
+def reach(table: Table, claim: str, method: str) -> float | None:
     """Returns the sparsity up to which a claim holds without a gap, or None where it does not hold at the lowest."""
-    rows = table[(table.claim == claim) & (table.score == score)].sort_values("sparsity")
+    rows = table[(table.claim == claim) & (table.method == method)].sort_values("sparsity")
     held = rows.sparsity[(rows.verdict == "holds").cumprod().astype(bool)]
     return None if held.empty else float(held.max())
 

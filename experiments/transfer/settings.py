@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jaxprune as jp
-from experiments.shared import conditions, options
+from experiments.shared import conditions
 from experiments.shared.conditions import Conditions
+from experiments.shared.methods import DENSE, Method, Methods, parsed
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, each_once, listed
 from experiments.shared.splits import PROTOCOLS, Inputs, open_inputs
@@ -18,7 +19,7 @@ from jaxprune import check
 
 @dataclass(frozen=True)
 class Decisive(Conditions):
-    """What decides the numbers of a run, apart from seed, score and sparsity."""
+    """What decides the numbers of a run, apart from seed, method and sparsity."""
 
     shifts: Annotated[tuple[str, ...], listed(jp.data.SHIFTS)] = ("noise", "rotation", "blur", "contrast")
     """Shifted domains of every task, evaluated as well."""
@@ -29,21 +30,31 @@ class Decisive(Conditions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Decisive):
+class Run(Decisive, Method):
     """A network, pruned and fine-tuned, and one record."""
 
     seed: int
-    score: str
     sparsity: float
 
 
 @dataclass(frozen=True)
 class Settings(Decisive, Execution):
-    """Every score at every sparsity for every seed, and the dense network for every seed."""
+    """Every method at every sparsity for every seed, and the dense network for every seed."""
 
-    scores: options.Scores = ("magnitude", "diagonal", "block-quadratic", "block-obs", "random")
-    """By which weights are ranked; a function takes (network, batches), and loss if it has such an argument."""
-    sparsities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    methods: Methods = (
+        "magnitude",
+        "label/diagonal",
+        "logits/greedy+surgeon",
+        "logits/greedy+rounds",
+        "logits/greedy+adam",
+        "label/greedy+rounds",
+        "logits-of-all/greedy+surgeon",
+        "random",
+    )
+    """[objective/]score[+update], such as logits/greedy+surgeon.  Objectives: label, source-head, logits, features,
+    logits-of-all (not zero-shot).  Updates: surgeon, rounds, adam.  A score of your own takes (network, batches), and
+    loss if it has such an argument."""
+    sparsities: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     out: Path = Path("results/transfer")
     margin: float = 0.05
     """A network keeps an accuracy if it loses less than this; only the verdicts depend on it."""
@@ -82,9 +93,11 @@ def open_study(settings: Settings) -> Inputs:
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
-    """Lists the runs of a study, in an order that keeps a seed, and a score, together."""
+    """Lists the runs of a study, in an order that keeps a seed, and a method, together."""
     fields = fields_of(settings, Decisive)
-    cells = [("dense", 0.0), *itertools.product(settings.scores, settings.sparsities)]
+    cells = [(DENSE, 0.0), *itertools.product(parsed(settings), settings.sparsities)]
     return [
-        Run(**fields, seed=seed, score=score, sparsity=sparsity) for seed in settings.seeds for score, sparsity in cells
+        Run(**fields, **vars(method), seed=seed, sparsity=sparsity)
+        for seed in settings.seeds
+        for method, sparsity in cells
     ]

@@ -78,6 +78,18 @@ def gradient_of(network: Network, loss: Loss, batch: Batch) -> Params:
     return _gradient(network, batch, loss=loss)
 
 
+def ggnvp_of(network: Network, loss: Loss, batch: Batch, vector: Params) -> Params:
+    """The product of what ``ready`` returned, with a vector of the types of the parameters."""
+    return _ggnvp(network, batch, vector, loss=loss)
+
+
+@partial(jax.jit, static_argnames="loss")
+@jax.default_matmul_precision("highest")
+def value_of(network: Network, batch: Batch, *, loss: Loss) -> jax.Array:
+    """The mean loss of what ``ready`` returned."""
+    return _mean_loss(network, loss, batch)(network.params)
+
+
 @partial(jax.jit, static_argnames="loss")
 @jax.default_matmul_precision("highest")
 def _gradient(network: Network, batch: Batch, *, loss: Loss) -> Params:

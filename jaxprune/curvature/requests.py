@@ -109,6 +109,11 @@ def reason_against_signals(request: Request, path: str) -> str:
     return ""
 
 
+def is_served(request: Request, path: str) -> bool:
+    """Whether class-backward signals are exact for a leaf that has a derivative at all."""
+    return not is_idle(request, path) and not reason_against_signals(request, path)
+
+
 def _is_spanned(found: Survey, path: str) -> bool:
     """Whether the examples of z are not those of the other input: what the gradients of every example start from."""
     site, proof = found.sites[path], found.proofs[path]

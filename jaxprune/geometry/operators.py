@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxprune import check, curvature, losses, tree
 from jaxprune.curvature.inputs import in_float32, placed
@@ -53,7 +52,7 @@ class Operator:
         direction, product = self.tree(vector), PRODUCTS[self.matrix]
         # curvature.average wants the weights of the batches as numbers, which a trace would not leave them.
         terms = [
-            share * _gather(product(self.network, self.loss, batch, direction), self.positions)
+            share * tree.gather(product(self.network, self.loss, batch, direction), self.positions)
             for share, batch in zip(self.shares, self.batches, strict=True)
         ]
         return sum(terms[1:], start=terms[0])
@@ -65,12 +64,12 @@ class Operator:
                 f"vector: expected the shape ({self.size},), a number for each chosen weight, but got "
                 f"{jnp.shape(vector)}. Operator.flat reads such a vector from a tree."
             )
-        return _spread(vector, self.positions, self.network.params)
+        return tree.spread(vector, self.positions, self.network.params)
 
     def flat(self, params: Params) -> Any:
         """Reads a vector [n] from a tree of the structure of the parameters: the inverse of ``tree``."""
         check.same_structure("params", params, "network.params", self.network.params)
-        return _gather(params, self.positions)
+        return tree.gather(params, self.positions)
 
 
 def operator(
@@ -155,15 +154,3 @@ def ready(
             losses.demand_slope(loss, batch, "the shape of its values")
     network, loss = placed(in_float32(network, held[0]["image"])[0], loss)
     return network, loss, held
-
-
-# One program each, instead of one for every leaf.
-@jax.jit
-def _spread(vector: Any, positions: Any, params: Params) -> Params:
-    flat, unravel = ravel_pytree(params)
-    return unravel(jnp.zeros_like(flat).at[positions].set(vector.astype(flat.dtype)))
-
-
-@jax.jit
-def _gather(params: Params, positions: Any) -> Any:
-    return ravel_pytree(params)[0][positions]

@@ -69,11 +69,16 @@ def block_hessian(
 ) -> Score:
     """Scores weights by an exact diagonal block H_B of the Hessian, in one of three forms.
 
+    For deleting many weights it is "greedy", with ``jp.scores.surgeon_update`` or ``jp.pruning.surgeon_rounds``.  The
+    other two answer other questions: what a block costs as a whole, and what one deletion costs.
+
     "quadratic": ``w_j (H_B w_B)_j / 2``.  Deleting the whole block costs ``w_B^T H_B w_B / 2``; this is the share of
-    weight j.  A share can be negative.
+    weight j.  Shares cancel: one that is negative, or near 0, says that weights of the block interact, not that
+    deleting it is free, and rankings of many shares are worse than the diagonal's.
     "obs": ``w_j^2 / (2 [(H_B + d I)^-1]_jj)``.  What deleting weight j costs if the rest of its block, zeros included,
     is re-adjusted to make up for it (optimal brain surgeon inside the block); never more than the diagonal score of the
-    damped block.
+    damped block.  It prices one deletion: of two weights that stand in for each other both are cheap, and both would
+    go.  ``jp.pruning`` warns where it is given an update.
     "greedy": the surgeon again and again.  The cheapest weight of the block goes, the rest makes up for it, and the
     next is priced on what is left.  The score is the highest price paid in the block so far, and always one float or
     more above the one before.  One threshold over many blocks then deletes in the order of the paper's queue, which

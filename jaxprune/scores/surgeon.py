@@ -6,6 +6,7 @@ program serves every mask.  Temporaries are those of a few blocks, however many 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -86,6 +87,17 @@ def surgeon_update(
     return update
 
 
+@dataclass(frozen=True)
+class OneDeletion:
+    """Scores that price one deletion, with all others left: not what deleting many of them costs together."""
+
+    score: Score
+
+    def __call__(self, network: Network, batches: Iterable[Batch]) -> Scores:
+        """Scores as any other does."""
+        return self.score(network, batches)
+
+
 def deletion_costs(
     loss: Loss, *, form: str, blocks: str | int, matrix: str, damping: float, scope: Scope = None
 ) -> Score:
@@ -113,7 +125,7 @@ def deletion_costs(
         found.update(_solved(costs, asked, batches, dense, leaves, kept, damping))
         return tree.map_named(lambda path, _: found[path], weights)
 
-    return score
+    return OneDeletion(score) if form == "obs" else score
 
 
 @jax.jit

@@ -19,7 +19,7 @@ SMOKE: dict[str, Any] = {
     "width": 4,
     "penalties": (1.0,),
     "patterns": ("2:4", "1:2"),
-    "scores": ("magnitude", "random"),
+    "methods": ("magnitude", "random"),
     "seeds": (0,),
 }
 
@@ -62,9 +62,9 @@ def test_claims_pair_an_n_of_m_mask_with_its_control(made):
         "choice matters, source": 0,
         "choice matters, transfer": 0,
     }
-    pair = [results.of(score="magnitude", pattern="2:4", kind=kind)[0] for kind in patterns.KINDS]
+    pair = [results.of(method="magnitude", pattern="2:4", kind=kind)[0] for kind in patterns.KINDS]
     sides = [np.array([hit == "1" for hit in one["finetuned"]["5-9"]["hits"]]) for one in pair]
-    row = verdicts[(verdicts.claim == "pattern is free, transfer") & (verdicts.score == "magnitude")].iloc[0]
+    row = verdicts[(verdicts.claim == "pattern is free, transfer") & (verdicts.method == "magnitude")].iloc[0]
     np.testing.assert_allclose(row["mean"], sides[0].mean() - sides[1].mean())
     assert (row.n, row.unit) == (len(sides[0]), "share")
 
@@ -86,7 +86,7 @@ def test_select_keeps_n_of_every_m_and_leaves_what_m_does_not_divide():
         ({"patterns": ("2-4",)}, "patterns: expected n:m with 0 < n < m, such as 2:4, but got '2-4'"),
         ({"patterns": ("4:4",)}, "patterns: expected n:m with 0 < n < m"),
         ({"patterns": ()}, r"patterns: expected one or more, each of them once, but got \(\)"),
-        ({"scores": ("randon",)}, "scores: unknown value 'randon'. Did you mean 'random'"),
+        ({"methods": ("randon",)}, "methods: unknown value 'randon'. Did you mean 'random'"),
         ({"margin": 0.0}, "margin: expected a finite number above 0"),
         ({"rounds": 2}, "rounds: unknown value '2'. Known: 1"),
     ],

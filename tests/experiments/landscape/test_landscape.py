@@ -23,7 +23,7 @@ SMOKE: dict[str, Any] = {
     "finetune_rate": 2e-3,
     "width": 1,
     "penalties": (1.0,),
-    "scores": ("random",),
+    "methods": ("random",),
     "seeds": (0,),
     "count": 2,
     "steps": 3,
@@ -86,8 +86,8 @@ def test_landscape_says_on_its_page_what_came_out(made):
     [
         ({"sparsity": 1.0}, r"sparsity: expected a fraction in \[0, 1\)"),
         ({"matrix": "hesian"}, "matrix: unknown value 'hesian'. Did you mean 'hessian'"),
-        ({"scores": ("randon",)}, "scores: unknown value 'randon'. Did you mean 'random'"),
-        ({"scores": ()}, r"scores: expected one or more, each of them once, but got \(\)"),
+        ({"methods": ("randon",)}, "methods: unknown value 'randon'. Did you mean 'random'"),
+        ({"methods": ()}, r"methods: expected one or more, each of them once, but got \(\)"),
         ({"transfer": "5-8"}, "task: unknown value '5-8'. Did you mean '5-9'"),
         ({"transfer": "0-4"}, "task: unknown value '0-4'"),
         ({"count": 4}, r"count: expected at most steps \(3\), but got 4\. Take more steps"),
@@ -137,7 +137,7 @@ def test_rise_is_the_height_of_a_barrier_inside_the_path_and_may_be_below_zero()
     losses[0][1] = 4.0
     records = [
         {
-            "config": {"score": "random", "seed": seed},
+            "config": {"objective": "none", "score": "random", "update": "none", "seed": seed},
             "metrics": {"barriers": {"pair": {"source": {"shares": [0.0, 0.5, 1.0], "losses": one}}}},
         }
         for seed, one in enumerate(losses)

@@ -15,6 +15,8 @@ from rich.console import Console
 import jaxprune as jp
 from experiments import transfer
 from experiments.shared import conditions, frozen_heads, pages
+from experiments.shared.methods import parse
+from experiments.shared.pruned import prune
 from experiments.shared.study import run
 from experiments.transfer import protocol
 from experiments.transfer.estimate import Cost, Speeds, _rate, _seconds
@@ -31,7 +33,7 @@ def asked(out: Path, **options: Any) -> transfer.Settings:
         "batch_size": 16,
         "finetune_steps": STEPS,
         "penalties": (1.0,),
-        "scores": ("magnitude",),
+        "methods": ("magnitude",),
         "sparsities": (0.5,),
         "seeds": (0,),
         "shifts": (),
@@ -60,8 +62,8 @@ def world(tmp_path_factory):
 def pruned(world):
     """A pruned network and its mask."""
     with jax.enable_x64(False):
-        mask = frozen_heads.mask_of(world, "magnitude", 0.5)
-        return frozen_heads.pruned_network(world, mask), mask
+        network, mask, _ = prune(world, parse("magnitude"), 0.5)
+        return network, mask
 
 
 def held_out_accuracies(world: frozen_heads.World, network: jp.Network, mask: Any) -> list[float]:

@@ -22,7 +22,7 @@ from tests.experiments import small, studies
 OWN = {
     "network": "tests.experiments.small:network",
     "data": "tests.experiments.small:images",
-    "scores": ("tests.experiments.small:smallest_first", "random"),
+    "methods": ("tests.experiments.small:smallest_first", "random"),
 }
 TINY = {"sparsities": (0.5,), "seeds": (0,), "shifts": (), "penalties": (1.0,), "finetune_steps": 1, "batch_size": 16}
 
@@ -64,7 +64,7 @@ def test_run_takes_the_functions_themselves_for_the_same_runs(folder):
     settings = transfer.Settings(
         network=small.network,
         data=small.images,
-        scores=(small.smallest_first, "random"),
+        methods=(small.smallest_first, "random"),
         **TINY,
         out=folder,
         dry_run=True,
@@ -156,7 +156,7 @@ def test_own_network_with_a_preprocess_gets_bytes_of_its_size(tmp_path):
         ({"network": "nowhere.at_all:network"}, "network: there is no module 'nowhere.at_all'. Write package.module:f"),
         ({"network": "network"}, "network: expected a function, but got 'network'. Write package.module:function"),
         ({**OWN, "weights": "file.pth"}, "weights, architecture: expected none beside network"),
-        ({"scores": ("tests.experiments.small:nothing",)}, "scores: .* has no function 'nothing'"),
+        ({"methods": ("tests.experiments.small:nothing",)}, "methods: .* has no function 'nothing'"),
         ({"data": "tests.experiments.small:not_a_network"}, "data: expected .* to return a jp.data.Source"),
     ],
 )
@@ -248,7 +248,7 @@ def test_versioned_changes_with_helpers_and_constants_of_the_module(tmp_path, mo
 
 
 def test_run_keeps_the_records_of_other_scores_when_one_is_added(folder):
-    settings = transfer.Settings(**OWN | {"scores": ("random", scaled(1.0), scaled(-1.0))}, **TINY, out=folder)
+    settings = transfer.Settings(**OWN | {"methods": ("random", scaled(1.0), scaled(-1.0))}, **TINY, out=folder)
     text = io.StringIO()
     run(transfer.STUDY, dataclasses.replace(settings, dry_run=True), Console(file=text))
     # The dense network and the random mask are there; the two closures are two other runs.
@@ -266,7 +266,9 @@ def test_call_says_whose_fault_it_is():
 
 
 def test_own_takes_a_network_and_data_themselves(tmp_path):
-    settings = transfer.Settings(**TINY, network=small.network(), data=small.images(), scores=("random",), out=tmp_path)
+    settings = transfer.Settings(
+        **TINY, network=small.network(), data=small.images(), methods=("random",), out=tmp_path
+    )
     inputs = transfer.open_study(settings)
     assert inputs.settings.data == "few digits"
     assert (

@@ -401,9 +401,9 @@ def test_command_of_is_the_command_that_has_these_settings(monkeypatch):
     monkeypatch.setattr(sys, "argv", shlex.split(words.removeprefix("python -m ")))
     assert study._read("small", small.Settings, "") == dataclasses.replace(settings, worker=False, workers=2)
     assert study.command_of("small", small.Settings()) == "python -m experiments.small"
-    own = transfer.Settings(scores=(small.smallest_first, "random"), recalibrate=True)
+    own = transfer.Settings(methods=(small.smallest_first, "random"), recalibrate=True)
     assert study.command_of("transfer", own).endswith(
-        "--recalibrate --scores tests.experiments.small:smallest_first random"
+        "--recalibrate --methods tests.experiments.small:smallest_first random"
     )
 
 

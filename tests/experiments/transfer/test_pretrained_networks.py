@@ -71,7 +71,7 @@ def asked(place: Path, out: Path, **options: Any) -> transfer.Settings:
         "image": 32,
         "tasks": TASKS,
         "shifts": (),
-        "scores": ("magnitude",),
+        "methods": ("magnitude",),
         "sparsities": (0.5,),
         "seeds": (0,),
         "penalties": (1.0,),
@@ -161,7 +161,7 @@ def test_transfer_by_the_public_protocol_says_what_leaks_and_what_it_does(place,
         source, found = inputs.indices(0, name, inputs.source.classes)
         assert (source.name, len(found)) == ("folder:val", 30)
     completed = inputs.settings
-    assert (completed.rounds, completed.finetune_rates, completed.loss) == (100, (5e-5,), "squared_error")
+    assert (completed.rounds, completed.finetune_rates, completed.label_loss) == (100, (5e-5,), "squared_error")
     assert completed.batch_size == 10  # what was asked for stays
     text = said(settings)
     assert "Leak: The head of a task is fitted on the very images that test it" in text
@@ -242,16 +242,16 @@ def test_transformation_of_the_public_protocol_steps_as_sgd_in_pytorch():
 
 
 def test_transfer_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path):
-    text = said(asked(place, tmp_path, scores=("magnitude", "block-obs")))
+    text = said(asked(place, tmp_path, methods=("magnitude", "obs")))
     for part in (
-        "3 runs: 1 seed, the dense network and 2 scores",
+        "3 runs: 1 seed, the dense network and 2 methods",
         "runs 3, done 0, to do 3",
         "11,176,512 parameters, 11,166,912 prunable",
         "folder:train: 200 of 1,180 images are used, 32 x 32 x 3",
         "scoring 40, finetuning 20, head 60, selection 20, test 60",
         "images/s",
         "In all about",
-        "and what block-obs take to score, which is not estimated",
+        "and what label/obs take, which is not estimated",
         "may be taken. Nothing was computed.",
         "at a rate of 0.0001.",
     ):

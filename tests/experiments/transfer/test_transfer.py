@@ -21,7 +21,7 @@ SMOKE: dict[str, Any] = {
     "finetune_rate": 2e-3,
     "width": 2,
     "penalties": (1.0,),
-    "scores": ("magnitude", "random"),
+    "methods": ("magnitude", "random"),
     "sparsities": (0.5, 0.9),
     "seeds": (0,),
     "shifts": ("noise",),
@@ -57,7 +57,11 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
     for one in runs:
         record = store.read(one)
         assert record["digest"] == found[store.path(one).name]
-        assert (record["config"]["score"], record["config"]["sparsity"]) == (one.score, one.sparsity)
+        assert (record["config"]["score"], record["config"]["update"], record["config"]["sparsity"]) == (
+            one.score,
+            one.update,
+            one.sparsity,
+        )
         np.testing.assert_allclose(record["metrics"]["sparsity"], one.sparsity, atol=1e-3)
         assert set(record["metrics"]["domains"]) == {"0-4", "5-9", "0-4 + noise", "5-9 + noise"}
         for stage in ("pruned", "finetuned"):
@@ -75,9 +79,9 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
         ({"data": "digit"}, "data: unknown value 'digit'. Did you mean 'digits'"),
         ({"data": "tfds:mnits"}, "data: tfds: unknown value 'mnits'. Did you mean 'mnist'"),
         ({"source": "0-5"}, "task: unknown value '0-5'. Did you mean '0-4'"),
-        ({"scores": ("magnitude", "randon")}, "scores: unknown value 'randon'. Did you mean 'random'"),
+        ({"methods": ("magnitude", "randon")}, "methods: unknown value 'randon'. Did you mean 'random'"),
         ({"head": "rigde"}, "head: unknown value 'rigde'. Did you mean 'ridge'"),
-        ({"loss": "cross-entropy"}, "loss: unknown value 'cross-entropy'. Did you mean 'cross_entropy'"),
+        ({"label_loss": "cross-entropy"}, "label_loss: unknown value 'cross-entropy'. Did you mean 'cross_entropy'"),
         ({"shifts": ("nose",)}, "shifts: unknown value 'nose'. Did you mean 'noise'"),
         (
             {"sparsities": (0.5, 1.0)},
@@ -87,7 +91,7 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
         ({"shard": "3/2"}, "shard: expected i/n with 1 <= i <= n, such as 2/4, but got '3/2'"),
         ({"shard": "0/2"}, "shard: expected i/n"),
         ({"shard": "one"}, "shard: expected i/n"),
-        ({"scores": ()}, r"scores: expected one or more, each of them once, but got \(\)"),
+        ({"methods": ()}, r"methods: expected one or more, each of them once, but got \(\)"),
         ({"seeds": ()}, r"seeds: expected one or more, each of them once, but got \(\)"),
         ({"seeds": (0, 1, 0)}, r"seeds: expected one or more, each of them once, but got \(0, 1, 0\)"),
         ({"image": 0}, "image: expected a finite number above 0"),
@@ -137,8 +141,8 @@ def test_command_of_transfer_explains_itself_and_its_errors(monkeypatch, capsys)
 
     code, text = said("--help")
     assert code == 0
-    assert all(flag in text for flag in ("--scores", "--sparsities", "--shard", "--out", "--worker", "--dry-run"))
-    assert all(value in text for value in ("block-quadratic", "nearest-mean", "cross_entropy", "public-proxy"))
+    assert all(flag in text for flag in ("--methods", "--sparsities", "--shard", "--out", "--worker", "--dry-run"))
+    assert all(value in text for value in ("quadratic", "nearest-mean", "cross_entropy", "public-proxy"))
     code, text = said("--budgets", "macs")
     assert code == 2
     assert text.startswith("error: --budgets: the study transfer has no such option. See ")
@@ -165,7 +169,7 @@ def test_command_of_transfer_ends_with_the_code_of_its_signal(tmp_path, sent, co
     """In the middle of compiling, whose threads crash an interpreter that shuts down under them."""
     words = [sys.executable, "-m", "experiments.transfer", "--seeds", "0", "--out", str(tmp_path)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout.readline() == "41 runs, 41 of them to do here.\n"
+        assert running.stdout.readline() == "49 runs, 49 of them to do here.\n"
         running.send_signal(sent)
         _, text = running.communicate(timeout=900)
     assert running.returncode == code

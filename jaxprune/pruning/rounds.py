@@ -1,5 +1,6 @@
 """Pruning in rounds: score, select, update the remaining weights (by a formula, or by training), score again."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxprune import check, masks
 from jaxprune.masks.selection import demand_finite, lowest
 from jaxprune.network import Network
+from jaxprune.scores.surgeon import OneDeletion
 from jaxprune.types import Batch, Mask, Params, Prunable, Score, Select
 
 Update = Callable[[Network, Sequence[Batch], Mask], Params]
@@ -61,15 +63,20 @@ def rounds(
 
     Raises:
       ValueError: a schedule that is empty, decreases or leaves [0, 1).
+
+    Warns:
+      UserWarning: a score that prices one deletion (``form="obs"``) together with an update.
     """
-    targets = _targets(schedule)
+    targets = sparsities_of(schedule)
     check.network(network)
     check.static_bools("prunable", prunable, network.params)
+    if update is not None:
+        warn_of_one_deletion(score)
 
     def run() -> Iterator[Round]:
         mask, pruned = masks.ones(network.params), network
         for sparsity in targets:
-            mask = _narrowed(mask, score(pruned, batches), select(sparsity), prunable)
+            mask = narrowed(mask, score(pruned, batches), select(sparsity), prunable)
             params = pruned.params if update is None else update(pruned, batches, mask)
             pruned = network.replace(params=masks.apply(mask, params))
             yield Round(mask, pruned.params)
@@ -166,7 +173,7 @@ def ladder(
     >>> [(rung.sparsity, rung.network.params["w"][:, 0].tolist()) for rung in rungs]
     [(0.0, [1.5, 0.5, 1.0, 2.0]), (0.5, [0.75, 0.0, 0.0, 1.0]), (0.75, [0.0, 0.0, 0.0, 0.5])]
     """
-    targets = _targets(schedule)
+    targets = sparsities_of(schedule)
     check.network(network)
     check.static_bools("prunable", prunable, network.params)
 
@@ -174,7 +181,7 @@ def ladder(
         mask, current = masks.ones(network.params), network
         for number, sparsity in enumerate(targets):
             if sparsity > 0:
-                mask = _narrowed(mask, score(current, batches), select(sparsity), prunable)
+                mask = narrowed(mask, score(current, batches), select(sparsity), prunable)
                 current = current.replace(params=masks.apply(mask, current.params))
             current = train(current, mask, number)
             _demand_trained(mask, current)
@@ -183,14 +190,26 @@ def ladder(
     return run()
 
 
-def _targets(schedule: Sequence[float]) -> list[float]:
+def warn_of_one_deletion(score: Score) -> None:
+    """Warns where an update belongs to a score of the surgeon's that prices one deletion, as "obs" does."""
+    if isinstance(score, OneDeletion):
+        warnings.warn(
+            'score: form="obs" prices one deletion with all else re-adjusted; of two weights that stand in for each '
+            'other both are cheap, and both go, so that no update can make up for them. form="greedy" prices one after '
+            "the other.",
+            stacklevel=3,
+        )
+
+
+def sparsities_of(schedule: Sequence[float]) -> list[float]:
+    """Checks a schedule: one or more sparsities that do not decrease."""
     targets = [check.sparsity(value, "schedule") for value in schedule]
     if not targets or sorted(targets) != targets:
         raise ValueError(f"schedule: expected one or more sparsities that do not decrease, but got {tuple(schedule)}.")
     return targets
 
 
-def _narrowed(mask: Mask, values: Any, select: Select, prunable: Prunable) -> Mask:
+def narrowed(mask: Mask, values: Any, select: Select, prunable: Prunable) -> Mask:
     """Selects among what a mask has left."""
     check.same_structure("scores", values, "params", mask)
     demand_finite(values, prunable)

@@ -1,6 +1,7 @@
 """The ladder of learning-rate rewinding: checks P1 to P6 of closed forms."""
 
 import itertools
+import warnings
 from functools import partial
 
 import jax
@@ -234,3 +235,15 @@ def test_unstructured_refuses_whole_numbers_that_float32_does_not_have():
     scores = {"w": np.array([[2**24 + 1, 2**24, 3, 4]], np.int32)}
     with pytest.raises(ValueError, match=r"scores: expected whole numbers up to 2\^24.*w has larger ones"):
         jp.masks.unstructured(0.25)(scores, {"w": True})
+
+
+@pytest.mark.parametrize("form", ["obs", "greedy"])
+def test_rounds_warn_of_a_score_that_prices_one_deletion_and_an_update_of_many(form):
+    net = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.array([[2.0], [1.0]])})
+    batch, loss = {"image": jnp.array([[1.0, 3.0]])}, jp.losses.distillation()
+    score = jp.scores.block_hessian(loss, form=form)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        jp.pruning.rounds(net, score, [batch], {"w": True}, (0.5,), update=jp.scores.surgeon_update(loss))
+        jp.pruning.rounds(net, score, [batch], {"w": True}, (0.5,))
+    assert [str(one.message)[:40] for one in caught] == ['score: form="obs" prices one deletion wi'] * (form == "obs")

@@ -1,0 +1,148 @@
+"""What a method makes of the dense network of a seed: a mask, and the weights that stay."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jaxprune as jp
+from experiments.shared import options
+from experiments.shared.frozen_heads import World, batches, recalibrated
+from experiments.shared.methods import DENSE, Method
+from jaxprune import check
+from jaxprune.pruning import Compensated
+from jaxprune.types import Loss, Score
+
+
+class Pruned(NamedTuple):
+    """A pruned network, the mask of what it keeps, and the gradients that moving the rest took; scoring not counted."""
+
+    network: jp.Network
+    mask: Any
+    gradients: float = 0.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """An objective, ready to be used.
+
+    Attributes:
+      network: of whose outputs the loss is; its parameters are those of the dense network.
+      loss: what is to stay small.
+      images: the batches it is of.
+    """
+
+    network: jp.Network
+    loss: Loss
+    images: Sequence[dict[str, Any]]
+
+
+def goal(world: World, objective: str) -> Goal:
+    """Makes an objective of a seed; "none" has the images of the source, which no score without one reads."""
+    if objective in ("label", "none"):
+        return Goal(world.headed(world.dense), world.loss, world.scoring)
+    unlabelled = [{name: one for name, one in batch.items() if name != "label"} for batch in world.scoring]
+    if objective == "source-head":
+        return Goal(world.headed(world.dense), jp.losses.distillation(), unlabelled)
+    if objective == "features":
+        return Goal(world.dense, jp.losses.distillation(at="features"), unlabelled)
+    if objective == "logits-of-all":
+        whole = world.inputs.part(world.seed, "scoring", world.inputs.classes)
+        cut = batches(whole, world.settings.largest_batch, "scoring images of all tasks")
+        unlabelled = [{name: one for name, one in batch.items() if name != "label"} for batch in cut]
+    return Goal(world.dense, jp.losses.distillation(), unlabelled)
+
+
+def prune(
+    world: World, method: Method, sparsity: float, select: Callable[[float], Any] = jp.masks.unstructured
+) -> Pruned:
+    """Prunes the dense network; statistics of BatchNorm become its own where the settings say so.
+
+    Args:
+      world: of the seed.
+      method: how.
+      sparsity: the share that goes.
+      select: sparsity -> what selects.
+    """
+    if method.word == DENSE.word:
+        return Pruned(recalibrated(world, world.dense), jp.masks.ones(world.dense.params))
+    if method.update in ("rounds", "adam"):
+        if select is not jp.masks.unstructured:
+            raise ValueError(
+                f"methods: {method.update} prunes to sparsities, which what selects in patterns has none of."
+            )
+        done = _rounds(world, method, schedule(sparsity, world.settings.round_share))
+        network = world.dense.replace(params=done[-1].params)
+        found = Pruned(network, done[-1].mask, sum(one.gradients for one in done))
+    else:
+        found = _at_once(world, method, sparsity, select)
+    return found._replace(network=recalibrated(world, found.network))
+
+
+def _at_once(world: World, method: Method, sparsity: float, select: Any) -> Pruned:
+    """Prunes by one scoring for all sparsities, or in rounds that score anew; and re-adjusts what stays where asked."""
+    aim, score, update = goal(world, method.objective), _score(world, method), None
+    if method.update == "surgeon":
+        update = jp.scores.surgeon_update(aim.loss, damping=world.settings.damping)
+    if world.settings.rounds > 1:
+        if select is not jp.masks.unstructured:
+            raise ValueError("rounds: expected 1 of what selects in patterns, which no schedule of sparsities reaches.")
+        schedule = jp.schedules.exponential(sparsity, world.settings.rounds)
+        *_, last = jp.pruning.rounds(aim.network, score, aim.images, world.prunable, schedule, update=update)
+        return Pruned(world.dense.replace(params=last.params), last.mask)
+    name = (method.objective, method.score)
+    if name not in world.scored:
+        world.scored.clear()
+        values = score(aim.network, aim.images)
+        check.finite("scores", values, "Inspect the loss and the images.")
+        world.scored[name] = values
+    mask = select(sparsity)(world.scored[name], world.prunable)
+    params = aim.network.params if update is None else update(aim.network, aim.images, mask)
+    return Pruned(world.dense.replace(params=jp.masks.apply(mask, params)), mask)
+
+
+# --------------------------------------------------------------------------------------------- rounds and their control
+
+
+def schedule(sparsity: float, share: float) -> tuple[float, ...]:
+    """Lists the rounds to a sparsity: steps that all sparsities share, each by a share of what is left, and a last.
+
+    Since no step depends on where it ends, a network at one sparsity does not depend on which others a study asks for,
+    and those at several share their rounds.
+
+    >>> [round(one, 3) for one in schedule(0.6, 0.25)]
+    [0.25, 0.438, 0.6]
+    """
+    steps, kept = [], 1 - share
+    while kept * (1 - share / 2) > 1 - sparsity:  # the last round prunes at least half a share
+        steps.append(1 - kept)
+        kept *= 1 - share
+    return (*steps, sparsity)
+
+
+def _round(world: World, method: Method, steps: tuple[float, ...]) -> Compensated:
+    """The last of some rounds; each is done once for all sparsities, and for the control."""
+    if (method.word, steps) in world.rounds:
+        return world.rounds[method.word, steps]
+    aim, score = goal(world, method.objective), _score(world, method)
+    before = _round(world, method, steps[:-1]) if len(steps) > 1 else None
+    arguments = (aim.network, score, aim.images, world.prunable, steps)
+    settings: dict[str, Any] = {"objective": aim.loss, "scope": world.movable, "after": before}
+    made: Iterator[Compensated]
+    if method.update == "rounds":
+        made = jp.pruning.surgeon_rounds(*arguments, **settings)
+    else:
+        budgets = [one.gradients for one in _rounds(world, replace(method, update="rounds"), steps)]
+        made = jp.pruning.adam_rounds(*arguments, **settings, gradients=budgets)
+    found = world.rounds[method.word, steps] = next(made)
+    return found
+
+
+def _rounds(world: World, method: Method, steps: tuple[float, ...]) -> list[Compensated]:
+    return [_round(world, method, steps[: number + 1]) for number in range(len(steps))]
+
+
+def _score(world: World, method: Method) -> Score:
+    loss = goal(world, method.objective).loss
+    return options.score(
+        "methods", method.score, options.ScoreOptions(loss, world.prunable, world.seed, world.settings.damping)
+    )
