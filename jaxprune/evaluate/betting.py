@@ -17,7 +17,7 @@ def betting(drops: Any, alpha: float) -> np.ndarray:
     (Ville's inequality).  So labels can be bought one at a time, and whoever stops when they are enough is still right.
 
     The bet is that under which the logarithm of wealth is expected to grow most (Kelly's), if the next drop is 1 or -1
-    as often as before, where half a flip in 1 / alpha examples counts as seen before the first: it decides how fast
+    as often as before, where one flip in 3 / alpha examples counts as seen before the first: that decides how fast
     wealth grows, and nothing else.
 
     Examples have to come in an order that was fixed without looking at the hits, and be independent draws: of the
@@ -39,7 +39,7 @@ def betting(drops: Any, alpha: float) -> np.ndarray:
 
     >>> wealth = np.exp(betting(np.zeros(80, int), alpha=0.05))
     >>> bool(wealth[0] > 1), int(np.argmax(wealth >= 20)) + 1
-    (True, 74)
+    (True, 75)
     """
     proper_share("alpha", alpha, "Five points are 0.05.")
     values = _listed(drops)
@@ -65,7 +65,7 @@ def labels_needed(drops: Any, alpha: float, delta: float = 0.05) -> int | None:
       ValueError: as of ``betting``; drops of several rungs; delta outside of (0, 1).
 
     >>> labels_needed(np.zeros(300, int), alpha=0.05), labels_needed(np.zeros(60, int), alpha=0.05)
-    (74, None)
+    (75, None)
     """
     proper_share("delta", delta, "95 % confidence is 0.05.")
     if np.ndim(drops) != 1:
@@ -88,7 +88,7 @@ def betting_p_values(drops: Any, alpha: float) -> np.ndarray:
       ValueError: as of ``betting``.
 
     >>> print(f"{betting_p_values(np.zeros(80, int), alpha=0.05):.4f}")
-    0.0375
+    0.0389
     """
     return np.asarray(np.exp(-np.maximum(betting(drops, alpha).max(axis=-1), 0.0)))
 
@@ -100,8 +100,8 @@ def _bets(flips: np.ndarray, gains: np.ndarray, seen: np.ndarray, alpha: float) 
     alpha)``, is concave, with the slope alpha - q + r at b = 0.  Its slope's numerator is a quadratic in b that has one
     positive root if that is above 0.  Since q > 0 the root lies below 1 / (1 - alpha): no bet can lose everything.
     """
-    prior = 1 / alpha
-    q, r = (flips + 0.5) / (seen + prior), gains / (seen + prior)
+    prior = 3 / alpha
+    q, r = (flips + 1) / (seen + prior), gains / (seen + prior)
     slope = alpha - q + r
     linear = q * (alpha - 1) * (2 * alpha + 1) + r * (alpha + 1) * (2 * alpha - 1) + (1 - q - r) * 2 * alpha**2
     square = alpha * (alpha**2 - 1)

@@ -1,6 +1,7 @@
 """Exact binomial tests of rates, the sequence in which a ladder is tested, and how many images they need."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ def p_values(counts: Any, n: int, alpha: float) -> np.ndarray:
 
     The p-value of the hypothesis that the rate is alpha or more.  A rate above alpha makes few events less likely
     still, so under the hypothesis ``P(p <= u) <= u`` for every u.  That holds of n independent images.  For u
-    below 1/4 it also holds of a sample without replacement from a pool, whose rate is meant then, and of images drawn
-    for each class, in the shares of the classes: in either the number of events varies less.
+    below 1/4, and alpha below 1 - 1/n, it also holds of a sample without replacement from a pool, whose rate is meant
+    then, and of images drawn for each class in the shares of the classes: the number of events varies less in either.
 
     Args:
       counts: how many of the n images show the event, integers of any shape.
@@ -120,17 +121,16 @@ def images_needed(alpha: float, delta: float = 0.05, *, flip_rate: float = 0.0, 
             "No number of images certifies a rung whose rate is higher: prune less, or allow a larger drop."
         )
     _demand_countable(alpha, delta)
-    first, count = 0, 1
-    while first < MOST_FLIPS:
-        flips = np.arange(first, first + count)
+    edges = [0, *(2**power_of_two for power_of_two in range(MOST_FLIPS.bit_length()))]
+    for first, last in pairwise(edges):  # few first: with more flips the search takes longer
+        flips = np.arange(first, last)
         least = _fewest_images(flips, alpha, delta)
         enough = _tail(flips, least, flip_rate) >= power
         if enough.any():
             return int(least[np.argmax(enough)])
-        first, count = first + count, 2 * count
     raise ValueError(
         f"flip_rate: expected one that can be told from alpha = {alpha:g}, but {flip_rate:g} is so close below it that "
-        f"{int(least[-1])} images are too few. Prune less, or allow a larger drop."
+        f"{MOST_FLIPS:,d} flips are too few to tell. Prune less, or allow a larger drop."
     )
 
 

@@ -247,7 +247,7 @@ def _increasing(sparsities: Iterable[float]) -> tuple[float, ...]:
 
 def _allowed(alpha: Any, tasks: list[str]) -> dict[str, float]:
     """The allowed drop of every task."""
-    given = dict(alpha) if isinstance(alpha, Mapping) else dict.fromkeys(tasks, alpha)
+    given: dict[str, Any] = dict(alpha) if isinstance(alpha, Mapping) else dict.fromkeys(tasks, alpha)
     if set(given) != set(tasks):
         raise ValueError(f"alpha: expected one for each of the tasks {tasks}, but got those of {list(given)}.")
     for task in tasks:
