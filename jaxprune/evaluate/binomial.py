@@ -157,7 +157,9 @@ def demand_images(n: int, alpha: float, delta: float = 0.05, *, task: str = "") 
     check.whole("n", n)
     needed = images_needed(alpha, delta)
     if n < needed:
-        least = math.ceil(-math.expm1(math.log(delta) / n) * 1e4) / 1e4
+        least = -math.expm1(math.log(delta) / n)
+        scale = 10.0 ** (2 - math.floor(math.log10(least)))  # three digits, and none of them rounded down
+        least = math.ceil(least * scale) / scale
         whose = f" of {task}" if task else ""
         raise ValueError(
             f"alpha: expected {least:g} or more of {n} images{whose} at delta = {delta:g}, which certify no smaller "

@@ -276,9 +276,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _points(share: float) -> str:
-    number = f"{100 * share:.4g}"
+    number = f"{100 * share:.6g}"
     return f"{number} point" if number == "1" else f"{number} points"
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.4g} %"
+    short = f"{100 * share:.4g}"
+    return f"{short if short != '100' else f'{100 * share:.12g}'} %"  # what is less than all is not written as all

@@ -467,6 +467,7 @@ def test_demand_disjoint_refuses_parts_without_names():
 
 BAD_LARGEST = [
     ({"alpha": 0.04}, r"alpha: expected 0.0488 or more of 60 images of 5-9.*but got 0.04. It takes 74 images without"),
+    ({"alpha": 0.0487}, "expected 0.0488 or more .* It takes 61 images"),
     ({"alpha": 0.02}, "It takes 149 images without a flip: certify on more, or allow a larger drop"),
     ({"alpha": 0.01}, "It takes 299 images"),
     ({"alpha": 0.0}, "alpha of 5-9: expected a share between 0 and 1, but got 0.0. Five points are 0.05"),
@@ -561,6 +562,8 @@ def test_certificate_is_one_line_that_a_person_understands():
     assert line({"5-9": bought}, alpha=0.07, delta=0.1) == (
         "at 90 % confidence, pruning to 58 % costs at most 7 points on 5-9, tested with labels bought one at a time"
     )
+    rare = certify(flipped(2000, 0, 0, 0), (0.3, 0.5, 0.99996), delta=1e-6)
+    assert str(rare) == "at 99.9999 % confidence, pruning to 99.996 % costs at most 5 points"
     assert line({"5-9": flipped(300, 0, 9, 9)}, alpha=0.01).endswith("pruning to 42 % costs at most 1 point on 5-9")
 
 
