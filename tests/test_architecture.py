@@ -134,6 +134,7 @@ PUBLIC = {
     "evaluate.perturbation": ["insertion", "deletion", "random_order"],
     "evaluate.discovery": ["tokens", "standardised", "lost", "token_cut", "pseudo_labels", "iou", "corloc"],
     "evaluate.alignment": ["decide", "compare", "human_human", "shape_bias", "read_trials", "write_trials"],
+    "evaluate.safety": ["largest", "flips", "disagreements", "drops", "betting", "labels_needed", "images_needed"],
     "evaluate.triplets": ["odd_one_out", "choice_shares"],
     "data": [
         *("voc", "annotated_folder", "annotated_tfds", "annotated_scenes", "distort", "folder", "npz", "tfds"),

@@ -174,7 +174,7 @@ def test_main_refuses_an_unknown_part(load, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "mask"])
     with pytest.raises(SystemExit):
         load("benchmark").main()
-    known = "masks or structured or representation or pretrained or pipeline or curvature"
+    known = "masks or structured or representation or safety or pretrained or pipeline or curvature"
     assert f"expected {known}, but got mask." in capsys.readouterr().err
 
 
@@ -239,3 +239,24 @@ def test_new_programs_are_found_with_their_memory(load):
 def test_resnet50_says_that_there_is_no_accelerator(load):
     (row,) = load("benchmark_accelerator").resnet50(1)
     assert row.missing == "not run: there is no accelerator here"
+
+
+def test_drawn_keeps_the_rungs_of_a_draw_together(load):
+    safety = load("benchmark_safety")
+    # The second rung flips what the first does and one more image of ten; the third undoes what the first does.
+    values = np.zeros((3, 10), np.int8)
+    values[0, :2], values[1, :3], values[2, :2] = 1, 1, -1
+    found = safety.drawn(values, 50)
+    assert found.shape == (safety.DRAWS, 3)
+    np.testing.assert_array_equal(found[:, 2], -found[:, 0])
+    assert np.all(found[:, 1] >= found[:, 0])
+    np.testing.assert_allclose(found.mean(axis=0), 50 * values.mean(axis=1), atol=0.15)
+    np.testing.assert_allclose(found[:, 0].var(), 50 * 0.2 * 0.8, rtol=0.1)
+
+
+def test_draws_count_what_is_beyond_the_first_unsafe_rung(load):
+    safety = load("benchmark_safety")
+    safe = np.arange(len(safety.SPARSITIES)) != 2
+    found = safety.Draws(np.array([0, 2, 3, 5]), safe)
+    assert (found.most, found.violations, found.oracle) == (2, 0.5, safety.SPARSITIES[1])
+    assert found.given_away == pytest.approx(0.12 - np.mean([0, 0.12, 0.14, 0.18]))

@@ -10,6 +10,7 @@ from jaxprune.evaluate import (
     perturbation,
     relevance,
     robustness,
+    safety,
     transfer,
     triplets,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "perturbation",
     "relevance",
     "robustness",
+    "safety",
     "transfer",
     "triplets",
 ]

@@ -81,20 +81,25 @@ def correct(network: Network, batches: Iterable[Batch], *, classes: Sequence[str
       ValueError: outputs that are not finite, a label without an output, other outputs than ``classes``.
     """
     rows = []
-    for batch in _checked(network, batches):
-        counted, found = _counted(batch), _outputs(network, batch["image"])
-        check.outputs(found, len(counted))
-        outputs, labels = np.asarray(found)[counted], np.asarray(batch["label"])[counted]
-        if classes is not None and len(classes) != outputs.shape[-1]:
-            raise ValueError(
-                f"classes: expected one for each of the {outputs.shape[-1]} outputs of the network, but the data have "
-                f"{len(classes)}. Open them with all classes in the order of the outputs, as by "
-                "jp.data.folder(path, classes=[...]), or give the network a head of their number."
-            )
-        check.finite("outputs", outputs, "The network gives no prediction; inspect its weights.")
+    for batch, outputs in _predicting(network, batches, ("image", "label"), classes):
+        labels = np.asarray(batch["label"])[_counted(batch)]
         check.label_range("labels", labels, outputs.shape[-1])
         rows.append(np.argmax(outputs, axis=-1) == labels)
     return _joined(rows)
+
+
+def predictions(network: Network, batches: Iterable[Batch], *, classes: Sequence[str] | None = None) -> np.ndarray:
+    """Says for every example of weight above 0 which output is the largest (the first of ties): int [n].
+
+    Raises:
+      ValueError: outputs that are not finite, other outputs than ``classes``.
+
+    >>> net = Network(lambda p, s, x: x, {})
+    >>> predictions(net, [{"image": np.eye(3)[[2, 0]]}]).tolist()
+    [2, 0]
+    """
+    found = _predicting(network, batches, ("image",), classes)
+    return _joined([np.argmax(outputs, axis=-1) for _, outputs in found])
 
 
 def summary(hits: np.ndarray) -> dict[str, float]:
@@ -151,6 +156,24 @@ def _checked(network: Network, batches: Iterable[Batch], keys: Sequence[str] = (
         check.batch(batch, keys=keys)
         check.finite_batch(batch)
         yield batch
+
+
+def _predicting(
+    network: Network, batches: Iterable[Batch], keys: Sequence[str], classes: Sequence[str] | None
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yields every batch, and the outputs of its examples of weight above 0, checked."""
+    for batch in _checked(network, batches, keys):
+        counted, found = _counted(batch), _outputs(network, batch["image"])
+        check.outputs(found, len(counted))
+        outputs = np.asarray(found)[counted]
+        if classes is not None and len(classes) != outputs.shape[-1]:
+            raise ValueError(
+                f"classes: expected one for each of the {outputs.shape[-1]} outputs of the network, but the data have "
+                f"{len(classes)}. Open them with all classes in the order of the outputs, as by "
+                "jp.data.folder(path, classes=[...]), or give the network a head of their number."
+            )
+        check.finite("outputs", outputs, "The network gives no prediction; inspect its weights.")
+        yield batch, outputs
 
 
 def _counted(batch: Batch) -> np.ndarray:
