@@ -26,6 +26,8 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
 }
 """What leaks between training and test under each protocol.  The second is that of the authors' closest public code."""
 
+_APART = {"test": 0.7, "certificate": 0.3}
+
 PROXY_SCORING = 128
 """Images that prune the network under the protocol public-proxy: two batches of 64, in the order of the classes."""
 
@@ -43,6 +45,7 @@ class Inputs:
       weights: None where the network is trained first.
       protocol: one of ``PROTOCOLS``.
       most_per_class: images of a class in each split, at most; 0: all.
+      certifies: whether a share of the test images is kept apart, on which nothing is reported: "certificate".
       fingerprint: of network and images.
     """
 
@@ -54,6 +57,7 @@ class Inputs:
     weights: Weights | None = None
     protocol: str = "leak-free"
     most_per_class: int = 0
+    certifies: bool = False
     fingerprint: str = ""
 
     @property
@@ -92,13 +96,21 @@ class Inputs:
                 # In the order of the classes, in which a data set need not be.
                 found = found[np.argsort(source.labels[found], kind="stable")][:PROXY_SCORING]
             return source, found
-        if name == "test" and self.tests is not None:
+        tested = name in ("test", "certificate")
+        if tested and self.tests is not None:
             source, found = self.tests, _of(self.tests, self.classes)
         else:
-            source, found = self.images, self._split(seed)[name]
+            source, found = self.images, self._split(seed)["test" if tested else name]
+        if tested and self.certifies:
+            found = found[jp.data.split(source.labels[found], f"{source.name}/certificate", seed, _APART)[name]]
         if classes is not None:
             found = found[np.isin(source.labels[found], classes)]
         return source, _first(source, found, self.most_per_class)
+
+    def identities(self, seed: int, name: str) -> list[str]:
+        """Names the images of a split, of all tasks: equal names are equal images, of any split and seed."""
+        source, found = self.indices(seed, name, self.classes)
+        return [f"{source.name}/{number}" for number in found]
 
     def tested(self, seed: int, tasks: Sequence[str]) -> np.ndarray:
         """Numbers the test images of tasks, in the order of these: equal numbers are equal images, of any seed."""
@@ -140,7 +152,9 @@ class Inputs:
         return {name: found[places] for name, places in parts.items()}
 
 
-def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "leak-free") -> Inputs:
+def open_inputs(
+    settings: Any, *, tasks: Sequence[str] = (), protocol: str = "leak-free", certifies: bool = False
+) -> Inputs:
     """Opens the network and the images of a study, and checks all that can be checked before anything is computed.
 
     Where a network was trained elsewhere, every image in use is decoded once: one that can't be read is found now, and
@@ -150,6 +164,7 @@ def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "le
       settings: ``conditions.Conditions``, with ``seeds``.
       tasks: the names of the tasks.  Empty: all.
       protocol: one of ``PROTOCOLS``.
+      certifies: see ``Inputs``.
     """
     weights = _weights(settings)
     preprocess = None if weights is None else weights.preprocess
@@ -163,7 +178,8 @@ def open_inputs(settings: Any, *, tasks: Sequence[str] = (), protocol: str = "le
         )
     source = jp.data.find_task(chosen, settings.source) if settings.source else chosen[0]
     tests = found.tests if weights is not None else None
-    inputs = Inputs(settings, found.images, tests, chosen, source, weights, protocol, settings.most_per_class)
+    most = settings.most_per_class
+    inputs = Inputs(settings, found.images, tests, chosen, source, weights, protocol, most, certifies)
     programs = []
     for one, indices in inputs.used():
         if weights is None:
@@ -204,7 +220,7 @@ def _demand_every_class(inputs: Inputs, seeds: Sequence[int]) -> None:
     """Makes the splits of every seed once: each part of a task has an image of every class."""
     for seed in seeds:
         for task in inputs.tasks:
-            for name in ("scoring", "head", "finetuning", "selection", "test"):
+            for name in ("scoring", "head", "finetuning", "selection", "test", *["certificate"] * inputs.certifies):
                 source, found = inputs.indices(seed, name, task.classes)
                 jp.data.relabelled(source, found, task.classes, complete=inputs.has_every_class(name))
 

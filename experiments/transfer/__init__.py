@@ -9,6 +9,7 @@ had.  Every split is disjoint, and the head of a task is fitted once, on feature
 from typing import Any
 
 import jax
+import numpy as np
 
 import jaxprune as jp
 from experiments.shared import study
@@ -27,6 +28,7 @@ from experiments.transfer import page, protocol
 from experiments.transfer.estimate import estimate
 from experiments.transfer.results import Results, claims
 from experiments.transfer.settings import Run, Settings, open_study, plan
+from jaxprune import check
 from jaxprune.evaluate import transfer
 
 
@@ -56,8 +58,22 @@ def measure(world: World, run: Run) -> dict[str, Any]:
         "finetune_rate": tuned.rate,
         "loss_increase": increase(world, pruned.params),
         "update_gradients": gradients,
+        **({"certificate": answers(world, pruned)} if inputs.certifies else {}),
         **sparsities(world, mask),
     }
+
+
+def answers(world: World, pruned: jp.Network) -> dict[str, dict[str, Any]]:
+    """Asks the frozen heads for the classes of the images that certify, and whether they are right."""
+    found = {}
+    for task in world.inputs.tasks:
+        data = world.inputs.part(world.seed, "certificate", task.classes)
+        outputs = np.asarray(world.heads[task.name](world.features(pruned, data, f"certificate of {task.name}")))
+        check.finite(f"outputs on {task.name}", outputs, "The network is damaged: prune less of it.")
+        predicted = np.argmax(outputs, axis=-1)
+        hits = "".join("01"[int(hit)] for hit in predicted == data["label"])
+        found[task.name] = {"predicted": predicted.tolist(), "hits": hits}
+    return found
 
 
 def increase(world: World, pruned: Any) -> dict[str, float]:

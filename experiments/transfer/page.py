@@ -13,6 +13,7 @@ from experiments.shared.results import Table, at_chance
 from experiments.shared.splits import PROTOCOLS
 from experiments.shared.styles import OBJECTIVE_LABELS, label
 from experiments.transfer import figures
+from experiments.transfer.certificates import ROLES, certificates
 from experiments.transfer.results import GROUPS, STAGES, Results, by_cell, losses, reach
 from jaxprune import report
 from jaxprune.report import Cell
@@ -40,6 +41,7 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     page.section("If you prune once, and do not know the next task")
     page.text(advice(results, tested))
     _reach_table(page, results, tested)
+    _safety(page, settings, results)
     page.section("Source against transfer")
     page.drawing(
         figures.source_against_transfer(results),
@@ -157,6 +159,42 @@ def _reach_table(page: report.Page, results: Results, tested: Table) -> None:
         "The sparsity up to which a claim holds at every sparsity tried: P1, pruned against dense; P2 restores, "
         "fine-tuned against dense; P2 control, fine-tuned against dense fine-tuned alike.",
         ["", *claims],
+        rows,
+    )
+
+
+def _safety(page: report.Page, settings: Any, results: Results) -> None:
+    """Shows how far each network may be pruned with a guarantee."""
+    if not (lines := certificates(results, settings.margin)):
+        return
+    page.section("How far it may be pruned, with a guarantee")
+    best = max(
+        (one for one in lines if not one.labels and parse(one.method).objective != "logits-of-all"),
+        key=lambda one: (one.reached, one.role == "transfer"),
+    )
+    count = len(results.inputs.identities(results.seeds[0], "certificate"))
+    page.text(
+        f"For instance, of seed {best.seed} by {label(best.method)}: {best.found}. Certificates are made from "
+        f"{count} images of each seed on which nothing else was chosen, fitted or reported. Each is one statement at "
+        "95 % confidence about one network's ladder; of twenty such, one may be wrong. Without labels, what is counted "
+        "is where a pruned network disagrees with the dense one."
+    )
+    roles = [(role, labels) for role in ROLES for labels in (False, True)]
+    rows = []
+    for method in results.methods:
+        cells = []
+        for role, labels in roles:
+            found = [one for one in lines if (one.method, one.role, one.labels) == (method, role, labels)]
+            short = [one for one in found if isinstance(one.found, str)]
+            cells.append(
+                "too few images"
+                if short
+                else " / ".join(chosen(one.reached) if one.reached else "none" for one in found)
+            )
+        rows.append([label(method), *cells])
+    page.table(
+        f"The largest sparsity that is certified to cost at most {100 * settings.margin:g} points, for each seed.",
+        ["", *(f"{ROLES[role]}, {'with' if labels else 'without'} labels" for role, labels in roles)],
         rows,
     )
 

@@ -57,7 +57,8 @@ class Settings(Decisive, Execution):
     sparsities: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     out: Path = Path("results/transfer")
     margin: float = 0.05
-    """A network keeps an accuracy if it loses less than this; only the verdicts depend on it."""
+    """A network keeps an accuracy if it loses less than this, and a certificate allows as much; only verdicts, and
+    certificates, depend on it."""
 
 
 def open_study(settings: Settings) -> Inputs:
@@ -86,7 +87,8 @@ def open_study(settings: Settings) -> Inputs:
         raise ValueError(
             f"protocol: {settings.protocol!r} is about pretrained networks. Pass weights, or leave it out."
         )
-    inputs = open_inputs(settings, tasks=settings.tasks, protocol=settings.protocol)
+    certifies = settings.protocol == "leak-free"
+    inputs = open_inputs(settings, tasks=settings.tasks, protocol=settings.protocol, certifies=certifies)
     if settings.protocol == "public-proxy":
         inputs = dataclasses.replace(inputs, settings=protocol.with_protocol(settings, inputs))
     return conditions.completed(inputs)
