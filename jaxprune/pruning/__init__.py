@@ -1,8 +1,9 @@
 """Pruning in rounds: score, select, move the remaining weights by a formula, by steps or by training, score again."""
 
 from jaxprune.pruning.adam import adam_rounds
-from jaxprune.pruning.compensation import Attempt, Compensated, surgeon_rounds
+from jaxprune.pruning.compensation import surgeon_rounds
 from jaxprune.pruning.rounds import Round, Rung, Train, Update, ladder, prune, prune_and_update, rounds
+from jaxprune.pruning.trajectory import Attempt, Compensated
 
 __all__ = [
     "Attempt",

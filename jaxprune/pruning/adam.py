@@ -1,6 +1,7 @@
 """The control of compensation: the same rounds, the same objective and images, and Adam for as many gradients."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -11,8 +12,9 @@ import optax
 
 from jaxprune import check, masks
 from jaxprune.network import Network
-from jaxprune.pruning.compensation import VALUE, Attempt, Compensated, compensated
+from jaxprune.pruning.compensation import VALUE, compensated
 from jaxprune.pruning.objective import Objective
+from jaxprune.pruning.trajectory import Attempt, Compensated
 from jaxprune.types import Batch, Loss, Mask, Params, Prunable, Scope, Score, Select
 
 # How often in a training the images held out are asked.
@@ -33,6 +35,7 @@ def adam_rounds(
     select: Callable[[float], Select] = masks.unstructured,
     scope: Scope = None,
     after: Compensated | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Iterator[Compensated]:
     """Yields the rounds of ``surgeon_rounds`` in which Adam moves the kept weights: what that is to be compared with.
 
@@ -53,6 +56,7 @@ def adam_rounds(
       select: sparsity -> ``Select``.
       scope: the leaves that may move.
       after: a round to go on after.
+      folder: where every round is kept.
 
     Yields:
       A ``Compensated`` for every entry of the schedule, with one ``Attempt`` for the rate that was chosen.
@@ -91,7 +95,10 @@ def adam_rounds(
             return params, (Attempt(rate, 0, 0.0, before, before, spent),)
         return moved, (Attempt(rate, steps, 1.0, before, after, spent),)
 
-    return compensated(network, score, batches, prunable, schedule, objective, held_out, select, scope, move, after)
+    values = {"gradients": tuple(map(float, gradients)), "rates": tuple(map(float, rates))}
+    return compensated(
+        network, score, batches, prunable, schedule, objective, held_out, select, scope, move, after, folder, values
+    )
 
 
 def _trained(

@@ -1,9 +1,9 @@
 """Rounds that undo what pruning did: after each, all kept weights move together towards the dense network's outputs."""
 
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,11 @@ import jax.numpy as jnp
 
 from jaxprune import check, losses, masks, tree
 from jaxprune.network import Network
+from jaxprune.pruning.folder import kept
 from jaxprune.pruning.objective import Objective, moved, objective
 from jaxprune.pruning.rounds import narrowed, sparsities_of, warn_of_one_deletion
 from jaxprune.pruning.systems import System, conjugate, system
+from jaxprune.pruning.trajectory import Attempt, Compensated
 from jaxprune.types import Batch, Loss, Mask, Params, Prunable, Scope, Score, Select
 
 # What each takes in gradients of the same images.  Measured were 1.6 to 2.0 for a product and 0.3 to 0.4 for a value;
@@ -23,66 +25,6 @@ PRODUCT, DIAGONAL, VALUE = 2.0, 3.0, 0.4
 _EVERY, _PATIENCE = 5, 2
 # What is tried where no number of steps helps: less of the first, then more damping.
 _LENGTHS, _DAMPINGS = (0.5, 0.25, 0.1), (1.0, 10.0, 100.0)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One try at moving the kept weights.
-
-    Attributes:
-      setting: what it was tried at: the relative damping that was accepted (of Adam: the learning rate); the last that
-        was tried, where none was.
-      steps: how many steps the accepted point took; 0 where none was accepted, and the weights stayed.
-      length: the share of that point that was gone; below 1 where only a part of it helped.
-      before: the objective on the images held out.
-      after: the same afterwards.
-      gradients: what it took, in gradients of all images.
-    """
-
-    setting: float
-    steps: int
-    length: float
-    before: float
-    after: float
-    gradients: float
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the weights moved."""
-        return self.steps > 0
-
-
-@dataclass(frozen=True)
-class Compensated:
-    """What a round leaves.
-
-    Attributes:
-      number: of the round, from 0.
-      sparsity: that the schedule asked for.
-      mask: nested in those before.
-      params: pruned weights are zero.
-      attempts: how the kept ones were moved.
-    """
-
-    number: int
-    sparsity: float
-    mask: Mask
-    params: Params
-    attempts: tuple[Attempt, ...]
-
-    @property
-    def gradients(self) -> float:
-        """What moving the weights took, in gradients; scoring is not counted."""
-        return sum(attempt.gradients for attempt in self.attempts)
-
-    def __str__(self) -> str:
-        """Says in a line what happened."""
-        first, last = self.attempts[0].before, self.attempts[-1].after
-        moved = sum(attempt.accepted for attempt in self.attempts)
-        return (
-            f"round {self.number}: {self.sparsity:.1%} pruned; on the images held out the objective went from "
-            f"{first:.4g} to {last:.4g} in {moved} of {len(self.attempts)} attempts ({self.gradients:.0f} gradients)"
-        )
 
 
 Move = Callable[[Objective, Params, Mask, int], tuple[Params, tuple[Attempt, ...]]]
@@ -104,6 +46,7 @@ def surgeon_rounds(
     damping: float = 0.1,
     memory: int | None = None,
     after: Compensated | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Iterator[Compensated]:
     """Yields rounds of scoring, pruning a little more, and moving all kept weights by Gauss-Newton steps.
 
@@ -133,6 +76,8 @@ def surgeon_rounds(
       damping: d is this times the mean diagonal of G_KK.
       memory: the bytes that may be taken.  None: half of what is free.
       after: a round of the same call to go on after, as though that had not been interrupted.
+      folder: where every round is kept, with a ``trajectory.json`` of what all did; the same call goes on after the
+        last one there, which it yields first.  None: nothing is kept.
 
     Yields:
       A ``Compensated`` for every entry of the schedule.
@@ -143,7 +88,8 @@ def surgeon_rounds(
 
     Raises:
       ValueError: a schedule that is empty, decreases or leaves [0, 1); an option out of its range; a scope in which
-        nothing is left to move; too few images to hold one out of; a round to go on after that is not of this schedule.
+        nothing is left to move; too few images to hold one out of; a round to go on after that is not of this schedule;
+        a folder of other rounds, or one that somebody else writes into.
 
     Source: whole-network steps on the Gauss-Newton matrix of a distance to the dense network, in rounds; for steps on
     features of a few layers see Lucas and Mazumder (2024), arXiv 2411.18376.
@@ -177,7 +123,10 @@ def surgeon_rounds(
             )
         return params, tuple(attempts)
 
-    return compensated(network, score, batches, prunable, schedule, objective, held_out, select, scope, move, after)
+    values = {"solutions": solutions, "steps": steps, "damping": damping}
+    return compensated(
+        network, score, batches, prunable, schedule, objective, held_out, select, scope, move, after, folder, values
+    )
 
 
 def compensated(
@@ -192,8 +141,13 @@ def compensated(
     scope: Scope,
     move: Move,
     after: Compensated | None,
+    folder: str | os.PathLike[str] | None,
+    values: Mapping[str, Any],
 ) -> Iterator[Compensated]:
-    """What ``surgeon_rounds`` and ``adam_rounds`` share; ``move`` says how the free weights go where they go."""
+    """What ``surgeon_rounds`` and ``adam_rounds`` share.
+
+    ``move`` says how the free weights go where they go, ``values`` what decides that.
+    """
     sparsities = sparsities_of(schedule)
     warn_of_one_deletion(score)
     check.network(network)
@@ -204,20 +158,43 @@ def compensated(
         raise ValueError("scope: expected a leaf that may move, but got none. None lets every leaf move.")
     if after is not None:
         _demand_of(after, sparsities, network)
+        if folder is not None:
+            raise ValueError("after, folder: expected one of them: a folder knows its last round.")
     target = objective(network, losses.distillation() if loss is None else loss, batches, held_out)
+    decisive = {
+        "network": (network.params, network.state),
+        "objective": getattr(target.loss, "__qualname__", repr(target.loss)),
+        "batches": target.fitted,
+        "held_out": target.held_out,
+        "prunable": prunable,
+        "scope": wanted,
+        "schedule": sparsities,
+        **values,
+    }
+
+    def pruned(mask: Mask, params: Params, sparsity: float) -> tuple[Mask, Params]:
+        values = score(network.replace(params=params), batches)
+        mask = narrowed(mask, values, select(sparsity), prunable)
+        return mask, masks.apply(mask, params)
 
     def run() -> Iterator[Compensated]:
-        mask, params = masks.ones(network.params), target.network.params
-        if after is not None:
-            mask, params = after.mask, tree.wide(after.params)
-        for number, sparsity in enumerate(sparsities):
-            if after is not None and number <= after.number:
-                continue
-            mask = narrowed(mask, score(network.replace(params=params), batches), select(sparsity), prunable)
-            params = masks.apply(mask, params)
-            free = jax.tree.map(lambda inside, kept: kept if inside else jnp.zeros_like(kept), wanted, mask)
-            params, attempts = move(target, params, free, number)
-            yield Compensated(number, sparsity, mask, tree.cast(params, network.params), attempts)
+        start = masks.ones(network.params), target.network.params
+        with kept(folder, decisive, network.params) as keeping:
+            last = after if keeping is None else keeping.last
+            if keeping is not None and last is not None:
+                mask, params = pruned(*start, sparsities[0])
+                keeping.demand(mask, target.value(params))
+                yield last
+            mask, params = start if last is None else (last.mask, tree.wide(last.params))
+            for number in range(0 if last is None else last.number + 1, len(sparsities)):
+                mask, params = pruned(mask, params, sparsities[number])
+                free = jax.tree.map(lambda inside, leaf: leaf if inside else jnp.zeros_like(leaf), wanted, mask)
+                params, attempts = move(target, params, free, number)
+                given = tree.cast(params, network.params)
+                found = Compensated(number, sparsities[number], mask, given, attempts)
+                if keeping is not None:
+                    keeping.save(found)
+                yield found
 
     return run()
 
