@@ -27,6 +27,7 @@ CASES = {
     "masks": ["benchmark_masks:select", "benchmark_masks:sharded"],
     "structured": ["benchmark_structured:counts", "benchmark_structured:faster", "benchmark_structured:step"],
     "representation": ["benchmark_representation:integrated_gradients", "benchmark_representation:lost"],
+    "rounds": ["benchmark_rounds:prices"],
     "safety": ["benchmark_safety:guarantee"],
     "pretrained": ["benchmark_pretrained:transformers", "benchmark_pretrained:residual"],
     "pipeline": ["benchmark_pipeline:decoding", "benchmark_pipeline:consumed"],

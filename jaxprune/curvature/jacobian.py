@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import tree
@@ -74,10 +72,10 @@ def jacobian(
             # On the host, so that nothing is compiled for every number of weights.
             rows = dict(zip(task.paths, (np.asarray(factors[0]) for factors, _ in found), strict=True))
             some = next(iter(rows.values()))
-            none = np.zeros((some.shape[0], 0), some.dtype)
-            part = [
-                rows[path][:, at] if path in rows else np.zeros((some.shape[0], len(at)), some.dtype)
+            idle = np.zeros((some.shape[0], 1), some.dtype)
+            columns_of = [
+                np.take(rows[path], at, axis=1) if path in rows else np.repeat(idle, len(at), axis=1)
                 for path, at in positions.items()
             ]
-            parts.append(share * np.concatenate([none, *part], axis=1).astype(some.dtype))
-    return np.concatenate(parts).astype(jnp.result_type(*parts)) if parts and jax.tree.leaves(chosen) else None
+            parts.append(np.concatenate(columns_of, axis=1) * np.asarray(share, some.dtype))
+    return np.concatenate(parts)

@@ -83,6 +83,7 @@ def system(objective: Objective, params: Params, free: Mask, memory: int | None 
     network, loss, fitted = objective.at(params), objective.loss, objective.fitted
     rows = jacobian(network, loss, fitted, free, most=_COLUMNS, memory=memory)
     if rows is not None:
+        rows = jnp.asarray(rows)  # once, not for every product
         return Written(objective, params, positions, jnp.sum(rows**2, axis=0), rows)
     return Multiplied(objective, params, positions, tree.gather(_diagonal(objective, params, free), positions))
 
