@@ -92,8 +92,7 @@ def check_folding(
     draws, images = widened([randomised(network, (seed, 0), GAIN), network], images)
     allowed = rounding(factored(draws[0], groups, {}), images)
     rng = np.random.default_rng(seed)
-    drawn = {group.name: rng.choice([-1, 1], group.size) * rng.uniform(0.5, 1.5, group.size) for group in groups}
-    factors = {name: 1.0 * (values > 0) for name, values in drawn.items()} if switched else drawn
+    factors = {group.name: _drawn(group.size, rng, switched=switched) for group in groups}
     found = [_apart(draw, groups, factors, images) for draw in draws]
     if max(found, key=_order) <= allowed:
         return
@@ -108,6 +107,12 @@ def check_folding(
     }
     wrong = {name: apart for name, apart in alone.items() if apart > allowed} or alone
     raise ValueError(_refused(list(wrong), f"folded, the outputs {told(max(wrong.values(), key=_order))}"))
+
+
+def _drawn(size: int, rng: np.random.Generator, *, switched: bool) -> np.ndarray:
+    """Random factors: half of them below zero, or zero, at least one."""
+    low = rng.permutation(size) < (size + 1) // 2
+    return np.where(low, 0.0, 1.0) if switched else np.where(low, -1, 1) * rng.uniform(0.5, 1.5, size)
 
 
 def _apart(network: Network, groups: Sequence[Group], factors: Factors, images: Any) -> float:
