@@ -160,12 +160,15 @@ class Prices(Protocol):
     """What removing a gate adds to a quadratic, given what is gone.
 
     Attributes:
-      values: of every gate [n]; of one that is gone, what it may be.
       factors: of every gate [n].
     """
 
-    values: np.ndarray
     factors: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """What removing each gate adds, [n]; of a gate that is gone, anything."""
+        ...
 
     def remove(self, gate: int) -> None:
         """Removes a gate."""
@@ -177,12 +180,17 @@ class Fixed:
 
     def __init__(self, block: np.ndarray) -> None:
         self._block = block
-        self.values = np.diagonal(block) / 2
+        self._values = np.diagonal(block) / 2
         self.factors = np.ones(len(block))
+
+    @property
+    def values(self) -> np.ndarray:
+        """What removing each gate adds, [n]."""
+        return self._values
 
     def remove(self, gate: int) -> None:
         """Removes a gate."""
-        self.values = self.values + self._block[:, gate]
+        self._values = self._values + self._block[:, gate]
         self.factors[gate] = 0
 
 

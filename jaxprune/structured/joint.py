@@ -155,9 +155,10 @@ def prune_jointly(
     check_folding(network, units, images, switched=not readjust)
     check_removal(network, specification, images, units)
     _demand_room(units, blocks, memory)
-    if hessian is None:
-        hessian = gate_hessian(network, units, kept, loss=loss, blocks=blocks, memory=memory)
-    matrices = compensation.as_blocks(units, hessian)
+    found: Hessian = (
+        hessian if hessian is not None else gate_hessian(network, units, kept, loss=loss, blocks=blocks, memory=memory)
+    )
+    matrices = compensation.as_blocks(units, found)
     shift = compensation.shift_of(matrices, damping) if readjust else 0.0
     if readjust:
         compensation.check_damping(matrices, damping, float(jnp.finfo(_wide_type(network)).eps))
@@ -166,7 +167,7 @@ def prune_jointly(
     mine = {group.name: gates[group.name] for group in units}
     factors = {name: value.astype(np.float64) for name, value in mine.items()}
     if readjust:
-        factors = readjusted(units, hessian, mine, damping=damping)
+        factors = readjusted(units, found, mine, damping=damping)
     return JointPruning(
         specification=specification,
         network=fold(network, units, factors),

@@ -148,3 +148,11 @@ def test_joint_block_refuses_what_does_not_fit_and_tracing():
         joint_block(net, LOSSES["kl"], BATCH, memory=1000)
     with pytest.raises(TypeError, match="network, batch: expected arrays"):
         jax.jit(lambda net: joint_block(net, LOSSES["kl"], BATCH))(net)
+
+
+def test_joint_block_of_examples_on_several_devices():
+    """The same numbers wherever the examples lie: columns are summed over devices, never rows taken apart."""
+    mesh, net = jp.mesh.make(), network(rectified, RECTIFIED)
+    batch = {"image": draw(13, 16, 3, 3, 1), "weight": np.arange(16) % 3.0}
+    split = joint_block(jp.mesh.replicate(mesh, net), LOSSES["kl"], jp.mesh.shard_batch(mesh, batch))
+    np.testing.assert_allclose(split, joint_block(net, LOSSES["kl"], batch), rtol=1e-12, atol=1e-14)
