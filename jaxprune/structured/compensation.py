@@ -7,7 +7,7 @@ v_K = 1 + (H_KK + d 1)^-1 H_KQ 1: what the units that are gone did, those that a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -21,18 +21,25 @@ Hessian = np.ndarray | Mapping[str, np.ndarray]
 
 
 def readjusted(
-    groups: Sequence[Group], hessian: Hessian, gates: Gates, *, damping: float = 1e-2
+    groups: Sequence[Group],
+    hessian: Hessian,
+    gates: Gates,
+    *,
+    slope: Mapping[str, np.ndarray] | None = None,
+    damping: float = 1e-2,
 ) -> dict[str, np.ndarray]:
     """Finds the factors of the kept units that make up best for those that are gone, to second order.
 
-        v_K = 1 + (H_KK + d 1)^-1 H_KQ 1,    v_Q = 0,    d = damping mean_j H_jj
+        v_K = 1 + (H_KK + d 1)^-1 (H_KQ 1 - g_K),    v_Q = 0,    d = damping mean_j H_jj
 
-    The mean is over units that do anything, H_jj > 0.
+    g is the gradient by the factors; of the distance of a network to itself it is zero.  The mean is over units that do
+    anything, H_jj > 0.
 
     Args:
       groups: in the order of the Hessian.
       hessian: as ``gate_hessian`` returned it; block by block where it is a mapping.
       gates: bool [size] for each group; groups that are not named live.  Whatever criterion chose them.
+      slope: g, float [size] for each group.  None: zero.
       damping: 0 or more; the larger it is, the nearer the factors are to 1.
 
     Returns:
@@ -55,10 +62,11 @@ def readjusted(
     kept, start, found = np.concatenate([alive[group.name] for group in groups]), 0, []
     blocks = as_blocks(groups, hessian)
     shift = shift_of(blocks, damping)
+    gradient = np.zeros(len(kept)) if slope is None else np.concatenate([slope[group.name] for group in groups])
     for block in blocks:
-        inside = kept[start : start + len(block)]
-        factors, start = np.zeros(len(block)), start + len(block)
-        lost = block[np.ix_(inside, ~inside)].sum(1)
+        part = slice(start, start + len(block))
+        inside, factors, start = kept[part], np.zeros(len(block)), start + len(block)
+        lost = block[np.ix_(inside, ~inside)].sum(1) - gradient[part][inside]
         solve = factorised(block[np.ix_(inside, inside)], shift)
         factors[inside] = 1 + scipy.linalg.cho_solve(solve, lost)
         found.append(factors)
@@ -156,36 +164,27 @@ def named(groups: Sequence[Group], values: np.ndarray) -> dict[str, np.ndarray]:
     return {group.name: values[low:high] for group, low, high in zip(groups, edges, edges[1:], strict=False)}
 
 
-class Prices(Protocol):
-    """What removing a gate adds to a quadratic, given what is gone.
+class Fixed:
+    """Prices with the kept gates as they are: ``H_jj / 2 + sum_q H_jq - g_j`` over those that are gone.
+
+    Args:
+      block: H.
+      slope: g.
+      kept: which gates are there; rows of others are zero.
 
     Attributes:
-      factors: of every gate [n].
+      factors: of every gate, [n].
+      start: what the quadratic is before anything is removed.
     """
 
-    factors: np.ndarray
-
-    @property
-    def values(self) -> np.ndarray:
-        """What removing each gate adds, [n]; of a gate that is gone, anything."""
-        ...
-
-    def remove(self, gate: int) -> None:
-        """Removes a gate."""
-        ...
-
-
-class Fixed:
-    """Prices with the kept gates as they are: ``H_jj / 2 + sum_q H_jq`` over those that are gone."""
-
-    def __init__(self, block: np.ndarray) -> None:
+    def __init__(self, block: np.ndarray, slope: np.ndarray, kept: np.ndarray) -> None:
         self._block = block
-        self._values = np.diagonal(block) / 2
-        self.factors = np.ones(len(block))
+        self._values = np.diagonal(block) / 2 - slope
+        self.factors, self.start = 1.0 * kept, 0.0
 
     @property
     def values(self) -> np.ndarray:
-        """What removing each gate adds, [n]."""
+        """What removing each gate adds, [n]; of one that is gone, anything."""
         return self._values
 
     def remove(self, gate: int) -> None:
@@ -197,17 +196,29 @@ class Fixed:
 class Surgeon:
     """Prices with the kept gates re-adjusted: ``v_j^2 / (2 [A_KK^-1]_jj)``; a unit that does nothing costs nothing.
 
-    Removing j moves v by ``-v_j [A_KK^-1]_j / [A_KK^-1]_jj``, and takes a matrix of rank one off the inverse.  Their
-    columns are kept side by side, as in a pivoted Cholesky factorisation; whenever half of the gates are gone, what is
-    left is inverted anew: O(n^3) in all, and rounding never adds up for long.
+    v begins where the quadratic is least, at ``1 - A^-1 g``.  Removing j moves it by
+    ``-v_j [A_KK^-1]_j / [A_KK^-1]_jj``, and takes a matrix of rank one off the inverse.  Their columns are kept side by
+    side, as in a pivoted Cholesky factorisation; whenever half of the gates are gone, what is left is inverted anew:
+    O(n^3) in all, and rounding never adds up for long.
+
+    Args:
+      block: H.
+      shift: d.
+      slope: g.
+      kept: which gates are there; rows of others are zero.
+
+    Attributes: as those of ``Fixed``.
     """
 
-    def __init__(self, block: np.ndarray, shift: float) -> None:
+    def __init__(self, block: np.ndarray, shift: float, slope: np.ndarray, kept: np.ndarray) -> None:
         self._block, self._shift = block, shift
         self._idle = np.diagonal(block) == 0
-        self._kept = np.ones(len(block), dtype=bool)
-        self.factors = np.ones(len(block))
+        self._kept = kept.copy()
+        self.factors = 1.0 * kept
         self._begin()
+        step = self._inverse @ slope[self._left]
+        self.factors[self._left] -= step
+        self.start = -float(slope[self._left] @ step) / 2
 
     def _begin(self) -> None:
         """Inverts what is left."""
@@ -222,7 +233,7 @@ class Surgeon:
 
     @property
     def values(self) -> np.ndarray:
-        """What removing each gate adds, [n]."""
+        """What removing each gate adds, [n]; of one that is gone, anything."""
         found = np.zeros(len(self._kept))
         found[self._left] = self.factors[self._left] ** 2 / (2 * self._diagonal)
         return np.where(self._idle, 0, found)
@@ -240,3 +251,7 @@ class Surgeon:
         self._gone, self._kept[gate], self.factors[gate] = self._gone + 1, False, 0
         if 2 * self._gone > len(self._left) and self._kept.any():
             self._begin()
+
+
+Prices = Fixed | Surgeon
+"""What removing a gate adds to a quadratic, given what is gone."""

@@ -1,24 +1,25 @@
 """Pruning by all gates jointly: the order of the surgeon, and kept units that do what those that are gone did."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, losses
+from jaxprune import check, curvature, losses
+from jaxprune.curvature.inputs import placed
 from jaxprune.groups import Group, Specification
 from jaxprune.memory import fits
 from jaxprune.network import Network
 from jaxprune.structured import compensation
-from jaxprune.structured.accounting import Account, account
-from jaxprune.structured.budgets import Cost
+from jaxprune.structured.accounting import account
+from jaxprune.structured.aims import CURRENCIES, Aim
 from jaxprune.structured.compensation import Fixed, Hessian, Prices, Surgeon, readjusted
 from jaxprune.structured.criteria import listed
 from jaxprune.structured.equality import check_removal
 from jaxprune.structured.folding import check_folding, fold
-from jaxprune.structured.gates import ones
+from jaxprune.structured.gates import factored, outputs
 from jaxprune.structured.interactions import BLOCKS, gate_hessian
 from jaxprune.structured.probes import float_type, images_of
 from jaxprune.structured.removal import remove
@@ -26,7 +27,6 @@ from jaxprune.structured.selection import Gating
 from jaxprune.structured.verification import specification_of
 from jaxprune.types import Batch, Loss
 
-CURRENCIES = ("operations", "parameters", "units")
 _DISTANCE = losses.distillation()
 # Images on which folding and removing are checked.
 _IMAGES = 4
@@ -45,7 +45,9 @@ class JointPruning:
       gates: which units live.
       factors: what every unit is multiplied by; 0 where it is gone, 1 everywhere where gates were not re-adjusted.
       order: (group, unit) in the order of their going.
-      predicted: the increase of the mean loss that the quadratic predicts after each of these, [len(order)].
+      predicted: the mean loss that the quadratic predicts after each of these, [len(order)].
+      measured: the mean loss on the batches after every round; where it is far above what was predicted, more rounds
+        will help.
       removed: the share that is gone, of what the target counts.
       macs: multiply-accumulates that are left, for one image.
       parameters: parameters that are left.
@@ -57,6 +59,7 @@ class JointPruning:
     factors: dict[str, np.ndarray]
     order: tuple[tuple[str, int], ...]
     predicted: np.ndarray
+    measured: tuple[float, ...]
     removed: float
     macs: int
     parameters: int
@@ -78,6 +81,7 @@ def prune_jointly(
     per: str = "operations",
     damping: float = 1e-2,
     readjust: bool = True,
+    rounds: int = 1,
     blocks: str = "all",
     hessian: Hessian | None = None,
     memory: int | None = None,
@@ -93,6 +97,10 @@ def prune_jointly(
     until the target is met.  The kept factors are then v_K = 1 + (H_KK + d 1)^-1 H_KQ 1, and are folded into the
     kernels that read the units.  No labels are read and nothing is trained.
 
+    A quadratic says little of a network that has lost most of its units.  In several rounds an equal share of what is
+    left goes in each, and from the second on H is the Gauss-Newton matrix of the distance to the dense network where
+    the pruned one stands, and its gradient g, which is not zero there, enters: the minimum is at 1 - A^-1 g.
+
     Args:
       network: evaluated in evaluation mode.
       groups: those whose units may go, or a specification: all of its.  Layers among them stay.  Groups alone are cut
@@ -105,9 +113,10 @@ def prune_jointly(
       damping: d as a share of the mean diagonal of H, over units that do anything.
       readjust: False: kept gates stay as they are, and the order is that of H_jj / 2 + sum_q H_jq over units that are
         gone: what the quadratic says of gates that are not re-adjusted.
+      rounds: in how many steps; each takes a Hessian, a gradient, and what folding takes.
       blocks: "all", or "group": what lies between groups is left out, for networks with too many units.
       hessian: what ``jp.structured.gate_hessian`` returned for the units of these groups, layers left out, to be used
-        again for another target.  None: it is computed.
+        again for another target, in the first round.  None: it is computed.
       memory: the bytes that may be taken.  None: half of what is free.
 
     Returns:
@@ -139,6 +148,7 @@ def prune_jointly(
     check.choice("per", per, CURRENCIES, ordered=True)
     check.choice("blocks", blocks, BLOCKS)
     check.network(network)
+    check.whole("rounds", rounds)
     _check_target(target)
     specification = specification_of(network, groups)
     units = tuple(
@@ -150,131 +160,140 @@ def prune_jointly(
     _check_loss(loss, kept)
     compensation.shift_of([np.ones((1, 1))], damping)
     book = account(specification, network.params, network.state, np.shape(kept[0]["image"])[1:])
-    aim = _Aim(book, units, per, target)
+    aim = Aim(book, units, per, target)
     images = images_of(network, (_IMAGES, *np.shape(kept[0]["image"])[1:]), seed=0)
     check_folding(network, units, images, switched=not readjust)
     check_removal(network, specification, images, units)
     _demand_room(units, blocks, memory)
-    found: Hessian = (
-        hessian if hessian is not None else gate_hessian(network, units, kept, loss=loss, blocks=blocks, memory=memory)
-    )
-    matrices = compensation.as_blocks(units, found)
-    shift = compensation.shift_of(matrices, damping) if readjust else 0.0
-    if readjust:
-        compensation.check_damping(matrices, damping, float(jnp.finfo(_wide_type(network)).eps))
-    order, predicted = _removed(matrices, shift, aim, readjust=readjust)
-    gates = aim.gates
-    mine = {group.name: gates[group.name] for group in units}
-    factors = {name: value.astype(np.float64) for name, value in mine.items()}
-    if readjust:
-        factors = readjusted(units, found, mine, damping=damping)
+    search = _Search(network, units, kept, loss, damping, readjust, blocks, memory)
+    order, predicted, measured = [], [], []
+    for number in range(1, rounds + 1):
+        # Equal shares of what is left; the last number is 1 without rounding.
+        share = 1.0 if number == rounds else (1 - (1 - target) ** (number / rounds)) / target
+        gone, values = search.round(aim, share, hessian if number == 1 else None)
+        order, predicted, measured = order + gone, predicted + values, [*measured, search.measured]
     return JointPruning(
         specification=specification,
-        network=fold(network, units, factors),
-        gates=gates,
-        factors=factors,
-        order=order,
-        predicted=predicted,
+        network=search.here,
+        gates=aim.gates,
+        factors=search.factors,
+        order=tuple(order),
+        predicted=np.array(predicted),
+        measured=tuple(measured),
         removed=aim.removed / aim.whole,
-        macs=book.macs(gates),
-        parameters=book.parameters(gates),
+        macs=book.macs(aim.gates),
+        parameters=book.parameters(aim.gates),
     )
 
 
-class _Aim:
-    """What may go, and what has to: gates on their way to a target.
+class _Search:
+    """Where the search stands: the factors, the network that they are folded into, and its distance to the dense one.
 
     Attributes:
-      gates: which units live.
-      whole: the cost of the dense network.
-      removed: what is gone of it.
+      factors: of every unit.
+      here: the network, factors folded.
+      measured: its mean loss.
     """
 
-    def __init__(self, book: Account, units: Sequence[Group], per: str, target: float) -> None:
-        self._units = units
-        self._cost: Cost = {"operations": book.macs, "parameters": book.parameters, "units": self._count}[per]
-        self.gates = ones(book.groups)
-        self.whole, self.removed = self._cost(self.gates), 0.0
-        self._amount = round(target * self.whole) if per == "units" else target * self.whole
-        self._owner = [(group, unit) for group in units for unit in range(group.size)]
-        self._check(per, target)
-        self._saved = {group.name: self._saving(group) for group in units}
-        # A kernel between two groups saves by a unit of one what is left of the other.
-        leaves = {group.name: [member.leaf for member in group.members] for group in units}
-        self._touched = {
-            group.name: [
-                other
-                for other in units
-                if (set(leaves[group.name]) & set(leaves[other.name]) and other is not group)
-                or (other is group and len(set(leaves[group.name])) < len(leaves[group.name]))
-            ]
-            for group in units
-        }
+    def __init__(
+        self,
+        network: Network,
+        units: Sequence[Group],
+        batches: Sequence[Batch],
+        loss: Loss,
+        damping: float,
+        readjust: bool,
+        blocks: str,
+        memory: int | None,
+    ) -> None:
+        self._network, self._units, self._loss = network, units, loss
+        self._damping, self._readjust, self._blocks, self._memory = damping, readjust, blocks, memory
+        self._given, self._taught = batches, [_taught(network, loss, batch) for batch in batches]
+        self.factors = {group.name: np.ones(group.size) for group in units}
+        self.here, self.measured = network, 0.0
+        self._began = False
 
-    @property
-    def met(self) -> bool:
-        """Whether enough is gone."""
-        return self.removed >= self._amount
+    def round(self, aim: Aim, share: float, hessian: Hessian | None) -> tuple[list[tuple[str, int]], list[float]]:
+        """Removes units up to a share of the target; returns the order, and what the quadratic is after each."""
+        found, slope = self._expanded(aim, hessian)
+        matrices = compensation.as_blocks(self._units, found)
+        if self._readjust:
+            eps = float(jnp.finfo(jnp.promote_types(float_type(self._network.params), jnp.float32)).eps)
+            compensation.check_damping(matrices, self._damping, eps)
+        shift = compensation.shift_of(matrices, self._damping) if self._readjust else 0.0
+        slopes = None if slope is None else [slope[group.name] for group in self._units]
+        prices = self._prices(matrices, shift, aim, slopes)
+        order, predicted = _removed(matrices, prices, shift, aim, share)
+        mine = {group.name: aim.gates[group.name] for group in self._units}
+        step = {name: 1.0 * gates for name, gates in mine.items()}
+        if self._readjust:
+            step = readjusted(self._units, found, mine, slope=slope, damping=self._damping)
+        self.factors = {name: self.factors[name] * values for name, values in step.items()}
+        # Of the network that was given: rounding does not add up.
+        self.here, base = fold(self._network, self._units, self.factors), self.measured
+        self.measured = _distance(self.here, self._loss, self._taught)
+        return order, [max(base + value, 0.0) for value in predicted]
 
-    def next(self, prices: np.ndarray) -> int:
-        """The unit of the lowest price for each part of the cost that it saves, ties by position."""
-        able = {group.name: self.gates[group.name].sum() > max(group.floor, 1) for group in self._units}
-        saved = np.concatenate([np.full(group.size, self._saved[group.name]) for group in self._units])
-        may = np.concatenate([self.gates[group.name] & able[group.name] for group in self._units])
-        with np.errstate(over="ignore"):  # what saves nothing goes last
-            # What does good by going, does the more good the more it saves.
-            rates = np.where(prices < 0, prices * saved, prices / np.maximum(saved, np.finfo(float).tiny))
-        places = np.flatnonzero(may)
-        return int(places[np.argmin(rates[places])])
+    def _expanded(self, aim: Aim, hessian: Hessian | None) -> tuple[Hessian, dict[str, np.ndarray] | None]:
+        """The Hessian, and the gradient where it is not zero."""
+        options: dict[str, Any] = {"loss": self._loss, "blocks": self._blocks, "memory": self._memory}
+        if not self._began:
+            self._began = True
+            found = gate_hessian(self._network, self._units, self._given, **options) if hessian is None else hessian
+            return found, None
+        alive = {group.name: aim.gates[group.name].copy() for group in self._units}
+        found = gate_hessian(self.here, self._units, self._taught, gates=alive, matrix="ggn", **options)
+        scaled = factored(self.here, self._units, alive)
+        slope = curvature.average(lambda batch: curvature.gradient(scaled, self._loss, batch), self._taught)
+        return found, {name: np.asarray(values, np.float64) for name, values in slope.items()}
 
-    def remove(self, unit: int) -> tuple[str, int]:
-        """Removes a unit; returns its group and its number there."""
-        group, number = self._owner[unit]
-        self.removed += self._saved[group.name]
-        self.gates[group.name][number] = False
-        for other in self._touched[group.name]:
-            self._saved[other.name] = self._saving(other)
-        return group.name, number
-
-    def _saving(self, group: Group) -> float:
-        """What the network saves without one more unit of a group."""
-        less = self.gates[group.name].copy()
-        less[np.argmax(less)] = False
-        return self._cost(self.gates) - self._cost({**self.gates, group.name: less})
-
-    def _count(self, gates: Mapping[str, Any]) -> float:
-        return float(sum(np.sum(gates[group.name]) for group in self._units))
-
-    def _check(self, per: str, target: float) -> None:
-        least = {group.name: np.arange(group.size) < max(group.floor, 1) for group in self._units}
-        most = self.whole - self._cost({**self.gates, **least})
-        if not 0 < self._amount <= most:
-            raise ValueError(
-                f"target: expected a share of the {per} that units make up, from one of them to "
-                f"{most / self.whole:.4g} (each group keeps its floor, and what belongs to no unit stays), but got "
-                f"{target!r}. Pass another share, or more groups."
-            )
+    def _prices(
+        self, matrices: Sequence[np.ndarray], shift: float, aim: Aim, slopes: Sequence[np.ndarray] | None
+    ) -> Sequence[Prices]:
+        kept = np.concatenate([aim.gates[group.name] for group in self._units])
+        slope = np.zeros(len(kept)) if slopes is None else np.concatenate(slopes)
+        edges = np.cumsum([len(matrix) for matrix in matrices])
+        own = zip(matrices, np.split(slope, edges), np.split(kept, edges), strict=False)
+        if self._readjust:
+            return [Surgeon(matrix, shift, slope, kept) for matrix, slope, kept in own]
+        return [Fixed(matrix, slope, kept) for matrix, slope, kept in own]
 
 
 def _removed(
-    matrices: Sequence[np.ndarray], shift: float, aim: _Aim, *, readjust: bool
-) -> tuple[tuple[tuple[str, int], ...], np.ndarray]:
-    """Removes unit by unit until the target is met; returns the order, and what the quadratic is after each."""
-    prices: list[Prices] = [Surgeon(matrix, shift) if readjust else Fixed(matrix) for matrix in matrices]
+    matrices: Sequence[np.ndarray], prices: Sequence[Prices], shift: float, aim: Aim, share: float
+) -> tuple[list[tuple[str, int]], list[float]]:
+    """Removes unit by unit; returns the order, and what the quadratic has risen by after each."""
     edges = np.cumsum([0, *map(len, matrices)])
     works = np.concatenate([np.diagonal(matrix) > 0 for matrix in matrices])
-    order, predicted, total = [], [], 0.0
-    while not aim.met:
+    order, risen, total = [], [], sum(each.start for each in prices)
+    while not aim.met(share):
         values = np.concatenate([each.values for each in prices])
         unit = aim.next(values)
         block = int(np.searchsorted(edges, unit, side="right")) - 1
         prices[block].remove(unit - int(edges[block]))
         order.append(aim.remove(unit))
-        total += values[unit]
+        total += float(values[unit])
         moved = np.concatenate([each.factors for each in prices])[works] - 1
         # The damping belongs to the search, not to the loss.
-        predicted.append(max(total - shift / 2 * float(moved @ moved), 0.0))
-    return tuple(order), np.array(predicted)
+        risen.append(total - shift / 2 * float(moved @ moved))
+    return order, risen
+
+
+def _taught(network: Network, loss: Loss, batch: Batch) -> Batch:
+    """A batch whose teacher is the network, where the loss looks."""
+    there, _ = placed(network, loss)
+    weight = {"weight": batch["weight"]} if "weight" in batch else {}
+    return {"image": batch["image"], "teacher": outputs(there, losses.images(batch)), **weight}
+
+
+def _distance(network: Network, loss: Loss, batches: Sequence[Batch]) -> float:
+    """The mean loss."""
+    there, plain = placed(network, loss)
+
+    def of(batch: Batch) -> Any:
+        return losses.mean(plain, outputs(there, losses.images(batch)), batch)
+
+    return float(curvature.average(of, batches))
 
 
 def _check_target(target: float) -> None:
@@ -301,8 +320,3 @@ def _demand_room(units: Sequence[Group], blocks: str, memory: int | None) -> Non
     count = sum(sizes) ** 2 if blocks == "all" else sum(size**2 for size in sizes)
     smaller = 'Take blocks="group", one block for each group.' if blocks == "all" else "Take fewer groups at a time."
     fits(f"pruning {sum(sizes)} gates jointly", 8 * (1 + _COPIES) * count, memory, remedy=smaller)
-
-
-def _wide_type(network: Network) -> Any:
-    """The type in which derivatives are computed."""
-    return jnp.promote_types(float_type(network.params), jnp.float32)

@@ -214,7 +214,7 @@ def test_surgeon_has_the_prices_of_the_normal_equations_through_all_its_inversio
     rng = np.random.default_rng(0)
     root = rng.normal(size=(40, 60)) * rng.uniform(0.1, 3, size=(40, 1))
     block = root @ root.T
-    surgeon, kept, shift = Surgeon(block, 0.5), np.ones(40, bool), 0.5
+    surgeon, kept, shift = Surgeon(block, 0.5, np.zeros(40), np.ones(40, bool)), np.ones(40, bool), 0.5
     for gate in rng.permutation(40)[:38]:
         before, v = quadratic(block + shift * np.eye(40), kept)
         np.testing.assert_allclose(surgeon.factors, v, rtol=1e-8, atol=1e-9)
@@ -228,7 +228,7 @@ def test_surgeon_has_the_prices_of_the_normal_equations_through_all_its_inversio
 
 def test_fixed_has_the_prices_of_the_quadratic():
     _, _, block = stacked()
-    prices, kept = Fixed(block), np.ones(8, bool)
+    prices, kept = Fixed(block, np.zeros(8), np.ones(8, bool)), np.ones(8, bool)
     for gate in (3, 0, 6):
         less = kept & (np.arange(8) != gate)
         want = ((~less) @ block @ ~less - (~kept) @ block @ ~kept) / 2
@@ -432,3 +432,71 @@ def test_gate_hessian_refuses_what_does_not_fit_before_it_is_taken():
         gate_hessian(network, specification.groups(), [batch], blocks="layer")
     with pytest.raises(ValueError, match="which the network does not tag"):
         gate_hessian(network, (replace(A, sites=("nowhere",)),), [batch])
+
+
+def test_prune_jointly_in_rounds_minimises_where_the_network_stands():
+    """The second round, by hand: products of per-example derivatives at the folded network, normal equations solved."""
+    specification, params, _ = stacked(open_units=True)
+    network, batch = specification.network(params, {}), networks.batch("mlp", 40)
+    share, x = batch["weight"] / batch["weight"].sum(), batch["image"].reshape(40, -1)
+    found = prune_jointly(network, specification, [batch], 0.5, per="units", rounds=2, damping=0.1)
+    first = prune_jointly(network, specification, [batch], 2 / 8, per="units", damping=0.1)
+    assert found.order[:2] == first.order  # half of what is left: (1 - sqrt(1/2)) 8 = 2.3 units, so three
+    assert len(found.order) == 4
+    three = prune_jointly(network, specification, [batch], 3 / 8, per="units", damping=0.1)
+    assert found.order[:3] == three.order
+
+    def outputs(v):
+        hidden = jax.nn.relu(x @ params["in"]) * v[:3]
+        return (jax.nn.relu(hidden @ params["mid"]) * v[3:]) @ params["out"]
+
+    start = np.concatenate([three.factors["a"], three.factors["b"]])
+    kept = start != 0
+    slopes = np.asarray(jax.jacobian(outputs)(jnp.asarray(start))) * start
+    apart = np.asarray(outputs(start) - outputs(np.ones(8)))
+    hessian = 2 * np.einsum("n,nci,ncj->ij", share, slopes, slopes)
+    slope = 2 * np.einsum("n,nc,nci->i", share, apart, slopes)
+    damped = hessian + 0.1 * np.mean(np.diag(hessian)[np.diag(hessian) > 0]) * np.eye(8)
+    value = share @ np.sum(apart**2, 1)
+    assert three.measured[-1] == pytest.approx(value, rel=1e-9)
+    assert found.measured[0] == pytest.approx(value, rel=1e-9)
+    best = {}
+    for gate in np.flatnonzero(kept):
+        less = kept & (np.arange(8) != gate)
+        if less[:3].any() and less[3:].any():
+            move = -1.0 * kept
+            right = damped[np.ix_(less, ~less & kept)].sum(1) - slope[less]
+            move[less] = np.linalg.solve(damped[np.ix_(less, less)], right)
+            best[gate] = (slope @ move + move @ damped @ move / 2, move)
+    gate = min(best, key=lambda gate: best[gate][0])
+    move = best[gate][1]
+    assert found.order[3] == (("a", gate) if gate < 3 else ("b", gate - 3))
+    np.testing.assert_allclose(np.concatenate(list(found.factors.values())), start * (1 + move), rtol=1e-8, atol=1e-10)
+    assert found.predicted[3] == pytest.approx(value + slope @ move + move @ hessian @ move / 2, rel=1e-7)
+    want = share @ np.sum((outputs(start * (1 + move)) - outputs(np.ones(8))) ** 2, 1)
+    assert found.measured[1] == pytest.approx(float(want), rel=1e-7)
+    np.testing.assert_allclose(found.smaller(batch["image"]), outputs(start * (1 + move)), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "readjust"), [(jp.losses.distillation("kl", at="features"), True), (LOSSES["kl"], False)]
+)
+def test_prune_jointly_measures_the_loss_that_it_was_given(loss, readjust):
+    specification, *_ = networks.build("mlp")
+    network, batch = networks.network("mlp"), networks.batch("mlp")
+    found = prune_jointly(network, specification, [batch], 0.6, loss=loss, per="units", readjust=readjust, rounds=2)
+    share = batch["weight"] / batch["weight"].sum()
+    p, q = (jax.nn.log_softmax(one(batch["image"]) / loss.temperature) for one in (network, found.smaller))
+    want = loss.temperature**2 * share @ jnp.sum(jnp.exp(p) * (p - q), 1)
+    assert found.measured[-1] == pytest.approx(float(want), rel=1e-9)
+    assert len(found.measured) == 2
+
+
+def test_readjusted_of_a_slope_is_the_minimum_of_the_quadratic():
+    _, _, hessian = stacked()
+    gates = {"a": np.array([True, False, True]), "b": np.arange(5) % 2 > 0}
+    slope = {"a": np.array([0.3, -1.0, 2.0]), "b": np.arange(5) / 3.0}
+    kept, g = (np.concatenate([part["a"], part["b"]]) for part in (gates, slope))
+    v = np.concatenate(list(readjusted((A, B), hessian, gates, slope=slope, damping=0.1).values()))
+    moved = (hessian + 0.1 * np.mean(np.diag(hessian)) * np.eye(8)) @ (v - 1) + g
+    assert np.abs(moved[kept]).max() < 1e-10 * np.abs(hessian).max()
