@@ -43,11 +43,11 @@ class JointPruning:
       network: the network in its dense shape, factors folded into the kernels that read the units: it computes what the
         smaller one does, and what the gated network does with its units multiplied by the factors.
       gates: which units live.
-      factors: what every unit is multiplied by; 0 where it is gone, 1 everywhere where gates were not re-adjusted.
+      factors: what every unit is multiplied by: 0 where it is gone, and 1 elsewhere if gates were not re-adjusted.
       order: (group, unit) in the order of their going.
       predicted: the mean loss that the quadratic predicts after each of these, [len(order)].
-      measured: the mean loss on the batches after every round; where it is far above what was predicted, more rounds
-        will help.
+      measured: the mean loss on the batches after every round; far above what was predicted, the quadratic was taken
+        too far, and more rounds may help.
       removed: the share that is gone, of what the target counts.
       macs: multiply-accumulates that are left, for one image.
       parameters: parameters that are left.
