@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -217,10 +218,12 @@ class _Search:
         """Removes units up to a share of the target; returns the order, and what the quadratic is after each."""
         found, slope = self._expanded(aim, hessian)
         matrices = compensation.as_blocks(self._units, found)
+        # Where nothing depends on the units their order would be that of their positions: refused, damped or not.
+        shift = compensation.shift_of(matrices, self._damping)
         if self._readjust:
             eps = float(jnp.finfo(jnp.promote_types(float_type(self._network.params), jnp.float32)).eps)
             compensation.check_damping(matrices, self._damping, eps)
-        shift = compensation.shift_of(matrices, self._damping) if self._readjust else 0.0
+        shift = shift if self._readjust else 0.0
         slopes = None if slope is None else [slope[group.name] for group in self._units]
         prices = self._prices(matrices, shift, aim, slopes)
         order, predicted = _removed(matrices, prices, shift, aim, share)
@@ -283,7 +286,8 @@ def _taught(network: Network, loss: Loss, batch: Batch) -> Batch:
     """A batch whose teacher is the network, where the loss looks."""
     there, _ = placed(network, loss)
     weight = {"weight": batch["weight"]} if "weight" in batch else {}
-    return {"image": batch["image"], "teacher": outputs(there, losses.images(batch)), **weight}
+    with jax.default_matmul_precision("highest"):  # as derivatives are computed: rounding is no distance
+        return {"image": batch["image"], "teacher": outputs(there, losses.images(batch)), **weight}
 
 
 def _distance(network: Network, loss: Loss, batches: Sequence[Batch]) -> float:
@@ -293,7 +297,8 @@ def _distance(network: Network, loss: Loss, batches: Sequence[Batch]) -> float:
     def of(batch: Batch) -> Any:
         return losses.mean(plain, outputs(there, losses.images(batch)), batch)
 
-    return float(curvature.average(of, batches))
+    with jax.default_matmul_precision("highest"):
+        return float(curvature.average(of, batches))
 
 
 def _check_target(target: float) -> None:

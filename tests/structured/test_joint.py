@@ -334,8 +334,12 @@ def test_prune_jointly_takes_dead_units_first_and_at_no_cost():
         assert set(found.order[:3]) == {("a", 2), ("b", 1), ("b", 4)}
         assert np.all(found.predicted[:3] == 0)
         assert found.predicted[3] > 1e-3
-    with pytest.raises(ValueError, match="hessian: expected a loss that depends on the units"):
+    nothing = "hessian: expected a loss that depends on the units"
+    with pytest.raises(ValueError, match=nothing):
         readjusted((A, B), np.zeros((8, 8)), {})
+    for readjust in (True, False):
+        with pytest.raises(ValueError, match=nothing):
+            prune_jointly(network, specification, [batch], 0.5, hessian=np.zeros((8, 8)), readjust=readjust)
 
 
 def normalised(params, state, images):
@@ -484,7 +488,8 @@ def test_prune_jointly_in_rounds_minimises_where_the_network_stands():
 def test_prune_jointly_measures_the_loss_that_it_was_given(loss, readjust):
     specification, *_ = networks.build("mlp")
     network, batch = networks.network("mlp"), networks.batch("mlp")
-    found = prune_jointly(network, specification, [batch], 0.6, loss=loss, per="units", readjust=readjust, rounds=2)
+    padded = batch | {"image": np.where(batch["weight"][:, None, None, None] > 0, batch["image"], np.nan)}
+    found = prune_jointly(network, specification, [padded], 0.6, loss=loss, per="units", readjust=readjust, rounds=2)
     share = batch["weight"] / batch["weight"].sum()
     p, q = (jax.nn.log_softmax(one(batch["image"]) / loss.temperature) for one in (network, found.smaller))
     want = loss.temperature**2 * share @ jnp.sum(jnp.exp(p) * (p - q), 1)
