@@ -32,7 +32,9 @@ def available(memory: int | None) -> int:
     return (_free() if limit is None else limit - statistics.get("bytes_in_use", 0)) // 2
 
 
-def fits(what: str, needed: int, memory: int | None, largest: Callable[[int], str] | None = None) -> None:
+def fits(
+    what: str, needed: int, memory: int | None, largest: Callable[[int], str] | None = None, *, remedy: str = ""
+) -> None:
     """Checks that something fits.
 
     Args:
@@ -40,6 +42,7 @@ def fits(what: str, needed: int, memory: int | None, largest: Callable[[int], st
       needed: bytes.
       memory: see ``available``.
       largest: the bytes that there are -> the largest choice that fits, in words.
+      remedy: what to do, in a sentence, where that is neither smaller blocks nor a smaller batch.
 
     Raises:
       MemoryError: it does not; the message says what it needs, what there is, and what to choose instead.
@@ -47,10 +50,13 @@ def fits(what: str, needed: int, memory: int | None, largest: Callable[[int], st
     there = available(memory)
     if needed > there:
         smaller = 'smaller blocks (blocks="unit" or an int such as 128)' if largest is None else largest(there)
+        usual = (
+            f"Choose {smaller}, a smaller batch (averages over batches are exact), or products, which never form a "
+            "block: jp.curvature.block_product."
+        )
         raise MemoryError(
             f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of "
-            f"what is free). Choose {smaller}, a smaller batch (averages over batches are exact), or products, which "
-            "never form a block: jp.curvature.block_product."
+            f"what is free). {remedy or usual}"
         )
 
 

@@ -25,7 +25,12 @@ from jaxprune import files
 
 CASES = {
     "masks": ["benchmark_masks:select", "benchmark_masks:sharded"],
-    "structured": ["benchmark_structured:counts", "benchmark_structured:faster", "benchmark_structured:step"],
+    "structured": [
+        "benchmark_structured:counts",
+        "benchmark_structured:faster",
+        "benchmark_structured:step",
+        "benchmark_joint:vit",
+    ],
     "representation": ["benchmark_representation:integrated_gradients", "benchmark_representation:lost"],
     "rounds": ["benchmark_rounds:prices"],
     "safety": ["benchmark_safety:guarantee"],

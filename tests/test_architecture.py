@@ -100,7 +100,7 @@ def test_vmap_is_of_no_derivative_outside_of_the_modules_that_say_over_what():
 PUBLIC = {
     "": ["Network"],
     "losses": ["cross_entropy", "squared_error"],
-    "curvature": ["hvp", "ggnvp", "diagonal", "block_product", "block"],
+    "curvature": ["hvp", "ggnvp", "diagonal", "block_product", "block", "joint_block"],
     "scores": [
         "magnitude",
         "random",
@@ -140,7 +140,10 @@ PUBLIC = {
         *("voc", "annotated_folder", "annotated_tfds", "annotated_scenes", "distort", "folder", "npz", "tfds"),
         *("preprocess", "normalise", "as_float", "stream", "prefetch", "with_progress"),
     ],
-    "structured": ["gated", "remove", "verify", "Search", "save", "load", "export", "export_pytorch"],
+    "structured": [
+        *("gated", "remove", "verify", "Search", "save", "load", "export", "export_pytorch"),
+        *("gate_hessian", "prune_jointly", "readjusted", "fold"),
+    ],
 }
 
 

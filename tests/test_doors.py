@@ -69,6 +69,7 @@ DOORS = {
     "curvature.block": lambda net, data: jp.curvature.block(net, LOSS, *data, "w1"),
     "curvature.block_factors": lambda net, data: jp.curvature.block_factors(net, LOSS, *data, "w1"),
     "curvature.block_members": lambda net, data: jp.curvature.block_members(net, *data, "w1", "unit"),
+    "curvature.joint_block": lambda net, data: jp.curvature.joint_block(net, LOSS, *data),
     "curvature.estimate": lambda net, data: jp.curvature.estimate(net, LOSS, data),
     "curvature.sweep": lambda net, data: jp.curvature.sweep(net, LOSS, data),
     "curvature.plan": lambda net, data: jp.curvature.plan(net, LOSS, *data, "diagonal"),
@@ -118,6 +119,10 @@ DOORS |= {
     f"criteria.{name}": lambda net, data, rate=rate: rate(net, GROUPS, jp.structured.ones(GROUPS), data)
     for name, rate in CRITERIA.items()
 }
+DOORS |= {
+    "structured.gate_hessian": lambda net, data: jp.structured.gate_hessian(net, GROUPS, data, loss=LOSS),
+    "structured.prune_jointly": lambda net, data: jp.structured.prune_jointly(net, GROUPS, data, 0.3),
+}
 # What is under a door that is listed, or works on what was checked.
 INSIDE = {"train.step", "geometry.Operator"}
 WITHOUT_DATA = {"scores.magnitude", "scores.random", "criteria.l1", "criteria.l2"}
@@ -135,6 +140,7 @@ WITHOUT_LOSS = (
             "criteria.activation",
             "criteria.kl",
             "criteria.cka",
+            "structured.prune_jointly",
         )
     }
 )

@@ -7,6 +7,7 @@ Every number is the named matrix of the weighted mean loss of the network in eva
 
 from jaxprune.curvature.blocks import block, block_factors, block_members, block_product, diagonal
 from jaxprune.curvature.estimates import Estimate, estimate
+from jaxprune.curvature.joint import joint_block
 from jaxprune.curvature.planning import Plan, plan
 from jaxprune.curvature.products import ggnvp, gradient, hvp
 from jaxprune.curvature.stream import average
@@ -26,6 +27,7 @@ __all__ = [
     "ggnvp",
     "gradient",
     "hvp",
+    "joint_block",
     "plan",
     "sweep",
 ]

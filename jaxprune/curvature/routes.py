@@ -278,6 +278,19 @@ def factor_task(request: Request) -> SignalTask | None:
     if reason_against_signals(request, path) or is_idle(request, path):
         return None
     (task,) = signal_tasks(request, [path], [("factors", request.blocks)], None, why_signals(request))
+    return _with_roots(request, task)
+
+
+def joint_task(request: Request, paths: Sequence[str]) -> SignalTask:
+    """The task of the factors of whole leaves, all by the same columns, so that the rows of two belong together."""
+    head, found = request.head, request.survey
+    if head is not None and not all(comes_before(found.program, head, found.sites[path]) for path in paths):
+        head = None
+    task = _signal_task(request, paths, [("factors", "layer")], None, why_signals(request), None, head)
+    return _with_roots(request, task)
+
+
+def _with_roots(request: Request, task: SignalTask) -> SignalTask:
     if columns.has_root(request.loss, request.matrix):
         return task
     # Once for all columns, not again for every chunk of them.

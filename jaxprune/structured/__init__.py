@@ -7,9 +7,13 @@ from jaxprune.groups import Group, Member, Specification
 from jaxprune.structured import budgets, choosers, criteria, effects
 from jaxprune.structured.accounting import Account, account
 from jaxprune.structured.choosers import Chooser
+from jaxprune.structured.compensation import readjusted
 from jaxprune.structured.criteria import Criterion
 from jaxprune.structured.declared import Declared
+from jaxprune.structured.folding import fold
 from jaxprune.structured.gates import factored, gated, ones
+from jaxprune.structured.interactions import gate_hessian
+from jaxprune.structured.joint import JointPruning, prune_jointly
 from jaxprune.structured.removal import remove, restore
 from jaxprune.structured.searching import Compaction, Search, Tune
 from jaxprune.structured.selection import ALLOCATIONS, drop_layers, drop_units
@@ -25,6 +29,7 @@ __all__ = [
     "Criterion",
     "Declared",
     "Group",
+    "JointPruning",
     "Member",
     "Search",
     "Specification",
@@ -40,10 +45,14 @@ __all__ = [
     "export",
     "export_pytorch",
     "factored",
+    "fold",
+    "gate_hessian",
     "gated",
     "load",
     "ones",
     "preprocess_of",
+    "prune_jointly",
+    "readjusted",
     "remove",
     "reopen",
     "restore",

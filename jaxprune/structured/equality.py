@@ -17,7 +17,7 @@ from jaxprune.structured.probes import is_float, randomised
 from jaxprune.structured.removal import CannotRemoveError, check_members, smaller, stages
 
 # Kernels that keep the size of what passes a ReLU, so that a difference anywhere still shows at the end.
-_GAIN = math.sqrt(2)
+GAIN = math.sqrt(2)
 # Not with the faster products of some devices, which round float32 to 8 or 10 bits.
 _PRECISELY = partial(jax.default_matmul_precision, "highest")
 
@@ -65,11 +65,11 @@ def check_removal(
     """
     groups = tuple(specification.groups() if groups is None else groups)
     check_members(specification.groups(), network.params, network.state)
-    draws = [randomised(network, (seed, 0), _GAIN)]
+    draws = [randomised(network, (seed, 0), GAIN)]
     if all(hasattr(leaf, "__array__") for leaf in jax.tree.leaves((network.params, network.state))):
         draws.append(network)
-    draws, images = _widened(draws, images)
-    tolerance = _tolerance(gated(draws[0], specification.groups(), {}), images)
+    draws, images = widened(draws, images)
+    tolerance = rounding(gated(draws[0], specification.groups(), {}), images)
     _check_function(specification, draws, images, tolerance)
     rng = np.random.default_rng(seed)
     found = [
@@ -84,7 +84,7 @@ def check_removal(
         )
 
 
-def _widened(draws: Sequence[Network], images: Any) -> tuple[Sequence[Network], Any]:
+def widened(draws: Sequence[Network], images: Any) -> tuple[Sequence[Network], Any]:
     """Networks and images in float32 where they are in half precision, unless the network wants them so."""
 
     def widen(leaf: Any) -> Any:
@@ -101,21 +101,22 @@ def _widened(draws: Sequence[Network], images: Any) -> tuple[Sequence[Network], 
 
 
 def _compare(specification: Specification, network: Network, gates: Gates, images: Any) -> _Finding:
-    want = _evaluated(gated(network, specification.groups(), gates), images)
+    want = evaluated(gated(network, specification.groups(), gates), images)
     try:
         with _PRECISELY():
             left = smaller(specification, network.params, network.state, gates, images)
     except CannotRemoveError as error:
         return _Finding(error=error.said)
-    return _Finding(apart=_apart(_evaluated(left, images), want))
+    return _Finding(apart=difference(evaluated(left, images), want))
 
 
-def _evaluated(network: Network, images: Any) -> np.ndarray:
+def evaluated(network: Network, images: Any) -> np.ndarray:
+    """The outputs, computed as precisely as their types allow."""
     with _PRECISELY():
         return np.asarray(outputs(network, images)).astype(np.float64)
 
 
-def _apart(got: np.ndarray, want: np.ndarray) -> float:
+def difference(got: np.ndarray, want: np.ndarray) -> float:
     """The largest difference as a share of the largest output; nan where no output is finite."""
     finite = np.isfinite(want)
     if not np.array_equal(finite, np.isfinite(got)):  # of another shape neither
@@ -126,7 +127,7 @@ def _apart(got: np.ndarray, want: np.ndarray) -> float:
     return 0.0 if difference == 0 else float(difference / scale) if scale > 0 else math.inf
 
 
-def _tolerance(network: Network, images: Any) -> float:
+def rounding(network: Network, images: Any) -> float:
     """sqrt(eps) of the coarsest type that the program of a network makes anything of."""
     with _PRECISELY():
         return math.sqrt(float(jnp.finfo(coarsest(outputs.trace(network, images).jaxpr)).eps))
@@ -138,11 +139,11 @@ def _check_function(specification: Specification, draws: Sequence[Network], imag
         made = specification.network(draw.params, draw.state)
         if made.apply == draw.apply:
             return
-        apart = _apart(_evaluated(made, images), _evaluated(draw, images))
+        apart = difference(evaluated(made, images), evaluated(draw, images))
         if apart > tolerance:
             raise ValueError(
                 f"specification: expected the shape of the network, but with the same parameters it makes another one: "
-                f"its outputs {_told(apart)}. Pass the network as specification.network(params, "
+                f"its outputs {told(apart)}. Pass the network as specification.network(params, "
                 "state) makes it, before a normalisation, a head or gates were put on it."
             )
 
@@ -196,7 +197,7 @@ def _blame(
     named = ", ".join(map(repr, list(wrong)[:10])) + (", ..." if len(wrong) > 10 else "")
     raise ValueError(
         f"groups: to remove units of {named} is not to gate them off: when they are removed, the outputs "
-        f"{_told(max(one.apart for one in wrong.values()))}, and rounding makes less than {tolerance:.2g}. The likely "
+        f"{told(max(one.apart for one in wrong.values()))}, and rounding makes less than {tolerance:.2g}. The likely "
         "reason is a statistic over the units (LayerNorm, RMSNorm, GRN, a softmax, a mean or maximum over channels), "
         "in which units that are gated off still count, or their number, written into the function. Declare only "
         "units that no statistic is over (BatchNorm's is of each unit alone). Whether the members are right "
@@ -204,7 +205,8 @@ def _blame(
     )
 
 
-def _told(apart: float) -> str:
+def told(apart: float) -> str:
+    """Says how far outputs are apart, for messages."""
     if math.isinf(apart):
         return "have another shape, or other ones of them are finite"
     return f"differ by {apart:.2g} of the largest"

@@ -63,7 +63,7 @@ def verify(network: Network, groups: Sequence[Group] | Specification, images: An
     ...     print(str(error)[:45])
     groups: 'units': forgot 'bias': it acts throu
     """
-    specification = _specification(network, groups)
+    specification = specification_of(network, groups)
     groups = tuple(groups.groups() if isinstance(groups, Specification) else groups)
     if not groups:
         raise ValueError("groups: expected at least one, but got none. Declare what can be removed.")
@@ -95,7 +95,7 @@ def verify(network: Network, groups: Sequence[Group] | Specification, images: An
         )
 
 
-def _specification(network: Network, groups: Any) -> Specification:
+def specification_of(network: Network, groups: Any) -> Specification:
     """Who cuts the network: the specification that was given, its own module, or the members."""
     if not isinstance(groups, Sequence):
         check_specification(groups)

@@ -34,6 +34,7 @@ MODULES = FAMILIES | SMALL
 ENDS = dict.fromkeys(MODULES, r"/output/") | dict.fromkeys(("basic", "keras", "resnet"), r"/norm2/")
 ENDS["bottleneck"] = r"/norm3/"
 ENDS["windows"] = r"/norm\d/"
+ENDS["mlp"] = r"/kernel"
 
 
 @cache

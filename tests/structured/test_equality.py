@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jaxprune as jp
 from jaxprune.groups import Group, Member
 from jaxprune.structured import Declared, Search, budgets, choosers, criteria, gated, remove, save, verify
-from jaxprune.structured.equality import _tolerance, _turns, check_removal
+from jaxprune.structured.equality import _turns, check_removal, rounding
 from tests.structured import networks
 
 WIDTH = 8
@@ -130,13 +130,13 @@ def test_check_removal_allows_rounding_and_no_more(kind):
     refused(made(STATISTICS["RMSNorm"]), params, r"'units' is not to gate them off", inputs)
 
 
-def test_tolerance_is_that_of_the_coarsest_type_also_inside_of_a_loop():
+def test_rounding_is_that_of_the_coarsest_type_also_inside_of_a_loop():
     def apply(params, state, inputs):
         del params, state
         return jax.lax.scan(lambda x, _: (x.astype(jnp.bfloat16).astype(x.dtype), None), inputs, length=1)[0]
 
-    assert _tolerance(jp.Network(apply, {}), images()) == 2**-3.5
-    assert _tolerance(jp.Network(lambda params, state, inputs: inputs + 1, {}), images()) == 2**-26
+    assert rounding(jp.Network(apply, {}), images()) == 2**-3.5
+    assert rounding(jp.Network(lambda params, state, inputs: inputs + 1, {}), images()) == 2**-26
 
 
 def test_check_removal_takes_a_network_that_wants_its_own_types():
