@@ -18,9 +18,9 @@ from jaxprune.pruning.systems import System, conjugate, system
 from jaxprune.pruning.trajectory import Attempt, Compensated
 from jaxprune.types import Batch, Loss, Mask, Params, Prunable, Scope, Score, Select
 
-# What each takes in gradients of the same images.  Measured were 1.6 to 2.0 for a product and 0.3 to 0.4 for a value;
-# the Jacobian, where it is written out, takes less than the products that are charged for it.
-PRODUCT, DIAGONAL, VALUE = 2.0, 3.0, 0.4
+# What each takes in gradients of the same images, from above (``scripts/benchmark rounds`` measures it).  A Jacobian
+# that is written out takes less than the products that are charged for it.
+PRODUCT, DIAGONAL, VALUE = 2.0, 3.0, 0.5
 # After how many steps the images held out are asked, and how often in a row they may say no.
 _EVERY, _PATIENCE = 5, 2
 # What is tried where no number of steps helps: less of the first, then more damping.
