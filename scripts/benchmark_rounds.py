@@ -33,7 +33,6 @@ def prices(rounds: int) -> Iterator[Row]:
         "value on the images held out": compensation.VALUE,
         "estimate of the diagonal": compensation.DIAGONAL,
         "product with the Jacobian": compensation.PRODUCT,
-        # In its place are charged the estimate of the diagonal, and what products cost more: 20 of them make a solution.
         "writing the Jacobian": None,
     }
     for name, most in charged.items():
