@@ -122,7 +122,7 @@ PUBLIC = {
     "sweep": ["work"],
     "models": [
         *("resnet_cifar", "resnet", "clip_resnet", "vit", "swin_v2", "resized", "specification"),
-        *("load", "read", "export", "looks_like", "normalised", "zero_shot"),
+        *("efficientnet_lite", "load", "read", "export", "looks_like", "normalised", "zero_shot"),
     ],
     "tensor_files": ["read", "write", "TensorFile", "Tensors", "Placeholder"],
     "cost": ["macs", "parameters", "latency", "stopwatch"],
@@ -136,7 +136,18 @@ PUBLIC = {
     "evaluate.alignment": ["decide", "compare", "human_human", "shape_bias", "read_trials", "write_trials"],
     "evaluate.triplets": ["odd_one_out", "choice_shares"],
     "data": [
-        *("voc", "annotated_folder", "annotated_tfds", "annotated_scenes", "distort", "folder", "npz", "tfds"),
+        *(
+            "voc",
+            "annotated_folder",
+            "annotated_tfds",
+            "annotated_scenes",
+            "distort",
+            "folder",
+            "npz",
+            "npz_parts",
+            "tfds",
+        ),
+        *("idx", "Preprocessed"),
         *("preprocess", "normalise", "as_float", "stream", "prefetch", "with_progress"),
     ],
     "structured": ["gated", "remove", "verify", "Search", "save", "load", "export", "export_pytorch"],
