@@ -27,7 +27,8 @@ class Conditions:
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
     image: int | None = None
-    """Side of the images in pixels; the digits have 8 whatever it says.  None: 32, or that of pretrained weights."""
+    """Side of the images in pixels; without weights the digits, npz and IDX files have their own, whatever it says.
+    None: 32, or that of pretrained weights."""
     on_error: OnError = "error"
     """What becomes of images that can't be read: error, or skip, which leaves them out before any split."""
     source: str = ""
