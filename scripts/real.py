@@ -182,8 +182,8 @@ def counted(weights: Path, pictures: Path) -> None:
     padding = behind_the_edge(found.module, SIDE)
     say(
         f"Of {total:,} prunable weights {zeros / total:.1%} have a diagonal of exactly 0 on {SCORED} pictures of "
-        f"{SIDE} x {SIDE} pixels: {padding / total:.1%} are taps that see padding alone, on any picture; the others make "
-        "or read channels that are at 0 or at 6 on all of these."
+        f"{SIDE} x {SIDE} pixels: {padding / total:.1%} are taps that see padding alone, on any picture; the others "
+        "make or read channels that are at 0 or at 6 on all of these."
     )
 
 

@@ -1,5 +1,6 @@
 """What EfficientNet-Lite is made of: convolutions with BatchNorm, inverted residual blocks, and what can be removed."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -57,6 +58,31 @@ def convolution(filters: int, kernel: int, stride: int, name: str, *, depthwise:
     )
 
 
+class SlicedDepthwise(nn.Module):
+    """A depthwise convolution as the sum of its taps, each a slice of the padded input times the filters' entries.
+
+    The same parameter and, up to rounding, the same numbers as ``convolution(..., depthwise=True)``.
+    """
+
+    kernel: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, c]``, rounded up."""
+        kernel = self.param("kernel", _DEPTHWISE, (self.kernel, self.kernel, 1, x.shape[-1]), jnp.float32)
+        made = [-(-side // self.stride) for side in x.shape[1:3]]
+        spans = [(count - 1) * self.stride + 1 for count in made]
+        wanting = [max(0, span - 1 + self.kernel - side) for span, side in zip(spans, x.shape[1:3], strict=True)]
+        edges = [(pixels // 2, pixels - pixels // 2) for pixels in wanting]
+        padded = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+        total = jnp.zeros((), x.dtype)
+        for row, column in itertools.product(range(self.kernel), repeat=2):
+            seen = padded[:, row : row + spans[0] : self.stride, column : column + spans[1] : self.stride]
+            total = total + seen * kernel[None, row, column]
+        return total
+
+
 def norm(train: bool, name: str) -> nn.BatchNorm:
     """Makes a BatchNorm."""
     return nn.BatchNorm(use_running_average=not train, momentum=_MOMENTUM, epsilon=_EPSILON, name=name)
@@ -89,6 +115,7 @@ class InvertedResidual(nn.Module):
       stride: of the depthwise convolution.
       tag: the name of its output.
       train: whether to normalise by the batch.
+      sliced: whether the depthwise convolution is a sum of slices.
     """
 
     filters: int
@@ -97,6 +124,7 @@ class InvertedResidual(nn.Module):
     stride: int
     tag: str
     train: bool
+    sliced: bool = False
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
@@ -105,7 +133,10 @@ class InvertedResidual(nn.Module):
         if self.hidden:
             y = convolution(self.hidden, 1, 1, "expand")(y)
             y = checkpoint_name(relu6(norm(self.train, "norm1")(y)), f"{self.tag}/expanded")
-        y = convolution(y.shape[-1], self.kernel, self.stride, "depthwise", depthwise=True)(y)
+        if self.sliced:
+            y = SlicedDepthwise(self.kernel, self.stride, name="depthwise")(y)
+        else:
+            y = convolution(y.shape[-1], self.kernel, self.stride, "depthwise", depthwise=True)(y)
         y = checkpoint_name(relu6(norm(self.train, "norm2")(y)), f"{self.tag}/units")
         y = convolution(self.filters, 1, 1, "project")(y)
         y = norm(self.train, "norm3")(y)

@@ -292,6 +292,32 @@ def test_efficientnet_lite_is_proven_piecewise_linear_and_its_diagonal_exact():
     np.testing.assert_allclose(found[name].ravel(), np.diag(hessian), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("sides", [(9, 9), (8, 13), (2, 1)])
+def test_sliced_network_is_the_same_function_with_the_same_derivatives(sides):
+    batch = np.random.default_rng(0).normal(size=(3, *sides, 3))
+    preprocess = jp.types.Preprocess(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    network = TINY.network(tiny()["params"], {"batch_stats": tiny()["batch_stats"]})
+    network = jp.models.normalised(network, preprocess)  # inside of what is put on it
+    quick = jp.models.sliced(network)
+    assert quick.apply != network.apply
+    assert quick.train_apply.train_apply.module.sliced
+    assert quick.apply == jp.models.sliced(network).apply
+
+    def value(network, batch):
+        outputs, state = network.train_apply(network.params, network.state, batch, {})
+        return jnp.sum(jnp.sin(network(batch))) + jnp.sum(outputs**2), (network(batch), outputs, state)
+
+    found = [jax.jit(jax.value_and_grad(value, has_aux=True, allow_int=True))(one, batch) for one in (network, quick)]
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-9)
+
+
+def test_sliced_of_another_network_is_that_network():
+    network = jp.Network(lambda params, state, images: images.sum((1, 2)) @ params, jnp.ones((3, 2)))
+    assert jp.models.sliced(network).apply is network.apply
+    assert TINY.clone(sliced=True).describe() == TINY.describe()  # so that it is written under the names of its source
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
