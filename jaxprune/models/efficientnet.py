@@ -248,7 +248,7 @@ def _swapped(value: Any) -> Any:
     """Puts the sliced module in the place of the other, however deep it lies in an apply."""
     if isinstance(value, EfficientNetLite):
         return value.clone(sliced=True)
-    if isinstance(value, (nn.Module, type)) or not dataclasses.is_dataclass(value):
+    if not dataclasses.is_dataclass(value) or isinstance(value, (nn.Module, type)):
         return value
     return dataclasses.replace(
         value, **{one.name: _swapped(getattr(value, one.name)) for one in dataclasses.fields(value)}
