@@ -122,6 +122,8 @@ def compacted() -> Iterator[tuple[str, Any, int]]:
     yield "resnet50", jp.models.resnet(50, 5, 8), 97
     yield "resnet50, no head", jp.models.resnet(50, 0, 8), 64
     yield "clip_resnet", clip_resnet(64, 5, 8, (3, 3, 1, 1)), 64
+    yield "efficientnet_lite", jp.models.efficientnet_lite("lite0", 5), 64
+    yield "efficientnet_lite, odd, no head", jp.models.efficientnet_lite("lite2", 0), 97
     yield "vit", vit(classes=7, **VIT), 32
     yield "vit, blocks, no head", vit(classes=0, layers="blocks", **VIT), 32
     yield "vit of CLIP", vit(classes=7, head_bias=False, **VIT | CLIP), 32

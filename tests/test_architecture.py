@@ -122,7 +122,7 @@ PUBLIC = {
     "sweep": ["work"],
     "models": [
         *("resnet_cifar", "resnet", "clip_resnet", "vit", "swin_v2", "resized", "specification"),
-        *("load", "read", "export", "looks_like", "normalised", "zero_shot"),
+        *("efficientnet_lite", "load", "read", "export", "looks_like", "normalised", "zero_shot"),
     ],
     "tensor_files": ["read", "write", "TensorFile", "Tensors", "Placeholder"],
     "cost": ["macs", "parameters", "latency", "stopwatch"],
@@ -137,7 +137,18 @@ PUBLIC = {
     "evaluate.safety": ["largest", "flips", "disagreements", "drops", "betting", "labels_needed", "images_needed"],
     "evaluate.triplets": ["odd_one_out", "choice_shares"],
     "data": [
-        *("voc", "annotated_folder", "annotated_tfds", "annotated_scenes", "distort", "folder", "npz", "tfds"),
+        *(
+            "voc",
+            "annotated_folder",
+            "annotated_tfds",
+            "annotated_scenes",
+            "distort",
+            "folder",
+            "npz",
+            "npz_parts",
+            "tfds",
+        ),
+        *("idx", "Preprocessed"),
         *("preprocess", "normalise", "as_float", "stream", "prefetch", "with_progress"),
     ],
     "structured": [

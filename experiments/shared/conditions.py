@@ -24,11 +24,13 @@ class Conditions:
 
     data: Annotated[Named, listed(FORMS)] = "digits"
     """tfds:<name> is a prepared TensorFlow data set; folder:<path> holds a folder for each class, or train and val with
-    such, whose images of val test pretrained networks; a function returns a jp.data.Source."""
+    such; npz:<path> has arrays image and label, or test_image and test_label too; idx:<folder> is a set like MNIST.
+    Images of val or test, where there are such, test pretrained networks.  A function returns a jp.data.Source."""
     data_folder: str | None = None
     """Where prepared TensorFlow data sets lie."""
     image: int | None = None
-    """Side of the images in pixels; the digits have 8 whatever it says.  None: 32, or that of pretrained weights."""
+    """Side of the images in pixels; without weights the digits, npz and IDX files have their own, whatever it says.
+    None: 32, or that of pretrained weights."""
     on_error: OnError = "error"
     """What becomes of images that can't be read: error, or skip, which leaves them out before any split."""
     source: str = ""

@@ -29,7 +29,7 @@ class Sources:
     tasks: tuple[jp.data.Task, ...]
 
 
-FORMS = (*BUNDLED, "tfds:<name>", "folder:<path>", "npz:<path>", "<package.module>:<function>")
+FORMS = (*BUNDLED, "tfds:<name>", "folder:<path>", "npz:<path>", "idx:<folder>", "<package.module>:<function>")
 """What ``--data`` takes."""
 
 
@@ -44,10 +44,11 @@ def load(
 
     Args:
       data: "digits", "shapes", "tfds:<name>" for a prepared TensorFlow data set, "folder:<path>" for images in a
-        folder for each class (or in train/ and val/ of such), "npz:<path>"; or a function that returns a
+        folder for each class (or in train/ and val/ of such), "npz:<path>", "idx:<folder>" for a set like MNIST (or
+        "idx:<folder>/<set>" for one of several, such as idx:emnist/emnist-letters); or a function that returns a
         ``jp.data.Source``, or ``Sources``.
       folder: where prepared data sets lie.
-      image: side of the images in pixels; the digits have 8 whatever it says.
+      image: side of the images in pixels; the digits, npz and IDX files have their own whatever it says.
       preprocess: what a pretrained network was made for, in place of squares of this size.
       on_error: what becomes of images in folders that can't be read: "error" or "skip".
 
@@ -111,16 +112,34 @@ def _from_npz(
     name: str, folder: str | None, image: int, preprocess: Preprocess | None, on_error: OnError
 ) -> tuple[jp.data.Source, jp.data.Source | None]:
     del folder, image, on_error
-    images = jp.data.npz(name)
-    if preprocess is None or images.image_shape[:2] == (preprocess.crop, preprocess.crop):
-        return images, None  # they have been brought to that size before
+    tests = jp.data.npz(name, "test") if "test" in jp.data.npz_parts(name) else None
+    return _sized(jp.data.npz(name), preprocess), None if tests is None else _sized(tests, preprocess)
+
+
+def _from_idx(
+    name: str, folder: str | None, image: int, preprocess: Preprocess | None, on_error: OnError
+) -> tuple[jp.data.Source, jp.data.Source | None]:
+    del folder, image, on_error
+    place = Path(name)
+    where, one = (place, "") if place.is_dir() or not place.parent.is_dir() else (place.parent, place.name)
+    images, tests = jp.data.idx(where, "train", name=one), jp.data.idx(where, "test", name=one)
+    return _sized(images, preprocess), _sized(tests, preprocess)
+
+
+def _sized(images: jp.data.Arrays, preprocess: Preprocess | None) -> jp.data.Source:
+    """Brings images that lie in memory to the size of a pretrained network, when they are asked for."""
+    if preprocess is None:
+        return images
+    has_size = images.image_shape[:2] == (preprocess.crop, preprocess.crop)
     if images.pixels.dtype != np.uint8:
+        if has_size:
+            return images
         raise ValueError(
             f"data: expected images of {preprocess.crop} x {preprocess.crop} pixels, or bytes that can be resized, but "
-            f"{name!r} has {images.pixels.dtype} of the shape {images.image_shape}. Save them as uint8."
+            f"{images.name} has {images.pixels.dtype} of the shape {images.image_shape}. Save them as uint8."
         )
-    pixels = np.stack([jp.data.preprocess(picture, preprocess) for picture in images.pixels])
-    return dataclasses.replace(images, pixels=pixels), None
+    # Those of that size have been brought to it before.
+    return jp.data.Preprocessed(images, dataclasses.replace(preprocess, resize=None) if has_size else preprocess)
 
 
 def _names_function(word: str) -> bool:
@@ -141,7 +160,7 @@ def _own(data: str | Callable[..., Any]) -> Sources:
     return Sources(found, None, halves(len(found.classes), ("first half", "second half")))
 
 
-_OPENERS = {"tfds": _from_tfds, "folder": _from_folder, "npz": _from_npz}
+_OPENERS = {"tfds": _from_tfds, "folder": _from_folder, "npz": _from_npz, "idx": _from_idx}
 
 
 def _are_synsets(classes: tuple[str, ...]) -> bool:

@@ -27,29 +27,32 @@ class Goal:
 
     Attributes:
       network: of whose outputs the loss is; its parameters are those of the dense network.
+      quick: the same function, faster, of which no site need be known: for what moves weights by products.
       loss: what is to stay small.
       images: the batches it is of.
     """
 
     network: jp.Network
+    quick: jp.Network
     loss: Loss
     images: Sequence[dict[str, Any]]
 
 
 def goal(world: World, objective: str) -> Goal:
     """Makes an objective of a seed; "none" has the images of the source, which no score without one reads."""
+    headed = world.headed(world.dense), world.headed(world.quick)
     if objective in ("label", "none"):
-        return Goal(world.headed(world.dense), world.loss, world.scoring)
+        return Goal(*headed, world.loss, world.scoring)
     unlabelled = [{name: one for name, one in batch.items() if name != "label"} for batch in world.scoring]
     if objective == "source-head":
-        return Goal(world.headed(world.dense), jp.losses.distillation(), unlabelled)
+        return Goal(*headed, jp.losses.distillation(), unlabelled)
     if objective == "features":
-        return Goal(world.dense, jp.losses.distillation(at="features"), unlabelled)
+        return Goal(world.dense, world.quick, jp.losses.distillation(at="features"), unlabelled)
     if objective == "logits-of-all":
         whole = world.inputs.part(world.seed, "scoring", world.inputs.classes)
         cut = batches(whole, world.settings.largest_batch, "scoring images of all tasks")
         unlabelled = [{name: one for name, one in batch.items() if name != "label"} for batch in cut]
-    return Goal(world.dense, jp.losses.distillation(), unlabelled)
+    return Goal(world.dense, world.quick, jp.losses.distillation(), unlabelled)
 
 
 def prune(
@@ -64,14 +67,14 @@ def prune(
       select: sparsity -> what selects.
     """
     if method.word == DENSE.word:
-        return Pruned(recalibrated(world, world.dense), jp.masks.ones(world.dense.params))
+        return Pruned(recalibrated(world, world.quick), jp.masks.ones(world.dense.params))
     if method.update in ("rounds", "adam"):
         if select is not jp.masks.unstructured:
             raise ValueError(
                 f"methods: {method.update} prunes to sparsities, which what selects in patterns has none of."
             )
         done = _rounds(world, method, schedule(sparsity, world.settings.round_share))
-        network = world.dense.replace(params=done[-1].params)
+        network = world.quick.replace(params=done[-1].params)
         found = Pruned(network, done[-1].mask, sum(one.gradients for one in done))
     else:
         found = _at_once(world, method, sparsity, select)
@@ -88,7 +91,7 @@ def _at_once(world: World, method: Method, sparsity: float, select: Any) -> Prun
             raise ValueError("rounds: expected 1 of what selects in patterns, which no schedule of sparsities reaches.")
         schedule = jp.schedules.exponential(sparsity, world.settings.rounds)
         *_, last = jp.pruning.rounds(aim.network, score, aim.images, world.prunable, schedule, update=update)
-        return Pruned(world.dense.replace(params=last.params), last.mask)
+        return Pruned(world.quick.replace(params=last.params), last.mask)
     name = (method.objective, method.score)
     if name not in world.scored:
         world.scored.clear()
@@ -97,7 +100,7 @@ def _at_once(world: World, method: Method, sparsity: float, select: Any) -> Prun
         world.scored[name] = values
     mask = select(sparsity)(world.scored[name], world.prunable)
     params = aim.network.params if update is None else update(aim.network, aim.images, mask)
-    return Pruned(world.dense.replace(params=jp.masks.apply(mask, params)), mask)
+    return Pruned(world.quick.replace(params=jp.masks.apply(mask, params)), mask)
 
 
 # --------------------------------------------------------------------------------------------- rounds and their control
@@ -125,7 +128,11 @@ def _round(world: World, method: Method, steps: tuple[float, ...]) -> Compensate
         return world.rounds[method.word, steps]
     aim, score = goal(world, method.objective), _score(world, method)
     before = _round(world, method, steps[:-1]) if len(steps) > 1 else None
-    arguments = (aim.network, score, aim.images, world.prunable, steps)
+
+    def scored(network: jp.Network, images: Any) -> Any:
+        return score(aim.network.replace(params=network.params), images)
+
+    arguments = (aim.quick, scored, aim.images, world.prunable, steps)
     settings: dict[str, Any] = {"objective": aim.loss, "scope": world.movable, "after": before}
     made: Iterator[Compensated]
     if method.update == "rounds":

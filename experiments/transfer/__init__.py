@@ -78,7 +78,7 @@ def answers(world: World, pruned: jp.Network) -> dict[str, dict[str, Any]]:
 
 def increase(world: World, pruned: Any) -> dict[str, float]:
     """Compares the increase of the loss on the scoring data with what its Taylor expansion predicts."""
-    dense = world.headed(world.dense)
+    dense = world.headed(world.quick)
     step = jax.tree.map(lambda new, old: new - old, pruned, dense.params)
     product = jp.curvature.average(lambda batch: jp.curvature.hvp(dense, world.loss, batch, step), world.scoring)
     after = transfer.mean_loss(world.loss, world.scoring)(dense.replace(params=pruned))["loss"]

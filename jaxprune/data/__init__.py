@@ -6,9 +6,11 @@ from jaxprune.data.corruptions import CORRUPTIONS, corrupt
 from jaxprune.data.digits import digits
 from jaxprune.data.distortions import DISTORTIONS, distort, mean_amplitude
 from jaxprune.data.folder import Folder, folder
+from jaxprune.data.idx import idx
 from jaxprune.data.masked_sets import annotated_folder, annotated_tfds
-from jaxprune.data.npz import npz
+from jaxprune.data.npz import npz, npz_parts
 from jaxprune.data.prefetching import prefetch
+from jaxprune.data.preprocessed import Preprocessed
 from jaxprune.data.preprocessing import normalise, preprocess
 from jaxprune.data.progress import with_progress
 from jaxprune.data.shape_classes import shape_tasks, shapes
@@ -34,6 +36,7 @@ __all__ = [
     "Arrays",
     "Batches",
     "Folder",
+    "Preprocessed",
     "Scenes",
     "Source",
     "Stream",
@@ -47,10 +50,12 @@ __all__ = [
     "distort",
     "find_task",
     "folder",
+    "idx",
     "imagenet_tasks",
     "mean_amplitude",
     "normalise",
     "npz",
+    "npz_parts",
     "prefetch",
     "preprocess",
     "relabelled",

@@ -5,6 +5,7 @@
 
 from jaxprune.models.architectures import ARCHITECTURES, Architecture
 from jaxprune.models.clip_resnet import clip_resnet
+from jaxprune.models.efficientnet import efficientnet_lite, sliced
 from jaxprune.models.normalised import normalised
 from jaxprune.models.positions import resized
 from jaxprune.models.pretrained import Pretrained, export, load, looks_like, read
@@ -19,6 +20,7 @@ __all__ = [
     "Architecture",
     "Pretrained",
     "clip_resnet",
+    "efficientnet_lite",
     "export",
     "load",
     "looks_like",
@@ -27,6 +29,7 @@ __all__ = [
     "resized",
     "resnet",
     "resnet_cifar",
+    "sliced",
     "specification",
     "swin_v2",
     "vit",

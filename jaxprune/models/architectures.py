@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.models import layouts_big_vision, layouts_resnet, layouts_swin, layouts_vit
+from jaxprune.models import layouts_big_vision, layouts_efficientnet, layouts_resnet, layouts_swin, layouts_vit
 from jaxprune.models.clip_resnet import clip_resnet
 from jaxprune.models.clip_resnet import resized as resized_clip_resnet
+from jaxprune.models.efficientnet import SIZES as EFFICIENTNETS
+from jaxprune.models.efficientnet import efficientnet_lite
 from jaxprune.models.mapping import Layout
 from jaxprune.models.positions import resized
 from jaxprune.models.resnet import resnet
@@ -100,6 +102,22 @@ def _resnet(name: str, depth: int, layout: Any = layouts_resnet.torchvision_resn
     settings: dict[str, Any] = {"prefixes": WRAPPED, "head": Head("fc.weight"), "preprocess": _scaled, **options}
     return Architecture(
         name, lambda classes, image: resnet(depth, classes), layout, first="layer1.0.conv1.weight", **settings
+    )
+
+
+def _efficientnet_lite(size: str) -> Architecture:
+    image = EFFICIENTNETS[size].image
+    # Its authors cut 16 pixels off every side, and normalise bytes: (byte - 127) / 128.
+    preprocess = partial(_BICUBIC, resize=image + 32, crop=image, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    return Architecture(
+        f"efficientnet_lite_pytorch/{size}",
+        lambda classes, image: efficientnet_lite(size, classes),
+        layouts_efficientnet.efficientnet_lite,
+        preprocess,
+        first="_conv_stem.weight",
+        prefixes=WRAPPED,
+        head=Head("_fc.weight"),
+        image=image,
     )
 
 
@@ -238,6 +256,7 @@ _LISTED = (
         head=Head("head.weight"),
         image=256,
     ),
+    *map(_efficientnet_lite, EFFICIENTNETS),
     _resnet("moco_v2/resnet50", 50, layouts_resnet.moco_resnet, prefixes=_MOCO, **_WITHOUT_HEAD),
     _resnet("dino/resnet50", 50, layouts_resnet.dino_resnet, prefixes=_DINO, preprocess=_BICUBIC, **_WITHOUT_HEAD),
     *(_dino_vit(size, patch) for size, patch in (("s", 16), ("s", 8), ("b", 16), ("b", 8))),

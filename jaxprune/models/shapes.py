@@ -5,19 +5,21 @@ from typing import Any
 
 from jaxprune import check
 from jaxprune.models.clip_resnet import ClipResNet
+from jaxprune.models.efficientnet import EfficientNetLite
 from jaxprune.models.resnet import ResNet
 from jaxprune.models.swin import SwinV2
 from jaxprune.models.vit import ViT
 
 _FAMILIES = {
     "clip_resnet": ClipResNet.described,
+    "efficientnet_lite": EfficientNetLite.described,
     "resnet": ResNet.described,
     "swin_v2": SwinV2.described,
     "vit": ViT.described,
 }
 
 
-def specification(values: Mapping[str, Any]) -> ClipResNet | ResNet | SwinV2 | ViT:
+def specification(values: Mapping[str, Any]) -> ClipResNet | EfficientNetLite | ResNet | SwinV2 | ViT:
     """Makes the module of a shape that ``describe`` wrote, such as the content of ``specification.json``.
 
     Raises:

@@ -29,7 +29,7 @@ from jaxprune.types import Preprocess
 _SHAPE, _WEIGHTS, _BUILDER = "specification.json", "weights.safetensors", "network.py"
 # Kept as text, since it imports PyTorch, which nothing here does.
 _TEMPLATE = Path(__file__).with_name("network.py.txt")
-_IN_PYTORCH = ("clip_resnet", "resnet", "swin_v2", "vit")
+_IN_PYTORCH = ("clip_resnet", "efficientnet_lite", "resnet", "swin_v2", "vit")
 
 
 def save(

@@ -95,3 +95,35 @@ def test_npz_every_cut_and_flip_is_an_error_or_changes_nothing(path):
             else:
                 assert got.fingerprint() == source.fingerprint()
     assert errors > len(whole) / 3
+
+
+def test_npz_reads_the_images_that_are_kept_for_testing(path):
+    np.savez(path, image=BYTES, label=LABELS, test_image=BYTES[::-1], test_label=np.array([1, 0, 0]))
+    train, tests = jp.data.npz(path), jp.data.npz(path, "test")
+    assert jp.data.npz_parts(path) == ("train", "test")
+    assert (train.name, tests.name, train.classes, tests.classes) == ("npz:three", "npz:three:test", *[("0", "1")] * 2)
+    np.testing.assert_array_equal(tests.pixels, BYTES[::-1])
+    np.testing.assert_array_equal(tests.labels, [1, 0, 0])
+    np.testing.assert_array_equal(train.labels, LABELS)
+    np.savez(path, image=BYTES, label=LABELS, test_image=BYTES, test_label=LABELS, classes=["no", "yes"])
+    assert jp.data.npz(path, "test").classes == ("no", "yes")
+
+
+def test_npz_parts_are_complete_or_refused(path):
+    np.savez(path, image=BYTES, label=LABELS)
+    assert jp.data.npz_parts(path) == ("train",)
+    with pytest.raises(ValueError, match=r"npz: expected 'test_image' and 'test_label' in .*, but it has image, label"):
+        jp.data.npz(path, "test")
+    np.savez(path, image=BYTES, label=LABELS, test_label=LABELS)
+    assert jp.data.npz_parts(path) == ("train", "test")
+    with pytest.raises(ValueError, match=r"npz: expected 'test_image' and 'test_label'"):
+        jp.data.npz(path, "test")
+    # Classes are those of the part that trains, also where the tests have fewer.
+    np.savez(path, image=BYTES, label=LABELS, test_image=BYTES, test_label=LABELS * 0)
+    with pytest.raises(ValueError, match=r"labels: class 1 has no example"):
+        jp.data.npz(path, "test")
+    np.savez(path, image=BYTES, label=LABELS, test_image=BYTES.astype(float), test_label=LABELS)
+    with pytest.raises(ValueError, match=r"npz: test_image: expected numbers"):
+        jp.data.npz(path, "test")
+    with pytest.raises(ValueError, match=r"npz: cannot read"):
+        jp.data.npz_parts(path.with_name("nowhere.npz"))

@@ -5,7 +5,9 @@ import pytest
 from scipy.special import erf
 
 from jaxprune import tree
-from jaxprune.models import resized, resnet, resnet_cifar, swin_v2, vit
+from jaxprune.models import efficientnet_lite, resized, resnet, resnet_cifar, swin_v2, vit
+from jaxprune.models.efficientnet import EfficientNetLite, StageShape
+from jaxprune.models.efficientnet_blocks import BlockShape
 from jaxprune.models.resnet import ResNet, full_blocks
 from jaxprune.models.resnet_blocks import Basic, Bottleneck, Layers, Stem
 
@@ -14,6 +16,12 @@ TINY = {
     "cifar": (resnet_cifar(8, classes=3, width=2), (8, 8, 3)),
     "basic": (resnet(18, classes=3, width=2), (32, 32, 3)),
     "bottleneck": (resnet(50, classes=3, width=2), (32, 32, 3)),
+    "inverted": (
+        EfficientNetLite(
+            (BlockShape(1, 0, 0), BlockShape(2, 0, 8)), (StageShape(3, 3, 1), StageShape(4, 5, 2)), 3, 4, 6
+        ),
+        (8, 8, 3),
+    ),
     "vit": (vit(patch=4, image=8, classes=3, width=8, heads=2, depth=2), (8, 8, 3)),
     "swin": (swin_v2(patch=2, window=2, depths=(2, 1), classes=3, width=4, heads=(1, 2)), (8, 8, 3)),
 }
@@ -148,6 +156,23 @@ def test_resnet_tags_the_values_of_bottlenecks():
     assert found["features"] == (2, 64)
 
 
+def test_efficientnet_lite_tags_every_value_by_its_place():
+    module, image = TINY["inverted"]
+    found = tags(module.clone(blocks=(*module.blocks, BlockShape(2, 1, 7))), image)
+    assert found == {
+        "stage1/block0/units": (2, 4, 4, 4),
+        "stage1/block0": (2, 4, 4, 3),
+        "stage2/block0/expanded": (2, 4, 4, 8),
+        "stage2/block0/units": (2, 2, 2, 8),
+        "stage2/block0": (2, 2, 2, 4),
+        "stage2/block1/expanded": (2, 2, 2, 7),
+        "stage2/block1/units": (2, 2, 2, 7),
+        "stage2/block1/branch": (2, 2, 2, 4),
+        "stage2/block1": (2, 2, 2, 4),
+        "features": (2, 6),
+    }
+
+
 def test_vit_tags_every_value_by_its_place():
     found = tags(*TINY["vit"])
     block = {"": (2, 5, 8), "/keys": (2, 5, 2, 4), "/attention": (2, 2, 5, 5), "/units": (2, 5, 32)}
@@ -170,7 +195,13 @@ def test_models_answer_a_batch_as_its_images_one_by_one(kind):
             np.testing.assert_allclose(apply(variables, single[None])[0], output, rtol=1e-12, atol=1e-12)
 
 
-ANY_SIZE = [("cifar", (5, 7, 1)), ("cifar", (32, 32, 3)), ("basic", (40, 24, 4)), ("swin", (2, 13, 1))]
+ANY_SIZE = [
+    ("cifar", (5, 7, 1)),
+    ("cifar", (32, 32, 3)),
+    ("basic", (40, 24, 4)),
+    ("inverted", (5, 2, 1)),
+    ("swin", (2, 13, 1)),
+]
 
 
 @pytest.mark.parametrize(("kind", "size"), ANY_SIZE)
@@ -185,6 +216,7 @@ def test_models_all_but_vit_take_any_image(kind, size):
     [
         (lambda **change: resnet_cifar(**{"depth": 20, **change}), {"width": 8}),
         (lambda **change: resnet(**{"depth": 50, **change}), {"classes": 10}),
+        (lambda **change: efficientnet_lite(**{"size": "lite1", **change}), {"dropout": 0.1}),
         (lambda **change: vit(**{"size": "s", **change}), {"patch": 32}),
         (lambda **change: swin_v2(**{"depths": [2, 2], **change}), {"window": 4}),
         (lambda **change: resnet_cifar(**{"depth": 20, **change}), {"stem_stride": 2}),

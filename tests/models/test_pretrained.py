@@ -12,6 +12,8 @@ import pytest
 import jaxprune as jp
 from jaxprune import tensor_files
 from jaxprune.models import ARCHITECTURES, mapping, pretrained
+from jaxprune.models.efficientnet import EfficientNetLite, StageShape
+from jaxprune.models.efficientnet_blocks import BlockShape
 from jaxprune.models.resnet import ResNet, full_blocks
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +26,11 @@ SMALL = {"width": 16, "heads": 2, "depth": 1}
 
 def small_resnet(classes: int, image: int) -> ResNet:
     return ResNet(full_blocks((1, 1, 1, 1), 4, True), classes, 4, True, large_images=True)
+
+
+def small_efficientnet(classes: int) -> EfficientNetLite:
+    blocks, stages = (BlockShape(1, 0, 0), BlockShape(2, 0, 6)), (StageShape(3, 3, 1), StageShape(4, 5, 2))
+    return EfficientNetLite(blocks, stages, classes, 4, 6)
 
 
 def small_vit(patch: int, **options: Any) -> Any:
@@ -39,6 +46,7 @@ MODULES = {
     "torchvision/swin_v2_t": lambda classes, image: jp.models.swin_v2(
         window=4, depths=(1, 1), classes=classes, width=8, heads=(2, 4)
     ),
+    "efficientnet_lite_pytorch/lite0": lambda classes, image: small_efficientnet(classes),
     "dino/vit_s16": small_vit(16),
     "timm/vit_small_patch16": small_vit(16),
     "clip/vit_b32": small_vit(32, **CLIP),
@@ -206,6 +214,8 @@ PREPROCESSED = {
     "torchvision/vit_b32": (256, 224, "bilinear", 0.485),
     "torchvision/vit_l16": (242, 224, "bilinear", 0.485),
     "torchvision/swin_v2_t": (260, 256, "bicubic", 0.485),
+    "efficientnet_lite_pytorch/lite0": (256, 224, "bicubic", 127 / 255),
+    "efficientnet_lite_pytorch/lite4": (332, 300, "bicubic", 127 / 255),
     "moco_v2/resnet50": (256, 224, "bilinear", 0.485),
     "dino/resnet50": (256, 224, "bicubic", 0.485),
     "dino/vit_s16": (256, 224, "bicubic", 0.485),
@@ -236,6 +246,13 @@ def test_architectures_of_swag_cut_nothing_off_at_any_size(name, side):
 def test_architectures_of_timm_cut_nothing_off_at_384_pixels():
     made = ARCHITECTURES["timm/vit_base_patch16"].preprocess(384)
     assert (made.resize, made.crop) == (384, 384)
+
+
+def test_architectures_of_efficientnet_normalise_bytes_by_127_and_128():
+    made = ARCHITECTURES["efficientnet_lite_pytorch/lite0"].preprocess(64)
+    assert (made.resize, made.crop) == (73, 64)
+    found = jp.data.normalise(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1), made)
+    np.testing.assert_allclose(found[:, 1], (np.arange(256) - 127) / 128, rtol=1e-6, atol=1e-7)
 
 
 def test_normalised_network_sees_what_preprocessing_makes_of_bytes():

@@ -17,6 +17,7 @@ FULL = {
     "strided": jp.models.resnet_cifar(20, width=4, stem_stride=2),
     "imagenet": jp.models.resnet(18, width=8),
     "bottleneck": jp.models.resnet(50, width=8),
+    "inverted": jp.models.efficientnet_lite("lite1", 10),
     "vit": jp.models.vit("ti"),
     "blocks": jp.models.vit("s", layers="blocks"),
     "swin": jp.models.swin_v2("t"),
@@ -109,6 +110,21 @@ def test_describe_names_the_stages_of_a_windowed_transformer():
     assert (heads.size, heads.axis, heads.sites) == (4, 3, ("stage2/block1/heads",))
 
 
+def test_describe_has_inner_channels_and_stages_of_an_inverted_residual_network():
+    module = networks.INVERTED
+    gates = {"stage2_block1": np.array([False]), "stage2_block2/units": np.arange(7) < 3}
+    assert module.without(gates).describe() == {
+        "family": "efficientnet_lite",
+        "classes": 3,
+        "stem": 4,
+        "top": 6,
+        "dropout": 0.0,
+        "stages": [{"filters": 3, "kernel": 3, "stride": 1}, {"filters": 4, "kernel": 5, "stride": 2}],
+        "blocks": {"stage1_block0": 0, "stage2_block0": 6, "stage2_block2": 3},
+    }
+    assert [group.name for group in module.groups() if group.is_layer] == ["stage2_block1", "stage2_block2"]
+
+
 def test_groups_of_a_residual_network_are_units_and_inner_blocks():
     groups = {group.name: group for group in jp.models.resnet_cifar(20, keras=True).groups()}
     layers = [name for name, group in groups.items() if group.is_layer]
@@ -167,7 +183,7 @@ TINY, VIT = ResNet(full_blocks((2, 1), 4), 3, 4), jp.models.vit(**networks.VIT)
 BAD = {
     "family": (
         changed(TINY, family="vgg"),
-        r"specification: family: unknown value 'vgg'.*Known: clip_resnet, resnet, swin_v2, vit",
+        r"specification: family: unknown value 'vgg'.*Known: clip_resnet, efficientnet_lite, resnet, swin_v2, vit",
     ),
     "no family": (without(TINY.describe(), "family"), r"specification: family: unknown value 'None'"),
     "declared": (networks.MLP.describe(), r"specification: family: unknown value 'declared'"),

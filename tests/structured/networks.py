@@ -10,11 +10,20 @@ import numpy as np
 
 import jaxprune as jp
 from jaxprune.groups import Group, Member
+from jaxprune.models.efficientnet import EfficientNetLite, StageShape
+from jaxprune.models.efficientnet_blocks import BlockShape
 from jaxprune.models.resnet import ResNet, full_blocks
 from jaxprune.structured import Declared
 
 VIT: dict[str, Any] = {"patch": 4, "image": 8, "classes": 3, "width": 8, "heads": 4, "depth": 3}
 SWIN: dict[str, Any] = {"patch": 2, "window": 2, "classes": 3, "width": 4, "heads": (2, 4), "depths": (2, 1)}
+INVERTED = EfficientNetLite(
+    (BlockShape(1, 0, 0), BlockShape(2, 0, 6), BlockShape(2, 1, 5), BlockShape(2, 2, 7)),
+    (StageShape(3, 3, 1), StageShape(4, 5, 2)),
+    classes=3,
+    stem=4,
+    top=6,
+)
 FAMILIES = {
     "basic": (ResNet(full_blocks((3, 3), 4), 3, 4), (6, 6, 3)),
     "keras": (ResNet(full_blocks((3, 2), 4), 3, 4, keras=True), (6, 6, 3)),
@@ -22,6 +31,7 @@ FAMILIES = {
     "branches": (jp.models.vit(**VIT), (8, 8, 3)),
     "blocks": (jp.models.vit(**VIT, layers="blocks"), (8, 8, 3)),
     "windows": (jp.models.swin_v2(**SWIN), (6, 8, 3)),
+    "inverted": (INVERTED, (9, 7, 3)),
 }
 # Smaller ones, for what compiles large programs.
 SMALL = {
@@ -32,7 +42,7 @@ SMALL = {
 MODULES = FAMILIES | SMALL
 # The last operation of a layer: scaling its leaves scales what the layer adds.
 ENDS = dict.fromkeys(MODULES, r"/output/") | dict.fromkeys(("basic", "keras", "resnet"), r"/norm2/")
-ENDS["bottleneck"] = r"/norm3/"
+ENDS |= dict.fromkeys(("bottleneck", "inverted"), r"/norm3/")
 ENDS["windows"] = r"/norm\d/"
 ENDS["mlp"] = r"/kernel"
 

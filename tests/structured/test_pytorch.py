@@ -60,8 +60,8 @@ class Module:
 
 
 class Conv2d(Module):
-    def __init__(self, before, after, size, stride, padding=0, bias=True):
-        super().__init__(weight=(after, before, size, size), bias=(after,) if bias else None)
+    def __init__(self, before, after, size, stride, padding=0, bias=True, groups=1):
+        super().__init__(weight=(after, before // groups, size, size), bias=(after,) if bias else None)
 
 
 class Linear(Module):
@@ -72,6 +72,12 @@ class Linear(Module):
 class BatchNorm2d(Module):
     def __init__(self, width, eps=1e-5, momentum=0.1):
         super().__init__(**dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (width,)))
+
+
+class Dropout(Module):
+    def __init__(self, share):
+        assert 0 <= share < 1
+        super().__init__()
 
 
 class LayerNorm(Module):
@@ -102,7 +108,7 @@ class Parameter(Array):
 def build(root, monkeypatch):
     """Runs the builder of a folder, with the stand-in where ``import torch`` finds it."""
     torch, nn, files = ModuleType("torch"), ModuleType("torch.nn"), ModuleType("safetensors.torch")
-    layers = (Module, Conv2d, Linear, BatchNorm2d, LayerNorm, Parameter)
+    layers = (Module, Conv2d, Linear, BatchNorm2d, Dropout, LayerNorm, Parameter)
     vars(nn).update({layer.__name__: layer for layer in layers}, Identity=Module, functional=SimpleNamespace(gelu=len))
     vars(torch).update(nn=nn, zeros=lambda *shape: Array(shape), tensor=np.asarray, mean=len)
     arrays = {name: Array(array.shape) for name, array in safetensors.numpy.load_file(root / WEIGHTS).items()}
@@ -182,7 +188,8 @@ def test_export_pytorch_writes_a_builder_of_pytorch_and_safetensors_alone(tmp_pa
 
 def test_export_pytorch_refuses_a_family_that_the_builder_does_not_know(tmp_path):
     with pytest.raises(
-        ValueError, match=r"specification: family: unknown value 'declared'.*Known: clip_resnet, resnet"
+        ValueError,
+        match=r"specification: family: unknown value 'declared'.*Known: clip_resnet, efficientnet_lite, resnet",
     ):
         export_pytorch(tmp_path / "new", networks.MLP, networks.mlp_params(), {}, (2, 2, 1))
     assert not (tmp_path / "new").exists()
