@@ -145,7 +145,13 @@ def sparsegpt(
 
 
 def least_squares(
-    network: jp.Network, batches: Iterable[Batch], mask: Mask, *, damping: float = 1e-2, sequential: bool = True
+    network: jp.Network,
+    batches: Iterable[Batch],
+    mask: Mask,
+    *,
+    damping: float = 1e-2,
+    sequential: bool = True,
+    refit: Prunable | None = None,
 ) -> jp.pruning.Round:
     """Fits the kept weights of every pruned layer, so that it puts out what the dense network puts out there.
 
@@ -156,9 +162,11 @@ def least_squares(
     Args:
       network: the dense network.
       batches: images and optional weights; labels are not read.
-      mask: what is kept; leaves that keep everything are not touched, all others have to be kernels.
+      mask: what is kept; leaves with something pruned have to be kernels.
       damping: d is this times the mean diagonal of H of the layer.
       sequential: False: x are the inputs in the dense network.
+      refit: static tree of bools: kernels that are fitted even if they keep everything, such as a head that is not
+        pruned but whose inputs have changed.  None: leaves that keep everything are not touched.
 
     Returns:
       The mask, and the params.
@@ -177,10 +185,13 @@ def least_squares(
     check.positive("damping", damping)
     check.network(network)
     check.mask("mask", mask, network.params)
-    pruned = jax.tree.map(lambda leaf: not np.asarray(leaf).all(), mask)
-    if not any(jax.tree.leaves(pruned)):
+    fitted = jax.tree.map(lambda leaf: not np.asarray(leaf).all(), mask)
+    if refit is not None:
+        check.static_bools("refit", refit, network.params)
+        fitted = jax.tree.map(lambda pruned, also: pruned or bool(also), fitted, refit)
+    if not any(jax.tree.leaves(fitted)):
         return jp.pruning.Round(mask, network.params)
-    found = kernels(network, batches, pruned, "mask")
+    found = kernels(network, batches, fitted, "mask")
 
     def layer(path: str, weights: np.ndarray, params: Params) -> tuple[np.ndarray, np.ndarray]:
         kept = _of_leaf(found, mask, path)

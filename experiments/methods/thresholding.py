@@ -35,6 +35,7 @@ def thresholding(
     allocation: str = "global",
     matrix: str = "empirical_fisher",
     loss: Loss = jp.losses.cross_entropy,
+    first_order: bool = False,
     stages: int = 1,
     steps: int = 50,
     most: int = 64,
@@ -50,6 +51,7 @@ def thresholding(
       allocation: "global", or "uniform": every leaf keeps the same share.
       matrix: "empirical_fisher", the paper's: a row for every image; or "ggn": one for every image and class.
       loss: whose model it is.  Of a distillation without a teacher, which "ggn" takes, the dense network is it.
+      first_order: whether g is in the model.  False: the gradient is taken as zero, as in optimal brain surgeon.
       stages: how often the model is made anew, around the weights as pruned so far, each time keeping the same share of
         what was left: the paper's CHITA++.  What was pruned may come back.
       steps: the most changes of the support in a stage.
@@ -86,8 +88,11 @@ def thresholding(
     for share in jp.schedules.exponential(sparsity, stages):
         at = network.replace(params=params)
         rows = _rows(at, loss, batches, prunable, matrix, most)
-        gradient = jp.curvature.average(lambda batch, at=at: jp.curvature.gradient(at, loss, batch), batches)
-        point, slope = (_chosen(each, prunable, rows.dtype) for each in (params, gradient))
+        point = _chosen(params, prunable, rows.dtype)
+        slope = np.zeros_like(point)
+        if first_order:
+            gradient = jp.curvature.average(lambda batch, at=at: jp.curvature.gradient(at, loss, batch), batches)
+            slope = _chosen(gradient, prunable, rows.dtype)
         ridge = damping * float(np.einsum("rn,rn->", rows, rows, dtype=np.float64)) / len(point)
         check.positive("damping: times the mean diagonal of the matrix", ridge)
         runs = _runs(params, prunable, share, allocation)
