@@ -120,9 +120,14 @@ def costs_in_order(weights: np.ndarray, ordered: tuple[np.ndarray, np.ndarray]) 
 
 def _cholesky(matrix: np.ndarray, damping: float) -> tuple[Any, bool]:
     try:
-        return cho_factor(matrix, lower=True)
-    except np.linalg.LinAlgError as error:
+        factor = cho_factor(matrix, lower=True)
+        # A pivot that is rounding may come out positive, and would be divided by.
+        definite = np.diagonal(factor[0]).min() ** 2 > 10 * len(matrix) * np.finfo(float).eps * matrix.max()
+    except np.linalg.LinAlgError:
+        definite = False
+    if not definite:
         raise ValueError(
             f"damping: expected one that makes the moments of a layer's inputs positive definite, but {damping!r} is "
             "lost in their rounding. Raise it: 1e-4 suffices for float32."
-        ) from error
+        )
+    return factor
