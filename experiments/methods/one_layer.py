@@ -4,6 +4,7 @@ All in NumPy and float64.  Weights are W [g, d, o], moments H [g, d, d] (see ``m
 the error of the layer, ``sum_o (V - W)_o^T H (V - W)_o``.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -119,13 +120,11 @@ def costs_in_order(weights: np.ndarray, ordered: tuple[np.ndarray, np.ndarray]) 
 
 
 def _cholesky(matrix: np.ndarray, damping: float) -> tuple[Any, bool]:
-    try:
+    factor, least = None, 10 * len(matrix) * np.finfo(float).eps * matrix.max()
+    with contextlib.suppress(np.linalg.LinAlgError):
         factor = cho_factor(matrix, lower=True)
-        # A pivot that is rounding may come out positive, and would be divided by.
-        definite = np.diagonal(factor[0]).min() ** 2 > 10 * len(matrix) * np.finfo(float).eps * matrix.max()
-    except np.linalg.LinAlgError:
-        definite = False
-    if not definite:
+    # A pivot that is rounding may come out positive, and would be divided by.
+    if factor is None or np.diagonal(factor[0]).min() ** 2 <= least:
         raise ValueError(
             f"damping: expected one that makes the moments of a layer's inputs positive definite, but {damping!r} is "
             "lost in their rounding. Raise it: 1e-4 suffices for float32."

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Of a step, the longest first, in units of 1 / the largest eigenvalue: at 1 the model cannot rise.
-_LENGTHS = (64.0, 16.0, 4.0, 1.0)
+# Steps are tried that exchange 1, 8, 64 ... weights.
+_EXCHANGED = 8
 # Conjugate gradients on a candidate before it is judged, and on the last support.
 _GLANCE, _POLISH = 5, 200
 # The largest eigenvalue from below, by so many products, is raised by so much.
@@ -60,10 +60,15 @@ class Quadratic:
     def support(self, weights: np.ndarray) -> np.ndarray:
         """Where the largest ``D_j v_j^2`` are, D the diagonal of the matrix; of equal ones the last."""
         found, sizes = np.zeros(len(weights), bool), self.diagonal * weights**2
-        for start, stop, kept in zip((0, *self.groups), self.groups, self.kept, strict=False):
+        for run, kept in zip(self.runs, self.kept, strict=True):
             # Ties are pruned by position, as everywhere.
-            found[start + np.argsort(sizes[start:stop], kind="stable")[stop - start - kept :]] = True
+            found[run.start + np.argsort(sizes[run], kind="stable")[run.stop - run.start - kept :]] = True
         return found
+
+    @property
+    def runs(self) -> list[slice]:
+        """The runs of weights that have counts of their own."""
+        return [slice(start, stop) for start, stop in zip((0, *self.groups[:-1]), self.groups, strict=True)]
 
 
 def sparse_minimum(model: Quadratic, *, steps: int = 50) -> tuple[np.ndarray, np.ndarray, list[float]]:
@@ -87,14 +92,14 @@ def sparse_minimum(model: Quadratic, *, steps: int = 50) -> tuple[np.ndarray, np
     >>> found.round(3).tolist(), kept.tolist()
     ([3.0, 0.0, 0.0], [True, False, False])
     """
-    length = 1 / (_MARGIN * _largest(model))
+    safe = 1 / (_MARGIN * _largest(model))
     kept = model.support(model.point)
     weights = settled(model, np.where(kept, model.point, 0), kept, _POLISH)
     values = [model.value(weights)]
     for _ in range(steps):
-        step, candidates = length * model.slope(weights) / model.diagonal, []
-        for factor in _LENGTHS:
-            there = weights - factor * step
+        slope, candidates = model.slope(weights), []
+        for length in (safe, *_lengths(model, weights, kept, slope)):
+            there = weights - length * slope / model.diagonal
             support = model.support(there)
             if not any(np.array_equal(support, other) for other, _ in candidates):
                 candidates.append((support, settled(model, np.where(support, there, 0), support, _GLANCE)))
@@ -141,6 +146,22 @@ def settled(model: Quadratic, weights: np.ndarray, kept: np.ndarray, steps: int)
         direction = rescaled + size / before * direction
     found = weights.copy()
     found[places] += moved
+    return found
+
+
+def _lengths(model: Quadratic, weights: np.ndarray, kept: np.ndarray, slope: np.ndarray) -> list[float]:
+    """The lengths of steps that exchange 1, 8, 64 ... weights, where the slope at the kept ones is zero."""
+    root, ratios = np.sqrt(model.diagonal), []
+    for run in model.runs:
+        inside = np.sort((root * np.abs(weights))[run][kept[run]])
+        outside = np.sort((np.abs(slope) / root)[run][~kept[run]])[::-1]
+        outside = outside[outside > 0]
+        count = min(len(inside), len(outside))
+        ratios.append(inside[:count] / outside[:count])
+    reached, found, exchanged = np.sort(np.concatenate(ratios)), [], 1
+    while exchanged <= len(reached):
+        found.append(float(reached[exchanged - 1]) * (1 + 1e-4))
+        exchanged *= _EXCHANGED
     return found
 
 

@@ -84,7 +84,7 @@ def thresholding(
     if not any(jax.tree.leaves(prunable)):
         raise ValueError("prunable: expected at least one True leaf, but every leaf is False: nothing is pruned.")
     batches = _taught(network, loss, batches, matrix)
-    params, kept = network.params, []
+    params, kept = network.params, np.zeros(0, bool)
     for share in jp.schedules.exponential(sparsity, stages):
         at = network.replace(params=params)
         rows = _rows(at, loss, batches, prunable, matrix, most)
@@ -97,14 +97,14 @@ def thresholding(
         check.positive("damping: times the mean diagonal of the matrix", ridge)
         runs = _runs(params, prunable, share, allocation)
         model = Quadratic(point, slope, rows, ridge, *runs)
-        weights, stays, _ = sparse_minimum(model, steps=steps)
-        params, kept = _placed(weights, params, prunable), stays
+        weights, kept, _ = sparse_minimum(model, steps=steps)
+        params = _placed(weights, params, prunable)
     mask = _placed(kept, jp.masks.ones(network.params), prunable)
     return jp.pruning.Round(mask, params)
 
 
-def _taught(network: jp.Network, loss: Loss, batches: Sequence[Batch], matrix: str) -> list[Batch]:
-    """The batches in a list; the dense network is the teacher of a distillation that has none."""
+def _taught(network: jp.Network, loss: Loss, batches: Sequence[Batch], matrix: str) -> Sequence[Batch]:
+    """The batches, checked; the dense network is the teacher of a distillation that has none."""
     listed = list(check.batches(batches))
     if not listed:
         raise ValueError(NO_BATCH)
