@@ -32,6 +32,9 @@ def prune_in_order(
 
     Returns:
       What is kept, and the new weights [g, d, o].
+
+    Raises:
+      ValueError: a damping that is lost in the rounding of H.
     """
     upper, dead = in_order(moments, damping)
     weights, kept = weights.copy(), np.ones(weights.shape, bool)
@@ -64,6 +67,9 @@ def fit(weights: np.ndarray, kept: np.ndarray, moments: np.ndarray, cross: np.nd
 
     Returns:
       The new weights [g, d, o].
+
+    Raises:
+      ValueError: a damping that is lost in the rounding of H.
 
     >>> ones = np.ones((1, 2, 2))
     >>> fit(np.array([[[1.0], [2.0]]]), np.array([[[True], [False]]]), ones, ones, damping=1.0).round(9).tolist()

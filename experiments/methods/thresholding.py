@@ -51,7 +51,8 @@ def thresholding(
       allocation: "global", or "uniform": every leaf keeps the same share.
       matrix: "empirical_fisher", the paper's: a row for every image; or "ggn": one for every image and class.
       loss: whose model it is.  Of a distillation without a teacher, which "ggn" takes, the dense network is it.
-      first_order: whether g is in the model.  False: the gradient is taken as zero, as in optimal brain surgeon.
+      first_order: whether g is in the model.  False: the gradient is taken as zero, as in optimal brain surgeon.  With
+        the rows of a fitted network, some nearly zero, the model falls without end along g, and the network is lost.
       stages: how often the model is made anew, around the weights as pruned so far, each time keeping the same share of
         what was left: the paper's CHITA++.  What was pruned may come back.
       steps: the most changes of the support in a stage.

@@ -94,10 +94,10 @@ def second_moments(seen, weight):
 
 
 def test_kernels_see_what_im2col_cuts_out():
-    network, batch = small(), images(5)
-    weight = np.array([1.0, 0.0, 2.0, 0.5, 1.0])
-    # In two batches, with padding that is not even finite.
-    broken = batch["image"].at[1].set(jnp.nan)
+    network, batch = small(), images(6)
+    weight = np.array([1.0, 0.0, 2.0, 0.5, 0.0, 1.0])
+    # In two batches, with padding that is not even finite, or whose squares are not.
+    broken = batch["image"].at[1].set(jnp.nan).at[4].set(1e308)
     cut = [{"image": broken[:3], "weight": weight[:3]}, {"image": broken[3:], "weight": weight[3:]}]
     found = moments.kernels(network, cut, jp.tree.prunable(network.params))
     assert [list(found.layouts)[at] for at in (0, -1)] == ["first/kernel", "head/kernel"]
@@ -169,6 +169,7 @@ def test_methods_prune_exactly_and_leave_the_rest(name):
 
 def test_wanda_is_the_formula():
     network, batch = perceptron()
+    batch = {"image": 0.2 * batch["image"]}  # hidden units that differ in size
     prunable = jax.tree.map(lambda _: True, network.params)
     found = layerwise.wanda(network, [batch], prunable, 0.5, sequential=False)
     first, inputs = np.asarray(network.params["one"]["w"]), np.asarray(batch["image"])
@@ -183,11 +184,16 @@ def test_wanda_is_the_formula():
                 np.argsort(scores[:, unit])[:count]
             )
     # One after the other: the second layer sees what the pruned first one gives it.
-    after = layerwise.wanda(network, [batch], prunable, 0.5)
-    hidden = np.tanh(inputs @ np.asarray(after.params["one"]["w"]))
-    scores = np.abs(np.asarray(network.params["two"]["w"])) * np.linalg.norm(hidden, axis=0)[:, None]
-    kept = np.asarray(after.mask["two"]["w"])
-    assert all(scores[~kept[:, unit], unit].max() <= scores[kept[:, unit], unit].min() for unit in range(3))
+    differ = 0
+    for sparsity in (0.4, 0.6, 0.7, 0.8):
+        after = layerwise.wanda(network, [batch], prunable, sparsity)
+        hidden = np.tanh(inputs @ np.asarray(after.params["one"]["w"]))
+        scores = np.abs(np.asarray(network.params["two"]["w"])) * np.linalg.norm(hidden, axis=0)[:, None]
+        kept = np.asarray(after.mask["two"]["w"])
+        assert all(scores[~kept[:, unit], unit].max() <= scores[kept[:, unit], unit].min() for unit in range(3))
+        at_once = layerwise.wanda(network, [batch], prunable, sparsity, sequential=False)
+        differ += bool(jnp.any(at_once.mask["two"]["w"] != after.mask["two"]["w"]))
+    assert differ
 
 
 def test_wanda_with_one_threshold_ranks_what_deleting_costs():
