@@ -1,6 +1,5 @@
 """Losses of each example, and their weighted mean."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,6 +43,9 @@ def squared_error(outputs: Any, batch: Batch) -> Any:
     return jnp.sum((outputs - targets(outputs, batch)) ** 2, axis=-1)
 
 
+_TEMPERATURES = (1e-6, 1e6)
+
+
 @dataclass(frozen=True)
 class Distillation:
     """The distance of a network to a teacher, see ``distillation``; equal by value.
@@ -60,10 +62,12 @@ class Distillation:
 
     def __post_init__(self) -> None:
         check.choice("kind", self.kind, ("squared", "kl"))
-        if not check.is_number(self.temperature) or not 0 < self.temperature < math.inf:
+        low, high = _TEMPERATURES
+        if not check.is_number(self.temperature) or not low <= self.temperature <= high:
             raise ValueError(
-                f"temperature: expected a finite number above 0, but got {self.temperature!r}. 1 leaves the outputs as "
-                "they are."
+                f"temperature: expected a finite number above 0, from {low:g} to {high:g}, beyond which nothing is "
+                "left "
+                f"of the numbers, but got {self.temperature!r}. 1 leaves the outputs as they are."
             )
         object.__setattr__(self, "temperature", float(self.temperature))
         if self.at is not None and not isinstance(self.at, str):
@@ -81,6 +85,11 @@ class Distillation:
         target = teacher(outputs, batch)
         if self.kind == "squared":
             return jnp.sum((outputs - target) ** 2, axis=-1)
+        if outputs.shape[-1] == 1:
+            raise ValueError(
+                'loss: expected two outputs or more, for "kl", but got one: a softmax of one is 1, and any two agree. '
+                'Take kind="squared".'
+            )
         log_p = jax.nn.log_softmax(target / self.temperature)
         distance = log_p - jax.nn.log_softmax(outputs / self.temperature)
         return self.temperature**2 * jnp.sum(jnp.exp(log_p) * distance, axis=-1)
@@ -110,7 +119,7 @@ def distillation(
       A ``Loss`` that is equal by value, so that two equal ones share compiled programs.
 
     Raises:
-      ValueError: an unknown kind, a temperature that is not a finite number above 0.
+      ValueError: an unknown kind, a temperature that is not a finite number above 0, or too far from 1 to compute with.
       TypeError: a name that is no string.
 
     Source: Hinton, Vinyals and Dean (2015), arXiv 1503.02531, for "kl" with T^2.

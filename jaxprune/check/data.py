@@ -10,6 +10,9 @@ from jax.core import Tracer
 
 from jaxprune.check.trees import finite, kind_of, lies_here, short
 
+ENTRIES = ("image", "label", "teacher", "weight")
+"""What the library reads of a batch; a loss of the user's own may read more."""
+
 
 def label_range(name: str, values: Any, classes: int) -> np.ndarray:
     """Checks that labels are integers in [0, classes)."""
@@ -55,6 +58,16 @@ def batch(value: Mapping[str, Any], name: str = "batch", keys: Iterable[str] = (
                 f"{name}: expected every entry as one array with an axis of the examples first, but {key!r} is "
                 f"{kind_of(entry)}. {'Make it one: numpy.asarray(...).' if isinstance(entry, list) else remedy}"
             )
+        if key.removesuffix("s") in ENTRIES and key not in ENTRIES:
+            raise ValueError(
+                f"{name}: an entry is called {key!r}, which nothing reads. Did you mean {key.removesuffix('s')!r}?"
+            )
+    if "weight" in value and np.ndim(value["weight"]) != 1:
+        raise ValueError(
+            f"{name}: expected one weight for each example, but got weights of shape {np.shape(value['weight'])}. "
+            "Write "
+            "weight.reshape(-1)."
+        )
     sizes = {key: np.shape(entry)[0] for key, entry in value.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"{name}: expected as many labels and weights as images, but the lengths are {sizes}.")

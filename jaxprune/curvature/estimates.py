@@ -84,7 +84,7 @@ class Estimate:
         reaches = jax.tree.map(reach, self.error, self.effective)
         values = jax.tree.map(np.asarray, self.value)
         ends = (jax.tree.map(function, values, reaches) for function in (np.subtract, np.add))
-        low, high = (jax.tree.map(jnp.asarray, end) for end in ends)
+        low, high = (jax.tree.map(_narrowed, end, self.value) for end in ends)
         return low, high
 
     def few(self, least: float = FEW) -> Mask:
@@ -99,6 +99,13 @@ class Estimate:
             f"{self.examples} examples; fewer than {FEW} of them effectively reach {flagged} of "
             f"{tree.size(self.value)} weights"
         )
+
+
+def _narrowed(end: np.ndarray, like: Any) -> Any:
+    """In the type of the estimate: what that cannot hold is infinite."""
+    kind = jnp.result_type(like)
+    most = float(jnp.finfo(kind).max)
+    return jnp.asarray(np.where(np.abs(end) > most, np.copysign(np.inf, end), end), kind)
 
 
 def estimate(
@@ -239,8 +246,8 @@ def sketch_task(asked: Request, quantity: str, probes: int, seed: Any = 0, first
         if against := reason_against_signals(asked, path):
             raise ValueError(
                 f"scope: the {asked.matrix} by {path} is no sum over signals, because {against}: there is no such "
-                'estimate of it. Leave it out of the scope; where what follows is the reason, matrix="ggn" or '
-                "jp.losses.distillation have one."
+                f"estimate of it. Leave it out, as by scope=jp.tree.map_named(lambda name, _: name != {path!r}, "
+                'net.params); where what follows is the reason, matrix="ggn" or jp.losses.distillation have one.'
             )
     numbers = first + jnp.cumsum(losses.weights(asked.batch) > 0) - 1
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)

@@ -49,7 +49,7 @@ def adam_rounds(
       batches: the images.
       prunable: static tree of bools.
       schedule: the sparsity of every round.
-      gradients: what every round may take: ``[found.gradients for found in rounds]`` of the rounds to compare with.
+      gradients: what every round may take: the ``budgets`` of the last of the rounds to compare with.
       rates: the learning rates, of which the images held out choose.
       objective: the loss.
       held_out: more batches.

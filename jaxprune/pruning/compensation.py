@@ -74,7 +74,8 @@ def surgeon_rounds(
       solutions: how many systems are solved in a round, each at the point that the one before left.
       steps: the most steps for one system.
       damping: d is this times the mean diagonal of G_KK.
-      memory: the bytes that may be taken.  None: half of what is free.
+      memory: the bytes that a Jacobian may take; where it takes more, a system is solved by products.  None: half of
+        what is free.
       after: a round of the same call to go on after, as though that had not been interrupted.
       folder: where every round is kept, with a ``trajectory.json`` of what all did; the same call goes on after the
         last one there, which it yields first.  None: nothing is kept.
@@ -114,7 +115,7 @@ def surgeon_rounds(
             attempts.append(attempt)
             if not attempt.accepted:
                 break
-        if not attempts[0].accepted:
+        if not attempts[0].accepted and attempts[0].before > 0:
             tried = ", ".join(f"{damping * factor:.2g}" for factor in _DAMPINGS)
             warnings.warn(
                 f"surgeon_rounds: in round {number} no step made the objective on the images held out smaller than "
@@ -191,7 +192,8 @@ def compensated(
                 free = jax.tree.map(lambda inside, leaf: leaf if inside else jnp.zeros_like(leaf), wanted, mask)
                 params, attempts = move(target, params, free, number)
                 given = tree.cast(params, network.params)
-                found = Compensated(number, sparsities[number], mask, given, attempts)
+                earlier = () if last is None else (*last.earlier, last.attempts)
+                last = found = Compensated(number, sparsities[number], mask, given, attempts, earlier)
                 if keeping is not None:
                     keeping.save(found)
                 yield found

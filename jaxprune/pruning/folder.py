@@ -94,7 +94,7 @@ def kept(folder: str | os.PathLike[str] | None, decisive: Mapping[str, Any], par
         if found is not None:
             number, state = found
             done = done[: number + 1]
-            last = _read_round(done[number], state["mask"], state["params"])
+            last = _read_round(done, state["mask"], state["params"])
         yield Kept(writer, now, done if last else [], last)
 
 
@@ -113,9 +113,10 @@ def _described(found: Compensated) -> dict[str, Any]:
     return {"number": found.number, "sparsity": found.sparsity, "attempts": attempts, "mask": digest(found.mask)}
 
 
-def _read_round(described: dict[str, Any], mask: Mask, params: Params) -> Compensated:
-    attempts = tuple(Attempt(**attempt) for attempt in described["attempts"])
-    return Compensated(described["number"], described["sparsity"], mask, params, attempts)
+def _read_round(done: list[dict[str, Any]], mask: Mask, params: Params) -> Compensated:
+    """The last of the rounds that were done."""
+    *earlier, attempts = (tuple(Attempt(**attempt) for attempt in one["attempts"]) for one in done)
+    return Compensated(done[-1]["number"], done[-1]["sparsity"], mask, params, attempts, tuple(earlier))
 
 
 def _read(root: Path) -> dict[str, Any] | None:
@@ -124,7 +125,10 @@ def _read(root: Path) -> dict[str, Any] | None:
         if checkpoint.steps(root):
             raise ValueError(f"folder: {str(root)!r} holds checkpoints that are no rounds. Choose another folder.")
         return None
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"folder: {str(path)!r} is damaged ({error}). Choose another folder.") from error
     if found.get("format") != _FORMAT:
         raise ValueError(f"folder: {str(path)!r} is of another version of jaxprune. Choose another folder.")
     return found

@@ -203,6 +203,8 @@ def warn_of_one_deletion(score: Score) -> None:
 
 def sparsities_of(schedule: Sequence[float]) -> list[float]:
     """Checks a schedule: one or more sparsities that do not decrease."""
+    if check.is_number(schedule):
+        raise ValueError(f"schedule: expected a sparsity for every round, but got {schedule!r}. Pass ({schedule!r},).")
     targets = [check.sparsity(value, "schedule") for value in schedule]
     if not targets or sorted(targets) != targets:
         raise ValueError(f"schedule: expected one or more sparsities that do not decrease, but got {tuple(schedule)}.")

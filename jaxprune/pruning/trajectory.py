@@ -42,6 +42,7 @@ class Compensated:
       mask: nested in those before.
       params: pruned weights are zero.
       attempts: how the kept ones were moved.
+      earlier: the same of the rounds before.
     """
 
     number: int
@@ -49,11 +50,17 @@ class Compensated:
     mask: Mask
     params: Params
     attempts: tuple[Attempt, ...]
+    earlier: tuple[tuple[Attempt, ...], ...] = ()
 
     @property
     def gradients(self) -> float:
         """What moving the weights took, in gradients; scoring is not counted."""
         return sum(attempt.gradients for attempt in self.attempts)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """What moving the weights took in every round up to this."""
+        return tuple(sum(attempt.gradients for attempt in each) for each in (*self.earlier, self.attempts))
 
     def __str__(self) -> str:
         """Says in a line what happened."""

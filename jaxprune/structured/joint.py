@@ -65,6 +65,14 @@ class JointPruning:
     macs: int
     parameters: int
 
+    def __repr__(self) -> str:
+        """Says what is left, in a line."""
+        return (
+            f"JointPruning({self.removed:.1%} removed in {len(self.order)} units, {self.macs:,} operations and "
+            f"{self.parameters:,} parameters left; mean loss {self.measured[-1]:.3g} measured, "
+            f"{self.predicted[-1]:.3g} predicted)"
+        )
+
     @property
     def smaller(self) -> Network:
         """The network with its units really removed; ``jp.structured.remove`` also returns its specification."""

@@ -23,6 +23,7 @@ def same(one: Any, other: Any) -> None:
     np.testing.assert_array_equal(flat(one.params), flat(other.params))
     np.testing.assert_array_equal(flat(one.mask), flat(other.mask))
     assert (one.number, one.sparsity, one.attempts) == (other.number, other.sparsity, other.attempts)
+    assert one.budgets == other.budgets
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
@@ -73,6 +74,13 @@ def test_surgeon_rounds_tell_a_loss_of_the_same_name_by_its_value(tmp_path):
     next(rounds(tmp_path, MAGNITUDE, objective=made(1.0)))
     with pytest.raises(ValueError, match=r"its first round begins at .*, not"):
         next(rounds(tmp_path, MAGNITUDE, objective=made(2.0)))
+
+
+def test_surgeon_rounds_say_which_file_is_damaged(tmp_path):
+    next(rounds(tmp_path))
+    (tmp_path / "trajectory.json").write_text("{")
+    with pytest.raises(ValueError, match=r"folder: '.*trajectory\.json' is damaged"):
+        next(rounds(tmp_path))
 
 
 def test_surgeon_rounds_refuse_a_folder_of_other_checkpoints(tmp_path):
