@@ -65,9 +65,9 @@ class Distillation:
         low, high = _TEMPERATURES
         if not check.is_number(self.temperature) or not low <= self.temperature <= high:
             raise ValueError(
-                f"temperature: expected a finite number above 0, from {low:g} to {high:g}, beyond which nothing is "
-                "left "
-                f"of the numbers, but got {self.temperature!r}. 1 leaves the outputs as they are."
+                f"temperature: expected a finite number above 0, but got {self.temperature!r}. From {low:g} to "
+                f"{high:g} "
+                "something is left to compute with; 1 leaves the outputs as they are."
             )
         object.__setattr__(self, "temperature", float(self.temperature))
         if self.at is not None and not isinstance(self.at, str):

@@ -9,6 +9,7 @@ had.  Every split is disjoint, and the head of a task is fitted once, on feature
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
@@ -79,7 +80,7 @@ def answers(world: World, pruned: jp.Network) -> dict[str, dict[str, Any]]:
 def increase(world: World, pruned: Any) -> dict[str, float]:
     """Compares the increase of the loss on the scoring data with what its Taylor expansion predicts."""
     dense = world.headed(world.quick)
-    step = jax.tree.map(lambda new, old: new - old, pruned, dense.params)
+    step = jax.tree.map(jnp.subtract, pruned, dense.params)
     product = jp.curvature.average(lambda batch: jp.curvature.hvp(dense, world.loss, batch, step), world.scoring)
     after = transfer.mean_loss(world.loss, world.scoring)(dense.replace(params=pruned))["loss"]
     return {

@@ -46,20 +46,20 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     page.drawing(
         figures.source_against_transfer(results),
         "A line for each method, from dense (upper right) to the highest sparsity. Above the diagonal a network is "
-        f"better on what it was never shown than on what pruned it. {_count(results)}",
+        f"better on what it was never shown. {_count(results)}",
     )
     page.section("Does the quadratic model predict the damage?")
     page.drawing(
         figures.predictions(results, losses(results.records)),
         "Increase of the source loss on the scoring images by pruning: measured, against w′Hw/2 of the removed weights "
         "w with the exact Hessian of the dense network. A point for each seed and sparsity; the line is equality. "
-        f"{counted(len(results.seeds), 'seed')}; n is that of the scoring split.",
+        f"{counted(len(results.seeds), 'seed')}.",
     )
     page.section("Every verdict")
     page.text(
-        "P1: the pruned network keeps the accuracy of the dense one. P2: fine-tuning on the source helps, spares and "
-        "restores the other tasks. A cell holds where its whole interval does; floor: neither network can be told from "
-        "chance."
+        "P1: the pruned network keeps the dense one's accuracy. P2: fine-tuning on the source helps, spares and "
+        "restores the "
+        "other tasks. A cell holds where its whole interval does; floor: both may be chance."
     )
     for _, rows in tested.groupby("claim", sort=False):
         verdict_table(page, rows, "method", "sparsity", label=label, head=chosen)
@@ -105,16 +105,14 @@ def advice(settings: Any, results: Results, tested: Table) -> str:
     best = [one for one in fair if min(kept[one]) == most]
     shown = max(min(reach(tested, f"P1 {group}", one) or 0.0 for group in ("source", "transfer")) for one in fair)
     said = (
-        f"In the mean over seeds, what loses at most {100 * settings.margin:g} points on the source and on what was "
-        "never "
-        f"shown furthest, of the methods that saw the source alone, {_are(best)}: {to(most)}. With 95 % confidence "
-        "that is "
-        f"shown of one of them {to(shown)}."
+        f"Of what saw the source alone, {joined([label(one) for one in best])} loses at most "
+        f"{100 * settings.margin:g} points "
+        f"on both {to(most)}, in the mean over seeds (shown of one method {to(shown)})."
     )
     for one in ("label/diagonal", "label/greedy+rounds", "logits-of-all/greedy+surgeon"):
         if one in kept and one not in best:
             said += f" {label(one)}: the source {to(kept[one][0])}, the others {to(kept[one][1])}."
-    return f"{said} Which is best was read off these test images."
+    return said
 
 
 def within(results: Results, method: str, margin: float) -> tuple[float, float]:
@@ -129,10 +127,6 @@ def within(results: Results, method: str, margin: float) -> tuple[float, float]:
             far = sparsity
         found.append(far)
     return found[0], found[1]
-
-
-def _are(methods: Sequence[str]) -> str:
-    return f"{'is' if len(methods) == 1 else 'are'} {joined([label(one) for one in methods])}"
 
 
 def notices(results: Results) -> list[str]:
@@ -184,10 +178,9 @@ def _safety(page: report.Page, settings: Any, results: Results) -> None:
     )
     count = len(results.inputs.identities(results.seeds[0], "certificate"))
     page.text(
-        f"For instance, of seed {best.seed} by {label(best.method)}: {best.found}. Certificates are made from "
-        f"{count} images of each seed on which nothing else was chosen, fitted or reported. Each is one statement at "
-        "95 % confidence about one network's ladder; of twenty such, one may be wrong. Without labels, what is counted "
-        "is where a pruned network disagrees with the dense one."
+        f"For instance, of seed {best.seed} by {label(best.method)}: {best.found}. Each is one statement, from "
+        f"{count} images "
+        "that served nothing else. Without labels it counts disagreements with the dense network."
     )
     roles = [(role, labels) for role in ROLES for labels in (False, True)]
     rows = []
@@ -203,7 +196,7 @@ def _safety(page: report.Page, settings: Any, results: Results) -> None:
             )
         rows.append([label(method), *cells])
     page.table(
-        f"The largest sparsity that is certified to cost at most {100 * settings.margin:g} points, for each seed.",
+        f"The largest sparsity certified to cost {100 * settings.margin:g} points at most, for each seed.",
         ["", *(f"{ROLES[role]}, {'with' if labels else 'without'} labels" for role, labels in roles)],
         rows,
     )
@@ -258,10 +251,10 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
             ),
             (
                 "Pruning.",
-                f"Global, {pruning} where nothing else is said, with the scoring split of the source; every kernel but "
-                "the classifier's. Labels are read through the frozen head, by "
-                f"{settings.label_loss.replace('_', ' ')}. The paper's own score could not be had; its kind is the "
-                "Hessian diagonal by labels.",
+                f"Global, {pruning} unless said, by the scoring split of the source; every kernel but the "
+                "classifier's. "
+                f"Labels are read through the frozen head ({settings.label_loss.replace('_', ' ')}). The paper's own "
+                "score could not be had.",
             ),
             *((f"{name}.", meaning) for name, meaning in _meanings(settings, methods)),
             (

@@ -41,6 +41,7 @@ def jacobian(
     Raises:
       ValueError: a batch that does not fit, NaN anywhere.
 
+    >>> import jax.numpy as jnp
     >>> from jaxprune import losses
     >>> net = Network(lambda p, s, x: x @ p, jnp.zeros((2, 1)))
     >>> batch = {"image": jnp.array([[1.0, 3.0]]), "label": jnp.zeros((1, 1))}

@@ -468,7 +468,7 @@ def test_measure_takes_images_scores_and_architectures_of_ones_own(tmp_path):
 def test_command_of_representation_explains_itself_and_its_errors(monkeypatch, capsys):
     code, text = studies.said("representation", ["--help"], monkeypatch, capsys)
     assert code == 0
-    for value in ("voc:<folder>", "resnet-large", "block-quadratic", "phase-scrambling", "PACKAGE.MODULE:FUNCTION"):
+    for value in ("voc:<folder>", "resnet-large", "quadratic", "phase-scrambling", "PACKAGE.MODULE:FUNCTION"):
         assert value in text
     assert "--network" not in text
     code, text = studies.said("representation", ["--rungs", "1"], monkeypatch, capsys)

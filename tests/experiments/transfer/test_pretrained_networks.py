@@ -102,7 +102,7 @@ def test_transfer_runs_from_a_folder_and_a_file_to_its_page(place, tmp_path):
     for record in found:
         assert record["data"] == inputs.fingerprint
         measured = record["metrics"]["pruned"]["frozen"]
-        assert {name: one["n"] for name, one in measured.items()} == dict.fromkeys(TASKS, 30)
+        assert {name: one["n"] for name, one in measured.items()} == dict.fromkeys(TASKS, 20)
     assert found[1]["metrics"]["sparsity"] == pytest.approx(0.5, abs=1e-6)
     # Every example of the dense network is classified as by the network and the head alone.
     world_hits = found[0]["metrics"]["pruned"]["frozen"]["food"]["hits"]
@@ -133,7 +133,10 @@ def test_indices_share_no_image_among_splits_and_test_on_the_images_kept_for_it(
     inputs = transfer.open_study(asked(place, tmp_path))
     parts = {name: inputs.indices(0, name) for name in ("scoring", "head", "finetuning", "selection", "test")}
     assert parts["test"][0].name == "folder:val"
-    assert len(parts["test"][1]) == 20 * COUNTS["val"]
+    kept = inputs.indices(0, "certificate")
+    assert kept[0].name == "folder:val"
+    assert len({*parts["test"][1].tolist(), *kept[1].tolist()}) == 20 * COUNTS["val"]
+    assert len(parts["test"][1]) + len(kept[1]) == 20 * COUNTS["val"]
     others = np.concatenate([found for name, (_, found) in parts.items() if name != "test"])
     assert len(set(others.tolist())) == len(others) == 20 * COUNTS["train"]
     assert all(source.name == "folder:train" for name, (source, _) in parts.items() if name != "test")
@@ -248,7 +251,7 @@ def test_transfer_dry_run_says_what_would_be_done_and_computes_nothing(place, tm
         "runs 3, done 0, to do 3",
         "11,176,512 parameters, 11,166,912 prunable",
         "folder:train: 200 of 1,180 images are used, 32 x 32 x 3",
-        "scoring 40, finetuning 20, head 60, selection 20, test 60",
+        "scoring 40, finetuning 20, head 60, selection 20, test 40",
         "images/s",
         "In all about",
         "and what label/obs take, which is not estimated",

@@ -67,7 +67,7 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
         for stage in ("pruned", "finetuned"):
             for kind in ("frozen", "refitted"):
                 for one in record["metrics"][stage][kind].values():
-                    assert one["n"] == len(one["hits"]) > 200
+                    assert one["n"] == len(one["hits"]) > 150
                     assert one["accuracy"] == pytest.approx(one["hits"].count("1") / one["n"])
         assert record["provenance"]["packages"]["jax"]
     assert store.read(runs[0])["metrics"]["loss_increase"]["true"] == 0.0
