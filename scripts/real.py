@@ -41,7 +41,17 @@ RIGHT = 18
 STUDY = ["--image", str(SIDE), "--seeds", "0", "1", "2", "--most-per-class", "50", "--largest-batch", "50"]
 # What --quick changes of it: one seed, one method, few images.
 QUICK = ["--seeds", "0", "--most-per-class", "20", "--largest-batch", "20", "--batch-size", "10"]
-QUICK += ["--methods", "label/diagonal", "--sparsities", "0.3", "0.7", "--finetune-steps", "2", "--finetune-rate", "1e-4"]
+QUICK += [
+    "--methods",
+    "label/diagonal",
+    "--sparsities",
+    "0.3",
+    "0.7",
+    "--finetune-steps",
+    "2",
+    "--finetune-rate",
+    "1e-4",
+]
 QUICK += ["--penalties", "1", "--shifts"]
 
 WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

@@ -98,21 +98,26 @@ def advice(settings: Any, results: Results, tested: Table) -> str:
     def to(share: float) -> str:
         return f"up to {chosen(share)}" if share else "at no sparsity that was tried"
 
-    fair = [one for one in results.methods if one != "random" and parse(one).objective != "logits-of-all"]
+    fair = _fair(results)
     if not fair:
         return "No method was tried that looks at the source alone."
     most = max(min(kept[one]) for one in fair)
     best = [one for one in fair if min(kept[one]) == most]
     shown = max(min(reach(tested, f"P1 {group}", one) or 0.0 for group in ("source", "transfer")) for one in fair)
     said = (
-        f"Of what saw the source alone, {joined([label(one) for one in best])} loses at most "
-        f"{100 * settings.margin:g} points "
-        f"on both {to(most)}, in the mean over seeds (shown of one method {to(shown)})."
+        f"Of what saw the source alone, at most {100 * settings.margin:g} points are lost on both {to(most)}, in the "
+        "mean over "
+        f"seeds, by {joined([label(one) for one in best])} (shown of one method {to(shown)})."
     )
     for one in ("label/diagonal", "label/greedy+rounds", "logits-of-all/greedy+surgeon"):
         if one in kept and one not in best:
             said += f" {label(one)}: the source {to(kept[one][0])}, the others {to(kept[one][1])}."
     return said
+
+
+def _fair(results: Results) -> list[str]:
+    """The methods that saw the source alone, and are no control."""
+    return [one for one in results.methods if one != "random" and parse(one).objective != "logits-of-all"]
 
 
 def within(results: Results, method: str, margin: float) -> tuple[float, float]:
@@ -142,7 +147,7 @@ def notices(results: Results) -> list[str]:
 
 
 def _furthest(results: Results, tested: Table, claim: str) -> str:
-    limits = {method: reach(tested, claim, method) for method in results.methods if method != "random"}
+    limits = {method: reach(tested, claim, method) for method in _fair(results)}
     best = max((limit for limit in limits.values() if limit is not None), default=None)
     if best is None:
         return "at no sparsity that was tried"
