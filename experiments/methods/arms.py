@@ -16,6 +16,7 @@ import numpy as np
 import jaxprune as jp
 from experiments.methods import fisher_blocks, layerwise, thresholding
 from experiments.shared.methods import Method
+from experiments.shared.pruned import without_labels
 from jaxprune.pruning import Round
 from jaxprune.types import Batch, Loss, Prunable
 
@@ -105,7 +106,7 @@ def prune(scene: Scene, arm: Arm, sparsity: float) -> Made:
     best = tried[0]
     if len(tried) > 1:
         distance = jp.losses.distillation()
-        (taught,) = jp.data.with_teacher([_bare(scene.held_out)], scene.dense)
+        (taught,) = jp.data.with_teacher([without_labels(scene.held_out)], scene.dense)
         costs = []
         for options in tried:
             found = _with(scene, arm, scene.fitted, sparsity, options)
@@ -133,10 +134,6 @@ def first_kernel(names: Sequence[str]) -> str:
     return next((name for name in names if name.startswith("stem")), names[0])
 
 
-def _bare(batch: Batch) -> dict[str, Any]:
-    return {name: entry for name, entry in batch.items() if name != "label"}
-
-
 # ---------------------------------------------------------------------------------------- what the arms are made of
 
 
@@ -152,7 +149,7 @@ def _scored(
 
     def make(scene: Scene, batch: Batch, prunable: Prunable, sparsity: float, options: Options) -> Round:
         loss = objective(name)
-        given = [batch if name == "label" else _bare(batch)]
+        given = [batch if name == "label" else without_labels(batch)]
         values = score(loss, options, scene)(scene.dense, given)
         mask = jp.masks.unstructured(sparsity, options.allocation)(values, prunable)
         params = scene.dense.params if update is None else update(loss, options)(scene.dense, given, mask)
@@ -165,16 +162,16 @@ def _least_squares(scene: Scene, batch: Batch, prunable: Prunable, sparsity: flo
     """The classifier, which nothing prunes, is fitted too: it sees what the layers before it have become."""
     mask, _ = _scored(_diagonal, "label")(scene, batch, prunable, sparsity, options)
     refit = jp.tree.map_named(lambda name, _: name == "head/kernel", scene.dense.params)
-    return layerwise.least_squares(scene.dense, [_bare(batch)], mask, damping=options.damping, refit=refit)
+    return layerwise.least_squares(scene.dense, [without_labels(batch)], mask, damping=options.damping, refit=refit)
 
 
 def _wanda(scene: Scene, batch: Batch, prunable: Prunable, sparsity: float, options: Options) -> Round:
-    return layerwise.wanda(scene.dense, [_bare(batch)], prunable, sparsity, allocation=options.allocation)
+    return layerwise.wanda(scene.dense, [without_labels(batch)], prunable, sparsity, allocation=options.allocation)
 
 
 def _sparsegpt(scene: Scene, batch: Batch, prunable: Prunable, sparsity: float, options: Options) -> Round:
     given: dict[str, Any] = {"damping": options.damping, "allocation": options.allocation}
-    return layerwise.sparsegpt(scene.dense, [_bare(batch)], prunable, sparsity, **given)
+    return layerwise.sparsegpt(scene.dense, [without_labels(batch)], prunable, sparsity, **given)
 
 
 def _fisher_blocks(form: str, rounds: int) -> Callable[[Scene, Batch, Prunable, float, Options], Round]:
@@ -189,7 +186,7 @@ def _thresholded(name: str, **chosen: Any) -> Callable[[Scene, Batch, Prunable, 
     """By labels on the empirical Fisher matrix, as CHITA; by logits on the Gauss-Newton matrix, with the gradient."""
 
     def make(scene: Scene, batch: Batch, prunable: Prunable, sparsity: float, options: Options) -> Round:
-        matrix, given = ("empirical_fisher", batch) if name == "label" else ("ggn", _bare(batch))
+        matrix, given = ("empirical_fisher", batch) if name == "label" else ("ggn", without_labels(batch))
         made: dict[str, Any] = {"damping": options.damping, "allocation": options.allocation, **chosen}
         return thresholding.thresholding(
             scene.dense, [given], prunable, sparsity, matrix=matrix, loss=objective(name), **made
@@ -199,7 +196,7 @@ def _thresholded(name: str, **chosen: Any) -> Callable[[Scene, Batch, Prunable, 
 
 
 def _in_rounds(scene: Scene, method: Method, sparsity: float) -> Made:
-    images = scene.images if method.objective == "label" else _bare(scene.images)
+    images = scene.images if method.objective == "label" else without_labels(scene.images)
     loss = objective(method.objective)
     score = jp.scores.block_hessian(loss, form="greedy", scope=scene.prunable)
     schedule = jp.schedules.exponential(sparsity, scene.settings.rounds)

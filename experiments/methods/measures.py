@@ -1,18 +1,16 @@
 """One run of the study of methods: prune, look, predict what it costs, fine-tune, look again."""
 
-from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxprune as jp
 from experiments.methods.arms import ARMS, Scene, prune
 from experiments.methods.settings import Inputs, Run
 from experiments.shared import options
-from experiments.shared.frozen_heads import pretrain
+from experiments.shared.frozen_heads import CLASSIFIER, adam, movable, pretrain
 from experiments.shared.methods import DENSE
 from jaxprune.evaluate import transfer
 from jaxprune.types import Batch
@@ -28,10 +26,9 @@ def prepare_seed(settings: Any, inputs: Inputs, seed: int) -> Scene:
     batch = {name: jnp.asarray(entry[chosen]) for name, entry in training.items() if name in ("image", "label")}
     held = np.arange(settings.examples) % _HELD_OUT == _HELD_OUT - 1
     fitted, held_out = ({name: one[np.flatnonzero(rows)] for name, one in batch.items()} for rows in (~held, held))
-    prunable = options.prunable(dense.params, "^head/")
-    movable = jp.tree.map_named(lambda name, _: not name.startswith("head/"), dense.params)
+    prunable = options.prunable(dense.params, CLASSIFIER)
     test, selection = inputs.part(seed, "test"), inputs.part(seed, "selection")
-    return Scene(settings, seed, dense, batch, fitted, held_out, test, selection, prunable, movable)
+    return Scene(settings, seed, dense, batch, fitted, held_out, test, selection, prunable, movable(dense.params))
 
 
 def measure(scene: Scene, run: Run) -> dict[str, Any]:
@@ -85,11 +82,6 @@ def hits(network: jp.Network, data: Batch) -> str:
     return "".join("01"[int(hit)] for hit in found)
 
 
-@cache
-def _adam(rate: float, steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(rate, steps))
-
-
 def _finetuned(scene: Scene, pruned: jp.Network, mask: Any) -> tuple[jp.Network, float]:
     """Trains what is left, at the rate that is best on the selection images; of equals the smallest."""
     settings, best, most = scene.settings, (pruned, 0.0), -1.0
@@ -98,7 +90,7 @@ def _finetuned(scene: Scene, pruned: jp.Network, mask: Any) -> tuple[jp.Network,
             tuned = jp.train.fit(
                 pruned,
                 jp.losses.cross_entropy,
-                jp.optim.with_mask(_adam(rate, settings.finetune_steps), mask),
+                jp.optim.with_mask(adam(rate, settings.finetune_steps), mask),
                 {name: np.asarray(entry) for name, entry in scene.images.items()},
                 steps=settings.finetune_steps,
                 batch_size=settings.batch_size,

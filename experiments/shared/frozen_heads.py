@@ -113,6 +113,11 @@ class World:
         return transfer.features(network, self.batches(data, name))
 
 
+def movable(params: Any) -> Any:
+    """Says which leaves an update may move: all but those of the classifier of the pretraining."""
+    return jp.tree.map_named(lambda name, _: not re.search(CLASSIFIER, name), params)
+
+
 @cache
 def adam(rate: float, steps: int) -> optax.GradientTransformation:
     """Makes what fine-tunes: Adam with cosine decay."""
@@ -153,7 +158,7 @@ def prepare(
         heads=heads,
         # The classifier of the pretraining is not part of the pruned network: the heads replace it.
         prunable=options.prunable(dense.params, CLASSIFIER),
-        movable=jp.tree.map_named(lambda name, _: not re.search(CLASSIFIER, name), dense.params),
+        movable=movable(dense.params),
         scoring=batches(inputs.part(seed, "scoring", inputs.source.classes), largest, "scoring"),
         finetuning=inputs.part(seed, "finetuning", inputs.source.classes),
         fitting={task.name: data[task.name, "head"] for task in tasks},

@@ -1,6 +1,6 @@
 """What a method makes of the dense network of a seed: a mask, and the weights that stay."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ def goal(world: World, objective: str) -> Goal:
     headed = world.headed(world.dense), world.headed(world.quick)
     if objective in ("label", "none"):
         return Goal(*headed, world.loss, world.scoring)
-    unlabelled = [{name: one for name, one in batch.items() if name != "label"} for batch in world.scoring]
+    unlabelled = [without_labels(batch) for batch in world.scoring]
     if objective == "source-head":
         return Goal(*headed, jp.losses.distillation(), unlabelled)
     if objective == "features":
@@ -51,8 +51,13 @@ def goal(world: World, objective: str) -> Goal:
     if objective == "logits-of-all":
         whole = world.inputs.part(world.seed, "scoring", world.inputs.classes)
         cut = batches(whole, world.settings.largest_batch, "scoring images of all tasks")
-        unlabelled = [{name: one for name, one in batch.items() if name != "label"} for batch in cut]
+        unlabelled = [without_labels(batch) for batch in cut]
     return Goal(world.dense, world.quick, jp.losses.distillation(), unlabelled)
+
+
+def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a batch without its labels."""
+    return {name: one for name, one in batch.items() if name != "label"}
 
 
 def prune(

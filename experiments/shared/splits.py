@@ -115,9 +115,9 @@ class Inputs:
             found = found[np.isin(source.labels[found], classes)]
         return source, _first(source, found, self.most_per_class)
 
-    def identities(self, seed: int, name: str) -> list[str]:
-        """Names the images of a split, of all tasks: equal names are equal images, of any split and seed."""
-        source, found = self.indices(seed, name, self.classes)
+    def identities(self, seed: int, name: str, classes: tuple[int, ...] | None = None) -> list[str]:
+        """Names the images of a split, of these classes or all: equal names are equal images, of any split and seed."""
+        source, found = self.indices(seed, name, self.classes if classes is None else classes)
         return [f"{source.name}/{number}" for number in found]
 
     def tested(self, seed: int, tasks: Sequence[str]) -> np.ndarray:

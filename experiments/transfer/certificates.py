@@ -62,10 +62,7 @@ def _certificate(
 ) -> safety.Certificate | str:
     inputs = results.inputs
     tasks = [task for task in inputs.tasks if role == "all" or task.name != inputs.source.name]
-    images = []
-    for task in tasks:
-        source, found = inputs.indices(seed, "certificate", task.classes)
-        images += [f"{source.name}/{number}" for number in found]
+    images = [one for task in tasks for one in inputs.identities(seed, "certificate", task.classes)]
 
     def read(metrics: Any) -> np.ndarray:
         found = [metrics["certificate"][task.name] for task in tasks]
