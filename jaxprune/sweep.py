@@ -23,7 +23,8 @@ def work(
     """Goes once through runs, and does those that nobody has done or does.
 
     Runs that share what is prepared follow each other, and every process goes first to where the fewest others are, so
-    that hardly anything is prepared twice.  A run that fails is noted with its traceback, and the others go on; what
+    that hardly anything is prepared twice.  Where others are at work already it begins at the end, since runs beside
+    each other may share results.  A run that fails is noted with its traceback, and the others go on; what
     fails in preparing fails for all runs that need it.
 
     Args:
@@ -58,8 +59,9 @@ def work(
     while groups:
         claimed = store.claimed()
         key = min(groups, key=lambda one: len(claimed & groups[one].keys()))
-        prepared = _Prepared(prepare, key)
-        for run in groups.pop(key).values():
+        prepared, group = _Prepared(prepare, key), groups.pop(key)
+        order = reversed(group.values()) if claimed & group.keys() else group.values()
+        for run in order:
             published += _do(store, run, prepared, measure, finished)
     return published
 

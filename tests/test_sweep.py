@@ -70,6 +70,12 @@ def test_work_goes_first_to_where_the_fewest_others_are(store):
     assert [event[1] for event in events if event[0] == "prepare"] == [2, 0, 1]
 
 
+def test_work_begins_at_the_end_where_others_are_at_work(store):
+    with store.claim(Run(1, 0)):
+        _, events = do(store, RUNS[3:6])
+    assert events == [("prepare", 1), (1, 2), (1, 1)]
+
+
 def test_work_notes_a_failure_and_goes_on(store):
     ended = []
     count, _ = do(store, fail=[Run(1, 1)], finished=lambda *words: ended.append(words))

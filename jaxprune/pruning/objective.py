@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import check, curvature, losses
 from jaxprune.curvature import products
@@ -72,14 +73,19 @@ def objective(
     """
     check.network(network)
     given = {"batches": batches, **({} if held_out is None else {"held_out": held_out})}
-    listed: dict[str, Sequence[Batch]] = {name: _checked(name, each, loss) for name, each in given.items()}
-    at = loss.at if isinstance(loss, Distillation) else None
-    for name, each in listed.items():
-        if isinstance(loss, Distillation) and not all("teacher" in batch for batch in each):
-            listed[name] = with_teacher(each, network, at)
-    wide = in_float32(network, listed["batches"][0]["image"])[0]
+    listed = {name: _checked(name, each, loss) for name, each in given.items()}
+    if held_out is None:
+        fitted, held = _split(listed["batches"])
+    else:
+        fitted, held = listed["batches"], listed["held_out"]
+    if isinstance(loss, Distillation):
+        # Afterwards: a program of the same shape rounds alike, and the distance of the dense network is exactly 0.
+        fitted, held = (
+            each if all("teacher" in batch for batch in each) else with_teacher(each, network, loss.at)
+            for each in (fitted, held)
+        )
+    wide = in_float32(network, fitted[0]["image"])[0]
     network, loss = placed(wide, loss)
-    fitted, held = _split(listed["batches"]) if held_out is None else (listed["batches"], listed["held_out"])
     return Objective(network, loss, tuple(fitted), tuple(held))
 
 
@@ -97,21 +103,40 @@ def _checked(name: str, batches: Iterable[Batch], loss: Loss) -> list[Batch]:
 
 
 def _split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
-    """The same arrays twice, with other weights: nothing is copied, and programs of one shape serve both."""
-    fitted, held, seen = [], [], 0
+    """Holds every fourth image that counts out of some batches: (those that are fitted, those that are held out)."""
+    wholes, helds, seen = [], [], 0
     for batch in batches:
-        weights = losses.weights(batch)
-        counts = weights > 0
-        is_held = (seen + jnp.cumsum(counts)) % _EVERY == 0
-        fitted.append({**batch, "weight": jnp.where(is_held, 0, weights)})
-        held.append({**batch, "weight": jnp.where(is_held, weights, 0)})
+        counts = losses.weights(batch) > 0
+        wholes.append(counts)
+        helds.append(counts & ((seen + jnp.cumsum(counts)) % _EVERY == 0))
         seen += int(jnp.sum(counts))
     if seen < _EVERY:
         raise ValueError(
             f"batches: expected {_EVERY} or more images of weight above 0, of which every fourth is held out, but got "
             f"{seen}. Pass more, or held_out."
         )
-    return fitted, held
+    rests = [whole & ~held for whole, held in zip(wholes, helds, strict=True)]
+    return _those(batches, rests), _those(batches, helds)
+
+
+def _those(batches: Sequence[Batch], masks: Sequence[Any]) -> list[Batch]:
+    """The images that masks [b] name; batches of one size, filled up by images of weight 0, need one program."""
+    if any(len(leaf.devices()) > 1 for leaf in jax.tree.leaves(list(batches)) if isinstance(leaf, jax.Array)):
+        # Work that is divided over devices stays so: the same arrays with other weights.
+        return [
+            {**one, "weight": jnp.where(mask, losses.weights(one), 0)} for one, mask in zip(batches, masks, strict=True)
+        ]
+    found = []
+    places = [np.flatnonzero(mask) for mask in masks]
+    size = max(map(len, places))
+    for batch, at in zip(batches, places, strict=True):
+        if len(at):
+            rows = np.resize(at, size)
+            weight = np.where(np.arange(size) < len(at), np.asarray(losses.weights(batch))[rows], 0)
+            found.append(
+                {**{name: jnp.asarray(entry)[rows] for name, entry in batch.items()}, "weight": jnp.asarray(weight)}
+            )
+    return found
 
 
 @jax.jit
