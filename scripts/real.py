@@ -39,6 +39,7 @@ RIGHT = 18
 
 # The study: every option that is not its default.  Images and batches are few enough for 4 GB.
 STUDY = ["--image", str(SIDE), "--seeds", "0", "1", "2", "--most-per-class", "50", "--largest-batch", "50"]
+STUDY += ["--sketch", "32"]
 # What --quick changes of it: one seed, one method, few images.
 QUICK = ["--seeds", "0", "--most-per-class", "20", "--largest-batch", "20", "--batch-size", "10"]
 QUICK += [

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import jax
+
 import jaxprune as jp
 from experiments.shared import options
 from experiments.shared.frozen_heads import World, batches, recalibrated
@@ -11,6 +13,9 @@ from experiments.shared.methods import DENSE, Method
 from jaxprune import check
 from jaxprune.pruning import Compensated
 from jaxprune.types import Loss, Score
+
+SKETCH = 1
+"""Tells the random directions of a seed from whatever else it draws."""
 
 
 class Pruned(NamedTuple):
@@ -26,8 +31,9 @@ class Goal:
     """An objective, ready to be used.
 
     Attributes:
-      network: of whose outputs the loss is; its parameters are those of the dense network.
-      quick: the same function, faster, of which no site need be known: for what moves weights by products.
+      network: of whose outputs the loss is, or of random directions that stand for them; its parameters are those of
+        the dense network.
+      quick: with all outputs, and faster, of which no site need be known: for what moves weights by products.
       loss: what is to stay small.
       images: the batches it is of.
     """
@@ -47,12 +53,20 @@ def goal(world: World, objective: str) -> Goal:
     if objective == "source-head":
         return Goal(*headed, jp.losses.distillation(), unlabelled)
     if objective == "features":
-        return Goal(world.dense, world.quick, jp.losses.distillation(at="features"), unlabelled)
+        whole, quick = (jp.sites.outputs_at(one, "features") for one in (world.dense, world.quick))
+        return _distance(world, whole, quick, unlabelled)
     if objective == "logits-of-all":
         whole = world.inputs.part(world.seed, "scoring", world.inputs.classes)
         cut = batches(whole, world.settings.largest_batch, "scoring images of all tasks")
         unlabelled = [without_labels(batch) for batch in cut]
-    return Goal(world.dense, world.quick, jp.losses.distillation(), unlabelled)
+    return _distance(world, world.dense, world.quick, unlabelled)
+
+
+def _distance(world: World, network: jp.Network, quick: jp.Network, images: Sequence[dict[str, Any]]) -> Goal:
+    if world.settings.sketch:
+        key = jax.random.fold_in(jax.random.key(world.seed), SKETCH)
+        network = jp.curvature.sketched(network, images[0]["image"], world.settings.sketch, key=key)
+    return Goal(network, quick, jp.losses.distillation(), images)
 
 
 def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -301,6 +301,8 @@ def _meanings(settings: Any, methods: Sequence[Method]) -> Iterator[tuple[str, s
     for name, meaning in UPDATES.items():
         if name != "none" and any(one.update == name for one in methods):
             yield f"Update: {name}", f"{meaning[0].upper()}{meaning[1:]}."
+    if settings.sketch:
+        yield "Sketch", f"Scores by logits and features see {settings.sketch} random directions of them."
     if any(one.update in ("rounds", "adam") for one in methods):
         yield (
             "Rounds",

@@ -10,6 +10,7 @@ from jaxprune.curvature.estimates import Estimate, estimate
 from jaxprune.curvature.joint import joint_block
 from jaxprune.curvature.planning import Plan, plan
 from jaxprune.curvature.products import ggnvp, gradient, hvp
+from jaxprune.curvature.sketched import sketched
 from jaxprune.curvature.stream import average
 from jaxprune.curvature.sweep import Sweep, sweep
 
@@ -29,5 +30,6 @@ __all__ = [
     "hvp",
     "joint_block",
     "plan",
+    "sketched",
     "sweep",
 ]

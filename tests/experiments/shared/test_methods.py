@@ -117,3 +117,17 @@ def test_prune_by_labels_and_by_logits_sees_the_same_images(world):
         assert "label" not in other
     everything = pruned.goal(world, "logits-of-all")
     assert sum(len(one["image"]) for one in everything.images) > sum(len(one["image"]) for one in logits.images)
+
+
+@pytest.mark.parametrize("objective", ["logits", "features", "logits-of-all"])
+def test_goal_sketches_what_is_scored_and_moves_by_every_output(world, objective):
+    few = dataclasses.replace(world, settings=dataclasses.replace(world.settings, sketch=3))
+    aim, whole = pruned.goal(few, objective), pruned.goal(world, objective)
+    images = aim.images[0]["image"]
+    assert aim.network(images).shape[1] == 3
+    np.testing.assert_array_equal(aim.quick(images), whole.quick(images))
+    again = pruned.goal(few, objective).network
+    np.testing.assert_array_equal(aim.network(images), again(images))
+    network, mask, _ = pruned.prune(dataclasses.replace(few, scored={}), parse(f"{objective}/greedy+surgeon"), 0.5)
+    assert jp.masks.sparsity(mask, world.prunable) == pytest.approx(0.5, abs=0.02)
+    assert pruned.goal(few, "label").network(images).shape == pruned.goal(world, "label").network(images).shape
