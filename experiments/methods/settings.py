@@ -62,7 +62,7 @@ class Settings(Decisive, Execution):
 
     methods: Annotated[tuple[str, ...], listed(ARMS)] = tuple(ARMS)
     """Objective, score and update of each."""
-    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
+    sparsities: tuple[float, ...] = (0.8, 0.9, 0.95)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     out: Path = Path("results/methods")
 
