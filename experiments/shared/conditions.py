@@ -66,6 +66,8 @@ class Conditions:
     """Rounds of methods that update nothing, or by surgeon: 1 is one-shot, more re-score (exponential schedule)."""
     round_share: float = 0.25
     """Of methods that update by rounds, or adam: the share of what is left that a round prunes."""
+    blocks: int = 0
+    """Of greedy, obs, quadratic and surgeon: so many inputs of a unit are a block, at most; less memory.  0: all."""
     sketch: int = 0
     """Random directions that stand for the outputs, of scores and surgeon by logits and features: for many classes.
     0: every output, exactly.  Rounds and adam move weights by all outputs."""
@@ -94,6 +96,7 @@ def check_conditions(settings: Any, updates: Sequence[str] = tuple(UPDATES)) -> 
         check.choice(name, getattr(settings, name), options.LOSSES)
     if not 0 < settings.round_share < 1:
         raise ValueError(f"round_share: expected a share between 0 and 1, but got {settings.round_share!r}.")
+    check.whole("blocks", settings.blocks, least=0)
     check.whole("sketch", settings.sketch, least=0)
     check.choice("on_error", settings.on_error, ("error", "skip"))
     positive(settings, "width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "pretrain_rate", "damping")
