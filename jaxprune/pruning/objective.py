@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import check, curvature, losses
 from jaxprune.curvature import products
@@ -72,7 +73,7 @@ def objective(
     """
     check.network(network)
     given = {"batches": batches, **({} if held_out is None else {"held_out": held_out})}
-    listed: dict[str, Sequence[Batch]] = {name: _checked(name, each, loss) for name, each in given.items()}
+    listed: dict[str, Sequence[Batch]] = {name: _checked(name, each, loss, network) for name, each in given.items()}
     at = loss.at if isinstance(loss, Distillation) else None
     for name, each in listed.items():
         if isinstance(loss, Distillation) and not all("teacher" in batch for batch in each):
@@ -83,7 +84,7 @@ def objective(
     return Objective(network, loss, tuple(fitted), tuple(held))
 
 
-def _checked(name: str, batches: Iterable[Batch], loss: Loss) -> list[Batch]:
+def _checked(name: str, batches: Iterable[Batch], loss: Loss, network: Network) -> list[Batch]:
     found = list(check.batches(batches, name))
     if not found:
         raise ValueError(
@@ -93,6 +94,8 @@ def _checked(name: str, batches: Iterable[Batch], loss: Loss) -> list[Batch]:
         check.batch(batch, name, losses.entries(loss))
         check.finite_batch(batch, name)
         losses.demand_read(loss, batch)
+    for images in {np.shape(batch["image"]): batch["image"] for batch in found}.values():
+        check.takes(network, images, name)
     return found
 
 
