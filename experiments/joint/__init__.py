@@ -16,6 +16,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments.joint import page, tables
+from experiments.joint.options import method_of
 from experiments.joint.results import Results, claims, evenly
 from experiments.joint.search import LOSS, World, batches, search_steps, transformation
 from experiments.joint.settings import FRACTIONS, RADIUS, VERSION, Inputs, Run, Settings, open_study, plan, quirks
@@ -70,6 +71,7 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     described = [
         {
             **{name: getattr(step, name) for name in ("number", "kind", *tables.COUNTS, "removed", "scores")},
+            **vars(method_of(vars(run), step.kind)),
             "shape": step.specification.describe(),
             "hits": as_text(transfer.correct(reopened(step), batches(test))),
         }

@@ -138,6 +138,7 @@ def ladder(
     schedule: Sequence[float],
     train: Train,
     select: Callable[[float], Select] = masks.unstructured,
+    update: Update | None = None,
 ) -> Iterator[Rung]:
     """Yields networks trained, pruned, trained again and so on: learning-rate rewinding.
 
@@ -157,6 +158,7 @@ def ladder(
       schedule: the sparsity of every rung, not decreasing; see ``jp.schedules.ladder``.
       train: trains the network of a rung.  It must keep pruned weights at zero, as ``jp.optim.with_mask`` does.
       select: sparsity -> ``Select``.
+      update: what re-adjusts the kept weights before they are trained, as in ``rounds``.
 
     Yields:
       A ``Rung`` for every entry of the schedule.
@@ -180,13 +182,16 @@ def ladder(
     check.network(network)
     check.static_bools("prunable", prunable, network.params)
     batches = readable(network, batches)
+    if update is not None:
+        warn_of_one_deletion(score)
 
     def run() -> Iterator[Rung]:
         mask, current = masks.ones(network.params), network
         for number, sparsity in enumerate(targets):
             if sparsity > 0:
                 mask = narrowed(mask, score(current, batches), select(sparsity), prunable)
-                current = current.replace(params=masks.apply(mask, current.params))
+                params = current.params if update is None else update(current, batches, mask)
+                current = current.replace(params=masks.apply(mask, params))
             current = train(current, mask, number)
             _demand_trained(mask, current)
             yield Rung(number, sparsity, mask, current)
