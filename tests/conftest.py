@@ -28,6 +28,7 @@ QUICKLY = {
     "geometry",
     "libraries",
     "models",
+    "pruning",
     "scores",
     "similarity",
     "sites",
@@ -35,7 +36,6 @@ QUICKLY = {
     "test_architecture.py",
     "test_contract.py",
     "test_optim.py",
-    "test_pruning.py",
 }
 
 # What takes longest begins first, so that no worker is left alone with it at the end.

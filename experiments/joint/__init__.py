@@ -22,7 +22,7 @@ from experiments.joint.search import LOSS, World, batches, search_steps, transfo
 from experiments.joint.settings import FRACTIONS, RADIUS, VERSION, Inputs, Run, Settings, open_study, plan, quirks
 from experiments.joint.trajectory import as_text
 from experiments.shared import study
-from experiments.shared.checkpoints import trained
+from experiments.shared.checkpoints import initialised, trained
 from jaxprune.evaluate import robustness, transfer
 from jaxprune.structured import Step
 
@@ -33,7 +33,7 @@ def prepare(settings: Settings, inputs: Inputs, seed: int) -> World:
     parts = jp.data.split(images.labels, images.name, seed, FRACTIONS)
     data = {name: jp.data.select(images, indices) for name, indices in parts.items()}
     module = jp.models.resnet_cifar(settings.depth, len(images.classes), settings.width, keras=settings.keras)
-    variables = jax.jit(module.init)(jax.random.key(seed), data["training"]["image"][:1])
+    variables = initialised(module, jax.random.key(seed), data["training"]["image"][:1])
     dense = trained(
         settings.out,
         jp.Network.from_linen(module, variables, train={"train": True}),

@@ -15,7 +15,7 @@ from experiments.representation.architectures import digest, find
 from experiments.representation.data import Images
 from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Settings, ladder_method
 from experiments.shared import options
-from experiments.shared.checkpoints import trained
+from experiments.shared.checkpoints import initialised, trained
 from jaxprune.pruning import Rung
 
 LOSS = jp.losses.cross_entropy
@@ -36,7 +36,7 @@ class Trainings:
         self._kind = find(architecture)
         self._named = digest(architecture, settings.image)
         module = self._kind.module(len(images.test.classes), settings.image)
-        variables = jax.jit(module.init)(jax.random.key(seed), self._images["image"][:1])
+        variables = initialised(module, jax.random.key(seed), self._images["image"][:1])
         self._start = jp.Network.from_linen(module, variables, train={"train": True})
         self.everything = jp.tree.prunable(self._start.params)
         unpruned = self._kind.unpruned if settings.legacy else ""
