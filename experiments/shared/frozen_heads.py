@@ -16,7 +16,7 @@ import optax
 
 import jaxprune as jp
 from experiments.shared import options
-from experiments.shared.checkpoints import trained
+from experiments.shared.checkpoints import initialised, trained
 from experiments.shared.splits import Inputs
 from jaxprune import check, records
 from jaxprune.evaluate import transfer
@@ -124,6 +124,12 @@ def adam(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
+@cache
+def adamw(rate: float, steps: int) -> optax.GradientTransformation:
+    """Makes what pretrains: one for all seeds, so that its programs are compiled once."""
+    return optax.adamw(optax.cosine_decay_schedule(rate, steps), weight_decay=1e-2)
+
+
 def prepare(
     settings: Any,
     inputs: Inputs,
@@ -187,14 +193,13 @@ def the_dense_network(settings: Any, seed: int, inputs: Inputs) -> tuple[jp.Netw
 def pretrain(settings: Any, seed: int, data: dict[str, Any], classes: int) -> jp.Network:
     """Trains the network on all classes with cross-entropy, or loads the checkpoint of an earlier run."""
     module = jp.models.resnet_cifar(settings.depth, classes, settings.width)
-    variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
+    variables = initialised(module, jax.random.key(seed), data["image"][:1])
     network = jp.Network.from_linen(module, variables, train={"train": True})
-    rate = optax.cosine_decay_schedule(settings.pretrain_rate, settings.pretrain_steps)
     return trained(
         settings.out,
         network,
         jp.losses.cross_entropy,
-        optax.adamw(rate, weight_decay=1e-2),
+        adamw(settings.pretrain_rate, settings.pretrain_steps),
         data,
         {"module": module.describe(), "rate": settings.pretrain_rate},
         steps=settings.pretrain_steps,

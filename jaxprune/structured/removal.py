@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import tree
+from jaxprune import check, tree
 from jaxprune.groups import Gates, Group, Specification, below, check_groups, check_specification
 from jaxprune.network import Network
 from jaxprune.structured import gates as gating
-from jaxprune.structured.probes import first_line
 
 
 def remove(specification: Specification, params: Any, state: Any, gates: Gates) -> tuple[Specification, Any, Any]:
@@ -81,7 +80,7 @@ def smaller(specification: Specification, params: Any, state: Any, gates: Gates,
         gating.outputs.eval_shape(network, images)  # traced once, if it is evaluated afterwards
     except Exception as error:  # whatever a network raises for arrays that do not fit
         names = [name for name, alive in gates.items() if not np.all(alive)]
-        raise CannotRemoveError(names, first_line(error)) from error
+        raise CannotRemoveError(names, check.first_line(error)) from error
     return network
 
 
