@@ -1,7 +1,8 @@
 """The networks that studies of pruned networks train first: what each of them is, and how it is trained."""
 
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,7 @@ class Architecture:
       transformation: (peak rate, steps) -> what trains it.
       said: settings -> what pages call it.
       augment: what becomes of its batches.
+      instead: of methods that studies have unless others are named, those in place of which it has others.
     """
 
     usual: Mapping[str, float]
@@ -34,6 +36,7 @@ class Architecture:
     transformation: Callable[[float, int], optax.GradientTransformation]
     said: Callable[[Any], str]
     augment: Augment | None = None
+    instead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def shifted(batch: Any, key: Any) -> Any:
@@ -84,6 +87,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             f"{PATCHES} patches, trained on images that are moved by up to an eighth"
         ),
         augment=shifted,
+        # It is nowhere piecewise linear: of the labels' loss the exact Hessian would take a product for every weight.
+        # Of a distance to itself the Hessian is the Gauss-Newton matrix, which is exact here, too.
+        instead={"label/diagonal": ("logits/diagonal", "label/fisher", "label/snip"), "label/greedy+rounds": ()},
     ),
 }
 """By the name of the setting ``architecture``; the one without a name is what studies train if nothing is said."""
@@ -95,7 +101,7 @@ def architecture_of(settings: Any) -> Architecture:
 
 
 def filled(settings: Any, usual: Mapping[str, float] = MappingProxyType({})) -> Any:
-    """Fills in depth, width, steps and rate of the pretraining where they were left open.
+    """Fills in depth, width, steps and rate of the pretraining, and the methods, where they were left open.
 
     Args:
       settings: of a study.
@@ -103,13 +109,22 @@ def filled(settings: Any, usual: Mapping[str, float] = MappingProxyType({})) -> 
     """
     found = architecture_of(settings)
     wanted = {**found.usual, **(usual if found is ARCHITECTURES[""] else {})}
-    return replace(settings, **{name: value for name, value in wanted.items() if getattr(settings, name) is None})
+    made = {name: value for name, value in wanted.items() if getattr(settings, name) is None}
+    if settings.methods == type(settings).methods:
+        methods = (found.instead.get(word, (word,)) for word in settings.methods)
+        made["methods"] = tuple(itertools.chain(*methods))
+    return replace(settings, **made)
 
 
 def check_architecture(settings: Any, image_shape: Any) -> None:
     """Checks that the network can be made for images (h, w, c), and trained in memory."""
-    if image_shape[0] != image_shape[1] and settings.architecture == "vit":
-        raise ValueError(f"image: expected squares for a ViT, but the images have the shape {tuple(image_shape)}.")
+    if settings.architecture == "vit" and image_shape[0] != image_shape[1]:
+        raise ValueError(
+            f"data: expected square images for the ViT that is trained here, but got {tuple(image_shape)}. Take a "
+            "ResNet, or bring them to a square."
+        )
+    if settings.architecture == "vit" and settings.recalibrate:
+        raise ValueError("recalibrate: expected BatchNorm, whose statistics are averaged. Leave it out for a ViT.")
     settings = filled(settings)
     module = architecture_of(settings).module(settings, 2, image_shape[0])
     fits("width, depth", f"{settings.width}, {settings.depth}", module, image_shape)

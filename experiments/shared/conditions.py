@@ -125,7 +125,7 @@ def completed(inputs: Inputs, usual: Mapping[str, float] = MappingProxyType({}),
 
     A rate that is fixed becomes the only one of ``finetune_rates``, so that equal studies have equal keys.
     """
-    settings = inputs.settings
+    settings = architectures.filled(inputs.settings, usual)
     filled |= {name: named.name(getattr(settings, name)) for name in ("network", "data")}
     filled |= {"source": inputs.source.name}
     if "methods" not in filled:
@@ -134,4 +134,4 @@ def completed(inputs: Inputs, usual: Mapping[str, float] = MappingProxyType({}),
     if settings.finetune_rate is not None:
         rates = (settings.finetune_rate,)
     filled |= {"finetune_rate": None, "finetune_rates": tuple(sorted(map(float, rates)))}
-    return dataclasses.replace(inputs, settings=dataclasses.replace(architectures.filled(settings, usual), **filled))
+    return dataclasses.replace(inputs, settings=dataclasses.replace(settings, **filled))
