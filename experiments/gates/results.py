@@ -98,22 +98,34 @@ def _nearer(settings: Any, group: str) -> Cases:
     return cases
 
 
+def best(settings: Any, results: Results, distance: str, share: float) -> tuple[list[Any], list[Any], str]:
+    """Finds, for every seed, the best re-adjusted choice one by one, by its divergence on the selection images.
+
+    Returns:
+      The metrics of the joint choice and of the best other one, one of each for each seed, and what these are called;
+      nothing where either is not there.
+    """
+    joint, words = results.of(**place("logits/joint+readjusted", distance, share)), []
+    for word in settings.methods:
+        if METHODS[word].update == "readjusted" and METHODS[word].score != "joint":
+            words += [word] if results.of(**place(word, distance, share)) else []
+    chosen = []
+    for number in range(len(joint)):
+        each = [(word, results.of(**place(word, distance, share))[number]) for word in words]
+        chosen += [min(each, key=lambda pair: min(pair[1]["held_out"].values()))] if each else []
+    return joint if chosen else [], [one for _, one in chosen], ", ".join(dict.fromkeys(word for word, _ in chosen))
+
+
 def _a_part(settings: Any, group: str) -> Cases:
     def cases(results: Results) -> Iterator[Case]:
-        found: dict[tuple[str, float], list[Any]] = {}
-        for named, control, joint in _against_joint(settings, results):
-            if METHODS[named["method"]].update == "readjusted":
-                at = found.setdefault((named["distance"], named["share"]), [results.of(**joint)])
-                at.append((named["method"], results.of(**control)))
-        for (distance, share), (joint, *controls) in found.items():
-            values, best = [], []
-            for number, metrics in enumerate(joint):
-                each = [(min(them[number]["held_out"].values()), word, them[number]) for word, them in controls]
-                _, word, one = min(each, key=lambda found: found[0])
-                best.append(word)
-                values.append(divergences(one, group) - PART * divergences(metrics, group))
-            named = {"method": "the best", "distance": distance, "share": share}
-            yield case(named, values, results.examples(group), more={"best": " ".join(dict.fromkeys(best))})
+        for distance in settings.distances:
+            for share in settings.shares:
+                joint, others, words = best(settings, results, distance, share)
+                pairs = zip(others, joint, strict=True)
+                values = [divergences(one, group) - PART * divergences(other, group) for one, other in pairs]
+                if values:
+                    named = {"method": "the best", "distance": distance, "share": share}
+                    yield case(named, values, results.examples(group), more={"best": words})
 
     return cases
 

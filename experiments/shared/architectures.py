@@ -83,8 +83,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         module=_vit,
         transformation=_warm,
         said=lambda one: (
-            f"ViT of {one.depth} blocks, width {one.width} and {one.width // HEAD_WIDTH} heads on {PATCHES} x "
-            f"{PATCHES} patches, trained on images that are moved by up to an eighth"
+            f"ViT of depth {one.depth} and width {one.width}, {HEAD_WIDTH} features a head, {PATCHES} x {PATCHES} "
+            "patches, trained on images that are moved by up to an eighth"
         ),
         augment=shifted,
         # It is nowhere piecewise linear: of the labels' loss the exact Hessian would take a product for every weight.
@@ -109,7 +109,7 @@ def filled(settings: Any, usual: Mapping[str, float] = MappingProxyType({})) -> 
     """
     found = architecture_of(settings)
     wanted = {**found.usual, **(usual if found is ARCHITECTURES[""] else {})}
-    made = {name: value for name, value in wanted.items() if getattr(settings, name) is None}
+    made: dict[str, Any] = {name: value for name, value in wanted.items() if getattr(settings, name) is None}
     if settings.methods == type(settings).methods:
         methods = (found.instead.get(word, (word,)) for word in settings.methods)
         made["methods"] = tuple(itertools.chain(*methods))

@@ -65,7 +65,7 @@ def test_compose_writes_a_page_that_says_what_the_network_is(made):
     text = (made.whole / "index.html").read_text()
     counts = check_page.check(text)
     assert counts["words of running text, captions included"][0] <= 700
-    assert "ViT of 1 blocks, width 16 and 2 heads" in text
+    assert "ViT of depth 1 and width 16" in text
     dense = next(one for one in made.records() if one["config"]["score"] == "dense")
     accuracy = f"{100 * dense['metrics']['pretrained']['accuracy']:.1f}"
     assert re.search(rf"Its own classifier gets {accuracy}\W% of all classes right", text)

@@ -89,7 +89,7 @@ def test_pretrain_trains_a_vit_whose_classifier_is_neither_pruned_nor_moved(tmp_
     assert all(inside for name, inside in movable.items() if not name.startswith("head/"))
     assert "features" in jp.sites.tags(network, jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
     said = pages.network(inputs.settings, "", [{"pretrained": {"accuracy": 0.25}}, {}])
-    assert said.startswith("ViT of 1 blocks, width 8 and 1 heads")
+    assert said.startswith("ViT of depth 1 and width 8")
     assert said.endswith("pretrained on all classes. Its own classifier gets 25.0 % of all classes right.")
 
 
