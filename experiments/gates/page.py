@@ -87,7 +87,9 @@ def curves(settings: Any, results: Results) -> Figure:
                     accuracy(results, group, stage, **one) if stage else divergence(results, group, **one)
                     for one in cells
                 ]
-                look = {"line": "o--" if word.endswith("+rounds") else "o-", "markersize": 3.5, "linewidth": 1.4}
+                # Colours that come twice have another line the second time.
+                line = "s:" if number >= len(report.COLOURS) else "o--" if word.endswith("+rounds") else "o-"
+                look = {"line": line, "markersize": 3.5, "linewidth": 1.4}
                 color = report.COLOURS[number % len(report.COLOURS)] if METHODS[word].score != "random" else "#8a8578"
                 if found:
                     dots(axis, [100 * one for one in shares], found, **look, color=color, label=label(word))
