@@ -1,0 +1,146 @@
+"""From classes of indices to groups of units: who owns what, who reads it, and what it is called."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxprune.groups import Group, Member, members_of
+from jaxprune.structured.discovery.facts import Facts
+from jaxprune.structured.discovery.indices import Classes, Nodes
+
+Place = tuple[int, int]
+"""A leaf and one of its axes."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A leaf and the nodes of its axes."""
+
+    name: str
+    axes: tuple[Nodes, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A group, and what is to be said of it.
+
+    Attributes:
+      group: the group.
+      atoms: the class of every unit.
+      inner: whether it lies inside the units of another group: dimensions of heads, channels of groups.
+      why_not: why it is not offered; empty where it is.
+      notes: what in the program depends on how many units there are.
+    """
+
+    group: Group
+    atoms: tuple[int, ...]
+    inner: bool
+    why_not: str
+    notes: tuple[str, ...]
+
+
+def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Found, ...]:
+    """Lists all groups: classes with the same indices of the same leaves, in the same number, are interchangeable."""
+    owned = _owned(leaves, classes)
+    reads, problems = _ends(leaves, facts, classes, owned)
+    alike: dict[object, list[int]] = {}
+    for atom, places in owned.items():
+        key = tuple((place, len(indices), (atom, place) in reads) for place, indices in sorted(places.items()))
+        alike.setdefault((key, problems.get(atom, "")), []).append(atom)
+    units = {key: sorted(atoms, key=lambda atom: _first(owned[atom])) for key, atoms in alike.items() if len(atoms) > 1}
+    inner = _inner(units, classes, owned, reads)
+    names: Counter[str] = Counter()
+    found = []
+    for key, atoms in sorted(units.items(), key=lambda item: _first(owned[item[1][0]])):
+        members = tuple(
+            member
+            for place in sorted(owned[atoms[0]])
+            for member in members_of(
+                leaves[place[0]].name,
+                place[1],
+                np.array([owned[atom][place] for atom in atoms]),
+                reads=(atoms[0], place) in reads,
+            )
+        )
+        name = _name(members, leaves)
+        names[name] += 1
+        name = name if names[name] == 1 else f"{name}#{names[name]}"
+        notes = tuple(dict.fromkeys(note for nodes, note in facts.notes if classes.of(nodes) & set(atoms)))
+        group = Group(name, len(atoms), members, ())
+        found.append(Found(group, tuple(atoms), key in inner, key[1], notes))
+    return tuple(found)
+
+
+def _owned(leaves: Sequence[Leaf], classes: Classes) -> dict[int, dict[Place, list[int]]]:
+    owned: dict[int, dict[Place, list[int]]] = {}
+    for number, leaf in enumerate(leaves):
+        for axis, nodes in enumerate(leaf.axes):
+            for index, label in enumerate(classes.label[nodes].tolist()):
+                for atom in classes.atoms(label):
+                    owned.setdefault(atom, {}).setdefault((number, axis), []).append(index)
+    return owned
+
+
+def _ends(
+    leaves: Sequence[Leaf], facts: Facts, classes: Classes, owned: Mapping[int, Mapping[Place, Sequence[int]]]
+) -> tuple[set[tuple[int, Place]], dict[int, str]]:
+    """Who reads a unit, by the sums in which it ends; and the units that cannot be gated there, with the reason."""
+    reads: set[tuple[int, Place]] = set()
+    problems = dict.fromkeys(owned, "nothing reads it")
+    ended: dict[int, str] = {}
+    for one in facts.contractions:
+        for atom in classes.of(one.nodes) & owned.keys():
+            leaf, axes = one.reader or (0, frozenset())
+            places = [(leaf, axis) for axis in axes if (leaf, axis) in owned[atom]]
+            if not places:
+                ended[atom] = f"it ends in a product of values that are no leaves ({one.step})"
+            elif any("makes" in facts.uses.get(place, ()) for place in places):
+                ended[atom] = f"{leaves[leaf].name!r} both makes and reads it"
+            else:
+                reads.update((atom, place) for place in places)
+                ended.setdefault(atom, "")
+    return reads, problems | ended
+
+
+def _inner(
+    units: Mapping[object, Sequence[int]],
+    classes: Classes,
+    owned: Mapping[int, Mapping[Place, Sequence[int]]],
+    reads: set[tuple[int, Place]],
+) -> set[object]:
+    """The groups that lie inside the units of another: faster in a merged axis, or on a later axis of the same leaf."""
+    of = {atom: key for key, atoms in units.items() for atom in atoms}
+    pairs: set[tuple[object, object]] = set()
+    for slow, fast in set(classes.factors.values()):
+        for outer in classes.atoms(slow):
+            pairs.update((of[outer], of[inner]) for inner in classes.atoms(fast) if outer in of and inner in of)
+    on: dict[tuple[int, bool], dict[int, set[object]]] = {}
+    for key, atoms in units.items():
+        for number, axis in owned[atoms[0]]:
+            on.setdefault((number, (atoms[0], (number, axis)) in reads), {}).setdefault(axis, set()).add(key)
+    for axes in on.values():
+        for earlier in axes:
+            for later in axes:
+                if earlier < later:
+                    pairs.update((outer, inner) for outer in axes[earlier] for inner in axes[later] if outer != inner)
+    return {inner for outer, inner in pairs if outer != inner and (inner, outer) not in pairs}
+
+
+def _first(places: Mapping[Place, Sequence[int]]) -> tuple[Place, int]:
+    place = min(places)
+    return place, places[place][0]
+
+
+_PLAIN = frozenset("kernel weight w W weights".split())
+
+
+def _name(members: Sequence[Member], leaves: Sequence[Leaf]) -> str:
+    """The name of what makes the units: that of its kernel, without the word kernel."""
+    ranks = {leaf.name: len(leaf.axes) for leaf in leaves}
+    makers = [member.leaf for member in members if not member.reads]
+    kernels = [leaf for leaf in makers if ranks[leaf] > 1]
+    leaf = (kernels or makers or [members[0].leaf])[0]
+    folder, _, last = leaf.rpartition("/")
+    return folder if folder and last in _PLAIN else leaf

@@ -1,0 +1,274 @@
+"""Walks through a program, whatever it calls, and applies the rule of every primitive."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from jaxprune.structured.discovery import arithmetic, layout, products
+from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, Facts, Origin, Step, Value
+from jaxprune.structured.discovery.indices import STAYS, Nodes
+
+Axes = tuple[Nodes, ...]
+Rule = Callable[..., list[Axes]]
+
+_LAYOUT: dict[str, Rule] = {
+    "transpose": layout.transpose,
+    "broadcast_in_dim": layout.broadcast,
+    "squeeze": layout.squeeze,
+    "iota": layout.iota,
+    "random_bits": layout.random,
+    "random_wrap": layout.random,
+    "random_unwrap": layout.random,
+    "random_seed": layout.random,
+    "random_fold_in": layout.random,
+    "random_split": layout.random,
+    "random_clone": layout.random,
+    "reshape": layout.reshape,
+    "concatenate": layout.concatenate,
+    "slice": layout.part,
+    "split": layout.split,
+    "pad": layout.pad,
+    "rev": layout.reverse,
+    "dynamic_slice": layout.dynamic_slice,
+    "dynamic_update_slice": layout.dynamic_update_slice,
+    "gather": layout.gather,
+    "optimization_barrier": arithmetic.identity,
+    "sort": arithmetic.ordered,
+    "top_k": arithmetic.ordered,
+}
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(arithmetic.ELEMENTWISE, arithmetic.elementwise),
+    **dict.fromkeys(arithmetic.REDUCTIONS, arithmetic.reduction),
+    **dict.fromkeys(arithmetic.CUMULATIVE, arithmetic.cumulative),
+    **dict.fromkeys(arithmetic.WINDOWS, arithmetic.window),
+    **_LAYOUT,
+}
+_PRODUCTS = {"dot_general": products.matrix_product, "conv_general_dilated": products.convolution}
+# Equations that run one program on their operands, and where they have it.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+# Constants that are worked out on the way, since they may say where to look: whole numbers, and not many.
+_MANY = 100_000
+_RESHAPED = frozenset("transpose squeeze broadcast_in_dim reshape slice split rev".split())
+_SAME = frozenset("convert_element_type copy copy_p neg name stop_gradient sharding_constraint".split())
+
+
+class Walk:
+    """Walks through programs, and collects facts.
+
+    Args:
+      described: rules of the user's own, by the name of a primitive.
+    """
+
+    def __init__(self, described: Mapping[str, Rule]) -> None:
+        self.facts = Facts()
+        self.rules = {**RULES, **described}
+        self.described = described
+        self._path: list[int] = []
+
+    def program(self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value], scope: str = "") -> list[Value]:
+        """Follows values through a program.
+
+        Returns:
+          Its outputs.
+        """
+        values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for variable, number in zip(jaxpr.constvars, consts, strict=True):
+            values[variable] = self.constant(number)
+        for equation in jaxpr.eqns:
+            operands = [
+                self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in equation.invars
+            ]
+            self._path.append(id(equation))
+            results = self._equation(equation, operands, scope)
+            self._path.pop()
+            for variable, result in zip(equation.outvars, results, strict=True):
+                if result.shape != tuple(variable.aval.shape):
+                    raise ValueError(
+                        f"rules: expected axes of {tuple(variable.aval.shape)} for the result of "
+                        f"{equation.primitive.name}, but got {result.shape}. Correct the rule that describes it."
+                    )
+                values[variable] = result
+        return [self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in jaxpr.outvars]
+
+    def constant(self, number: Any) -> Value:
+        """Makes the value of a number, or array, that the program has."""
+        shape = np.shape(number)
+        known = None
+        if not isinstance(number, jax.core.Tracer) and not jax.dtypes.issubdtype(
+            jax.numpy.result_type(number), jax.dtypes.prng_key
+        ):
+            known = np.asarray(number) if np.size(number) <= _MANY and np.asarray(number).dtype.kind in "iub" else None
+        axes = tuple(self.facts.indices.fresh(length) for length in shape)
+        for nodes in axes:
+            if len(nodes) > 1:
+                self.facts.notes.append((nodes, "an array of the program's own lies along its units"))
+        return Value(axes, CONSTANT, known=known)
+
+    def _equation(self, equation: core.JaxprEqn, operands: Sequence[Value], scope: str) -> list[Value]:
+        name = equation.primitive.name
+        here = "/".join(part for part in (scope, str(equation.source_info.name_stack)) if part)
+        self.facts.indices.step = f"{name} in {here}" if here else name
+        self.facts.place = tuple(self._path)
+        if name in _CALLS and name not in self.described:
+            return self.program(*opened(equation.params[_CALLS[name]]), operands, here)
+        if name in ("scan", "while", "cond") and name not in self.described:
+            loop = {"scan": self._scan, "while": self._while, "cond": self._cond}[name]
+            return loop(equation.params, operands, here)
+        shapes = tuple(tuple(variable.aval.shape) for variable in equation.outvars)
+        step, marks = Step(name, equation.params, shapes), 0
+        for operand in operands:
+            marks |= operand.marks
+        if name in _PRODUCTS and name not in self.described:
+            results, mark = _PRODUCTS[name](self.facts, step, *operands)
+            marks |= mark
+            origin = None
+        else:
+            rule = self.rules.get(name)
+            results = (
+                rule(self.facts, step, *operands)
+                if rule is not None
+                else layout.stays(self.facts, step, "nothing describes this primitive", *operands)
+            )
+            origin = self._origin(step, operands)
+        source = max((operand.source for operand in operands), default=CONSTANT)
+        known = _known(equation, operands)
+        return [Value(tuple(axes), source, origin, marks, known) for axes in results]
+
+    def _origin(self, step: Step, operands: Sequence[Value]) -> Origin | None:
+        """Whether the results are still a leaf; where it ceases to be one, that is a use of it."""
+        kept = None
+        if step.name in _SAME:
+            kept = operands[0]
+        elif step.name in ("mul", "div"):
+            sides = operands if step.name == "mul" else operands[:1]
+            whole = [one for one in sides if one.origin is not None and one.shape and one.shape == step.shapes[0]]
+            if whole and all(one.source < IMAGES for one in operands if one is not whole[0]):
+                kept = whole[0]
+        elif step.name in _RESHAPED:
+            kept = operands[0]
+        found = None
+        if kept is not None and kept.origin is not None:
+            found = Origin(kept.origin.leaf, _moved(step, kept))
+        for operand in operands:
+            if operand.origin is not None and (found is None or operand is not kept):
+                self.facts.use(operand.origin)
+        return found
+
+    def _scan(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
+        constants, carried = params["num_consts"], params["num_carry"]
+        fixed, carry, slices = (
+            list(operands[:constants]),
+            list(operands[constants : constants + carried]),
+            operands[constants + carried :],
+        )
+        for one in slices:
+            self.facts.indices.fix(one.axes[0], "turns of a loop")
+        turns = [_without_first(one) for one in slices]
+        carry, results = self._repeated(params["jaxpr"], fixed, carry, turns, scope)
+        first = np.full(params["length"], STAYS)
+        stacked = [Value((first, *one.axes), one.source, None, one.marks) for one in results]
+        return [*carry, *stacked]
+
+    def _repeated(
+        self, body: Any, fixed: list[Value], carry: list[Value], turns: list[Value], scope: str
+    ) -> tuple[list[Value], list[Value]]:
+        """Follows a loop until what it carries is known: a leaf that it changes is none any more."""
+        for operand in carry:
+            if operand.origin is not None:
+                self.facts.use(operand.origin)
+        carry = [Value(one.axes, one.source, None, one.marks) for one in carry]
+        while True:
+            results = self.program(*opened(body), [*fixed, *carry, *turns], scope)
+            after = []
+            for before, new in zip(carry, results, strict=False):
+                for left, right in zip(before.axes, new.axes, strict=True):
+                    self.facts.indices.join(left, right)
+                after.append(Value(before.axes, max(before.source, new.source), None, before.marks | new.marks))
+            for one in results[: len(carry)]:
+                if one.origin is not None:
+                    self.facts.use(one.origin)
+            if all((old.source, old.marks) == (new.source, new.marks) for old, new in zip(carry, after, strict=True)):
+                return after, results[len(carry) :]
+            carry = after
+
+    def _while(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
+        asked, fixed = params["cond_nconsts"], params["body_nconsts"]
+        outside, inside, carry = operands[:asked], list(operands[asked : asked + fixed]), list(operands[asked + fixed :])
+        carry, _ = self._repeated(params["body_jaxpr"], inside, carry, [], scope)
+        self.program(*opened(params["cond_jaxpr"]), [*outside, *carry], scope)
+        return carry
+
+    def _cond(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
+        branches = [self.program(*opened(branch), operands[1:], scope) for branch in params["branches"]]
+        merged = []
+        for results in zip(*branches, strict=True):
+            for other in results[1:]:
+                for left, right in zip(results[0].axes, other.axes, strict=True):
+                    self.facts.indices.join(left, right)
+            marks = operands[0].marks
+            for one in results:
+                marks |= one.marks
+                if one.origin is not None:
+                    self.facts.use(one.origin)
+            merged.append(Value(results[0].axes, max(one.source for one in results), None, marks))
+        return merged
+
+
+def opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
+    """Returns the equations of a program and its constants."""
+    return (program.jaxpr, program.consts) if isinstance(program, core.ClosedJaxpr) else (program, ())
+
+
+def _without_first(value: Value) -> Value:
+    origin = None if value.origin is None else Origin(value.origin.leaf, value.origin.axes[1:])
+    return Value(value.axes[1:], value.source, origin, value.marks)
+
+
+def _moved(step: Step, value: Value) -> tuple[frozenset[int], ...]:
+    """Which axes of the leaf lie along the axes of the result."""
+    before, name, params = value.origin.axes if value.origin else (), step.name, step.params
+    if name == "transpose":
+        return tuple(before[axis] for axis in params["permutation"])
+    if name == "squeeze":
+        gone = [axis % len(before) for axis in params["dimensions"]]
+        return tuple(one for axis, one in enumerate(before) if axis not in gone)
+    if name == "broadcast_in_dim":
+        placed = dict(zip(params["broadcast_dimensions"], before, strict=True))
+        return tuple(placed.get(axis, frozenset()) for axis in range(len(step.shapes[0])))
+    if name == "reshape":
+        after: list[frozenset[int]] = [frozenset()] * len(step.shapes[0])
+        for left, right in layout.blocks(value.shape, step.shapes[0]):
+            for axis in right:
+                after[axis] = frozenset().union(*(before[one] for one in left))
+        return tuple(after)
+    return before
+
+
+def _known(equation: core.JaxprEqn, operands: Sequence[Value]) -> np.ndarray | None:
+    """Works out a constant of whole numbers."""
+    if len(equation.outvars) != 1 or not all(operand.known is not None for operand in operands):
+        return None
+    aval = equation.outvars[0].aval
+    if np.prod(aval.shape, dtype=float) > _MANY or getattr(aval.dtype, "kind", "") not in "iub":
+        return None
+    if equation.primitive.name.startswith("random"):
+        return None
+    with jax.ensure_compile_time_eval():
+        made = equation.primitive.bind(
+            *(jax.numpy.asarray(operand.known) for operand in operands),
+            **equation.primitive.get_bind_params(equation.params),
+        )
+    return np.asarray(made[0] if equation.primitive.multiple_results else made)
