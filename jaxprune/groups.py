@@ -33,7 +33,8 @@ class Member:
       offset: the first index of the first unit (behind what else was concatenated).
       outer: how often the units are repeated along the axis (query, key and value in one kernel; the positions of a
         flattened image).
-      stride: how far a repetition is from the one before.  None: right behind it, ``size * each``.
+      stride: how far a repetition is from the one before; of one alone, the length of an axis that has other indices
+        too.  None: ``size * each``, no others between.
       indices: the indices of every unit, where they follow no such rule (a shuffle); the other fields then say nothing.
     """
 
@@ -60,21 +61,33 @@ class Member:
         unit, repetition, neighbour = np.ix_(np.arange(size), np.arange(self.outer), np.arange(self.each))
         return (self.offset + repetition * stride + unit * self.each + neighbour).reshape(size, -1)
 
+    def unit_of(self, size: int, length: int) -> np.ndarray:
+        """Says to which of ``size`` units every index of an axis belongs, -1 where to none: whole numbers [length].
+
+        >>> Member("dense/kernel", 0, offset=1).unit_of(2, 4).tolist()
+        [-1, 0, 1, -1]
+        """
+        units, places = np.full(length, -1), self.places(size)
+        units[places] = np.arange(size)[:, None]
+        return units
+
     def is_whole(self) -> bool:
         """Whether the units lie side by side and are all of the axis: ``size * each`` indices, and no others."""
-        return self.axis is not None and self.offset == 0 and self.outer == 1 and self.indices is None
+        alone = self.offset == 0 and self.outer == 1 and self.stride is None and self.indices is None
+        return self.axis is not None and alone
 
 
-def members_of(leaf: str, axis: int, places: np.ndarray, *, reads: bool = False) -> tuple[Member, ...]:
+def members_of(leaf: str, axis: int, places: np.ndarray, length: int, *, reads: bool = False) -> tuple[Member, ...]:
     """Says in as few members as can be which indices of an axis belong to each unit.
 
     Args:
       leaf: the name of the leaf.
       axis: its axis.
       places: whole numbers [size, n], those of a unit in rising order.
+      length: that of the axis.
       reads: as in ``Member``.
 
-    >>> members_of("dense", 0, np.array([[4, 14], [5, 15]]))
+    >>> members_of("dense", 0, np.array([[4, 14], [5, 15]]), 20)
     (Member(leaf='dense', axis=0, each=1, reads=False, offset=4, outer=2, stride=10, indices=None),)
     """
     size, count = places.shape
@@ -91,7 +104,8 @@ def members_of(leaf: str, axis: int, places: np.ndarray, *, reads: bool = False)
         outer = 1
         while gap is not None and outer < len(starts) and starts[outer] - starts[outer - 1] == gap:
             outer += 1
-        stride = None if outer == 1 or gap == size * each else gap
+        gap = gap if outer > 1 else length
+        stride = None if gap == size * each else gap
         found.append(Member(leaf, axis, each, reads, starts[0], outer, stride))
         starts = starts[outer:]
     said = np.sort(np.concatenate([member.places(size) for member in found], axis=1), axis=1) if found else places
@@ -109,8 +123,9 @@ class Group:
       name: unique in its network.
       size: how many units.
       members: the parts of leaves that the units own.
-      sites: the tagged values in which a unit is gated: after its activation, so that nothing of it is left.  None:
-        it is gated where it is read, by zeros in the members that read it.
+      sites: the tagged values in which a unit is gated: after its activation, so that nothing of it is left.  Empty:
+        it is gated where it is read, by zeros in the members that read it, which takes a group whose every reader is
+        among them, and makes nothing else (``jp.structured.discover`` lists such).
       axis: the axis of these values that counts the units, or their neighbours side by side (heads flat with their
         dimensions), as many as a member has in ``each``; unused by a layer, which gates the whole value.
       floor: so many units stay.  For a layer: so many of the layers of its stage stay.

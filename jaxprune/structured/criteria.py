@@ -90,7 +90,7 @@ def unit_slices(leaf: Any, member: Member, size: int) -> np.ndarray:
            [3, 4, 5]])
     """
     moved = np.moveaxis(np.asarray(leaf), member.axis or 0, 0)
-    return moved.reshape(size, -1)
+    return moved[member.places(size)].reshape(size, -1)
 
 
 def listed(batches: Iterable[Batch], keys: Iterable[str] = ("image",)) -> list[Batch]:
@@ -150,7 +150,11 @@ def _batchnorm_scale(network: Network, groups: Sequence[Group], gates: Gates, ba
         if group.is_layer:
             found = [scales[name] for name in scales if _owned(name, group) and name not in units]
         else:
-            found = [scales[member.leaf] for member in group.members if member.leaf in scales]
+            found = [
+                np.abs(scales[member.leaf])[member.places(group.size)].sum(1)
+                for member in group.members
+                if member.leaf in scales
+            ]
         _demand(found, group, "a BatchNorm scale", "For networks without BatchNorm use l2, activation or second_order.")
         absolute = np.sum([np.abs(values) for values in found], axis=0)
         result[group.name] = np.array([absolute.mean()]) if group.is_layer else absolute

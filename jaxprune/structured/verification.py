@@ -224,7 +224,7 @@ def _owned(group: Group, units: Any, place: str, shape: tuple[int, ...]) -> np.n
         if member.axis is None:
             owned |= below(name, member.leaf)
         elif member.leaf == name:
-            mine = np.isin(np.arange(shape[member.axis]) // member.each, units)
+            mine = np.isin(member.unit_of(group.size, shape[member.axis]), units)
             spread = [1] * len(shape)
             spread[member.axis] = -1
             owned |= mine.reshape(spread)

@@ -11,8 +11,8 @@ Axes = tuple[Nodes, ...]
 
 ELEMENTWISE = frozenset(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp complex conj
-    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac
-    imag integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter not or polygamma
+    convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac
+    imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi name ne neg nextafter not or polygamma
     population_count clz pow random_gamma_grad real reduce_precision regularized_incomplete_beta rem round rsqrt
     select_n shift_left shift_right_arithmetic shift_right_logical sharding_constraint sign sin sinh sqrt square
     stop_gradient sub tan tanh xor pvary pbroadcast reshard mesh_cast zeta""".split()
@@ -21,9 +21,7 @@ REDUCTIONS = frozenset(
     """reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin""".split()
 )
 CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
-WINDOWS = frozenset(
-    """reduce_window reduce_window_sum reduce_window_max reduce_window_min reduce_window_mul""".split()
-)
+WINDOWS = frozenset("""reduce_window reduce_window_sum reduce_window_max reduce_window_min reduce_window_mul""".split())
 
 
 def elementwise(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
@@ -52,6 +50,15 @@ def elementwise(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
 def identity(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
     """Every result is its operand."""
     return [operand.axes for operand in operands]
+
+
+def recast(facts: Facts, step: Step, operand: Value) -> list[Axes]:
+    """The same bits as numbers of another type, of the same size or not."""
+    if operand.shape == step.shapes[0]:
+        return [operand.axes]
+    for nodes in operand.axes:
+        facts.indices.fix(nodes, "bits as numbers of another size")
+    return [tuple(np.full(length, STAYS) for length in step.shapes[0])]
 
 
 def reduction(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
@@ -91,9 +98,7 @@ def ordered(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
     kept = range(len(operands[0].axes))
     results = _together(facts, operands, [one for one in kept if one != axis], len(step.shapes))
     lengths = [shape[axis] for shape in step.shapes]
-    return [
-        (*one[:axis], np.full(length, STAYS), *one[axis:]) for one, length in zip(results, lengths, strict=True)
-    ]
+    return [(*one[:axis], np.full(length, STAYS), *one[axis:]) for one, length in zip(results, lengths, strict=True)]
 
 
 def window(facts: Facts, step: Step, *operands: Value) -> list[Axes]:

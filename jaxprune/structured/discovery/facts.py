@@ -14,7 +14,7 @@ CONSTANT, WEIGHTS, IMAGES = range(3)
 
 @dataclass(frozen=True)
 class Origin:
-    """The leaf that a value is, but for its layout, its type and factors: zeros of the leaf are zeros of the value.
+    """A leaf that a value is linear in: where the leaf is zero along an axis, so is the value.
 
     Attributes:
       leaf: the number of the leaf.
@@ -32,14 +32,14 @@ class Value:
     Attributes:
       axes: the nodes of the indices of every axis.
       source: ``CONSTANT``, ``WEIGHTS`` or ``IMAGES``: the most that it is made of.
-      origin: the leaf that it is, if it is one.
+      origins: the leaves that it is, or is a multiple of.
       marks: the statistics that it depends on, as bits.
       known: its numbers, where they are the program's own and whole.
     """
 
     axes: tuple[Nodes, ...]
     source: int = CONSTANT
-    origin: Origin | None = None
+    origins: tuple[Origin, ...] = ()
     marks: int = 0
     known: np.ndarray | None = None
 
@@ -69,12 +69,12 @@ class Contraction:
 
     Attributes:
       nodes: the indices summed over.
-      reader: the leaf, and its axes, whose zeros end the units there; None where neither factor is a leaf.
+      leaves: for each factor the leaves, and their axes, that it is linear in: their zeros end the units there.
       step: in words.
     """
 
     nodes: Nodes
-    reader: tuple[int, frozenset[int]] | None
+    leaves: tuple[frozenset[tuple[int, int]], ...]
     step: str
 
 
@@ -112,20 +112,23 @@ class Facts:
         Returns:
           The bit of the statistic that it is, or 0.
         """
-        reader = None
-        for value, axis in reversed(sides):
-            if value.origin is not None and reader is None:
-                reader = value.origin.leaf, value.origin.axes[axis]
-        self.contractions.append(Contraction(nodes, reader, self.indices.step))
-        if any(value.source == WEIGHTS for value, _ in sides) or not nodes.any():
+        if not nodes.any():
+            return 0
+        # A leaf itself rather than a value that is linear in one.
+        leaves = [
+            frozenset((one.leaf, at) for one in value.origins for at in one.axes[axis])
+            for value, axis in sorted(reversed(sides), key=lambda side: side[0].source != WEIGHTS)
+        ]
+        self.contractions.append(Contraction(nodes, tuple(leaves), self.indices.step))
+        if any(value.source == WEIGHTS for value, _ in sides):
             return 0
         self.statistics.setdefault(self.place, []).append(nodes)  # again in every turn of a loop, under the same bit
         return 1 << list(self.statistics).index(self.place)
 
-    def use(self, origin: Origin, contracted: Sequence[int] = ()) -> None:
-        """Notes that a leaf is used, with sums over some axes of the value that it is."""
-        summed = {axis for place in contracted for axis in origin.axes[place]}
-        kept = {axis for place, axes in enumerate(origin.axes) if place not in contracted for axis in axes}
-        for how, axes in (("reads", summed), ("makes", kept)):
-            for axis in axes:
-                self.uses.setdefault((origin.leaf, axis), set()).add(how)
+    def use(self, value: Value, how: str = "makes", places: Sequence[int] | None = None) -> None:
+        """Notes what becomes of the leaves that a value is, along some of its axes (None: all)."""
+        for origin in value.origins:
+            for place, axes in enumerate(origin.axes):
+                if places is None or place in places:
+                    for axis in axes:
+                        self.uses.setdefault((origin.leaf, axis), set()).add(how)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxprune import tree
 from jaxprune.groups import Group
 from jaxprune.network import Network
+from jaxprune.structured.discovery import reasons
 from jaxprune.structured.discovery.facts import IMAGES, WEIGHTS, Facts, Origin, Value
 from jaxprune.structured.discovery.indices import STAYS, Classes, close
 from jaxprune.structured.discovery.listing import Found, Leaf, listed
@@ -30,6 +31,11 @@ class Discovered(Sequence[Group]):
     _leaves: tuple[Leaf, ...]
     _facts: Facts
     _classes: Classes
+
+    @property
+    def fixed(self) -> dict[tuple[str, int], str]:
+        """Why axes of leaves stay as they are, and on which way: ``{(leaf, axis): reason}``."""
+        return reasons.fixed(self._leaves, self._facts, self._classes)
 
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]
@@ -54,7 +60,7 @@ def discover(network: Network, images: Any, *, inner: bool = False) -> Discovere
             axes = tuple(indices.fresh(length) for length in shape)
             leaves.append(Leaf(names[number], axes))
             origin = Origin(number, tuple(frozenset((axis,)) for axis in range(len(shape))))
-            inputs.append(Value(axes, WEIGHTS, origin))
+            inputs.append(Value(axes, WEIGHTS, (origin,)))
         else:
             inputs.append(Value(tuple(np.full(length, STAYS) for length in shape), IMAGES))
     outputs = walk.program(*opened(closed), inputs)
@@ -62,8 +68,7 @@ def discover(network: Network, images: Any, *, inner: bool = False) -> Discovere
     for output in outputs:
         for nodes in output.axes:
             indices.fix(nodes, "it reaches the outputs")
-        if output.origin is not None:
-            facts.use(output.origin)
+        facts.use(output)
     classes = _closed(facts)
     found = listed(leaves, facts, classes)
     offered = tuple(one.group for one in found if not one.why_not and (inner or not one.inner))

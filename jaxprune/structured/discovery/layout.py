@@ -105,6 +105,35 @@ def concatenate(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
     return [tuple(result)]
 
 
+def stack(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
+    """One beside the other, along a new axis that stays."""
+    at = step.params["axis"]
+    for operand in operands[1:]:
+        for left, right in zip(operands[0].axes, operand.axes, strict=True):
+            facts.indices.join(left, right)
+    axes = operands[0].axes
+    return [(*axes[:at], np.full(len(operands), STAYS), *axes[at:])]
+
+
+def unstack(facts: Facts, step: Step, operand: Value) -> list[Axes]:
+    """Every index of an axis by itself."""
+    at = step.params["axis"]
+    facts.indices.fix(operand.axes[at], "every index is taken by itself")
+    return [(*operand.axes[:at], *operand.axes[at + 1 :]) for _ in step.shapes]
+
+
+def tile(facts: Facts, step: Step, operand: Value) -> list[Axes]:
+    """Copies side by side."""
+    result = []
+    for nodes, times in zip(operand.axes, step.params["reps"], strict=True):
+        if len(nodes) == 1 and times > 1:
+            facts.indices.fix(nodes, "one index is copied along an axis")
+            nodes = facts.indices.fresh(1)
+            facts.spread(nodes, operand.marks)
+        result.append(np.tile(nodes, times))
+    return [tuple(result)]
+
+
 def part(facts: Facts, step: Step, operand: Value) -> list[Axes]:
     """A slice."""
     starts, stops = step.params["start_indices"], step.params["limit_indices"]

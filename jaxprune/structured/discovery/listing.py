@@ -61,6 +61,7 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
                 leaves[place[0]].name,
                 place[1],
                 np.array([owned[atom][place] for atom in atoms]),
+                len(leaves[place[0]].axes[place[1]]),
                 reads=(atoms[0], place) in reads,
             )
         )
@@ -88,20 +89,25 @@ def _ends(
 ) -> tuple[set[tuple[int, Place]], dict[int, str]]:
     """Who reads a unit, by the sums in which it ends; and the units that cannot be gated there, with the reason."""
     reads: set[tuple[int, Place]] = set()
-    problems = dict.fromkeys(owned, "nothing reads it")
-    ended: dict[int, str] = {}
+    ends: dict[int, list[tuple[str, list[list[Place]]]]] = {}
     for one in facts.contractions:
         for atom in classes.of(one.nodes) & owned.keys():
-            leaf, axes = one.reader or (0, frozenset())
-            places = [(leaf, axis) for axis in axes if (leaf, axis) in owned[atom]]
-            if not places:
-                ended[atom] = f"it ends in a product of values that are no leaves ({one.step})"
-            elif any("makes" in facts.uses.get(place, ()) for place in places):
-                ended[atom] = f"{leaves[leaf].name!r} both makes and reads it"
-            else:
-                reads.update((atom, place) for place in places)
-                ended.setdefault(atom, "")
-    return reads, problems | ended
+            factors = [sorted(place for place in leaves if place in owned[atom]) for leaves in one.leaves]
+            ends.setdefault(atom, []).append((one.step, factors))
+            reads.update((atom, place) for place in next(filter(None, factors), [])[:1])
+    problems = {}
+    for atom in owned:
+        problems[atom] = "" if atom in ends else "nothing reads it"
+        for step, factors in ends.get(atom, ()):
+            readers = [place for places in factors for place in places if (atom, place) in reads]
+            mixed = [leaves[place[0]].name for place in readers if "makes" in facts.uses.get(place, ())]
+            if not readers:
+                problems[atom] = f"it ends in a product of values that are no leaves ({step})"
+            elif mixed:
+                problems[atom] = f"{mixed[0]!r} both makes and reads it"
+            elif len(readers) > 1:
+                problems[atom] = f"leaves that read it are multiplied with each other ({step})"
+    return reads, problems
 
 
 def _inner(

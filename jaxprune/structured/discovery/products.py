@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxprune.structured.discovery.facts import WEIGHTS, Facts, Step, Value
+from jaxprune.structured.discovery.facts import WEIGHTS, Facts, Origin, Step, Value
 from jaxprune.structured.discovery.indices import STAYS, Nodes
 from jaxprune.structured.discovery.layout import stays
 
@@ -31,10 +31,24 @@ def matrix_product(facts: Facts, step: Step, left: Value, right: Value) -> tuple
         *(left.axes[axis] for axis in free[0]),
         *(right.axes[axis] for axis in free[1]),
     )
-    for side, place in ((left, 0), (right, 1)):
-        if side.origin is not None:
-            facts.use(side.origin, contracted[place])
+    for place, side in enumerate((left, right)):
+        facts.use(side, "reads", contracted[place])
     return [axes], marks
+
+
+def still(step: Step, left: Value, right: Value) -> tuple[Origin, ...]:
+    """The leaves that a matrix product is linear in, and where their axes are."""
+    contracted, batched = step.params["dimension_numbers"]
+    found = []
+    for place, side in enumerate((left, right)):
+        free = [axis for axis in range(len(side.axes)) if axis not in contracted[place] and axis not in batched[place]]
+        for origin in side.origins:
+            axes = [frozenset[int]()] * len(step.shapes[0])
+            start = len(axes) - len(free) if place else len(batched[0])
+            for to, axis in (*enumerate(batched[place]), *enumerate(free, start)):
+                axes[to] = origin.axes[axis]
+            found.append(Origin(origin.leaf, tuple(axes)))
+    return tuple(found)
 
 
 def convolution(facts: Facts, step: Step, images: Value, kernel: Value) -> tuple[list[Axes], int]:
@@ -42,8 +56,7 @@ def convolution(facts: Facts, step: Step, images: Value, kernel: Value) -> tuple
     numbers, groups = step.params["dimension_numbers"], step.params["feature_group_count"]
     if step.params["batch_group_count"] != 1:
         for side in (images, kernel):
-            if side.origin is not None:
-                facts.use(side.origin)
+            facts.use(side)
         return stays(facts, step, "groups of the batch", images, kernel), 0
     for side, spec in ((images, numbers.lhs_spec), (kernel, numbers.rhs_spec)):
         for axis in spec[2:]:
@@ -59,10 +72,10 @@ def convolution(facts: Facts, step: Step, images: Value, kernel: Value) -> tuple
         facts.spread(out, images.marks | marks)
     if images.source != WEIGHTS:
         facts.spread(images.axes[numbers.lhs_spec[0]], kernel.marks | marks)
-    if kernel.origin is not None:
-        facts.use(kernel.origin, (numbers.rhs_spec[1],))
-    if images.origin is not None:
-        facts.use(images.origin, (numbers.lhs_spec[1],) if groups == 1 else ())
+    for side, summed in ((kernel, numbers.rhs_spec[1]), (images, numbers.lhs_spec[1])):
+        reads = (summed,) if side is kernel or groups == 1 else ()
+        facts.use(side, "reads", reads)
+        facts.use(side, "makes", [axis for axis in range(len(side.axes)) if axis not in reads])
     result = [np.full(length, STAYS) for length in step.shapes[0]]
     result[numbers.out_spec[0]] = images.axes[numbers.lhs_spec[0]]
     result[numbers.out_spec[1]] = out

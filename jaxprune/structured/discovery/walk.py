@@ -28,6 +28,9 @@ _LAYOUT: dict[str, Rule] = {
     "random_clone": layout.random,
     "reshape": layout.reshape,
     "concatenate": layout.concatenate,
+    "stack": layout.stack,
+    "unstack": layout.unstack,
+    "tile": layout.tile,
     "slice": layout.part,
     "split": layout.split,
     "pad": layout.pad,
@@ -36,6 +39,8 @@ _LAYOUT: dict[str, Rule] = {
     "dynamic_update_slice": layout.dynamic_update_slice,
     "gather": layout.gather,
     "optimization_barrier": arithmetic.identity,
+    "device_put": arithmetic.identity,
+    "bitcast_convert_type": arithmetic.recast,
     "sort": arithmetic.ordered,
     "top_k": arithmetic.ordered,
 }
@@ -78,7 +83,9 @@ class Walk:
         self.described = described
         self._path: list[int] = []
 
-    def program(self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value], scope: str = "") -> list[Value]:
+    def program(
+        self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value], scope: str = ""
+    ) -> list[Value]:
         """Follows values through a program.
 
         Returns:
@@ -87,7 +94,7 @@ class Walk:
         values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for variable, number in zip(jaxpr.constvars, consts, strict=True):
             values[variable] = self.constant(number)
-        for equation in jaxpr.eqns:
+        for equation in _needed(jaxpr):
             operands = [
                 self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in equation.invars
             ]
@@ -134,7 +141,7 @@ class Walk:
         if name in _PRODUCTS and name not in self.described:
             results, mark = _PRODUCTS[name](self.facts, step, *operands)
             marks |= mark
-            origin = None
+            origins = products.still(step, *operands) if name == "dot_general" else ()
         else:
             rule = self.rules.get(name)
             results = (
@@ -142,30 +149,26 @@ class Walk:
                 if rule is not None
                 else layout.stays(self.facts, step, "nothing describes this primitive", *operands)
             )
-            origin = self._origin(step, operands)
+            origins = self._origins(step, operands)
         source = max((operand.source for operand in operands), default=CONSTANT)
         known = _known(equation, operands)
-        return [Value(tuple(axes), source, origin, marks, known) for axes in results]
+        return [Value(tuple(axes), source, origins, marks, known) for axes in results]
 
-    def _origin(self, step: Step, operands: Sequence[Value]) -> Origin | None:
-        """Whether the results are still a leaf; where it ceases to be one, that is a use of it."""
-        kept = None
-        if step.name in _SAME:
-            kept = operands[0]
+    def _origins(self, step: Step, operands: Sequence[Value]) -> tuple[Origin, ...]:
+        """The leaves that the results are still linear in; where they cease to be, that is a use of them."""
+        kept: list[Value] = []
+        if step.name in _SAME or step.name in _RESHAPED:
+            kept = [operands[0]]
         elif step.name in ("mul", "div"):
+            # Of a factor that depends on the images, signs and sizes are not known before.
             sides = operands if step.name == "mul" else operands[:1]
-            whole = [one for one in sides if one.origin is not None and one.shape and one.shape == step.shapes[0]]
-            if whole and all(one.source < IMAGES for one in operands if one is not whole[0]):
-                kept = whole[0]
-        elif step.name in _RESHAPED:
-            kept = operands[0]
-        found = None
-        if kept is not None and kept.origin is not None:
-            found = Origin(kept.origin.leaf, _moved(step, kept))
+            kept = [one for one in sides if one.shape and one.shape == step.shapes[0]]
+            if any(one.source == IMAGES for one in operands):
+                kept = []
         for operand in operands:
-            if operand.origin is not None and (found is None or operand is not kept):
-                self.facts.use(operand.origin)
-        return found
+            if not any(operand is one for one in kept):
+                self.facts.use(operand)
+        return tuple(Origin(origin.leaf, _moved(step, one, origin)) for one in kept for origin in one.origins)
 
     def _scan(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
         constants, carried = params["num_consts"], params["num_carry"]
@@ -179,7 +182,7 @@ class Walk:
         turns = [_without_first(one) for one in slices]
         carry, results = self._repeated(params["jaxpr"], fixed, carry, turns, scope)
         first = np.full(params["length"], STAYS)
-        stacked = [Value((first, *one.axes), one.source, None, one.marks) for one in results]
+        stacked = [Value((first, *one.axes), one.source, (), one.marks) for one in results]
         return [*carry, *stacked]
 
     def _repeated(
@@ -187,26 +190,28 @@ class Walk:
     ) -> tuple[list[Value], list[Value]]:
         """Follows a loop until what it carries is known: a leaf that it changes is none any more."""
         for operand in carry:
-            if operand.origin is not None:
-                self.facts.use(operand.origin)
-        carry = [Value(one.axes, one.source, None, one.marks) for one in carry]
+            self.facts.use(operand)
+        carry = [Value(one.axes, one.source, (), one.marks) for one in carry]
         while True:
             results = self.program(*opened(body), [*fixed, *carry, *turns], scope)
             after = []
             for before, new in zip(carry, results, strict=False):
                 for left, right in zip(before.axes, new.axes, strict=True):
                     self.facts.indices.join(left, right)
-                after.append(Value(before.axes, max(before.source, new.source), None, before.marks | new.marks))
-            for one in results[: len(carry)]:
-                if one.origin is not None:
-                    self.facts.use(one.origin)
+                after.append(Value(before.axes, max(before.source, new.source), (), before.marks | new.marks))
+            for one in results:
+                self.facts.use(one)
             if all((old.source, old.marks) == (new.source, new.marks) for old, new in zip(carry, after, strict=True)):
                 return after, results[len(carry) :]
             carry = after
 
     def _while(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
         asked, fixed = params["cond_nconsts"], params["body_nconsts"]
-        outside, inside, carry = operands[:asked], list(operands[asked : asked + fixed]), list(operands[asked + fixed :])
+        outside, inside, carry = (
+            operands[:asked],
+            list(operands[asked : asked + fixed]),
+            list(operands[asked + fixed :]),
+        )
         carry, _ = self._repeated(params["body_jaxpr"], inside, carry, [], scope)
         self.program(*opened(params["cond_jaxpr"]), [*outside, *carry], scope)
         return carry
@@ -221,10 +226,20 @@ class Walk:
             marks = operands[0].marks
             for one in results:
                 marks |= one.marks
-                if one.origin is not None:
-                    self.facts.use(one.origin)
-            merged.append(Value(results[0].axes, max(one.source for one in results), None, marks))
+                self.facts.use(one)
+            merged.append(Value(results[0].axes, max(one.source for one in results), (), marks))
         return merged
+
+
+def _needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
+    """The equations on which the outputs depend, in their order."""
+    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
+    found = []
+    for equation in reversed(jaxpr.eqns):
+        if not wanted.isdisjoint(equation.outvars):
+            found.append(equation)
+            wanted.update(atom for atom in equation.invars if not isinstance(atom, core.Literal))
+    return found[::-1]
 
 
 def opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
@@ -233,13 +248,13 @@ def opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
 
 
 def _without_first(value: Value) -> Value:
-    origin = None if value.origin is None else Origin(value.origin.leaf, value.origin.axes[1:])
-    return Value(value.axes[1:], value.source, origin, value.marks)
+    origins = tuple(Origin(origin.leaf, origin.axes[1:]) for origin in value.origins)
+    return Value(value.axes[1:], value.source, origins, value.marks)
 
 
-def _moved(step: Step, value: Value) -> tuple[frozenset[int], ...]:
-    """Which axes of the leaf lie along the axes of the result."""
-    before, name, params = value.origin.axes if value.origin else (), step.name, step.params
+def _moved(step: Step, value: Value, origin: Origin) -> tuple[frozenset[int], ...]:
+    """Which axes of a leaf lie along the axes of the result."""
+    before, name, params = origin.axes, step.name, step.params
     if name == "transpose":
         return tuple(before[axis] for axis in params["permutation"])
     if name == "squeeze":
