@@ -1,11 +1,12 @@
 """The structure of any network, found in its program: nothing is declared."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from jaxprune import tree
 from jaxprune.groups import Group
@@ -49,30 +50,41 @@ class Discovered(Sequence[Group]):
 
 def discover(network: Network, images: Any, *, inner: bool = False) -> Discovered:
     """Finds the units of a network in its program."""
-    walk = Walk({})
-    facts, indices = walk.facts, walk.facts.indices
     closed = jax.make_jaxpr(network.apply)(network.params, network.state, images)
     names = [*tree.names(network.params), *tree.names(network.state)]
-    inputs, leaves = [], []
-    for number, variable in enumerate(closed.jaxpr.invars):
+    walk = Walk({})
+    leaves = follow(walk, closed, names)
+    classes = _closed(walk.facts)
+    found = listed(leaves, walk.facts, classes)
+    offered = tuple(one.group for one in found if not one.why_not and (inner or not one.inner))
+    return Discovered(offered, found, leaves, walk.facts, classes)
+
+
+def follow(walk: Walk, program: core.ClosedJaxpr, names: Sequence[str]) -> tuple[Leaf, ...]:
+    """Walks through the program of a network: the first of its inputs are leaves, which may shrink; all others stay.
+
+    Args:
+      walk: collects the facts.
+      program: of ``apply(params, state, images)``.
+      names: of the leaves.
+    """
+    facts, inputs, leaves = walk.facts, [], []
+    for number, variable in enumerate(program.jaxpr.invars):
         shape = variable.aval.shape
         if number < len(names):
-            axes = tuple(indices.fresh(length) for length in shape)
+            axes = tuple(facts.indices.fresh(length) for length in shape)
             leaves.append(Leaf(names[number], axes))
             origin = Origin(number, tuple(frozenset((axis,)) for axis in range(len(shape))))
             inputs.append(Value(axes, WEIGHTS, (origin,)))
         else:
             inputs.append(Value(tuple(np.full(length, STAYS) for length in shape), IMAGES))
-    outputs = walk.program(*opened(closed), inputs)
-    indices.step = "the outputs"
+    outputs = walk.program(*opened(program), inputs)
+    facts.indices.step = "the outputs"
     for output in outputs:
         for nodes in output.axes:
-            indices.fix(nodes, "it reaches the outputs")
+            facts.indices.fix(nodes, "it reaches the outputs")
         facts.use(output)
-    classes = _closed(facts)
-    found = listed(leaves, facts, classes)
-    offered = tuple(one.group for one in found if not one.why_not and (inner or not one.inner))
-    return Discovered(offered, found, tuple(leaves), facts, classes)
+    return tuple(leaves)
 
 
 def _closed(facts: Facts) -> Classes:

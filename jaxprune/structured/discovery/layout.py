@@ -163,7 +163,7 @@ def pad(facts: Facts, step: Step, operand: Value, number: Value) -> list[Axes]:
             facts.indices.fix(nodes, "a padding between units, or below zero")
             result.append(np.full(length, STAYS))
             continue
-        new = (facts.indices.fresh(low), nodes, facts.indices.fresh(high))
+        new = (facts.indices.fresh(int(low)), nodes, facts.indices.fresh(int(high)))
         for fresh in (new[0], new[2]):
             facts.spread(fresh, number.marks)
         result.append(np.concatenate(new))

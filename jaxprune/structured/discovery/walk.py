@@ -53,7 +53,7 @@ RULES: dict[str, Rule] = {
 }
 _PRODUCTS = {"dot_general": products.matrix_product, "conv_general_dilated": products.convolution}
 # Equations that run one program on their operands, and where they have it.
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -94,7 +94,7 @@ class Walk:
         values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for variable, number in zip(jaxpr.constvars, consts, strict=True):
             values[variable] = self.constant(number)
-        for equation in _needed(jaxpr):
+        for equation in needed(jaxpr):
             operands = [
                 self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in equation.invars
             ]
@@ -129,8 +129,8 @@ class Walk:
         here = "/".join(part for part in (scope, str(equation.source_info.name_stack)) if part)
         self.facts.indices.step = f"{name} in {here}" if here else name
         self.facts.place = tuple(self._path)
-        if name in _CALLS and name not in self.described:
-            return self.program(*opened(equation.params[_CALLS[name]]), operands, here)
+        if name in CALLS and name not in self.described:
+            return self.program(*opened(equation.params[CALLS[name]]), operands, here)
         if name in ("scan", "while", "cond") and name not in self.described:
             loop = {"scan": self._scan, "while": self._while, "cond": self._cond}[name]
             return loop(equation.params, operands, here)
@@ -231,7 +231,7 @@ class Walk:
         return merged
 
 
-def _needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
+def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
     """The equations on which the outputs depend, in their order."""
     wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
     found = []
