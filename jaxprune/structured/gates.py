@@ -117,7 +117,7 @@ class Site(NamedTuple):
 def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
     check_groups(groups)
     for group in groups:
-        if not group.sites and not any(member.reads and member.axis is not None for member in group.members):
+        if not group.sites and not any(member.reads for member in group.members):
             raise ValueError(
                 f"groups: {group.name!r} has no site, and no member that reads its units, so that nothing would be "
                 "gated. Tag the value after its activation with jax.ad_checkpoint.checkpoint_name, and give the group "
@@ -156,7 +156,7 @@ def _readers(groups: Sequence[Group]) -> tuple[Reader, ...]:
         for group in groups
         if not group.sites
         for member in group.members
-        if member.reads and member.axis is not None
+        if member.reads
     )
 
 
@@ -212,7 +212,11 @@ def _without(
 
     def change(name: str, leaf: Any) -> Any:
         for reader in by_leaf.get(name, ()):
-            axis = (reader.member.axis or 0) % jnp.ndim(leaf)
+            if reader.member.axis is None:
+                leaf = jnp.where(gates[reader.group][0], leaf, jnp.zeros((), leaf.dtype))
+                leaf = leaf if factors is None else leaf * factors[reader.group][0]
+                continue
+            axis = reader.member.axis % jnp.ndim(leaf)
             units = reader.member.unit_of(reader.size, jnp.shape(leaf)[axis])
             shape = [-1 if place == axis else 1 for place in range(jnp.ndim(leaf))]
 

@@ -10,18 +10,116 @@ from jaxprune.structured.discovery.indices import STAYS, Nodes
 Axes = tuple[Nodes, ...]
 
 ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp complex conj
-    convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac
-    imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi name ne neg nextafter not or polygamma
-    population_count clz pow random_gamma_grad real reduce_precision regularized_incomplete_beta rem round rsqrt
-    select_n shift_left shift_right_arithmetic shift_right_logical sharding_constraint sign sin sinh sqrt square
-    stop_gradient sub tan tanh xor pvary pbroadcast reshard mesh_cast zeta""".split()
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "bessel_i0e",
+        "bessel_i1e",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "complex",
+        "conj",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "eq_to",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "igamma",
+        "igammac",
+        "imag",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "le_to",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "lt_to",
+        "max",
+        "min",
+        "mul",
+        "mulhi",
+        "name",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "polygamma",
+        "population_count",
+        "clz",
+        "pow",
+        "random_gamma_grad",
+        "real",
+        "reduce_precision",
+        "regularized_incomplete_beta",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sharding_constraint",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+        "pvary",
+        "pbroadcast",
+        "reshard",
+        "mesh_cast",
+        "zeta",
+    ]
 )
 REDUCTIONS = frozenset(
-    """reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin""".split()
+    [
+        "reduce_sum",
+        "reduce_max",
+        "reduce_min",
+        "reduce_prod",
+        "reduce_and",
+        "reduce_or",
+        "reduce_xor",
+        "argmax",
+        "argmin",
+    ]
 )
-CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
-WINDOWS = frozenset("""reduce_window reduce_window_sum reduce_window_max reduce_window_min reduce_window_mul""".split())
+CUMULATIVE = frozenset(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"])
+WINDOWS = frozenset(
+    ["reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window_mul"]
+)
 
 
 def elementwise(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
@@ -104,15 +202,15 @@ def ordered(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
 def window(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
     """A maximum or sum over windows: indices stay but along axes where a window is one index."""
     params = step.params
-    fields = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+    fields = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
     dense = operands[: len(step.shapes)]
     for operand in operands[len(step.shapes) :]:  # where it starts from: a number
         for nodes in operand.axes:
             facts.indices.fix(nodes, step.name)
     result = []
     for axis, length in enumerate(step.shapes[0]):
-        extent, stride, padding, *dilations = (params[name][axis] if name in params else 1 for name in fields)
-        alone = extent == 1 and stride == 1 and tuple(padding) == (0, 0) and all(one == 1 for one in dilations)
+        single = all(params[name][axis] == 1 for name in fields if name in params)
+        alone = single and tuple(params["padding"][axis]) == (0, 0)
         for operand in dense:
             if not alone:
                 facts.indices.fix(operand.axes[axis], "windows along the units")

@@ -90,6 +90,7 @@ class Facts:
         bits.
       spreads: indices along which a value that depends on statistics was spread by a broadcast.
       notes: indices along which the program has numbers of its own, and what they are.
+      operations: multiplications by a leaf, by the leaf and the place.
       place: that of the equation that is looked at, and of those that called it.
     """
 
@@ -99,6 +100,7 @@ class Facts:
     statistics: dict[tuple[int, ...], list[Nodes]] = field(default_factory=dict)
     spreads: list[tuple[Nodes, int]] = field(default_factory=list)
     notes: list[tuple[Nodes, str]] = field(default_factory=list)
+    operations: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     place: tuple[int, ...] = ()
 
     def spread(self, nodes: Nodes, marks: int) -> None:
@@ -109,6 +111,8 @@ class Facts:
     def contract(self, nodes: Nodes, sides: Sequence[tuple[Value, int]]) -> int:
         """Notes a sum over indices of the product of two values, along one axis of each.
 
+        Where both are leaves, the first reads the units.
+
         Returns:
           The bit of the statistic that it is, or 0.
         """
@@ -117,7 +121,7 @@ class Facts:
         # A leaf itself rather than a value that is linear in one.
         leaves = [
             frozenset((one.leaf, at) for one in value.origins for at in one.axes[axis])
-            for value, axis in sorted(reversed(sides), key=lambda side: side[0].source != WEIGHTS)
+            for value, axis in sorted(sides, key=lambda side: side[0].source != WEIGHTS)
         ]
         self.contractions.append(Contraction(nodes, tuple(leaves), self.indices.step))
         if any(value.source == WEIGHTS for value, _ in sides):

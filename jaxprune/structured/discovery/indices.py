@@ -1,8 +1,8 @@
 """Which indices live and go together: classes of indices, some of them products of others.
 
-Every index of every axis of every value of a program is a node, a whole number.  Two nodes that can only go together are
-joined.  A node may be a *product*: an index of a merged axis (head, dimension) lives if and only if both of its factors
-do.  Node 0 stands for all that must stay.
+Every index of every axis of every value of a program is a node, a whole number.  Two nodes that can only go together
+are joined.  A node may be a *product*: an index of a merged axis (head, dimension) lives if and only if both of its
+factors do.  Node 0 stands for all that must stay.
 """
 
 from collections.abc import Iterator, Sequence

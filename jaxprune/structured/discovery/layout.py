@@ -215,7 +215,7 @@ def gather(facts: Facts, step: Step, operand: Value, places: Value) -> list[Axes
         return stays(facts, step, "a gather in batches", operand, places)
     batch = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
     along = places.axes[:-1]
-    result: dict[int, Nodes] = {axis: nodes for axis, nodes in zip(batch, along, strict=True)}
+    result: dict[int, Nodes] = dict(zip(batch, along, strict=True))
     order = _order(operand, places, numbers, sizes)
     windows = [axis for axis in range(len(operand.axes)) if axis not in numbers.collapsed_slice_dims]
     for axis, nodes in enumerate(operand.axes):
@@ -223,6 +223,7 @@ def gather(facts: Facts, step: Step, operand: Value, places: Value) -> list[Axes
         if axis in numbers.collapsed_slice_dims:
             if order is not None and axis == numbers.start_index_map[0]:
                 result[batch[0]] = nodes[order]
+                facts.notes.append((nodes[order], "the program looks units up by numbers of its own"))
             else:
                 facts.indices.fix(nodes, "entries are looked up")
             continue

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -46,14 +47,15 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
     owned = _owned(leaves, classes)
     reads, problems = _ends(leaves, facts, classes, owned)
     alike: dict[object, list[int]] = {}
-    for atom, places in owned.items():
+    for atom, places in sorted(owned.items(), key=lambda item: _first(item[1])):
         key = tuple((place, len(indices), (atom, place) in reads) for place, indices in sorted(places.items()))
-        alike.setdefault((key, problems.get(atom, "")), []).append(atom)
-    units = {key: sorted(atoms, key=lambda atom: _first(owned[atom])) for key, atoms in alike.items() if len(atoms) > 1}
+        alike.setdefault((key, problems[atom]), []).append(atom)
+    apart = [one for atoms in alike.values() for one in _apart(atoms, owned) if len(one) > 1]
+    units: dict[object, list[int]] = dict(enumerate(apart))
     inner = _inner(units, classes, owned, reads)
     names: Counter[str] = Counter()
     found = []
-    for key, atoms in sorted(units.items(), key=lambda item: _first(owned[item[1][0]])):
+    for number, atoms in sorted(units.items(), key=lambda item: _first(owned[item[1][0]])):
         members = tuple(
             member
             for place in sorted(owned[atoms[0]])
@@ -70,8 +72,23 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
         name = name if names[name] == 1 else f"{name}#{names[name]}"
         notes = tuple(dict.fromkeys(note for nodes, note in facts.notes if classes.of(nodes) & set(atoms)))
         group = Group(name, len(atoms), members, ())
-        found.append(Found(group, tuple(atoms), key in inner, key[1], notes))
+        found.append(Found(group, tuple(atoms), number in inner, problems[atoms[0]], notes))
     return tuple(found)
+
+
+def _apart(atoms: Sequence[int], owned: Mapping[int, Mapping[Place, Sequence[int]]]) -> list[list[int]]:
+    """Parts classes that share indices, such as the two factors of a square: a unit shares none with its like."""
+    parts: list[tuple[list[int], dict[Place, set[int]]]] = []
+    for atom in atoms:
+        mine = owned[atom].items()
+        fits = [one for one in parts if all(one[1][place].isdisjoint(indices) for place, indices in mine)]
+        if not fits:
+            fits = [([], {place: set() for place in owned[atom]})]
+            parts += fits
+        fits[0][0].append(atom)
+        for place, indices in mine:
+            fits[0][1][place].update(indices)
+    return [part for part, _ in parts]
 
 
 def _owned(leaves: Sequence[Leaf], classes: Classes) -> dict[int, dict[Place, list[int]]]:
@@ -139,7 +156,8 @@ def _first(places: Mapping[Place, Sequence[int]]) -> tuple[Place, int]:
     return place, places[place][0]
 
 
-_PLAIN = frozenset("kernel weight w W weights".split())
+_FEW = 4
+_PLAIN = frozenset(["kernel", "weight", "w", "W", "weights"])
 
 
 def _name(members: Sequence[Member], leaves: Sequence[Leaf]) -> str:
@@ -149,4 +167,8 @@ def _name(members: Sequence[Member], leaves: Sequence[Leaf]) -> str:
     kernels = [leaf for leaf in makers if ranks[leaf] > 1]
     leaf = (kernels or makers or [members[0].leaf])[0]
     folder, _, last = leaf.rpartition("/")
+    if 1 < len(kernels) <= _FEW:  # query, key and value: their attention
+        parts = zip(*(one.split("/") for one in kernels), strict=False)
+        shared = "/".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, parts))
+        folder, last = (shared, "kernel") if shared else (folder, last)
     return folder if folder and last in _PLAIN else leaf

@@ -16,7 +16,7 @@ def matrix_product(facts: Facts, step: Step, left: Value, right: Value) -> tuple
         facts.indices.join(left.axes[one], right.axes[other])
     marks = 0
     for one, other in zip(*contracted, strict=True):
-        marks |= facts.contract(left.axes[one], ((left, one), (right, other)))
+        marks |= facts.contract(left.axes[one], ((right, other), (left, one)))
     free = [
         [axis for axis in range(len(side.axes)) if axis not in contracted[place] and axis not in batched[place]]
         for place, side in enumerate((left, right))
@@ -36,10 +36,19 @@ def matrix_product(facts: Facts, step: Step, left: Value, right: Value) -> tuple
     return [axes], marks
 
 
-def still(step: Step, left: Value, right: Value) -> tuple[Origin, ...]:
+def shared(left: Value, right: Value) -> bool:
+    """Whether a leaf is in both factors, so that their product is not linear in it."""
+    return bool({one.leaf for one in left.origins} & {one.leaf for one in right.origins})
+
+
+def still(facts: Facts, step: Step, left: Value, right: Value) -> tuple[Origin, ...]:
     """The leaves that a matrix product is linear in, and where their axes are."""
     contracted, batched = step.params["dimension_numbers"]
-    found = []
+    found: list[Origin] = []
+    if shared(left, right):  # no longer linear
+        facts.use(left)
+        facts.use(right)
+        return ()
     for place, side in enumerate((left, right)):
         free = [axis for axis in range(len(side.axes)) if axis not in contracted[place] and axis not in batched[place]]
         for origin in side.origins:
@@ -67,7 +76,7 @@ def convolution(facts: Facts, step: Step, images: Value, kernel: Value) -> tuple
         facts.indices.join(read, taken)
     else:
         _grouped(facts, groups, read, taken, out)
-    marks = facts.contract(taken, ((images, numbers.lhs_spec[1]), (kernel, numbers.rhs_spec[1])))
+    marks = facts.contract(taken, ((kernel, numbers.rhs_spec[1]), (images, numbers.lhs_spec[1])))
     if kernel.source != WEIGHTS:
         facts.spread(out, images.marks | marks)
     if images.source != WEIGHTS:

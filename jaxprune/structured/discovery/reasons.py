@@ -1,6 +1,7 @@
 """Why an axis of a leaf stays as it is: the way from the leaf to what fixes it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def fixed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> dict[tuple[
             way = _way(int(nodes[stay[0]]), before)
             met = joins.get((STAYS, way[-1]), "")
             why, step = causes.get(way[-1], ("it meets the images, or an axis that stays,", f"in {met}"))
-            steps = [joins.get((min(pair), max(pair)), "") for pair in zip(way, way[1:], strict=False)]
+            steps = [joins.get((min(pair), max(pair)), "") for pair in pairwise(way)]
             steps = list(dict.fromkeys(one for one in steps if one))
             shown = [*steps[:_SHOWN], "..."] if len(steps) > _SHOWN else steps
             through = f", by way of {', '.join(shown)}" if shown else ""

@@ -5,10 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core
 
+from jaxprune.sites.operations import multiplications
 from jaxprune.structured.discovery import arithmetic, layout, products
-from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, Facts, Origin, Step, Value
+from jaxprune.structured.discovery.described import Description, by_letters
+from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, WEIGHTS, Facts, Origin, Step, Value
 from jaxprune.structured.discovery.indices import STAYS, Nodes
 
 Axes = tuple[Nodes, ...]
@@ -66,22 +69,22 @@ CALLS = {
 }
 # Constants that are worked out on the way, since they may say where to look: whole numbers, and not many.
 _MANY = 100_000
-_RESHAPED = frozenset("transpose squeeze broadcast_in_dim reshape slice split rev".split())
-_SAME = frozenset("convert_element_type copy copy_p neg name stop_gradient sharding_constraint".split())
+_RESHAPED = frozenset(["transpose", "squeeze", "broadcast_in_dim", "reshape", "slice", "split", "rev"])
+_SAME = frozenset(["convert_element_type", "copy", "copy_p", "neg", "name", "stop_gradient", "sharding_constraint"])
 
 
 class Walk:
     """Walks through programs, and collects facts.
 
     Args:
-      described: rules of the user's own, by the name of a primitive.
+      describe: rules of the user's own, by the name of a primitive.
     """
 
-    def __init__(self, described: Mapping[str, Rule]) -> None:
+    def __init__(self, describe: Mapping[str, Description]) -> None:
         self.facts = Facts()
-        self.rules = {**RULES, **described}
-        self.described = described
+        self._describe = describe
         self._path: list[int] = []
+        self._turns = 1
 
     def program(
         self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value], scope: str = ""
@@ -102,10 +105,11 @@ class Walk:
             results = self._equation(equation, operands, scope)
             self._path.pop()
             for variable, result in zip(equation.outvars, results, strict=True):
-                if result.shape != tuple(variable.aval.shape):
+                if result.shape != extents(variable):
                     raise ValueError(
-                        f"rules: expected axes of {tuple(variable.aval.shape)} for the result of "
-                        f"{equation.primitive.name}, but got {result.shape}. Correct the rule that describes it."
+                        f"network: expected axes of {extents(variable)} for the result of "
+                        f"{equation.primitive.name}, but its rule gives {result.shape}. This is an error of jaxprune: "
+                        f"please report it, and pass describe={{{equation.primitive.name!r}: ...}} meanwhile."
                     )
                 values[variable] = result
         return [self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in jaxpr.outvars]
@@ -114,7 +118,7 @@ class Walk:
         """Makes the value of a number, or array, that the program has."""
         shape = np.shape(number)
         known = None
-        if not isinstance(number, jax.core.Tracer) and not jax.dtypes.issubdtype(
+        if not isinstance(number, Tracer) and not jax.dtypes.issubdtype(
             jax.numpy.result_type(number), jax.dtypes.prng_key
         ):
             known = np.asarray(number) if np.size(number) <= _MANY and np.asarray(number).dtype.kind in "iub" else None
@@ -129,30 +133,40 @@ class Walk:
         here = "/".join(part for part in (scope, str(equation.source_info.name_stack)) if part)
         self.facts.indices.step = f"{name} in {here}" if here else name
         self.facts.place = tuple(self._path)
-        if name in CALLS and name not in self.described:
+        if name in CALLS and name not in self._describe:
             return self.program(*opened(equation.params[CALLS[name]]), operands, here)
-        if name in ("scan", "while", "cond") and name not in self.described:
+        if name in ("scan", "while", "cond") and name not in self._describe:
             loop = {"scan": self._scan, "while": self._while, "cond": self._cond}[name]
             return loop(equation.params, operands, here)
-        shapes = tuple(tuple(variable.aval.shape) for variable in equation.outvars)
-        step, marks = Step(name, equation.params, shapes), 0
+        shapes = tuple(map(extents, equation.outvars))
+        results, marks, origins = self._followed(Step(name, equation.params, shapes), operands)
         for operand in operands:
             marks |= operand.marks
-        if name in _PRODUCTS and name not in self.described:
-            results, mark = _PRODUCTS[name](self.facts, step, *operands)
-            marks |= mark
-            origins = products.still(step, *operands) if name == "dot_general" else ()
-        else:
-            rule = self.rules.get(name)
-            results = (
-                rule(self.facts, step, *operands)
-                if rule is not None
-                else layout.stays(self.facts, step, "nothing describes this primitive", *operands)
-            )
-            origins = self._origins(step, operands)
         source = max((operand.source for operand in operands), default=CONSTANT)
         known = _known(equation, operands)
         return [Value(tuple(axes), source, origins, marks, known) for axes in results]
+
+    def _followed(self, step: Step, operands: Sequence[Value]) -> tuple[list[Axes], int, tuple[Origin, ...]]:
+        """The axes of the results of a step, the statistics that it is, and the leaves that it is linear in."""
+        if step.name in self._describe:
+            return *by_letters(self.facts, self._describe[step.name], step, *operands), ()
+        if step.name in _PRODUCTS:
+            self._count(step, operands)
+            results, marks = _PRODUCTS[step.name](self.facts, step, *operands)
+            return results, marks, products.still(self.facts, step, *operands) if step.name == "dot_general" else ()
+        if step.name in RULES:
+            results = RULES[step.name](self.facts, step, *operands)
+        else:
+            why = "nothing describes this primitive (discover(..., describe=...) can)"
+            results = layout.stays(self.facts, step, why, *operands)
+        return results, 0, self._origins(step, operands)
+
+    def _count(self, step: Step, operands: Sequence[Value]) -> None:
+        """Notes how often a leaf is multiplied by."""
+        made = [jax.ShapeDtypeStruct(shape, np.float32) for shape in step.shapes]
+        count = multiplications(step.name, step.params, operands, made) or 0
+        for leaf in {one.leaf for operand in operands if operand.source == WEIGHTS for one in operand.origins}:
+            self.facts.operations[leaf, self.facts.place] = count * self._turns
 
     def _origins(self, step: Step, operands: Sequence[Value]) -> tuple[Origin, ...]:
         """The leaves that the results are still linear in; where they cease to be, that is a use of them."""
@@ -165,6 +179,8 @@ class Walk:
             kept = [one for one in sides if one.shape and one.shape == step.shapes[0]]
             if any(one.source == IMAGES for one in operands):
                 kept = []
+        if len(kept) == 2 and products.shared(*kept):
+            kept = []
         for operand in operands:
             if not any(operand is one for one in kept):
                 self.facts.use(operand)
@@ -180,7 +196,9 @@ class Walk:
         for one in slices:
             self.facts.indices.fix(one.axes[0], "turns of a loop")
         turns = [_without_first(one) for one in slices]
+        self._turns *= params["length"]
         carry, results = self._repeated(params["jaxpr"], fixed, carry, turns, scope)
+        self._turns //= max(1, params["length"])
         first = np.full(params["length"], STAYS)
         stacked = [Value((first, *one.axes), one.source, (), one.marks) for one in results]
         return [*carry, *stacked]
@@ -231,6 +249,11 @@ class Walk:
         return merged
 
 
+def extents(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable."""
+    return tuple(variable.aval.shape)
+
+
 def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
     """The equations on which the outputs depend, in their order."""
     wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
@@ -276,7 +299,7 @@ def _known(equation: core.JaxprEqn, operands: Sequence[Value]) -> np.ndarray | N
     """Works out a constant of whole numbers."""
     if len(equation.outvars) != 1 or not all(operand.known is not None for operand in operands):
         return None
-    aval = equation.outvars[0].aval
+    aval: Any = equation.outvars[0].aval
     if np.prod(aval.shape, dtype=float) > _MANY or getattr(aval.dtype, "kind", "") not in "iub":
         return None
     if equation.primitive.name.startswith("random"):
