@@ -83,8 +83,10 @@ class Indices:
             slow, fast = np.repeat(outer, len(merged)), np.tile(merged, len(outer))
             both = (slow != STAYS) & (fast != STAYS)
             result = np.where(slow == STAYS, fast, slow)
-            result[both] = self.fresh(int(both.sum()))
-            self.product(result[both], slow[both], fast[both])
+            pairs, which = np.unique(np.stack([slow[both], fast[both]], axis=1), axis=0, return_inverse=True)
+            made = self.fresh(len(pairs))
+            self.product(made, pairs[:, 0], pairs[:, 1])
+            result[both] = made[which.reshape(-1)]
             merged = result
         return merged
 
@@ -102,11 +104,16 @@ class Indices:
             elif (table == table[:1]).all():
                 outer, merged = np.full(length, STAYS), table[0]
             else:
-                outer, inner = self.fresh(length), self.fresh(table.shape[1])
+                outer, inner = self._alike(table), self._alike(table.T)
                 self.product(merged, np.repeat(outer, table.shape[1]), np.tile(inner, length))
                 merged = inner
             found.append(outer)
         return [*found, merged]
+
+    def _alike(self, rows: np.ndarray) -> Nodes:
+        """A new node for each row, one for rows that are equal."""
+        which = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+        return self.fresh(int(which.max()) + 1)[which]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
         alike.setdefault((key, problems[atom]), []).append(atom)
     apart = [one for atoms in alike.values() for one in _apart(atoms, owned) if len(one) > 1]
     units: dict[object, list[int]] = dict(enumerate(apart))
-    inner = _inner(units, classes, owned, reads)
+    offered = {number: atoms for number, atoms in units.items() if not problems[atoms[0]]}
+    inner = _inner(offered, classes, owned, reads)
     names: Counter[str] = Counter()
     found = []
     for number, atoms in sorted(units.items(), key=lambda item: _first(owned[item[1][0]])):

@@ -252,14 +252,13 @@ EVEN = {heads, swapped, grouped, by_group}
 def program(seed, steps=7):
     """A random network and images for it."""
     maker = Maker(seed)
-    chain, width, names = [], 3, []
+    chain, width = [], 3
     for _ in range(steps):
         kinds = [kind for kind in KINDS if (kind not in EVEN or width % 2 == 0) and not (kind is copied and width > 8)]
         kinds = [kind for kind in kinds if kind is not part or width > 3]
         kind = dense if not chain else kinds[maker.rng.integers(len(kinds))]
         step, width = kind(maker, width)
         chain.append(step)
-        names.append(kind.__name__)
     flat = maker.rng.random() < 0.5
     head = maker.leaf(TOKENS * width if flat else width, 2)
 
@@ -268,4 +267,4 @@ def program(seed, steps=7):
             images = step(params, images)
         return (images.reshape(len(images), -1) if flat else images.mean(1)) @ params[head]
 
-    return jp.Network(apply, maker.params), np.random.default_rng(seed).normal(size=(2, TOKENS, 3)), names
+    return jp.Network(apply, maker.params), np.random.default_rng(seed).normal(size=(2, TOKENS, 3))

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.structured import Declared, gated, remove
+from jaxprune.structured import Declared, account, criteria, gated, ones, remove, verify
 from jaxprune.structured.discovery import discover
 from jaxprune.structured.removal import kept
 from tests.structured import networks
 from tests.structured.discovery import plain
+from tests.structured.discovery.cutting import Cut
+from tests.structured.discovery.programs import program
 
 CLOSE = 1e-12
 
@@ -74,6 +76,26 @@ def test_discover_means_what_removing_does(name):
     assert smaller.groups() == discover(smaller.network(params, state), images).groups
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_discover_claims_of_random_programs_what_cutting_them_shows(seed):
+    net, images = program(seed)
+    found = discover(net, images, inner=True)
+    offered = [one for one in found.found if not one.why_not]
+    groups, rng = found.groups, np.random.default_rng(seed)
+    assert set(groups) == {one.group for one in offered}
+    for chosen in (offered, offered[:1]):
+        gates = ones(groups) | {
+            one.group.name: rng.permutation(one.group.size) < max(1, one.group.size // 2) for one in chosen
+        }
+        gone = {
+            atom for one in chosen for atom, lives in zip(one.atoms, gates[one.group.name], strict=True) if not lives
+        }
+        want = np.asarray(Cut(net, images, found, gone)(net, images))
+        scale = max(1e-3, np.abs(want).max())
+        for other in (gated(net, groups, gates), net.replace(params=_zeroed(net.params, groups, gates))):
+            np.testing.assert_allclose(np.asarray(other(images)) / scale, want / scale, rtol=0, atol=CLOSE)
+
+
 def _units(group):
     """What each unit owns, as (leaf, axis, index), in no order."""
     found = [set() for _ in range(group.size)]
@@ -92,3 +114,63 @@ def test_discover_finds_what_our_own_models_declare(name):
         assert {member.leaf for member in twin.members if member.reads} == {
             member.leaf for member in group.members if member.reads
         }
+
+
+@pytest.mark.parametrize("name", ["vgg", "densenet", "attention", "grouped"])
+def test_discover_lists_groups_that_verify_passes_and_accounts_know(name):
+    net, images = plain.network(name), vgg_images(name)
+    groups = discover(net, images).groups
+    verify(net, groups, images)
+    shape = Declared(net.apply, groups)
+    book = account(shape, net.params, net.state, images.shape[1:])
+    gates = {group.name: np.arange(group.size) >= group.size // 2 for group in groups}
+    smaller, params, state = remove(shape, net.params, net.state, gates)
+    assert book.parameters(gates) == jp.tree.size(params)
+    assert book.macs(gates) == jp.cost.macs(smaller.network(params, state), images.shape[1:])
+    assert Declared.described(jax.tree.map(lambda leaf: leaf, smaller.describe()), net.apply) == smaller
+
+
+def test_discover_inner_groups_overlap_and_are_accounted_for():
+    """Heads and the dimensions in them share every index of a merged axis."""
+
+    def apply(p, s, x):
+        heads = jnp.tanh((x @ p["in"]).reshape(len(x), p["scale"].shape[0], -1))
+        return (heads * p["scale"][:, None] * p["shift"]).reshape(len(x), -1) @ p["out"]
+
+    rng = np.random.default_rng(0)
+    params = {"in": rng.normal(size=(3, 12)), "scale": np.ones(3), "shift": np.ones(4), "out": rng.normal(size=(12, 2))}
+    net, images = jp.Network(apply, params), rng.normal(size=(5, 3))
+    assert [group.size for group in discover(net, images)] == [3]
+    groups = discover(net, images, inner=True).groups
+    assert sorted(group.size for group in groups) == [3, 4]
+    gates = {group.name: np.arange(group.size) != 1 for group in groups}
+    shape = Declared(apply, groups)
+    smaller, left, _ = remove(shape, params, {}, gates)
+    assert left["in"].shape == (3, 6)
+    assert account(shape, params, {}, (3,)).parameters(gates) == jp.tree.size(left)
+    np.testing.assert_allclose(gated(net, groups, gates)(images), smaller.network(left, {})(images), atol=CLOSE)
+    verify(net, groups, images)
+
+
+def test_discover_lists_groups_that_criteria_rate():
+    """The l1 norm of what makes a unit, wherever it lies in its leaves."""
+    net, images = plain.network("densenet"), vgg_images("densenet")
+    groups = discover(net, images).groups
+    rated = criteria.l1()(net, groups, ones(groups), [])
+    kernel = np.abs(np.asarray(net.params["grow0"])).sum((0, 1, 2))
+    np.testing.assert_allclose(rated["grow0"], kernel, rtol=1e-6)
+
+
+def test_discovered_is_printed():
+    found = discover(plain.network("attention"), vgg_images("attention"))
+    lines = str(found).splitlines()
+    assert lines[0].split() == "group units parameters products made by read by".split()
+    qkv = next(line for line in lines if line.startswith("qkv"))
+    assert qkv.split()[:4] == ["qkv", "3", str(6 * 12 + 12 + 4 * 6), str(16 * (6 * 12 + 4 * 6))]
+    assert "qkv[1] 3x4" in qkv and qkv.endswith("out[0] x4")
+
+
+def test_discovered_is_a_sequence_of_groups():
+    found = discover(plain.network("glu"), vgg_images("glu"))
+    assert len(found) == 1 and found[0] is found.groups[0] and list(found) == list(found.groups)
+    assert jp.structured.discover is discover
