@@ -8,6 +8,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.structured import Declared, account, criteria, gated, ones, remove, verify
 from jaxprune.structured.discovery import discover
+from jaxprune.structured.gates import outputs
 from jaxprune.structured.removal import kept
 from tests.structured import networks
 from tests.structured.discovery import plain
@@ -76,7 +77,7 @@ def test_discover_means_what_removing_does(name):
     assert smaller.groups() == discover(smaller.network(params, state), images).groups
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(16))
 def test_discover_claims_of_random_programs_what_cutting_them_shows(seed):
     net, images = program(seed)
     found = discover(net, images, inner=True)
@@ -90,10 +91,10 @@ def test_discover_claims_of_random_programs_what_cutting_them_shows(seed):
         gone = {
             atom for one in chosen for atom, lives in zip(one.atoms, gates[one.group.name], strict=True) if not lives
         }
-        want = np.asarray(Cut(net, images, found, gone)(net, images))
+        want = np.asarray(jax.jit(Cut(net, images, found, gone))(net, images))
         scale = max(1e-3, np.abs(want).max())
         for other in (gated(net, groups, gates), net.replace(params=_zeroed(net.params, groups, gates))):
-            np.testing.assert_allclose(np.asarray(other(images)) / scale, want / scale, rtol=0, atol=CLOSE)
+            np.testing.assert_allclose(np.asarray(outputs(other, images)) / scale, want / scale, rtol=0, atol=CLOSE)
 
 
 def _units(group):
@@ -134,12 +135,12 @@ def test_discover_inner_groups_overlap_and_are_accounted_for():
     """Heads and the dimensions in them share every index of a merged axis."""
 
     def apply(p, s, x):
-        heads = jnp.tanh((x @ p["in"]).reshape(len(x), p["scale"].shape[0], -1))
+        heads = jnp.tanh((x[:, 0, 0] @ p["in"]).reshape(len(x), p["scale"].shape[0], -1))
         return (heads * p["scale"][:, None] * p["shift"]).reshape(len(x), -1) @ p["out"]
 
     rng = np.random.default_rng(0)
     params = {"in": rng.normal(size=(3, 12)), "scale": np.ones(3), "shift": np.ones(4), "out": rng.normal(size=(12, 2))}
-    net, images = jp.Network(apply, params), rng.normal(size=(5, 3))
+    net, images = jp.Network(apply, params), rng.normal(size=(5, 1, 1, 3))
     assert [group.size for group in discover(net, images)] == [3]
     groups = discover(net, images, inner=True).groups
     assert sorted(group.size for group in groups) == [3, 4]
@@ -147,7 +148,7 @@ def test_discover_inner_groups_overlap_and_are_accounted_for():
     shape = Declared(apply, groups)
     smaller, left, _ = remove(shape, params, {}, gates)
     assert left["in"].shape == (3, 6)
-    assert account(shape, params, {}, (3,)).parameters(gates) == jp.tree.size(left)
+    assert account(shape, params, {}, (1, 1, 3)).parameters(gates) == jp.tree.size(left)
     np.testing.assert_allclose(gated(net, groups, gates)(images), smaller.network(left, {})(images), atol=CLOSE)
     verify(net, groups, images)
 
@@ -164,13 +165,14 @@ def test_discover_lists_groups_that_criteria_rate():
 def test_discovered_is_printed():
     found = discover(plain.network("attention"), vgg_images("attention"))
     lines = str(found).splitlines()
-    assert lines[0].split() == "group units parameters products made by read by".split()
+    assert lines[0].split() == ["group", "units", "parameters", "products", "made", "by", "read", "by"]
     qkv = next(line for line in lines if line.startswith("qkv"))
-    assert qkv.split()[:4] == ["qkv", "3", str(6 * 12 + 12 + 4 * 6), str(16 * (6 * 12 + 4 * 6))]
-    assert "qkv[1] 3x4" in qkv and qkv.endswith("out[0] x4")
+    assert qkv.split()[:4] == ["qkv", "3", str(6 * 12 + 12 + 4 * 6), f"{16 * (6 * 12 + 4 * 6):,}"]
+    assert "qkv[1] 3x4" in qkv
+    assert qkv.endswith("out[0] x4")
 
 
 def test_discovered_is_a_sequence_of_groups():
     found = discover(plain.network("glu"), vgg_images("glu"))
-    assert len(found) == 1 and found[0] is found.groups[0] and list(found) == list(found.groups)
+    assert (len(found), found[0], list(found)) == (1, found.groups[0], list(found.groups))
     assert jp.structured.discover is discover

@@ -38,7 +38,7 @@ def test_close_fixes_the_other_factor_of_a_product_that_is_one_of_its_factors():
     indices.join(channels, np.repeat(group, 3))
     indices.join(outer, group)
     classes = close(indices)
-    assert classes.of(inner) == set() and len(classes.of(channels)) == 2
+    assert (classes.of(inner), len(classes.of(channels))) == (set(), 2)
     assert (classes.label[outer] == classes.label[group]).all()
 
 
