@@ -173,6 +173,8 @@ def _scales(network: Network) -> dict[str, np.ndarray]:
 
 def _activation(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
     check.network(network)
+    for group in groups:
+        _demand(group.sites, group, "a site", "activation reads values that the network tags; l1 and l2 read weights.")
     open_network = gated(network, groups, gates)
     totals, weight = None, 0.0
     for batch in listed(batches):

@@ -136,6 +136,7 @@ def discover(
         keys = {name: jax.random.key(0) for name in rngs}
         tied = len(tree.names(network.params))
         training = _program(network.train_apply, network.params, network.state, images, keys)
+        _check_state(network, images, keys)
         follow(walk, training, names, leaves, tied)
     classes = _closed(walk.facts)
     found = listed(leaves, walk.facts, classes)
@@ -145,6 +146,17 @@ def discover(
     taken = {group.name for group in offered}
     layers = tuple(replace(one, name=f"{one.name}#layer") if one.name in taken else one for one in layers)
     return Discovered(offered, layers, found, leaves, walk.facts, classes, max(1, np.shape(images)[0]))
+
+
+def _check_state(network: Network, images: Any, keys: Any) -> None:
+    """Checks that a step returns outputs and a state like the one it takes."""
+    made = jax.eval_shape(network.train_apply, network.params, network.state, images, keys)
+    state = made[1] if isinstance(made, tuple) and len(made) == 2 else None
+    if jax.tree.structure(state) != jax.tree.structure(network.state):
+        raise ValueError(
+            "network: expected train_apply to return (outputs, state), with a state like the one it takes, but got "
+            f"{check.short(jax.tree.structure(made))}. Keep the structure of network.state."
+        )
 
 
 def _program(function: Callable[..., Any], *arguments: Any) -> core.ClosedJaxpr:

@@ -176,3 +176,64 @@ def test_discovered_is_a_sequence_of_groups():
     found = discover(plain.network("glu"), vgg_images("glu"))
     assert (len(found), found[0], list(found)) == (1, found.groups[0], list(found.groups))
     assert jp.structured.discover is discover
+
+
+def test_discover_lists_groups_that_are_gated_in_training():
+    """A step of BatchNorm: outputs, statistics and gradients are those of the smaller network; the state stays whole."""
+    plain_net, images = plain.network("residual"), vgg_images("residual")
+
+    def train_apply(p, s, x, rngs):
+        batch = {name: {"mean": one["mean"] + x.mean(), "var": one["var"] * 0.9} for name, one in s.items()}
+        return plain.residual(p, batch, x), batch
+
+    net = plain_net.replace(train_apply=train_apply)
+    groups, rng = discover(net, images).groups, np.random.default_rng(0)
+    gates = {group.name: rng.permutation(group.size) < 3 for group in groups}
+    switched = gated(net, groups, gates)
+    outputs, state = switched.train_apply(net.params, switched.state, images, {})
+    smaller, params, small_state = remove(Declared(net.apply, groups, train_apply), net.params, net.state, gates)
+    want, left = smaller.network(params, small_state).train_apply(params, small_state, images, {})
+    np.testing.assert_allclose(outputs, want, rtol=CLOSE, atol=CLOSE)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, rtol=CLOSE),
+        _sliced(state["network"], groups, gates),
+        left,
+    )
+
+
+def test_discover_lists_groups_whose_readers_in_the_state_stay_whole():
+    """A frozen head in the state reads the units: gates hide a part of it from the step, and take nothing away."""
+
+    def apply(p, s, x):
+        return jax.nn.relu(x @ p["in"]) @ s["head"]
+
+    params, state = {"in": np.ones((3, 4))}, {"head": np.arange(8.0).reshape(4, 2)}
+    net = jp.Network(apply, params, state, lambda p, s, x, r: (apply(p, s, x), s))
+    groups = discover(net, np.ones((2, 3))).groups
+    switched = gated(net, groups, {"in": np.array([True, False, True, False])})
+    outputs, after = switched.train_apply(params, switched.state, np.ones((2, 3)), {})
+    np.testing.assert_array_equal(after["network"]["head"], state["head"])
+    np.testing.assert_array_equal(outputs, 3 * state["head"][[0, 2]].sum(0) * np.ones((2, 1)))
+
+
+@pytest.mark.parametrize("blocks", ["all", "group"])
+def test_discover_lists_groups_that_have_a_hessian(blocks):
+    net, images = plain.network("glu"), vgg_images("glu")
+    groups = discover(net, images).groups
+    batch = {"image": images, "label": np.array([0, 1, 2])}
+    loss = jp.losses.cross_entropy
+    got = jp.structured.gate_hessian(net, groups, [batch], loss=loss, blocks=blocks)
+
+    def mean(factors):
+        params = {**net.params, "out": net.params["out"] * factors[:, None]}
+        return jnp.mean(loss(net.replace(params=params)(images), batch))
+
+    want = jax.hessian(mean)(jnp.ones(6))
+    np.testing.assert_allclose(got["in"] if blocks == "group" else got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_discover_lists_groups_without_sites_which_activation_refuses():
+    net, images = plain.network("glu"), vgg_images("glu")
+    groups = discover(net, images).groups
+    with pytest.raises(ValueError, match="'in' has no site"):
+        criteria.activation()(net, groups, ones(groups), [{"image": images}])

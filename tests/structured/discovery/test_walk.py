@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 
 import jaxprune as jp
@@ -161,7 +162,7 @@ def product_primitive():
     """A product that JAX does not know."""
     primitive = Primitive("my_product")
     primitive.def_impl(lambda x, w: x @ w)
-    primitive.def_abstract_eval(lambda x, w: jax.core.ShapedArray((x.shape[0], w.shape[1]), x.dtype))
+    primitive.def_abstract_eval(lambda x, w: ShapedArray((x.shape[0], w.shape[1]), x.dtype))
     return primitive
 
 
@@ -178,7 +179,7 @@ def test_discover_takes_descriptions_of_primitives():
         with pytest.raises(ValueError, match=said):
             discover(net, IMAGES, describe={"my_product": lambda params, *shapes, wrong=wrong: wrong})
     with pytest.raises(ValueError, match="describe: expected functions"):
-        discover(net, IMAGES, describe={"my_product": "b c, c k -> b k"})
+        discover(net, IMAGES, describe={"my_product": "b c, c k -> b k"})  # pyright: ignore[reportArgumentType]
 
 
 def test_discover_refuses_what_is_no_pure_network():
@@ -212,8 +213,9 @@ def test_discover_ties_the_state_that_a_step_returns():
     (group,) = discover(jp.Network(apply, params, state, each), IMAGES)
     assert {member.leaf for member in group.members} == {"in", "mean", "scale", "out"}
     assert not discover(jp.Network(apply, params, state, other), IMAGES).groups
-    with pytest.raises(ValueError, match="a state like the one it takes"):
-        discover(jp.Network(apply, params, state, lambda p, s, x, r: (apply(p, s, x), {"mean": x})), IMAGES)
+    for wrong in ({"mean": IMAGES}, {"mean": np.zeros(6), "more": np.zeros(6)}, ()):
+        with pytest.raises(ValueError, match="a state like the one it takes"):
+            discover(jp.Network(apply, params, state, lambda p, s, x, r, w=wrong: (apply(p, s, x), w)), IMAGES)
 
 
 def test_discover_looks_at_shapes_alone():
