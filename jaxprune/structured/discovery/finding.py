@@ -155,7 +155,7 @@ def _check_state(network: Network, images: Any, keys: Any) -> None:
     if jax.tree.structure(state) != jax.tree.structure(network.state):
         raise ValueError(
             "network: expected train_apply to return (outputs, state), with a state like the one it takes, but got "
-            f"{check.short(jax.tree.structure(made))}. Keep the structure of network.state."
+            f"{str(jax.tree.structure(made))[:200]}. Keep the structure of network.state."
         )
 
 

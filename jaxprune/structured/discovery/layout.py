@@ -247,6 +247,35 @@ def _order(operand: Value, places: Value, numbers: Any, sizes: Sequence[int]) ->
     return order if inside and sizes[axis] == 1 and axis in numbers.collapsed_slice_dims else None
 
 
+def scatter(facts: Facts, step: Step, operand: Value, places: Value, update: Value) -> list[Axes]:
+    """Entries are put in at given indices: whole axes go together, those that are looked into stay."""
+    numbers = step.params["dimension_numbers"]
+    if getattr(numbers, "operand_batching_dims", ()):
+        return stays(facts, step, "a scatter in batches", operand, places, update)
+    for nodes in places.axes:
+        facts.indices.fix(nodes, "they say where to put something")
+    windows = iter(numbers.update_window_dims)
+    matched = set()
+    result = []
+    for axis, nodes in enumerate(operand.axes):
+        into = axis in numbers.scatter_dims_to_operand_dims
+        new = None
+        if axis not in numbers.inserted_window_dims:
+            at = next(windows)
+            new = update.axes[at]
+            matched |= {at} if not into and len(new) == len(nodes) else set()
+        if into or new is None or len(new) != len(nodes):
+            facts.indices.fix(nodes, "entries are put in")
+            result.append(np.full(len(nodes), STAYS))
+        else:
+            facts.indices.join(nodes, new)
+            result.append(nodes)
+    for axis, nodes in enumerate(update.axes):
+        if axis not in matched:
+            facts.indices.fix(nodes, "entries are put in")
+    return [tuple(result)]
+
+
 def stays(facts: Facts, step: Step, why: str, *operands: Value) -> list[Axes]:
     """Nothing is known: every index of operands and results stays."""
     for operand in operands:

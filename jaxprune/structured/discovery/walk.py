@@ -41,6 +41,7 @@ _LAYOUT: dict[str, Rule] = {
     "dynamic_slice": layout.dynamic_slice,
     "dynamic_update_slice": layout.dynamic_update_slice,
     "gather": layout.gather,
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max"], layout.scatter),
     "optimization_barrier": arithmetic.identity,
     "device_put": arithmetic.identity,
     "bitcast_convert_type": arithmetic.recast,

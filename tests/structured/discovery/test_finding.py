@@ -179,7 +179,7 @@ def test_discovered_is_a_sequence_of_groups():
 
 
 def test_discover_lists_groups_that_are_gated_in_training():
-    """A step of BatchNorm: outputs, statistics and gradients are those of the smaller network; the state stays whole."""
+    """A step's outputs and statistics are those of the smaller network, and the state stays whole."""
     plain_net, images = plain.network("residual"), vgg_images("residual")
 
     def train_apply(p, s, x, rngs):

@@ -65,6 +65,9 @@ FOUND = {
     "half precision": lambda p, x: x.astype(jnp.bfloat16).astype(x.dtype),
     "top_k of the examples": lambda p, x: lax.top_k(x.T, 2)[0].T,
     "an order of the units": lambda p, x: x[:, np.array([3, 1, 0, 2, 5, 4])],
+    "a scatter of all": lambda p, x: x.at[...].multiply(p["scale"]),
+    "a scatter into examples": lambda p, x: x.at[jnp.array([0, 2])].add(p["scale"]),
+    "a scatter into one example": lambda p, x: x.at[1].set(p["scale"]),
     "a roll": lambda p, x: jnp.roll(x, 2, axis=1),
 }
 
@@ -103,6 +106,7 @@ STATISTICS = {
     "the largest unit": lambda p, x: jnp.where(jnp.argmax(x, -1)[:, None] == jnp.arange(6), x, 0),
     "windows of units": lambda p, x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 3), (1, 1), "SAME"),
     "units looked up by others": lambda p, x: jnp.take_along_axis(x, jnp.argsort(x, 1), 1),
+    "a scatter into a unit": lambda p, x: x.at[:, jnp.array([0, 1, 2, 3, 4, 5])].add(1.0),
     "Fourier": lambda p, x: jnp.fft.fft(x).real,
     "a part that is computed": lambda p, x: jnp.tile(lax.dynamic_slice_in_dim(x, x[0, 0].astype(int), 3, 1), (1, 2)),
     "a triangular solve": lambda p, x: lax.linalg.triangular_solve(jnp.eye(6), x.T, left_side=True).T,
