@@ -1,5 +1,6 @@
-"""The structure of any network, found in its program."""
+"""The structure of any network, found in its program; and the program at smaller sizes."""
 
+from jaxprune.structured.discovery.compacting import compact
 from jaxprune.structured.discovery.finding import Discovered, discover
 
-__all__ = ["Discovered", "discover"]
+__all__ = ["Discovered", "compact", "discover"]

@@ -42,6 +42,7 @@ class Discovered(Sequence[Group]):
     _facts: Facts
     _classes: Classes
     _batch: int
+    _describe: Mapping[str, Description]
 
     @property
     def fixed(self) -> dict[tuple[str, int], str]:
@@ -59,6 +60,19 @@ class Discovered(Sequence[Group]):
     def notes(self) -> dict[str, tuple[str, ...]]:
         """What in the program depends on how many units there are, by the name of the group, where anything does."""
         return {one.group.name: one.notes for one in self.found if one.notes}
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the leaves, of parameters and then of the state."""
+        return tuple(tuple(map(len, leaf.axes)) for leaf in self._leaves)
+
+    def living(self, gates: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """Says for every axis of every leaf which indices live: bool [length]."""
+        atoms = {one.group.name: one.atoms for one in self.found}
+        gone = {atom for name, gate in gates.items() for atom, on in zip(atoms[name], gate, strict=True) if not on}
+        count = int(self._classes.label.max()) + 1
+        alive = np.array([gone.isdisjoint(self._classes.atoms(label)) for label in range(count)])
+        return [tuple(alive[self._classes.label[nodes]] for nodes in leaf.axes) for leaf in self._leaves]
 
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]
@@ -130,22 +144,21 @@ def discover(
     check_description(describe)
     names = check.distinct([*tree.names(network.params), *tree.names(network.state)])
     walk = Walk(describe)
-    closed = _program(network.apply, network.params, network.state, images)
-    leaves = follow(walk, closed, names)
+    leaves = follow(walk, program_of(network.apply, network.params, network.state, images), names)
     if network.train_apply is not None:
         keys = {name: jax.random.key(0) for name in rngs}
         tied = len(tree.names(network.params))
-        training = _program(network.train_apply, network.params, network.state, images, keys)
+        training = program_of(network.train_apply, network.params, network.state, images, keys)
         _check_state(network, images, keys)
         follow(walk, training, names, leaves, tied)
-    classes = _closed(walk.facts)
+    classes = closed(walk.facts)
     found = listed(leaves, walk.facts, classes)
     offered = tuple(one.group for one in found if not one.why_not and (inner or not one.inner))
     program = trace(network.apply, network.params, network.state, images)
     layers = branches(program, names, len(tree.names(network.params)))
     taken = {group.name for group in offered}
     layers = tuple(replace(one, name=f"{one.name}#layer") if one.name in taken else one for one in layers)
-    return Discovered(offered, layers, found, leaves, walk.facts, classes, max(1, np.shape(images)[0]))
+    return Discovered(offered, layers, found, leaves, walk.facts, classes, max(1, np.shape(images)[0]), describe)
 
 
 def _check_state(network: Network, images: Any, keys: Any) -> None:
@@ -159,14 +172,15 @@ def _check_state(network: Network, images: Any, keys: Any) -> None:
         )
 
 
-def _program(function: Callable[..., Any], *arguments: Any) -> core.ClosedJaxpr:
-    closed = jax.make_jaxpr(function)(*arguments)
-    if closed.effects:
+def program_of(function: Callable[..., Any], *arguments: Any) -> core.ClosedJaxpr:
+    """Traces a function, and checks that it has no side effects."""
+    made = jax.make_jaxpr(function)(*arguments)
+    if made.effects:
         raise ValueError(
-            f"network: expected a pure function, but its program has side effects: {closed.effects}. Leave prints, "
+            f"network: expected a pure function, but its program has side effects: {made.effects}. Leave prints, "
             "callbacks and the like out of it."
         )
-    return closed
+    return made
 
 
 def follow(
@@ -227,7 +241,7 @@ def follow(
     return leaves
 
 
-def _closed(facts: Facts) -> Classes:
+def closed(facts: Facts) -> Classes:
     """Draws what follows, until no statistic returns to the indices that it is over."""
     while True:
         classes = close(facts.indices)

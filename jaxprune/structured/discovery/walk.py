@@ -1,7 +1,7 @@
 """Walks through a program, whatever it calls, and applies the rule of every primitive."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,15 +74,29 @@ _RESHAPED = frozenset(["transpose", "squeeze", "broadcast_in_dim", "reshape", "s
 _SAME = frozenset(["convert_element_type", "copy", "copy_p", "neg", "name", "stop_gradient", "sharding_constraint"])
 
 
+class Record(NamedTuple):
+    """The indices of what goes into an equation, and of what comes out."""
+
+    before: tuple[Axes, ...]
+    after: tuple[Axes, ...]
+
+
 class Walk:
     """Walks through programs, and collects facts.
 
     Args:
       describe: rules of the user's own, by the name of a primitive.
+
+    Attributes:
+      facts: what was found.
+      records: the indices of every equation, by its place: the equations that hold it, from the outside.
+      constants: those of the constants of every program that was entered, by its place.
     """
 
     def __init__(self, describe: Mapping[str, Description]) -> None:
         self.facts = Facts()
+        self.records: dict[tuple[int, ...], Record] = {}
+        self.constants: dict[tuple[int, ...], list[Axes]] = {}
         self._describe = describe
         self._path: list[int] = []
         self._turns = 1
@@ -98,12 +112,17 @@ class Walk:
         values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for variable, number in zip(jaxpr.constvars, consts, strict=True):
             values[variable] = self.constant(number)
+        self.constants[*self._path, id(jaxpr)] = [values[variable].axes for variable in jaxpr.constvars]
         for equation in needed(jaxpr):
             operands = [
                 self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in equation.invars
             ]
             self._path.append(id(equation))
             results = self._equation(equation, operands, scope)
+            # Again in every turn of a loop: the last one counts.
+            self.records[tuple(self._path)] = Record(
+                tuple(one.axes for one in operands), tuple(one.axes for one in results)
+            )
             self._path.pop()
             for variable, result in zip(equation.outvars, results, strict=True):
                 if result.shape != extents(variable):
