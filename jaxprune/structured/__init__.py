@@ -10,7 +10,7 @@ from jaxprune.structured.choosers import Chooser
 from jaxprune.structured.compensation import readjusted
 from jaxprune.structured.criteria import Criterion
 from jaxprune.structured.declared import Declared
-from jaxprune.structured.discovery import Discovered, discover
+from jaxprune.structured.discovery import Discovered, Traced, compact, discover
 from jaxprune.structured.folding import fold
 from jaxprune.structured.gates import factored, gated, ones
 from jaxprune.structured.interactions import gate_hessian
@@ -36,10 +36,12 @@ __all__ = [
     "Search",
     "Specification",
     "Step",
+    "Traced",
     "Tune",
     "account",
     "budgets",
     "choosers",
+    "compact",
     "criteria",
     "discover",
     "drop_layers",

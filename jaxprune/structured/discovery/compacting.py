@@ -1,7 +1,7 @@
 """The same program at smaller sizes, for any network: what was discovered is really removed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,23 +9,26 @@ import jax
 import numpy as np
 
 from jaxprune import check, tree
-from jaxprune.groups import Gates
+from jaxprune.groups import Gates, Group
 from jaxprune.network import Network
 from jaxprune.structured import gates as gating
+from jaxprune.structured.declared import Declared
 from jaxprune.structured.discovery.cutting import Cutting
 from jaxprune.structured.discovery.finding import Discovered, closed, follow, program_of
 from jaxprune.structured.discovery.indices import Classes
 from jaxprune.structured.discovery.listing import Leaf
 from jaxprune.structured.discovery.walk import Walk
-from jaxprune.structured.removal import check_floors
+from jaxprune.structured.removal import kept, remove
+from jaxprune.types import Apply, TrainApply
 
 
 def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     """Removes the units whose gates are False from any network: its own program, with smaller arrays.
 
-    The result computes what ``gated(network, groups, gates)`` does.  Its ``apply`` compares by value and is traced anew
-    for every shape of the images, so it can be evaluated at other sizes, compiled, differentiated and discovered again.
-    Divisors and scales of the program stay as they are; random numbers (dropout) are drawn at the full size.
+    The result computes what ``gated(network, groups, gates)`` does.  Its ``apply`` compares by value and is traced
+    anew for every shape of the images, so it can be evaluated at other sizes, compiled, differentiated and discovered again.
+    Divisors and scales of the program stay as they are; random numbers (dropout) are drawn at the full size.  A function
+    with a derivative rule of its own keeps it: the rule is asked at the full size, and what it says is cut.
 
     Args:
       network: that the groups were discovered in.
@@ -40,32 +43,16 @@ def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
         floor.  When it is evaluated: at this size of the images the units do not go together as they did.
 
     >>> from jaxprune.structured.discovery import discover
-    >>> net = Network(lambda p, s, x: jax.nn.relu(x @ p["in"]) @ p["out"], {"in": np.ones((3, 4)), "out": np.ones((4, 2))})
-    >>> small = compact(net, discover(net, np.ones((1, 3))), {"in": np.array([True, False, False, True])})
+    >>> params = {"in": np.ones((3, 4)), "out": np.ones((4, 2))}
+    >>> net = Network(lambda p, s, x: jax.nn.relu(x @ p["in"]) @ p["out"], params)
+    >>> found = discover(net, np.ones((1, 3)))
+    >>> small = compact(net, found, {"in": np.array([True, False, False, True])})
     >>> small.params["in"].shape, float(small(np.ones((1, 3)))[0, 0])
     ((3, 2), 6.0)
     """
     check.network(network)
-    if not isinstance(groups, Discovered):
-        raise ValueError(
-            f"groups: expected what jp.structured.discover returned, but got a {type(groups).__name__}. For groups that "
-            "were declared there is jp.structured.remove."
-        )
-    checked = gating.check(groups, gates)
-    check_floors(groups, checked)
-    leaves, structure = jax.tree.flatten((network.params, network.state))
-    shapes = tuple(np.shape(leaf) for leaf in leaves)
-    if shapes != groups.shapes:
-        raise ValueError(
-            "groups: expected those of this network, but they were discovered in one with leaves of other shapes. "
-            "Discover them anew."
-        )
-    masks = groups.living(checked)
-    types = tuple(np.dtype(leaf.dtype).name if hasattr(leaf, "dtype") else "float32" for leaf in leaves)
-    full = Full(structure, shapes, types, tuple(tuple(_packed(mask) for mask in one) for one in masks))
-    params, state = jax.tree.unflatten(structure, [_cut(leaf, one) for leaf, one in zip(leaves, masks, strict=True)])
-    train = None if network.train_apply is None else _CompactedTraining(network.train_apply, full)
-    return Network(_Compacted(network.apply, full), params, state, train)
+    shape, params, state = remove(Traced.of(network, groups), network.params, network.state, gates)
+    return shape.network(params, state)
 
 
 @dataclass(frozen=True)
@@ -84,10 +71,111 @@ class Full:
     types: tuple[str, ...]
     masks: tuple[tuple[bytes | None, ...], ...]
 
+    @staticmethod
+    def of(network: Network) -> "Full":
+        """Those of a whole network."""
+        leaves, structure = jax.tree.flatten((network.params, network.state))
+        shapes = tuple(tuple(np.shape(leaf)) for leaf in leaves)
+        types = tuple(str(jax.numpy.result_type(leaf)) for leaf in leaves)
+        return Full(structure, shapes, types, tuple((None,) * len(shape) for shape in shapes))
+
     def structs(self) -> Any:
         """(params, state) of the whole network, as shapes."""
         leaves = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(self.shapes, self.types, strict=True)]
         return jax.tree.unflatten(self.structure, leaves)
+
+    def without(self, groups: Sequence[Group], gates: Gates) -> "Full":
+        """What is left when units go, of groups of the network as it is now."""
+        params, state = self.structs()
+        names, masks = [*tree.names(params), *tree.names(state)], []
+        for name, shape, packed in zip(names, self.shapes, self.masks, strict=True):
+            lives = [_unpacked(one, length) for one, length in zip(packed, shape, strict=True)]
+            now = [np.flatnonzero(one) for one in lives]
+            left = kept(name, [len(one) for one in now], groups, gates)
+            places = [one[stays] for one, stays in zip(now, left, strict=True)]
+            masks.append(tuple(_packed(np.isin(np.arange(size), one)) for size, one in zip(shape, places, strict=True)))
+        return replace(self, masks=tuple(masks))
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The specification of any network: its program says how units are removed, whatever widths its function has.
+
+    What ``Declared`` is to functions that read every width off their parameters, this is to all others; residual
+    branches cannot be left out of it.
+
+    Attributes:
+      apply: of the whole network.
+      train_apply: of the whole network.
+      full: its leaves, and which of their indices are left.
+      declared: the groups, as they are now.
+    """
+
+    apply: Apply
+    train_apply: TrainApply | None
+    full: Full
+    declared: tuple[Group, ...]
+
+    @staticmethod
+    def of(network: Network, groups: Discovered) -> "Traced":
+        """Makes the specification of a network and the groups that were discovered in it.
+
+        Raises:
+          ValueError: groups that were not discovered, or in another network.
+        """
+        if not isinstance(groups, Discovered):
+            raise ValueError(
+                f"groups: expected what jp.structured.discover returned, but got a {type(groups).__name__}. For groups "
+                "that were declared there are jp.structured.Declared and jp.structured.remove."
+            )
+        full = Full.of(network)
+        if full.shapes != groups.shapes:
+            raise ValueError(
+                "groups: expected those of this network, but they were discovered in one with leaves of other shapes. "
+                "Discover them anew."
+            )
+        return Traced(network.apply, network.train_apply, full, groups.groups)
+
+    def groups(self) -> tuple[Group, ...]:
+        """Lists the groups."""
+        return self.declared
+
+    def without(self, gates: Gates) -> "Traced":
+        """Returns the shape without the units whose gates are False."""
+        checked = gating.check(self.declared, gates)
+        left = Declared(self.apply, self.declared).without(checked).groups()
+        return replace(self, full=self.full.without(self.declared, checked), declared=left)
+
+    def network(self, params: Any, state: Any) -> Network:
+        """Makes the network with these parameters and this state."""
+        if not any(mask for masks in self.full.masks for mask in masks):
+            return Network(self.apply, params, state, self.train_apply)
+        train = None if self.train_apply is None else _CompactedTraining(self.train_apply, self.full)
+        return Network(_Compacted(self.apply, self.full), params, state, train)
+
+    def describe(self) -> dict[str, Any]:
+        """Writes groups and masks as values that JSON has; the program is not among them."""
+        masks = [[None if one is None else one.hex() for one in leaf] for leaf in self.full.masks]
+        shapes = [list(shape) for shape in self.full.shapes]
+        groups = Declared(self.apply, self.declared).describe()["groups"]
+        return {"family": "traced", "groups": groups, "shapes": shapes, "masks": masks}
+
+    @staticmethod
+    def described(values: Mapping[str, Any], network: Network) -> "Traced":
+        """Reads what ``describe`` wrote, for the whole network, whose leaves may be ``jax.ShapeDtypeStruct``.
+
+        Raises:
+          ValueError: it was of a network with other leaves.
+        """
+        full = Full.of(network)
+        if [list(shape) for shape in full.shapes] != [list(shape) for shape in values["shapes"]]:
+            raise ValueError(
+                "network: expected the whole network that was made smaller, but its leaves have other shapes. Pass it "
+                "as it was before units were removed."
+            )
+        masks = tuple(tuple(None if one is None else bytes.fromhex(one) for one in leaf) for leaf in values["masks"])
+        groups = Declared.described(values, network.apply).groups()
+        return Traced(network.apply, network.train_apply, replace(full, masks=masks), groups)
 
 
 @dataclass(frozen=True)
@@ -169,11 +257,3 @@ def _unpacked(packed: bytes | None, length: int) -> np.ndarray:
     if packed is None:
         return np.ones(length, bool)
     return np.unpackbits(np.frombuffer(packed, np.uint8), count=length).astype(bool)
-
-
-def _cut(leaf: Any, masks: Sequence[np.ndarray]) -> Any:
-    if all(mask.all() for mask in masks):
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(tuple(int(mask.sum()) for mask in masks), leaf.dtype)
-    return np.asarray(leaf)[np.ix_(*(np.flatnonzero(mask) for mask in masks))]

@@ -7,6 +7,7 @@ Derivative rules of a function's own are kept: they are asked at the full size.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -153,7 +154,7 @@ class Cutting:
         every = [np.arange(length) for length in lengths]
         return [
             [np.arange(start, stop) if axis == params["axis"] else one for axis, one in enumerate(every)]
-            for start, stop in zip(edges[:-1], edges[1:], strict=True)
+            for start, stop in pairwise(edges)
         ]
 
     def _part(self, value: Any, axes: Axes, places: Sequence[np.ndarray]) -> Any:

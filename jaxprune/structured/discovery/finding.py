@@ -66,14 +66,6 @@ class Discovered(Sequence[Group]):
         """The shapes of the leaves, of parameters and then of the state."""
         return tuple(tuple(map(len, leaf.axes)) for leaf in self._leaves)
 
-    def living(self, gates: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, ...]]:
-        """Says for every axis of every leaf which indices live: bool [length]."""
-        atoms = {one.group.name: one.atoms for one in self.found}
-        gone = {atom for name, gate in gates.items() for atom, on in zip(atoms[name], gate, strict=True) if not on}
-        count = int(self._classes.label.max()) + 1
-        alive = np.array([gone.isdisjoint(self._classes.atoms(label)) for label in range(count)])
-        return [tuple(alive[self._classes.label[nodes]] for nodes in leaf.axes) for leaf in self._leaves]
-
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.structured import Declared, account, criteria, gated, ones, remove, verify
+from jaxprune.structured import Declared, account, compact, criteria, gated, ones, remove, verify
 from jaxprune.structured.discovery import discover
 from jaxprune.structured.gates import outputs
 from jaxprune.structured.removal import kept
 from tests.structured import networks
 from tests.structured.discovery import plain
-from tests.structured.discovery.cutting import Cut
 from tests.structured.discovery.programs import program
 
 CLOSE = 1e-12
@@ -81,17 +80,10 @@ def test_discover_means_what_removing_does(name):
 def test_discover_claims_of_random_programs_what_cutting_them_shows(seed):
     net, images = program(seed)
     found = discover(net, images, inner=True)
-    offered = [one for one in found.found if not one.why_not]
     groups, rng = found.groups, np.random.default_rng(seed)
-    assert set(groups) == {one.group for one in offered}
-    for chosen in (offered, offered[:1]):
-        gates = ones(groups) | {
-            one.group.name: rng.permutation(one.group.size) < max(1, one.group.size // 2) for one in chosen
-        }
-        gone = {
-            atom for one in chosen for atom, lives in zip(one.atoms, gates[one.group.name], strict=True) if not lives
-        }
-        want = np.asarray(jax.jit(Cut(net, images, found, gone))(net, images))
+    for chosen in (groups, groups[:1]):
+        gates = ones(groups) | {one.name: rng.permutation(one.size) < max(1, one.size // 2) for one in chosen}
+        want = np.asarray(outputs(compact(net, found, gates), images))
         scale = max(1e-3, np.abs(want).max())
         for other in (gated(net, groups, gates), net.replace(params=_zeroed(net.params, groups, gates))):
             np.testing.assert_allclose(np.asarray(outputs(other, images)) / scale, want / scale, rtol=0, atol=CLOSE)
