@@ -26,9 +26,9 @@ def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     """Removes the units whose gates are False from any network: its own program, with smaller arrays.
 
     The result computes what ``gated(network, groups, gates)`` does.  Its ``apply`` compares by value and is traced
-    anew for every shape of the images, so it can be evaluated at other sizes, compiled, differentiated and discovered again.
-    Divisors and scales of the program stay as they are; random numbers (dropout) are drawn at the full size.  A function
-    with a derivative rule of its own keeps it: the rule is asked at the full size, and what it says is cut.
+    anew for every shape of the images, so it can be evaluated at other sizes, compiled, differentiated and discovered
+    again.  Divisors and scales of the program stay as they are; random numbers (dropout) are drawn at the full size.
+    A function with a derivative rule of its own keeps it: the rule is asked at the full size, and what it says is cut.
 
     Args:
       network: that the groups were discovered in.
