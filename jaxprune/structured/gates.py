@@ -230,6 +230,16 @@ def _without(
 
     if not by_leaf:
         return trees
+    known = {name: np.shape(leaf) for one in trees for name, leaf in tree.by_name(one).items()}
+    for reader in readers:
+        member, shape = reader.member, known.get(reader.member.leaf)
+        axis = member.axis or 0
+        if shape is None or (member.axis is not None and member.places(reader.size).max() >= shape[axis]):
+            raise ValueError(
+                f"groups: {reader.group!r} is gated by what {member.leaf!r} reads, but the network has "
+                f"{'no leaf of that name' if shape is None else f'one of shape {shape} there, too short for its units'}"
+                ". Gate the network that the groups were discovered in, before a head or a normalisation was put on it."
+            )
     return tree.map_named(change, trees[0]), tree.map_named(change, trees[1])
 
 

@@ -62,13 +62,11 @@ class Full:
     Attributes:
       structure: of (params, state).
       shapes: of every leaf.
-      types: of every leaf.
       masks: for every axis of every leaf which indices live, in bytes; None where all do.
     """
 
     structure: Any
     shapes: tuple[tuple[int, ...], ...]
-    types: tuple[str, ...]
     masks: tuple[tuple[bytes | None, ...], ...]
 
     @staticmethod
@@ -76,13 +74,32 @@ class Full:
         """Those of a whole network."""
         leaves, structure = jax.tree.flatten((network.params, network.state))
         shapes = tuple(tuple(np.shape(leaf)) for leaf in leaves)
-        types = tuple(str(jax.numpy.result_type(leaf)) for leaf in leaves)
-        return Full(structure, shapes, types, tuple((None,) * len(shape) for shape in shapes))
+        return Full(structure, shapes, tuple((None,) * len(shape) for shape in shapes))
 
-    def structs(self) -> Any:
-        """(params, state) of the whole network, as shapes."""
-        leaves = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(self.shapes, self.types, strict=True)]
+    def structs(self, types: Sequence[Any] | None = None) -> Any:
+        """(params, state) of the whole network, as shapes, of these types."""
+        types = ["float32"] * len(self.shapes) if types is None else types
+        leaves = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(self.shapes, types, strict=True)]
         return jax.tree.unflatten(self.structure, leaves)
+
+    def check(self, leaves: Any) -> None:
+        """Checks that (params, state) are those of the smaller network.
+
+        Raises:
+          ValueError: they have another structure, or other shapes.
+        """
+        found, structure = jax.tree.flatten(leaves)
+        kept = [
+            tuple(int(_unpacked(one, length).sum()) for one, length in zip(masks, shape, strict=True))
+            for masks, shape in zip(self.masks, self.shapes, strict=True)
+        ]
+        if structure != self.structure or [tuple(np.shape(leaf)) for leaf in found] != kept:
+            got = [tuple(np.shape(leaf)) for leaf in found]
+            differ = [f"{mine} for {want}" for mine, want in zip(got, kept, strict=False) if mine != want]
+            raise ValueError(
+                "network: expected the parameters and the state that were left when units were removed, but got "
+                f"{', '.join(differ[:3]) or 'another structure'}. jp.structured.compact returns them with the network."
+            )
 
     def without(self, groups: Sequence[Group], gates: Gates) -> "Full":
         """What is left when units go, of groups of the network as it is now."""
@@ -197,10 +214,13 @@ class _CompactedTraining:
 
 
 def _evaluated(function: Any, full: Full, leaves: Any, others: tuple[Any, ...]) -> Any:
+    full.check(leaves)
     values, structure = jax.tree.flatten(others)
-    kinds = tuple(_kind(value) for value in values)
-    program, cutting, made = _planned(function, full, structure, kinds)
-    return jax.tree.unflatten(made, cutting.run(program, [*jax.tree.leaves(leaves), *values]))
+    given = jax.tree.leaves(leaves)
+    # The program of the types that are given: another would round otherwise.
+    types = tuple(jax.numpy.result_type(leaf) for leaf in given)
+    program, cutting, made = _planned(function, full, types, structure, tuple(_kind(value) for value in values))
+    return jax.tree.unflatten(made, cutting.run(program, [*given, *values]))
 
 
 def _kind(value: Any) -> tuple[tuple[int, ...], Any]:
@@ -208,10 +228,16 @@ def _kind(value: Any) -> tuple[tuple[int, ...], Any]:
 
 
 @lru_cache(maxsize=32)
-def _planned(function: Any, full: Full, structure: Any, kinds: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
+def _planned(
+    function: Any,
+    full: Full,
+    types: tuple[Any, ...],
+    structure: Any,
+    kinds: tuple[tuple[tuple[int, ...], Any], ...],
+) -> Any:
     """Follows the whole program for some shape of the images, once."""
     others = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
-    params, state = full.structs()
+    params, state = full.structs(types)
     program = program_of(function, params, state, *others)
     walk = Walk({})
     names = [*tree.names(params), *tree.names(state)]

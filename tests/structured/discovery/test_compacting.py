@@ -110,6 +110,17 @@ def test_compact_takes_images_of_any_size_and_compiles_once():
     assert len(traced) == 1
 
 
+def test_compact_computes_in_the_type_that_it_is_given():
+    """Weights of half precision, made wide afterwards: the program is the one of wide weights."""
+    net = built(Pooled())
+    narrow = net.replace(params=jp.tree.map_named(lambda name, leaf: jnp.asarray(leaf, jnp.bfloat16), net.params))
+    found = discover(narrow, images())
+    small = compact(narrow, found, halves(found))
+    wide = small.replace(params=jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), small.params))
+    whole = narrow.replace(params=jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), narrow.params))
+    same(wide(images()), gated(whole, found, halves(found))(images()))
+
+
 def test_compact_trains_as_the_gated_network_does():
     """BatchNorm and dropout, drawn at the full size: outputs, statistics and gradients of a step."""
     net = built(VGG(), train={"train": True})
@@ -245,6 +256,8 @@ def test_compact_refuses_what_does_not_fit():
         compact(built(Pooled()), found, {})
     with pytest.raises(ValueError, match="no group is called 'nothing'"):
         compact(net, found, {"nothing": np.ones(3, bool)})
+    with pytest.raises(ValueError, match="the parameters and the state that were left"):
+        compact(net, found, halves(found)).replace(params=net.params)(images())
     with pytest.raises(ValueError, match="below its floor of 1"):
         compact(net, found, {"Conv_0": np.zeros(6, bool)})
 

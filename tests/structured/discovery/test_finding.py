@@ -229,3 +229,16 @@ def test_discover_lists_groups_without_sites_which_activation_refuses():
     groups = discover(net, images).groups
     with pytest.raises(ValueError, match="'in' has no site"):
         criteria.activation()(net, groups, ones(groups), [{"image": images}])
+
+
+def test_discover_lists_groups_that_another_network_refuses():
+    """Where the leaves that read the units are not there, nothing would be gated."""
+    net, images = plain.network("glu"), vgg_images("glu")
+    groups = discover(net, images).groups
+    gates = {"in": np.arange(6) > 0}
+    other = jp.Network(lambda p, s, x: net.apply(p["inner"], s, x), {"inner": net.params})
+    with pytest.raises(ValueError, match="gated by what 'out' reads, but the network has no leaf of that name"):
+        gated(other, groups, gates)(images)
+    short = jp.Network(lambda p, s, x: x.reshape(3, -1)[:, :5] @ p["out"], {**net.params, "out": net.params["out"][:5]})
+    with pytest.raises(ValueError, match="too short for its units"):
+        gated(short, groups, gates)(images)
