@@ -22,6 +22,7 @@ from jaxprune.structured.discovery.layers import branches
 from jaxprune.structured.discovery.listing import Found, Leaf, listed
 from jaxprune.structured.discovery.printing import table
 from jaxprune.structured.discovery.walk import Walk, opened
+from jaxprune.types import TrainApply
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ def discover(
         keys = {name: jax.random.key(0) for name in rngs}
         tied = len(tree.names(network.params))
         training = program_of(network.train_apply, network.params, network.state, images, keys)
-        _check_state(network, images, keys)
+        _check_state(network.train_apply, network, images, keys)
         follow(walk, training, names, leaves, tied)
     classes = closed(walk.facts)
     found = listed(leaves, walk.facts, classes)
@@ -153,9 +154,9 @@ def discover(
     return Discovered(offered, layers, found, leaves, walk.facts, classes, max(1, np.shape(images)[0]), describe)
 
 
-def _check_state(network: Network, images: Any, keys: Any) -> None:
+def _check_state(train_apply: TrainApply, network: Network, images: Any, keys: Any) -> None:
     """Checks that a step returns outputs and a state like the one it takes."""
-    made = jax.eval_shape(network.train_apply, network.params, network.state, images, keys)
+    made = jax.eval_shape(train_apply, network.params, network.state, images, keys)
     state = made[1] if isinstance(made, tuple) and len(made) == 2 else None
     if jax.tree.structure(state) != jax.tree.structure(network.state):
         raise ValueError(

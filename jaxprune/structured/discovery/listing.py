@@ -116,6 +116,8 @@ def _ends(
     problems = {}
     for atom in owned:
         problems[atom] = "" if atom in ends else "nothing reads it"
+        if all((atom, place) in reads for place in owned[atom]):
+            problems[atom] = "no leaf makes it"
         for step, factors in ends.get(atom, ()):
             readers = [place for places in factors for place in places if (atom, place) in reads]
             mixed = [leaves[place[0]].name for place in readers if "makes" in facts.uses.get(place, ())]

@@ -146,6 +146,11 @@ def test_discover_leaves_out_units_that_no_leaf_ends():
     assert "a product of values that are no leaves (dot_general)" in found.left_out["in"][1]
 
 
+def test_discover_leaves_out_units_that_no_leaf_makes():
+    net = jp.Network(lambda p, s, x: jax.nn.one_hot(jnp.argmax(x @ p["in"], -1), 6) @ p["out"], PARAMS)
+    assert discover(net, IMAGES).left_out["out"][1] == "no leaf makes it"
+
+
 def test_discover_leaves_out_leaves_that_make_and_read():
     net = jp.Network(lambda p, s, x: jnp.tanh(x @ p["in"]) @ p["in"].T @ jnp.ones((3, 2)), {"in": PARAMS["in"]})
     assert discover(net, IMAGES).left_out["in"][1] == "'in' both makes and reads it"
