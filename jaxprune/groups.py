@@ -124,13 +124,14 @@ class Group:
       name: unique in its network.
       size: how many units.
       members: the parts of leaves that the units own.
-      sites: the tagged values in which a unit is gated: after its activation, so that nothing of it is left.  Empty:
-        it is gated where it is read, by zeros in the members that read it, which takes a group whose every reader is
-        among them, and makes nothing else (``jp.structured.discover`` lists such).
+      sites: the tagged values in which a unit is gated: after its activation, so that nothing of it is left.
       axis: the axis of these values that counts the units, or their neighbours side by side (heads flat with their
         dimensions), as many as a member has in ``each``; unused by a layer, which gates the whole value.
       floor: so many units stay.  For a layer: so many of the layers of its stage stay.
       stage: the layers of one stage share their floor.
+      by_readers: whether it has no sites, and is gated where it is read instead, by zeros in the members that read it.
+        It takes a group whose readers are all among them, each linear and nothing else: ``jp.structured.discover``
+        lists such.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Group:
     axis: int = -1
     floor: int = 1
     stage: str = ""
+    by_readers: bool = False
 
     @property
     def is_layer(self) -> bool:

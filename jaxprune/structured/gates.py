@@ -1,8 +1,8 @@
 """Switching units off inside a network, without changing the shape of anything.
 
 A unit whose gate is False is replaced by zero at its site, after its activation: nothing of it reaches the rest of the
-network, in evaluation or in training.  The units of a group without sites are gated where they are read: what the
-members with ``reads`` hold of them is replaced by zero.  Gates are part of the state, so one compiled program serves
+network, in evaluation or in training.  The units of a group ``by_readers`` are gated where they are read: what
+the members with ``reads`` hold of them is replaced by zero.  Gates are part of the state, so one compiled program serves
 every choice.
 """
 
@@ -53,7 +53,7 @@ def check(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
 def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
     """Makes the network in which units are switched off by gates, ``a <- where(gate, a, 0)`` at every site.
 
-    Of a group without sites, a are the slices of the leaves that read its units.
+    Of a group ``by_readers``, a are the slices of the leaves that read its units.
 
     The state becomes ``{"gates": gates, "network": state}``; training keeps the gates as they are.  Networks of equal
     groups share their compiled programs, whatever the gates.
@@ -117,11 +117,10 @@ class Site(NamedTuple):
 def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
     check_groups(groups)
     for group in groups:
-        if not group.sites and not any(member.reads for member in group.members):
+        if not group.sites and not (group.by_readers and any(member.reads for member in group.members)):
             raise ValueError(
-                f"groups: {group.name!r} has no site, and no member that reads its units, so that nothing would be "
-                "gated. Tag the value after its activation with jax.ad_checkpoint.checkpoint_name, and give the group "
-                "that name."
+                f"groups: {group.name!r} has no site, so that nothing would be gated. Tag the value after its "
+                "activation with jax.ad_checkpoint.checkpoint_name, and give the group that name."
             )
     return tuple(
         Site(
@@ -137,7 +136,7 @@ def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
 
 
 class Reader(NamedTuple):
-    """A part of a leaf by which a group without sites is gated.
+    """A part of a leaf by which a group is gated where it is read.
 
     Attributes:
       group: the name of the group.
@@ -154,7 +153,7 @@ def _readers(groups: Sequence[Group]) -> tuple[Reader, ...]:
     return tuple(
         Reader(group.name, group.size, member)
         for group in groups
-        if not group.sites
+        if group.by_readers
         for member in group.members
         if member.reads
     )

@@ -109,7 +109,7 @@ def _at_sites(
     shape = {tag: value.shape for tag, value in zip(tags, shapes, strict=True)}
     parts, alive, owner, start = [], {}, [], 0
     for group in groups:
-        for tag in group.sites or (None,):  # without sites it is gated where it is read, by one factor for all places
+        for tag in (None,) if group.by_readers else group.sites:  # where it is read: one factor for all places
             # Named by numbers, so that the order of names is that of the groups.
             part = dataclasses.replace(group, name=f"{len(parts):06d}", sites=() if tag is None else (tag,))
             if tag is not None and not group.is_layer:

@@ -70,7 +70,7 @@ def branches(program: Program, names: Sequence[str], parameters: int) -> tuple[G
         used[title] += 1
         title = title if used[title] == 1 else f"{title}#{used[title]}"
         members = tuple(Member(name, reads=name in ends) for name in owned)
-        layers.append(Group(title, 1, members, (), stage=shape))
+        layers.append(Group(title, 1, members, (), stage=shape, by_readers=True))
     return tuple(layers)
 
 

@@ -72,7 +72,7 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
         names[name] += 1
         name = name if names[name] == 1 else f"{name}#{names[name]}"
         notes = tuple(dict.fromkeys(note for nodes, note in facts.notes if classes.of(nodes) & set(atoms)))
-        group = Group(name, len(atoms), members, ())
+        group = Group(name, len(atoms), members, (), by_readers=True)
         found.append(Found(group, tuple(atoms), number in inner, problems[atoms[0]], notes))
     return tuple(found)
 
