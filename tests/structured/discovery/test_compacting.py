@@ -128,6 +128,7 @@ def test_compact_trains_as_the_gated_network_does():
     gates = halves(found)
     small, switched = compact(net, found, gates), gated(net, found, gates)
 
+    @jax.jit
     def step(network):
         def read(params):
             outputs, state = network.train_apply(params, network.state, images(), {"dropout": jax.random.key(1)})
