@@ -185,7 +185,7 @@ def _looped(p, x):
 
 
 WAYS = {
-    "a derivative rule at its tie": lambda p, x: jax.nn.relu(x * 0) + x,
+    "a derivative rule at its tie": lambda p, x: jax.nn.relu(p["scale"] - lax.stop_gradient(p["scale"])) + x,
     "relu6 and gelu": lambda p, x: jax.nn.relu6(x) + jax.nn.gelu(x),
     "logaddexp": lambda p, x: jnp.logaddexp(x, p["scale"]),
     "a backward pass of its own": lambda p, x: _clipped(x),

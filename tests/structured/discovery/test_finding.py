@@ -145,6 +145,28 @@ def test_discover_inner_groups_overlap_and_are_accounted_for():
     verify(net, groups, images)
 
 
+def test_discover_keeps_the_two_factors_of_a_square_apart():
+    """Rows and columns own as much of the same leaves, and share an index: they are two groups."""
+
+    def apply(p, s, x):
+        table = jnp.tanh(x @ p["in"]).reshape(len(x), 3, 3)
+        return table.swapaxes(1, 2).reshape(len(x), -1) @ p["out"]
+
+    rng = np.random.default_rng(0)
+    net, images = (
+        jp.Network(apply, {"in": rng.normal(size=(3, 9)), "out": rng.normal(size=(9, 2))}),
+        rng.normal(size=(5, 3)),
+    )
+    found = discover(net, images, inner=True)
+    assert [group.size for group in found] == [3, 3]
+    for group in found:
+        for member in group.members:
+            places = member.places(3)
+            assert np.unique(places).size == places.size == 9
+    gates = {group.name: np.arange(3) != number for number, group in enumerate(found)}
+    np.testing.assert_allclose(compact(net, found, gates)(images), gated(net, found, gates)(images), atol=CLOSE)
+
+
 def test_discover_lists_groups_that_criteria_rate():
     """The l1 norm of what makes a unit, wherever it lies in its leaves."""
     net, images = plain.network("densenet"), vgg_images("densenet")

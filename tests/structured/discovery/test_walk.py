@@ -151,6 +151,38 @@ def test_discover_leaves_out_units_that_no_leaf_makes():
     assert discover(net, IMAGES).left_out["out"][1] == "no leaf makes it"
 
 
+ALONE = {
+    "reshaped": lambda h: h[:, 2:3].reshape(-1),
+    "squeezed": lambda h: lax.squeeze(h[:, 2:3], (1,)),
+    "indexed": lambda h: h[:, 2],
+    "spread": lambda h: jnp.broadcast_to(h[:, 2:3], (5, 2))[:, 0],
+    "unstacked": lambda h: jnp.unstack(h[:, 2:3], axis=1)[0],
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_discover_keeps_a_unit_that_is_taken_by_itself(name):
+    def apply(p, s, x):
+        h = jnp.tanh(x @ p["in"])
+        return h @ p["out"] + ALONE[name](h)[:, None]
+
+    (group,) = discover(jp.Network(apply, PARAMS), IMAGES)
+    assert group.members[0].places(5)[:, 0].tolist() == [0, 1, 3, 4, 5]
+
+
+def test_discover_leaves_out_leaves_that_are_multiplied_with_themselves():
+    squared = jp.Network(lambda p, s, x: jnp.tanh(x @ p["in"]) @ (p["out"] * p["out"]), PARAMS)
+    assert "no leaves" in discover(squared, IMAGES).left_out["in"][1]
+
+    def apply(p, s, x):
+        left, right = x @ p["in"], x @ p["other"]
+        return (jnp.sum(left @ right.T, 1) + jnp.sum(left @ jnp.tanh(x @ p["third"]).T, 1))[:, None]
+
+    params = {name: RNG.normal(size=(3, 6)) for name in ("in", "other", "third")}
+    reason = discover(jp.Network(apply, params), IMAGES).left_out["third"][1]
+    assert reason == "leaves that read it are multiplied with each other (dot_general)"
+
+
 def test_discover_leaves_out_leaves_that_make_and_read():
     net = jp.Network(lambda p, s, x: jnp.tanh(x @ p["in"]) @ p["in"].T @ jnp.ones((3, 2)), {"in": PARAMS["in"]})
     assert discover(net, IMAGES).left_out["in"][1] == "'in' both makes and reads it"
@@ -221,6 +253,12 @@ def test_discover_ties_the_state_that_a_step_returns():
     state = {"mean": np.zeros(6)}
     (group,) = discover(jp.Network(apply, params, state, each), IMAGES)
     assert {member.leaf for member in group.members} == {"in", "mean", "scale", "out"}
+
+    def written(p, s, x, rngs):  # and never read
+        return apply(p, s, x), {**s, "last": (x @ p["in"]).max(0)}
+
+    (group,) = discover(jp.Network(apply, params, {**state, "last": np.zeros(6)}, written), IMAGES)
+    assert {member.leaf for member in group.members} == {"in", "last", "mean", "scale", "out"}
     assert not discover(jp.Network(apply, params, state, other), IMAGES).groups
     for wrong in ({"mean": IMAGES}, {"mean": np.zeros(6), "more": np.zeros(6)}, ()):
         with pytest.raises(ValueError, match="a state like the one it takes"):
