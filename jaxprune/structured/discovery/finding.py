@@ -100,6 +100,9 @@ def discover(
     of units that it was written with (``1 / sqrt(k)``), the smaller network does too.  ``found.notes`` names groups
     along which the program has arrays or counts of its own.
 
+    Residual branches, values that are added to the very stream they are made from, are ``found.layers``.  Statistics
+    that are recomputed over fewer units, and dimensions that differ from head to head, are out of scope.
+
     Nothing is evaluated or compiled.  ``train_apply`` is analysed too, where there is one; state that it returns goes
     with state that it reads.
 
@@ -114,8 +117,8 @@ def discover(
         letter of two operands that no result has is summed over, of their product; ``_`` stays.
 
     Returns:
-      The groups, gated where they are read: they have no sites.  ``jp.structured.gated``, ``remove`` and ``verify``
-      take them as they are.
+      The groups, gated where they are read: they have no sites.  ``jp.structured.gated`` and ``verify`` take them as
+      they are, ``compact`` removes units, and ``Traced`` is the specification that a search takes.
 
     Raises:
       ValueError: leaves of parameters and state that share a name, a program with side effects, outputs that do not
