@@ -39,8 +39,9 @@ def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
       The smaller network, its leaves of NumPy.
 
     Raises:
-      ValueError: groups that were not discovered, or in another network; gates that do not fit; fewer units than a
-        floor.  When it is evaluated: at this size of the images the units do not go together as they did.
+      ValueError: groups that were not discovered, or in another network, or with descriptions of primitives; gates that
+        do not fit; fewer units than a floor.  When it is evaluated: at this size of the images the units do not go
+        together as they did; a function with a derivative rule of its own sums over units that are gone.
 
     >>> from jaxprune.structured.discovery import discover
     >>> params = {"in": np.ones((3, 4)), "out": np.ones((4, 2))}
@@ -144,6 +145,11 @@ class Traced:
             raise ValueError(
                 f"groups: expected what jp.structured.discover returned, but got a {type(groups).__name__}. For groups "
                 "that were declared there are jp.structured.Declared and jp.structured.remove."
+            )
+        if groups.described:
+            raise ValueError(
+                f"groups: expected primitives that jaxprune knows, but {', '.join(groups.described)} was described. "
+                "Units are gated there, but the primitive cannot be made smaller: use jp.structured.Declared."
             )
         full = Full.of(network)
         if full.shapes != groups.shapes:

@@ -106,6 +106,11 @@ class Cutting:
                 return self.run(inner, operands, here)
             kept = {key: equation.params[key] for key in ("policy", "prevent_cse") if key in equation.params}
             return jax.checkpoint(lambda *inputs: self.run(inner, inputs, here), **kept)(*operands)
+        if name in ("custom_jvp_call", "custom_vjp_call") and self._ends_inside(here):
+            raise ValueError(
+                f"network: a function with a derivative rule of its own ({name}) sums over units that are removed. Its "
+                "rule cannot be made smaller: keep those units, or leave the rule out where the network is compacted."
+            )
         if name == "custom_jvp_call":
             return self._custom(equation, operands, record, here)
         if untouched or name in _AS_THEY_ARE:
@@ -115,6 +120,12 @@ class Cutting:
         if name in ("slice", "split"):
             return [self._part(operands[0], record.before[0], axes) for axes in self._parts(equation, record)]
         return self._at_full_size(equation, operands, record)
+
+    def _ends_inside(self, here: Path) -> bool:
+        """Whether units that are gone are summed over inside of an equation, where copies of others would count."""
+        return any(
+            one.place[: len(here)] == here and not self.alive(one.nodes).all() for one in self.walk.facts.contractions
+        )
 
     def _at_full_size(self, equation: core.JaxprEqn, operands: Sequence[Any], record: Record) -> list[Any]:
         full = [self.whole(one, axes) for one, axes in zip(operands, record.before, strict=True)]

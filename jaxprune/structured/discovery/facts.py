@@ -71,11 +71,13 @@ class Contraction:
       nodes: the indices summed over.
       leaves: for each factor the leaves, and their axes, that it is linear in: their zeros end the units there.
       step: in words.
+      place: of the equation, and of those that hold it.
     """
 
     nodes: Nodes
     leaves: tuple[frozenset[tuple[int, int]], ...]
     step: str
+    place: tuple[int, ...]
 
 
 @dataclass
@@ -123,7 +125,7 @@ class Facts:
             frozenset((one.leaf, at) for one in value.origins for at in one.axes[axis])
             for value, axis in sorted(sides, key=lambda side: side[0].source != WEIGHTS)
         ]
-        self.contractions.append(Contraction(nodes, tuple(leaves), self.indices.step))
+        self.contractions.append(Contraction(nodes, tuple(leaves), self.indices.step, self.place))
         if any(value.source == WEIGHTS for value, _ in sides):
             return 0
         self.statistics.setdefault(self.place, []).append(nodes)  # again in every turn of a loop, under the same bit

@@ -67,6 +67,11 @@ class Discovered(Sequence[Group]):
         """The shapes of the leaves, of parameters and then of the state."""
         return tuple(tuple(map(len, leaf.axes)) for leaf in self._leaves)
 
+    @property
+    def described(self) -> tuple[str, ...]:
+        """The primitives that were described by hand."""
+        return tuple(self._describe)
+
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]
 

@@ -313,3 +313,45 @@ def test_traced_is_searched():
     last = list(search(Traced.of(net, found), net))[-1]
     assert last.macs <= 0.5 * jp.cost.macs(net, (8, 8, 3))
     assert last.network(images()[:1]).shape == (1, 3)
+
+
+@jax.custom_vjp
+def _own_product(x, w):
+    return jnp.tanh(x) @ w
+
+
+_own_product.defvjp(lambda x, w: (_own_product(x, w), (x, w)), lambda kept, g: (0.1 * g @ kept[1].T, kept[0].T @ g))
+
+
+@jax.custom_jvp
+def _ruled_product(x, w):
+    return jnp.tanh(x) @ w
+
+
+@_ruled_product.defjvp
+def _(given, moves):
+    return _ruled_product(*given), 0.1 * moves[0] @ given[1] + given[0] @ moves[1]
+
+
+@pytest.mark.parametrize("product", [_own_product, _ruled_product], ids=["custom_vjp", "custom_jvp"])
+def test_compact_keeps_a_rule_that_makes_units_and_refuses_one_that_sums_over_them(product):
+    """Copies that stand in for units that are gone would be added up."""
+    rng = np.random.default_rng(0)
+    params, given = {"in": rng.normal(size=(3, 6)), "out": rng.normal(size=(6, 2))}, rng.normal(size=(5, 3))
+    makes = jp.Network(lambda p, s, x: product(x, p["in"]) @ p["out"], params)
+    gates = {"in": np.arange(6) % 2 > 0}
+    found = discover(makes, given)
+    slopes, outputs = measured(compact(makes, found, gates), given)
+    whole, want = measured(gated(makes, found, gates), given)
+    same(outputs, want)
+    same(slopes, sliced(whole, found, gates))
+    reads = jp.Network(lambda p, s, x: product(x @ p["in"], p["out"]), params)
+    with pytest.raises(ValueError, match="a derivative rule of its own"):
+        compact(reads, discover(reads, given), gates)(given)
+
+
+def test_compact_refuses_primitives_that_were_described():
+    net = built(Pooled())
+    found = discover(net, images(), describe={"mystery": lambda params, *shapes: "b c -> b c"})
+    with pytest.raises(ValueError, match="but mystery was described"):
+        compact(net, found, {})
