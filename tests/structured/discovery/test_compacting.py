@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax import lax
 
 import jaxprune as jp
 from jaxprune.structured import Traced, compact, discover, gated, ones, remove, verify
 from jaxprune.structured.removal import kept
+from tests.structured.discovery.comparing import measured, same, sliced
 from tests.structured.networks import random_weights
-
-CLOSE = 1e-12
 
 
 class VGG(nn.Module):
@@ -55,25 +53,6 @@ def images(size=8, count=4):
 def halves(groups):
     rng = np.random.default_rng(2)
     return {group.name: rng.permutation(group.size) < max(2, group.size // 2) for group in groups}
-
-
-@jax.jit
-def measured(network, images):
-    def read(params):
-        outputs = network.replace(params=params)(images)
-        return jnp.sum(jnp.sin(outputs) * jnp.arange(1, 1 + outputs.size).reshape(outputs.shape)), outputs
-
-    return jax.grad(read, has_aux=True)(network.params)
-
-
-def sliced(values, groups, gates):
-    return jp.tree.map_named(
-        lambda name, leaf: np.asarray(leaf)[np.ix_(*kept(name, leaf.shape, groups, gates))], values
-    )
-
-
-def same(got, want):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=CLOSE, atol=CLOSE), got, want)
 
 
 @pytest.mark.parametrize("module", [VGG(), Pooled()], ids=["vgg", "pooled"])
@@ -170,73 +149,6 @@ def test_compact_keeps_exact_second_order():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), got, sliced(want, found, gates))
 
 
-@jax.custom_vjp
-def _clipped(x):
-    return jnp.tanh(x)
-
-
-_clipped.defvjp(lambda x: (_clipped(x), x), lambda x, g: (jnp.clip(g, -0.1, 0.1),))
-
-
-def _looped(p, x):
-    x = lax.scan(lambda c, w: (jax.nn.relu(c) * w, None), x, p["turns"], reverse=True)[0]
-    x = lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.sin(c[1]) * p["scale"]), (0, x))[1]
-    return lax.cond(jnp.asarray(False), lambda x: x, lambda x: 2 * x + p["scale"], x)
-
-
-WAYS = {
-    "a derivative rule at its tie": lambda p, x: jax.nn.relu(p["scale"] - lax.stop_gradient(p["scale"])) + x,
-    "relu6 and gelu": lambda p, x: jax.nn.relu6(x) + jax.nn.gelu(x),
-    "logaddexp": lambda p, x: jnp.logaddexp(x, p["scale"]),
-    "a backward pass of its own": lambda p, x: _clipped(x),
-    "checkpoint": lambda p, x: jax.checkpoint(lambda x: jax.nn.silu(x) * p["scale"])(x),
-    "counts and constants": lambda p, x: x * jnp.arange(6.0) + np.arange(6.0)[::-1],
-    "an order": lambda p, x: x[:, np.array([3, 1, 0, 2, 5, 4])],
-    "parts": lambda p, x: jnp.concatenate([x[:, 3:], x[:, :3], x[:, ::2]], -1)[:, :6],
-    "padded": lambda p, x: jnp.pad(x, ((0, 0), (2, 0)))[:, 1:7] * p["scale"],
-    "looked up": lambda p, x: x + p["turns"].at[0].set(1.0)[jnp.argmax(x[:, :1] * 0, 1)],
-    "sorted, and the first": lambda p, x: jnp.sort(x, 0) + lax.top_k(x.T, 1)[0][:, 0],
-    "tiled": lambda p, x: jnp.tile(x[:, :3], (1, 2)) * p["scale"],
-    "updated": lambda p, x: lax.dynamic_update_slice(x, p["turns"][:2], (1, 0)),
-    "heads": lambda p, x: jnp.tanh(x.reshape(-1, 2, 3) * p["scale"][:2, None]).reshape(-1, 6),
-}
-
-
-@pytest.mark.parametrize("name", WAYS)
-def test_compact_rewrites(name):
-    rng = np.random.default_rng(0)
-    params = {
-        "in": rng.normal(size=(3, 6)),
-        "scale": 1 + 0.1 * rng.normal(size=6),
-        "turns": rng.normal(size=(3, 6)),
-        "out": rng.normal(size=(6, 2)),
-    }
-    net, given = jp.Network(lambda p, s, x: WAYS[name](p, x @ p["in"]) @ p["out"], params), rng.normal(size=(5, 3))
-    found = discover(net, given, inner=True)
-    assert len(found) > 0
-    gates = {group.name: np.arange(group.size) % 2 == 0 for group in found}
-    slopes, outputs = measured(compact(net, found, gates), given)
-    whole, want = measured(gated(net, found, gates), given)
-    same(outputs, want)
-    same(slopes, sliced(whole, found, gates))
-
-
-def test_compact_follows_loops():
-    """Loops have forward derivatives only where they are ``while``: values, and a tangent."""
-    rng = np.random.default_rng(0)
-    params = {
-        "in": rng.normal(size=(3, 6)),
-        "scale": rng.normal(size=6),
-        "turns": rng.normal(size=(3, 6)),
-        "out": rng.normal(size=(6, 2)),
-    }
-    net, given = jp.Network(lambda p, s, x: _looped(p, x @ p["in"]) @ p["out"], params), rng.normal(size=(5, 3))
-    found = discover(net, given)
-    gates = {"in": np.arange(6) % 3 > 0}
-    pairs = [(one, jax.jvp(one, (given,), (given,))) for one in (compact(net, found, gates), gated(net, found, gates))]
-    same(pairs[0][1], pairs[1][1])
-
-
 def test_compact_can_be_compacted_again():
     net = built(VGG())
     found = discover(net, images())
@@ -313,41 +225,6 @@ def test_traced_is_searched():
     last = list(search(Traced.of(net, found), net))[-1]
     assert last.macs <= 0.5 * jp.cost.macs(net, (8, 8, 3))
     assert last.network(images()[:1]).shape == (1, 3)
-
-
-@jax.custom_vjp
-def _own_product(x, w):
-    return jnp.tanh(x) @ w
-
-
-_own_product.defvjp(lambda x, w: (_own_product(x, w), (x, w)), lambda kept, g: (0.1 * g @ kept[1].T, kept[0].T @ g))
-
-
-@jax.custom_jvp
-def _ruled_product(x, w):
-    return jnp.tanh(x) @ w
-
-
-@_ruled_product.defjvp
-def _(given, moves):
-    return _ruled_product(*given), 0.1 * moves[0] @ given[1] + given[0] @ moves[1]
-
-
-@pytest.mark.parametrize("product", [_own_product, _ruled_product], ids=["custom_vjp", "custom_jvp"])
-def test_compact_keeps_a_rule_that_makes_units_and_refuses_one_that_sums_over_them(product):
-    """Copies that stand in for units that are gone would be added up."""
-    rng = np.random.default_rng(0)
-    params, given = {"in": rng.normal(size=(3, 6)), "out": rng.normal(size=(6, 2))}, rng.normal(size=(5, 3))
-    makes = jp.Network(lambda p, s, x: product(x, p["in"]) @ p["out"], params)
-    gates = {"in": np.arange(6) % 2 > 0}
-    found = discover(makes, given)
-    slopes, outputs = measured(compact(makes, found, gates), given)
-    whole, want = measured(gated(makes, found, gates), given)
-    same(outputs, want)
-    same(slopes, sliced(whole, found, gates))
-    reads = jp.Network(lambda p, s, x: product(x @ p["in"], p["out"]), params)
-    with pytest.raises(ValueError, match="a derivative rule of its own"):
-        compact(reads, discover(reads, given), gates)(given)
 
 
 def test_compact_refuses_primitives_that_were_described():
