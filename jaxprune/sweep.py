@@ -24,8 +24,8 @@ def work(
 
     Runs that share what is prepared follow each other, and every process goes first to where the fewest others are, so
     that hardly anything is prepared twice.  Where others are at work already it begins at the end, since runs beside
-    each other may share results, and those of equal methods programs.  A run that fails is noted with its traceback, and the others go on; what
-    fails in preparing fails for all runs that need it.
+    each other may share results, and those of equal methods programs.  A run that fails is noted with its traceback,
+    and the others go on; what fails in preparing fails for all runs that need it.
 
     Args:
       store: where records, failures and claims are.
