@@ -89,7 +89,7 @@ class Placement:
         if other := [name for name, kind in kinds.items() if kind != AxisType.Auto]:
             raise ValueError(
                 f"mesh: expected Auto axes, but {', '.join(other)} is {kinds[other[0]]}, under which linen networks "
-                "and vmapped products fail. Make it by jp.mesh.make(), or by jax.make_mesh with axis_types=(AxisType.Auto,)."
+                "and vmapped products fail. Make it by jp.mesh.make(), or with axis_types=(AxisType.Auto, ...)."
             )
 
     @property
