@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from matplotlib.figure import Figure
 
 import jaxprune as jp
@@ -20,14 +19,14 @@ from experiments.shared import conditions, pages, pruned
 from experiments.shared.conditions import Conditions
 from experiments.shared.frozen_heads import World, accuracies, finetuned, prepare
 from experiments.shared.methods import DENSE, Method, Methods, parsed
-from experiments.shared.results import Case, Claim, Results, Table, above_zero, fields_of, keeps
+from experiments.shared.results import GROUPS, Case, Claim, Results, Table, above_zero, fields_of, hits, keeps
 from experiments.shared.settings import Execution, each_once, positive
 from experiments.shared.splits import Inputs, open_inputs
 from experiments.shared.study import Study, command
 from experiments.shared.styles import dots, label, panels
 from jaxprune import check, report
 
-KINDS, GROUPS = ("n:m", "unstructured"), ("source", "transfer")
+KINDS = ("n:m", "unstructured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,6 @@ class Run(Conditions, Method):
 class Settings(Conditions, Execution):
     """Every method in every pattern, n:m and unstructured, for every seed; and the dense network."""
 
-    width: int = 8
     patterns: tuple[str, ...] = ("2:4", "1:4", "4:8", "2:8")
     """n of every m weights along the input axis stay; kernels whose input axis m does not divide stay dense."""
     methods: Methods = ("magnitude", "label/diagonal", "random")
@@ -62,7 +60,7 @@ def open_study(settings: Settings) -> Inputs:
     positive(settings, "margin")
     check.choice("rounds", str(settings.rounds), ["1"])  # a pattern is no sparsity that a schedule could reach
     conditions.check_conditions(settings, ("none", "surgeon"))
-    return conditions.completed(open_inputs(settings))
+    return conditions.completed(open_inputs(settings), usual={"width": 8})
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:
@@ -83,15 +81,10 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     """Prunes, fine-tunes on the source, and evaluates every task before and after."""
     net, mask, _ = pruned.prune(world, run, 0.0, lambda _: partial(select, pattern=run.pattern, kind=run.kind))
     tuned = finetuned(world, net, mask)
-    found = {"source": run.source, "chance": world.chances, "sparsity": jp.masks.sparsity(mask, world.prunable)}
+    found = {"source": run.source, "chance": world.chances, "pretrained": world.pretrained}
+    found["sparsity"] = jp.masks.sparsity(mask, world.prunable)
     before, after = (accuracies(world, one)["frozen"] for one in (net, tuned.network))
     return found | {"pruned": before, "finetuned": after, "finetune_rate": tuned.rate}
-
-
-def hits(metrics: dict[str, Any], group: str, stage: str = "finetuned") -> np.ndarray:
-    """Reads which test images of the source, or of the other tasks by name, are classified rightly: [n] of 0 and 1."""
-    chosen = [r["hits"] for task, r in sorted(metrics[stage].items()) if GROUPS[task != metrics["source"]] == group]
-    return np.frombuffer("".join(chosen).encode(), np.uint8) - 48.0
 
 
 def cases(group: str, **control: str) -> Callable[[Results], Iterator[Case]]:
@@ -139,7 +132,7 @@ def page(settings: Settings, results: Results, tested: Table) -> report.Page:
     pages.claims_table(made, tested)
     for _, rows in tested.groupby("claim", sort=False):
         pages.verdict_table(made, rows, "method", "pattern", label=label)
-    made.points(pages.done(settings, results.data))
+    made.points(pages.done(settings, results))
     return made
 
 

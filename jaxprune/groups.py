@@ -30,12 +30,90 @@ class Member:
       axis: the axis whose indices belong to the units.  None: the whole leaf, or subtree, belongs to a layer.
       each: how many neighbouring indices belong to one unit (the dimensions of a head).
       reads: whether the leaf reads the units (the next kernel), rather than make them (kernel, bias, normalisation).
+        Of a layer ``by_readers``: whether it is among the last leaves, whose zeros are the zero of what the layer adds.
+      offset: the first index of the first unit (behind what else was concatenated).
+      outer: how often the units are repeated along the axis (query, key and value in one kernel; the positions of a
+        flattened image).
+      stride: how far a repetition is from the one before; of one alone, the length of an axis that has other indices
+        too.  None: ``size * each``, no others between.
+      indices: the indices of every unit, where they follow no such rule (a shuffle); the other fields then say nothing.
     """
 
     leaf: str
     axis: int | None = None
     each: int = 1
     reads: bool = False
+    offset: int = 0
+    outer: int = 1
+    stride: int | None = None
+    indices: tuple[tuple[int, ...], ...] | None = None
+
+    def places(self, size: int) -> np.ndarray:
+        """Lists the indices along the axis that belong to each of ``size`` units: whole numbers [size, n].
+
+        ``offset + repetition * stride + unit * each + (0, ..., each - 1)``.
+
+        >>> Member("qkv/kernel", 1, each=2, outer=3).places(2).tolist()
+        [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+        """
+        if self.indices is not None:
+            return np.array(self.indices, dtype=int).reshape(size, -1)
+        stride = size * self.each if self.stride is None else self.stride
+        unit, repetition, neighbour = np.ix_(np.arange(size), np.arange(self.outer), np.arange(self.each))
+        return (self.offset + repetition * stride + unit * self.each + neighbour).reshape(size, -1)
+
+    def unit_of(self, size: int, length: int) -> np.ndarray:
+        """Says to which of ``size`` units every index of an axis belongs, -1 where to none: whole numbers [length].
+
+        >>> Member("dense/kernel", 0, offset=1).unit_of(2, 4).tolist()
+        [-1, 0, 1, -1]
+        """
+        units, places = np.full(length, -1), self.places(size)
+        units[places] = np.arange(size)[:, None]
+        return units
+
+    def is_whole(self) -> bool:
+        """Whether the units lie side by side and are all of the axis: ``size * each`` indices, and no others."""
+        alone = self.offset == 0 and self.outer == 1 and self.stride is None and self.indices is None
+        return self.axis is not None and alone
+
+
+def members_of(leaf: str, axis: int, places: np.ndarray, length: int, *, reads: bool = False) -> tuple[Member, ...]:
+    """Says in as few members as can be which indices of an axis belong to each unit.
+
+    Args:
+      leaf: the name of the leaf.
+      axis: its axis.
+      places: whole numbers [size, n], those of a unit in rising order.
+      length: that of the axis.
+      reads: as in ``Member``.
+
+    >>> members_of("dense", 0, np.array([[4, 14], [5, 15]]), 20)
+    (Member(leaf='dense', axis=0, each=1, reads=False, offset=4, outer=2, stride=10, indices=None),)
+    """
+    size, count = places.shape
+    first = places[0] if count else np.zeros(0, int)
+    runs = np.split(np.arange(count), np.flatnonzero(np.diff(first) != 1) + 1) if count else []
+    each = len(runs[0]) if runs else 0
+    if size > 1 and runs and (step := int(places[1, 0] - places[0, 0])) > 0 and each % step == 0 and each > step:
+        each = step  # repetitions that touch: (head, dimension) of one unit of each
+        runs = np.split(np.arange(count), np.arange(each, count, each))
+    starts = [int(first[run[0]]) for run in runs]
+    found: list[Member] = []
+    while starts:
+        gap = starts[1] - starts[0] if len(starts) > 1 else None
+        outer = 1
+        while gap is not None and outer < len(starts) and starts[outer] - starts[outer - 1] == gap:
+            outer += 1
+        gap = gap if outer > 1 else length
+        stride = None if gap == size * each else gap
+        found.append(Member(leaf, axis, each, reads, starts[0], outer, stride))
+        starts = starts[outer:]
+    said = np.sort(np.concatenate([member.places(size) for member in found], axis=1), axis=1) if found else places
+    if said.shape == places.shape and (said == places).all():
+        return tuple(found)
+    rows = tuple(tuple(int(index) for index in row) for row in places)
+    return (Member(leaf, axis, count, reads, indices=rows),)
 
 
 @dataclass(frozen=True)
@@ -51,6 +129,9 @@ class Group:
         dimensions), as many as a member has in ``each``; unused by a layer, which gates the whole value.
       floor: so many units stay.  For a layer: so many of the layers of its stage stay.
       stage: the layers of one stage share their floor.
+      by_readers: whether it has no sites, and is gated where it is read instead, by zeros in the members that read it.
+        It takes a group whose readers are all among them, each linear and nothing else: ``jp.structured.discover``
+        lists such.
     """
 
     name: str
@@ -60,6 +141,7 @@ class Group:
     axis: int = -1
     floor: int = 1
     stage: str = ""
+    by_readers: bool = False
 
     @property
     def is_layer(self) -> bool:

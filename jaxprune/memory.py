@@ -9,9 +9,14 @@ import jax
 
 from jaxprune import check
 
+_LIMIT = "JAXPRUNE_MEMORY"
+
 
 def available(memory: int | None) -> int:
     """Returns the bytes that may be taken: what was asked for, or half of what is free on the device.
+
+    The environment variable JAXPRUNE_MEMORY says how many bytes this process may hold in all, such as 4e9; what it
+    holds already is not free then.
 
     With several processes it is half of what a device has: what is free differs between hosts, and all must compile the
     same programs.
@@ -70,4 +75,21 @@ def _free() -> int:
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, int(text) - int(used.read_text()))
+    if asked := os.environ.get(_LIMIT):
+        free = min(free, _limit(asked) - _held())
     return max(free, 0)
+
+
+def _limit(asked: str) -> int:
+    try:
+        limit = float(asked)
+        check.positive(_LIMIT, limit)
+        return int(limit)
+    except ValueError:
+        raise ValueError(f"{_LIMIT}: expected a number of bytes above 0, such as 4e9, but got {asked!r}.") from None
+
+
+def _held() -> int:
+    """What this process holds."""
+    table = Path("/proc/self/statm")
+    return int(table.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if table.exists() else 0

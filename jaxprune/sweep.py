@@ -24,8 +24,8 @@ def work(
 
     Runs that share what is prepared follow each other, and every process goes first to where the fewest others are, so
     that hardly anything is prepared twice.  Where others are at work already it begins at the end, since runs beside
-    each other may share results.  A run that fails is noted with its traceback, and the others go on; what
-    fails in preparing fails for all runs that need it.
+    each other may share results, and those of equal methods programs.  A run that fails is noted with its traceback,
+    and the others go on; what fails in preparing fails for all runs that need it.
 
     Args:
       store: where records, failures and claims are.
@@ -60,7 +60,7 @@ def work(
         claimed = store.claimed()
         key = min(groups, key=lambda one: len(claimed & groups[one].keys()))
         prepared, group = _Prepared(prepare, key), groups.pop(key)
-        order = reversed(group.values()) if claimed & group.keys() else group.values()
+        order = reversed(group.values()) if claimed else group.values()
         for run in order:
             published += _do(store, run, prepared, measure, finished)
     return published

@@ -39,7 +39,8 @@ RIGHT = 18
 
 # The study: every option that is not its default.  Images and batches are few enough for 4 GB.
 STUDY = ["--image", str(SIDE), "--seeds", "0", "1", "2", "--most-per-class", "50", "--largest-batch", "50"]
-STUDY += ["--sketch", "32"]
+STUDY += ["--sketch", "32", "--blocks", "128"]
+MEMORY = "4e9"
 # What --quick changes of it: one seed, one method, few images.
 QUICK = ["--seeds", "0", "--most-per-class", "20", "--largest-batch", "20", "--batch-size", "10"]
 QUICK += [
@@ -86,7 +87,9 @@ def main() -> int:
     options += ["--out", str(folder / ("quick" if quick else "study")), *(STUDY + QUICK if quick else STUDY)]
     options += [one for one in arguments if one != "--quick"]
     # Of an option that is given twice the last one counts.
-    return subprocess.run([sys.executable, "-m", "experiments.transfer", *options], cwd=ROOT, check=False).returncode
+    environment = {"JAXPRUNE_MEMORY": MEMORY, **os.environ}
+    command = [sys.executable, "-m", "experiments.transfer", *options]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 # Fetching.

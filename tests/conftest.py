@@ -28,6 +28,7 @@ QUICKLY = {
     "geometry",
     "libraries",
     "models",
+    "pruning",
     "scores",
     "similarity",
     "sites",
@@ -35,7 +36,6 @@ QUICKLY = {
     "test_architecture.py",
     "test_contract.py",
     "test_optim.py",
-    "test_pruning.py",
 }
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
@@ -64,6 +64,16 @@ LONGEST = (
     "test_folded.py",
     "test_axes.py",
 )
+
+
+# Traces are many objects and few cycles: looking for these took a twelfth of the time.
+gc.set_threshold(50_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: it need not be looked at again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

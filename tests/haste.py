@@ -8,7 +8,12 @@ from unittest import mock
 import jax
 from jax._src import compiler
 
-OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+OPTIONS: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    # Cut into parts for many cores, a program takes half as long again, and workers have no cores to spare.
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 # The emitters that jax 0.10 brought take nearly twice as long; from 0.11 on there are no others.
 if jax.__version_info__ < (0, 11):
     OPTIONS["xla_cpu_use_fusion_emitters"] = False

@@ -226,7 +226,7 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
 def test_readme_commands_exist():
     text = (ROOT / "README.md").read_text()
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    modules = ("transfer", "methods", "landscape", "joint", "representation", "patterns", "shared")
+    modules = ("transfer", "methods", "gates", "landscape", "joint", "representation", "patterns", "shared")
     names = ("demo", "test", "benchmark", "check_pytorch", "convert", "faults", "coverage", "figures", "real")
     scripts = {f"scripts/{name}" for name in names}
     assert {f"experiments.{name}" for name in modules} | scripts == commands

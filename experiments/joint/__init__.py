@@ -16,12 +16,13 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments.joint import page, tables
+from experiments.joint.options import method_of
 from experiments.joint.results import Results, claims, evenly
 from experiments.joint.search import LOSS, World, batches, search_steps, transformation
 from experiments.joint.settings import FRACTIONS, RADIUS, VERSION, Inputs, Run, Settings, open_study, plan, quirks
 from experiments.joint.trajectory import as_text
 from experiments.shared import study
-from experiments.shared.checkpoints import trained
+from experiments.shared.checkpoints import initialised, trained
 from jaxprune.evaluate import robustness, transfer
 from jaxprune.structured import Step
 
@@ -32,7 +33,7 @@ def prepare(settings: Settings, inputs: Inputs, seed: int) -> World:
     parts = jp.data.split(images.labels, images.name, seed, FRACTIONS)
     data = {name: jp.data.select(images, indices) for name, indices in parts.items()}
     module = jp.models.resnet_cifar(settings.depth, len(images.classes), settings.width, keras=settings.keras)
-    variables = jax.jit(module.init)(jax.random.key(seed), data["training"]["image"][:1])
+    variables = initialised(module, jax.random.key(seed), data["training"]["image"][:1])
     dense = trained(
         settings.out,
         jp.Network.from_linen(module, variables, train={"train": True}),
@@ -70,6 +71,7 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     described = [
         {
             **{name: getattr(step, name) for name in ("number", "kind", *tables.COUNTS, "removed", "scores")},
+            **vars(method_of(vars(run), step.kind)),
             "shape": step.specification.describe(),
             "hits": as_text(transfer.correct(reopened(step), batches(test))),
         }

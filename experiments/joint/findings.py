@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.joint.figures import BUDGETS, label
+from experiments.joint.options import OBJECTIVES, method_of
 from experiments.joint.results import (
     CONTROLS,
     SLACK,
@@ -92,6 +93,8 @@ tuned for {s.brief_steps} training steps, the chooser keeps one, which is tuned 
 rate {s.tune_rate:g}, batches of {s.batch_size}).{parent} It ends when {end}, or when no candidate can be made. Choosers
 start from the same dense network of a seed and tune with the same seeds.
 
+Objective, score, update.| {axes}
+
 What a step removes.| Equal {budgets}, {amount}{filters}. Layers are whole residual blocks with an identity shortcut,
 rated by the criterion {s.layer_criterion!r}; neurons are filters inside blocks, rated by {s.neuron_criterion!r} and
 compared across blocks by {s.allocation!r}. Of equal candidates the layer is kept. Every stage keeps two blocks, every
@@ -132,6 +135,16 @@ _NO_CONTROL = (
 )
 
 
+def axes(settings: Any) -> str:
+    """Says of each kind of step what is to stay, what ranks and what moves the rest, as steps.csv has it."""
+    said = []
+    for kind, what in (("layer", "Layers"), ("neurons", "Neurons")):
+        found = method_of(vars(settings), kind)
+        meaning = f" ({OBJECTIVES[found.objective]})" if found.objective in OBJECTIVES else ""
+        said.append(f"{what}: {found.objective}{meaning}, {found.score}, {found.update}.")
+    return f"{' '.join(said)} The control: none, dense, training."
+
+
 def method(settings: Any, results: Results) -> list[tuple[str, str]]:
     """Says how the study was made, and what it leaves open."""
     parent = f" {chosen(settings.distil)} of the loss is the cross-entropy to the parent's outputs."
@@ -141,6 +154,7 @@ def method(settings: Any, results: Results) -> list[tuple[str, str]]:
         parent=parent if settings.distil else "",
         end=gone if settings.target else "no layer can go any more",
         budgets=" and ".join(BUDGETS[budget] for budget in results.budgets),
+        axes=axes(settings),
         amount=f"{chosen(settings.share)} of the dense network" if settings.share else "one block's worth",
         filters=" (by filters: exactly as many as the layer has)" if "filters" in results.budgets else "",
         variant="in the variant of Keras's examples" if settings.keras else "with BatchNorm",

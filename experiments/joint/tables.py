@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.joint.options import method_of
 from experiments.joint.results import (
     Networks,
     Results,
@@ -53,7 +54,14 @@ def steps(results: Results) -> Table:
 
 def _step(run: Searched, step: dict[str, Any]) -> dict[str, Any]:
     number, blocks = step["number"], step["shape"]["blocks"].items()
-    row = {**_keys(run), "step": number, "kind": step["kind"], **_counts(step), "removed": run.removed[number]}
+    row = {
+        **_keys(run),
+        "step": number,
+        "kind": step["kind"],
+        **vars(method_of(run.config, step["kind"])),
+        **_counts(step),
+        "removed": run.removed[number],
+    }
     row |= {"accuracy": float(np.mean(run.hits(number))), "n": len(run.labels)}
     for kind in ("layer", "neurons"):
         row |= {f"{kind}_{name}": step["removed"].get(kind, {}).get(name) for name in COUNTS}

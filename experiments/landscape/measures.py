@@ -85,6 +85,7 @@ def measure(scene: Scene, run: Run) -> dict[str, Any]:
     found = sparsities(world, mask)
     return {
         "tasks": scene.tasks,
+        **({} if world.pretrained is None else {"pretrained": world.pretrained}),
         "accuracy": {
             stage: {role: accuracy(scene.images[role])(scene.headed(network, role))["accuracy"] for role in scene.tasks}
             for stage, network in stages.items()

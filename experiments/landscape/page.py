@@ -185,10 +185,11 @@ def _spectra_table(page: report.Page, measured: Table) -> None:
 
 
 def _method(page: report.Page, settings: Any, results: Results) -> None:
+    network = pages.network(settings, results.records[0]["data"], results.metrics("dense"))
     page.section("How it was done")
     page.points(
         {
-            "Networks.": f"{pages.network(settings, results.records[0]['data'])} Pruned by one mask per method, "
+            "Networks.": f"{network} Pruned by one mask per method, "
             f"global over all kernels but the classifier's; fine-tuned for {settings.finetune_steps} steps of "
             f"Adam on the source through its frozen head, {pages.rate(settings)}. Controls: a random mask of equal "
             "sparsity, and the dense network fine-tuned alike.",

@@ -40,6 +40,10 @@ class Results:
         images = ", ".join(f"{size} ({role})" for role, size in sizes.items())
         return f"{counted(len(self.seeds), 'seed')}; n = {images} images of each."
 
+    def metrics(self, method: str) -> list[dict[str, Any]]:
+        """Returns the metrics of a network, one for each seed."""
+        return self._runs[method]
+
     def each(self, method: str, read: Callable[[dict[str, Any]], Any]) -> np.ndarray:
         """Reads a number, or a list, from the metrics of every seed: [seeds, ...]."""
         return np.array([read(metrics) for metrics in self._runs[method]], np.float64)

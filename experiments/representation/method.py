@@ -7,7 +7,8 @@ from experiments.representation.figures import rung_label
 from experiments.representation.networks import LOSS
 from experiments.representation.quantities import ACCURACY, CUES, DECIDE, FIND, LOOK, NEED, ODD
 from experiments.representation.results import Results
-from experiments.representation.settings import BUGS, LADDER, LEGACY, RANDOM, SNIP
+from experiments.representation.settings import BUGS, LADDER, LEGACY, OBJECTIVES, RANDOM, SNIP, ladder_method
+from experiments.shared import named
 from experiments.shared.pages import DATA, INTERVALS, chosen, counted, joined
 from experiments.shared.styles import label
 from jaxprune import tree
@@ -32,10 +33,10 @@ def approach(settings: Any, results: Results) -> dict[str, str]:
         f"cosine decay that start anew on every rung, batches of {settings.batch_size}, "
         f"{LOSS.__name__.replace('_', ' ')}.",
         "Ladder.": f"The dense network is trained for {settings.first_steps} steps. Then {chosen(settings.share)} of "
-        f"the weights that are left go, those that rank lowest by {label(settings.score)} over all prunable kernels at "
-        f"once, and the network is trained for {settings.steps} steps from the weights that it has: "
-        f"{', '.join(rungs)}. Sparsity is that of the prunable kernels{positions}; the share of all kernels is in the "
-        f"last table.{left_out}",
+        f"the weights that are left go, those that rank lowest by {label(settings.method)} over all prunable kernels "
+        f"at once, and the network is trained for {settings.steps} steps from the weights that it has: "
+        f"{', '.join(rungs)}. {_axes(settings)} Sparsity is that of the prunable kernels{positions}; the share of all "
+        f"kernels is in the last table.{left_out}",
         "Controls.": " ".join(text for arm, text in _CONTROLS.items() if not arm or arm in arms),
         "Statistics.": f"{counted(len(results.seeds), 'seed')}. {INTERVALS} Gains are paired by seed and image, signed "
         "so that above 0 is better, and the intervals of a ladder hold at once (Šidák 1967), since the best of several "
@@ -51,6 +52,15 @@ def approach(settings: Any, results: Results) -> dict[str, str]:
         "Swin-V2-T and ViT-B/32 on ImageNet. Numbers on other data, networks and training are not comparable with "
         "theirs.",
     }
+
+
+def _axes(settings: Any) -> str:
+    """Says what is asked to stay, what ranks, and what moves, as records say it."""
+    found = ladder_method(settings)
+    asked = f"{found.objective} ({OBJECTIVES[found.objective]})" if found.objective in OBJECTIVES else "none"
+    moved = "surgeon (kept weights are re-adjusted in the block of their unit), then training"
+    update = moved if found.update == "surgeon" else "none but the training"
+    return f"Objective: {asked}; score: {named.label(found.score)}; update: {update}."
 
 
 _WIDTHS = {

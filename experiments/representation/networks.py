@@ -13,12 +13,14 @@ import optax
 import jaxprune as jp
 from experiments.representation.architectures import digest, find
 from experiments.representation.data import Images
-from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Decisive
+from experiments.representation.settings import CONTROL, LADDER, RANDOM, SNIP, Settings, ladder_method
 from experiments.shared import options
-from experiments.shared.checkpoints import trained
+from experiments.shared.checkpoints import initialised, trained
 from jaxprune.pruning import Rung
 
 LOSS = jp.losses.cross_entropy
+DAMPING = 1e-2
+"""Of scores and updates of the surgeon, relative to the mean diagonal of a leaf."""
 _SCORED = 256  # training images that a score sees
 
 
@@ -29,19 +31,22 @@ class Trainings:
     ``checkpoints.trained``.  The seed is that of the initialisation, of the order of images and of random masks.
     """
 
-    def __init__(self, settings: Decisive, architecture: str, seed: int, images: Images, out: Path) -> None:
+    def __init__(self, settings: Settings, architecture: str, seed: int, images: Images, out: Path) -> None:
         self._settings, self._seed, self._images, self._out = settings, seed, images.training(), out
         self._kind = find(architecture)
         self._named = digest(architecture, settings.image)
         module = self._kind.module(len(images.test.classes), settings.image)
-        variables = jax.jit(module.init)(jax.random.key(seed), self._images["image"][:1])
+        variables = initialised(module, jax.random.key(seed), self._images["image"][:1])
         self._start = jp.Network.from_linen(module, variables, train={"train": True})
         self.everything = jp.tree.prunable(self._start.params)
         unpruned = self._kind.unpruned if settings.legacy else ""
         self.prunable = options.prunable(self._start.params, settings.exclude, unpruned)
         self._scored = [{name: values[:_SCORED] for name, values in self._images.items()}]
-        configured = options.ScoreOptions(LOSS, self.prunable, seed, damping=1e-2)
-        self._score = options.score("score", settings.score, configured)
+        method = ladder_method(settings)
+        loss = jp.losses.distillation() if method.objective == "logits" else LOSS
+        configured = options.ScoreOptions(loss, self.prunable, seed, damping=DAMPING)
+        self._score = options.score("method", method.score, configured)
+        self._update = jp.scores.surgeon_update(loss, damping=DAMPING) if method.update == "surgeon" else None
         self._targets = jp.schedules.ladder(settings.rungs, settings.share)
         self._reached: dict[str, tuple[Iterator[Rung], Rung]] = {}
 
@@ -61,7 +66,8 @@ class Trainings:
         rungs, last = self._reached.pop(arm, (None, None))
         if rungs is None or last is None or last.number > rung:
             targets = self._targets if arm == LADDER else (0.0,) * len(self._targets)
-            rungs = jp.pruning.ladder(self._start, self._score, self._scored, self.prunable, targets, self._train)
+            arguments = (self._start, self._score, self._scored, self.prunable, targets, self._train)
+            rungs = jp.pruning.ladder(*arguments, update=self._update)
             last = next(rungs)
         while last.number < rung:
             last = next(rungs)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import jaxprune as jp
 from experiments.representation.architectures import ARCHITECTURES, demand_readable, digest, find
 from experiments.shared import named, options
+from experiments.shared.methods import DENSE, Method, parse
 from experiments.shared.named import Named
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, at_most_images, each_once, listed
@@ -51,8 +52,6 @@ class Decisive:
     """Training steps of the dense network."""
     steps: int = 500
     """Training steps of every further rung, at a learning rate that starts anew."""
-    score: Annotated[Named, listed(options.SCORES, own=True)] = "magnitude"
-    """What ranks the weights from rung to rung; a function takes (network, batches), and loss if it has such."""
     share: float = 0.36
     """Of the weights that are left, pruned from rung to rung: 0.36 is two rungs of the paper, which prunes 0.2."""
     rungs: int = 8
@@ -71,7 +70,10 @@ class Decisive:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Decisive):
-    """A network on a rung of an arm, and one record."""
+    """A network on a rung of an arm, and one record.
+
+    Its three axes are those of its own arm, so that arms that ``--method`` does not change have equal records.
+    """
 
     seed: int
     architecture: str
@@ -79,6 +81,9 @@ class Run(Decisive):
     """A hash of what the architecture is: its module, its learning rate, and where it is read."""
     arm: str
     rung: int
+    objective: str
+    score: str
+    update: str
     distorted: bool
 
 
@@ -92,6 +97,11 @@ class Truth(Decisive):
 @dataclass(frozen=True)
 class Settings(Decisive, Execution):
     """For every architecture and seed the ladder, and its controls."""
+
+    method: Annotated[Named, listed(options.SCORES, own=True)] = "magnitude"
+    """What prunes from rung to rung, before training: [objective/]score[+update], such as label/diagonal or
+    logits/greedy+surgeon; objectives are label and logits.  A function scores: it takes (network, batches), and loss if
+    it has such."""
 
     architectures: _Architectures = tuple(ARCHITECTURES)
     """A function returns an Architecture of experiments.representation.architectures."""
@@ -108,6 +118,38 @@ class Settings(Decisive, Execution):
 
 LADDER, CONTROL, RANDOM, SNIP = "ladder", "control", "random", "snip"
 """The arms.  Control: the dense network, trained as often and as long as the ladder and not pruned."""
+
+OBJECTIVES: Mapping[str, str] = {
+    "label": "the loss of the labels",
+    "logits": "the squared distance to the outputs of the network as it stands",
+}
+"""What a score may ask to stay, of training images.  There is one task, and so no head of another; and features say
+nothing of the classifier behind them, which is pruned too."""
+
+_OTHERS = {CONTROL: DENSE, RANDOM: parse("random"), SNIP: parse("label/snip")}
+
+
+def ladder_method(settings: Settings) -> Method:
+    """Reads what prunes the ladder.
+
+    Raises:
+      ValueError: an objective or an update that this study has not; else as ``methods.parse``.
+    """
+    method = parse(settings.method, "method")
+    if method.objective != "none":
+        check.choice("method: objective", method.objective, OBJECTIVES, ordered=True)
+    if method.update not in ("none", "surgeon"):
+        raise ValueError(
+            f"method: expected no update or +surgeon, but got {method.word!r}. Between rungs training moves what "
+            f"stays; leave out +{method.update}."
+        )
+    return method
+
+
+def method_of(method: Method, arm: str, rung: int) -> Method:
+    """Says how the network of an arm was pruned: by the method of the ladder, by that of a control, or not."""
+    return _OTHERS.get(arm, method if rung else DENSE)
+
 
 LEGACY: Mapping[str, str] = {
     "Budget.": "Every rung is trained as long as the dense network.",
@@ -140,7 +182,7 @@ def resolved(settings: Settings) -> Settings:
     for name in _RUNGS:
         if getattr(settings, name) == getattr(Settings, name):
             changes[name] = tuple(rung for rung in getattr(settings, name) if rung < settings.rungs)
-    changes["score"] = named.versioned(settings.score, "score")
+    changes["method"] = ladder_method(settings).word
     return dataclasses.replace(
         settings,
         **changes,
@@ -151,7 +193,7 @@ def resolved(settings: Settings) -> Settings:
 def plan(settings: Settings, inputs: Any) -> list[Truth | Run]:
     """Lists the runs: of every seed its truth, then those of one architecture together, rung after rung."""
     del inputs
-    fields = fields_of(settings, Decisive)
+    fields, method = fields_of(settings, Decisive), ladder_method(settings)
     cells = [(LADDER, rung) for rung in range(settings.rungs)] + [(CONTROL, rung) for rung in range(1, settings.rungs)]
     cells += [(RANDOM, rung) for rung in settings.random_rungs] + [(SNIP, rung) for rung in settings.snip_rungs]
     networks = {name: digest(name, settings.image) for name in settings.architectures}
@@ -160,7 +202,8 @@ def plan(settings: Settings, inputs: Any) -> list[Truth | Run]:
         runs.append(Truth(**fields, seed=seed))
         for (name, network), (arm, rung) in itertools.product(networks.items(), cells):
             place = {"seed": seed, "architecture": name, "network": network, "arm": arm, "rung": rung}
-            runs.append(Run(**fields, **place, distorted=rung in settings.distorted_rungs))
+            axes = vars(method_of(method, arm, rung))
+            runs.append(Run(**fields, **place, **axes, distorted=rung in settings.distorted_rungs))
     return runs
 
 
@@ -177,7 +220,6 @@ def validate(settings: Settings) -> None:
         each_once(name, getattr(settings, name))
     for name in settings.distortions:
         check.choice("distortions", name, jp.data.DISTORTIONS)
-    options.check_score("score", settings.score)
     if not settings.margin >= 0:
         raise ValueError(f"margin: expected 0 or more, but got {settings.margin}.")
     _check_images(settings)

@@ -1,5 +1,6 @@
 """Networks that runs share: trained once, whoever comes first, and loaded by all others."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ import optax
 import jaxprune as jp
 from jaxprune import check, exclusive, records
 from jaxprune.types import Loss
+
+
+@partial(jax.jit, static_argnums=0)
+def initialised(module: Any, key: Any, images: Any) -> Any:
+    """Draws the variables of a linen module; modules that are equal share one program."""
+    return module.init(key, images)
 
 
 def trained(

@@ -1,16 +1,16 @@
 """Settings of studies that prune one network and test it on several tasks, with a frozen head for each."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
-import jaxprune as jp
-from experiments.shared import named, options
+from experiments.shared import architectures, named, options
 from experiments.shared.images import FORMS, OnError
 from experiments.shared.methods import UPDATES, parsed
 from experiments.shared.named import Named
-from experiments.shared.settings import each_once, fits, listed, positive
+from experiments.shared.settings import each_once, listed, positive
 from experiments.shared.splits import Inputs
 from jaxprune import check
 
@@ -37,22 +37,24 @@ class Conditions:
     """The task whose data prune and fine-tune the network.  Empty: the first task of the data."""
     network: Named = ""
     """A function that returns a jp.Network, or (jp.Network, Preprocess), which tags "features".  Empty: weights, or a
-    ResNet that is trained first."""
+    network that is trained first."""
     weights: str = ""
     """A file of pretrained weights, or a folder that jp.structured.save wrote."""
     architecture: str = ""
-    """Of the weights, such as torchvision/resnet50, moco_v2/resnet50 or dino/vit_s16."""
+    """Of the weights, such as torchvision/resnet50, moco_v2/resnet50 or dino/vit_s16.  Without weights, of what is
+    trained first: vit, or a ResNet where it is empty."""
     most_per_class: int = 0
     """Images of a class in each split, at most, where weights are given.  0: all."""
     largest_batch: int = 256
     """Images that are scored or evaluated at a time: it changes memory, and results by rounding only."""
-    depth: int = 8
-    """Depth of the CIFAR ResNet that is trained first, 6 n + 2."""
-    width: int = 6
-    """Channels of its first stage."""
-    pretrain_steps: int = 1000
-    pretrain_rate: float = 5e-3
-    """Peak learning rate of AdamW on cross-entropy over all classes, with cosine decay."""
+    depth: int | None = None
+    """Of what is trained first: of the ResNet, 6 n + 2, or blocks of the ViT.  None: 8, or 3."""
+    width: int | None = None
+    """Channels of its first stage, or features of a token, a multiple of 8.  None: 6, or 32."""
+    pretrain_steps: int | None = None
+    """None: 1000, or 5000 of the ViT."""
+    pretrain_rate: float | None = None
+    """Peak learning rate of AdamW on cross-entropy over all classes, with cosine decay.  None: 5e-3, or 4e-3."""
     batch_size: int = 64
     head: Annotated[str, listed(options.HEADS)] = "ridge"
     """What reads a task off the features."""
@@ -66,6 +68,8 @@ class Conditions:
     """Rounds of methods that update nothing, or by surgeon: 1 is one-shot, more re-score (exponential schedule)."""
     round_share: float = 0.25
     """Of methods that update by rounds, or adam: the share of what is left that a round prunes."""
+    blocks: int = 0
+    """Of greedy, obs, quadratic and surgeon: so many inputs of a unit are a block, at most; less memory.  0: all."""
     sketch: int = 0
     """Random directions that stand for the outputs, of scores and surgeon by logits and features: for many classes.
     0: every output, exactly.  Rounds and adam move weights by all outputs."""
@@ -82,18 +86,19 @@ class Conditions:
     pretrained ones."""
 
 
-def check_conditions(settings: Any, updates: Sequence[str] = tuple(UPDATES)) -> None:
+def check_conditions(settings: Any, updates: Sequence[str] | None = tuple(UPDATES)) -> None:
     """Finds every bad value among what studies of pruned networks share, but for those of data and weights.
 
-    ``updates``: those of methods that a study takes.
+    ``updates``: those of methods that a study takes.  None: it has methods of its own.
     """
-    for method in parsed(settings):
-        check.choice(f"methods: update of {method.word!r}", method.update, updates)
+    for method in () if updates is None else parsed(settings):
+        check.choice(f"methods: update of {method.word!r}", method.update, updates or ())
     check.choice("head", settings.head, options.HEADS)
     for name in ("label_loss", "finetune_loss"):
         check.choice(name, getattr(settings, name), options.LOSSES)
     if not 0 < settings.round_share < 1:
         raise ValueError(f"round_share: expected a share between 0 and 1, but got {settings.round_share!r}.")
+    check.whole("blocks", settings.blocks, least=0)
     check.whole("sketch", settings.sketch, least=0)
     check.choice("on_error", settings.on_error, ("error", "skip"))
     positive(settings, "width", "pretrain_steps", "batch_size", "rounds", "finetune_steps", "pretrain_rate", "damping")
@@ -104,8 +109,6 @@ def check_conditions(settings: Any, updates: Sequence[str] = tuple(UPDATES)) -> 
     each_once("penalties", settings.penalties)
     for penalty in settings.penalties:
         check.positive("penalties", penalty)
-    module = jp.models.resnet_cifar(settings.depth, 2, settings.width)
-    fits("width, depth", f"{settings.width}, {settings.depth}", module, (settings.image or 32, settings.image or 32, 3))
 
 
 def _check_rates(settings: Any) -> None:
@@ -122,14 +125,18 @@ def _check_rates(settings: Any) -> None:
     each_once("finetune_rates", settings.finetune_rates)
 
 
-def completed(inputs: Inputs, **filled: Any) -> Inputs:
-    """Fills in what the settings leave open: names in place of functions, the source, the rates of fine-tuning.
+def completed(inputs: Inputs, usual: Mapping[str, float] = MappingProxyType({}), **filled: Any) -> Inputs:
+    """Fills in what the settings leave open: names for functions, source, pretraining, the rates of fine-tuning.
+
+    ``usual``: what a study takes for a ResNet that is trained first, in place of ``architectures.ARCHITECTURES``.
 
     A rate that is fixed becomes the only one of ``finetune_rates``, so that equal studies have equal keys.
     """
-    settings = inputs.settings
+    settings = architectures.filled(inputs.settings, usual)
     filled |= {name: named.name(getattr(settings, name)) for name in ("network", "data")}
-    filled |= {"source": inputs.source.name, "methods": tuple(one.word for one in parsed(settings))}
+    filled |= {"source": inputs.source.name}
+    if "methods" not in filled:
+        filled["methods"] = tuple(one.word for one in parsed(settings))
     rates = settings.finetune_rates or (FINETUNE_RATES if inputs.weights is None else PRETRAINED_RATES)
     if settings.finetune_rate is not None:
         rates = (settings.finetune_rate,)

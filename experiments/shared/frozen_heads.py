@@ -16,7 +16,8 @@ import optax
 
 import jaxprune as jp
 from experiments.shared import options
-from experiments.shared.checkpoints import trained
+from experiments.shared.architectures import architecture_of
+from experiments.shared.checkpoints import initialised, trained
 from experiments.shared.splits import Inputs
 from jaxprune import check, records
 from jaxprune.evaluate import transfer
@@ -186,20 +187,21 @@ def the_dense_network(settings: Any, seed: int, inputs: Inputs) -> tuple[jp.Netw
 
 def pretrain(settings: Any, seed: int, data: dict[str, Any], classes: int) -> jp.Network:
     """Trains the network on all classes with cross-entropy, or loads the checkpoint of an earlier run."""
-    module = jp.models.resnet_cifar(settings.depth, classes, settings.width)
-    variables = jax.jit(module.init)(jax.random.key(seed), data["image"][:1])
+    found = architecture_of(settings)
+    module = found.module(settings, classes, data["image"].shape[1])
+    variables = initialised(module, jax.random.key(seed), data["image"][:1])
     network = jp.Network.from_linen(module, variables, train={"train": True})
-    rate = optax.cosine_decay_schedule(settings.pretrain_rate, settings.pretrain_steps)
     return trained(
         settings.out,
         network,
         jp.losses.cross_entropy,
-        optax.adamw(rate, weight_decay=1e-2),
+        found.transformation(settings.pretrain_rate, settings.pretrain_steps),
         data,
         {"module": module.describe(), "rate": settings.pretrain_rate},
         steps=settings.pretrain_steps,
         batch_size=settings.batch_size,
         seed=seed,
+        augment=found.augment,
         progress=f"pretraining, seed {seed}",
     )
 

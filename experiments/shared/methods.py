@@ -68,8 +68,12 @@ def word_of(config: Mapping[str, Any]) -> str:
     return f"{before}{config['score']}{'' if config['update'] == 'none' else '+' + config['update']}"
 
 
-def parse(word: Any) -> Method:
+def parse(word: Any, setting: str = "methods") -> Method:
     """Reads a method; a score that asks for an objective, and names none, has that of the labels.
+
+    Args:
+      word: a word, or a function of the user's that scores.
+      setting: where it stands, for messages.
 
     Raises:
       ValueError: an objective, a score or an update that is not known; ones that do not fit together.
@@ -78,23 +82,23 @@ def parse(word: Any) -> Method:
     ('label/diagonal', 'magnitude')
     """
     if not isinstance(word, str):
-        return Method(objective="label", score=named.versioned(word, "methods"), update="none")
+        return Method(objective="label", score=named.versioned(word, setting), update="none")
     before, _, after = word.rpartition("/")
     score, _, update = after.partition("+")
     update = update or "none"
     objective = before or ("none" if score in _WITHOUT_OBJECTIVE and update == "none" else "label")
-    check.choice("methods: update", update, UPDATES, ordered=True)
+    check.choice(f"{setting}: update", update, UPDATES, ordered=True)
     if before or objective != "none":
-        check.choice("methods: objective", objective, OBJECTIVES, ordered=True)
-    options.check_score("methods", score)
+        check.choice(f"{setting}: objective", objective, OBJECTIVES, ordered=True)
+    options.check_score(setting, score)
     if before and score in _WITHOUT_OBJECTIVE and update == "none":
-        raise ValueError(f"methods: {score} reads no objective, but {word!r} names one. Write {score!r}.")
+        raise ValueError(f"{setting}: {score} reads no objective, but {word!r} names one. Write {score!r}.")
     if score in _OF_SLOPES and objective not in ("none", "label"):
         raise ValueError(
-            f"methods: {score} ranks by a gradient, but that of {OBJECTIVES[objective]} is zero where the network "
+            f"{setting}: {score} ranks by a gradient, but that of {OBJECTIVES[objective]} is zero where the network "
             f"stands. Write 'label/{score}', or a second-order score such as '{objective}/diagonal'."
         )
-    return Method(objective=objective, score=named.versioned(score, "methods"), update=update)
+    return Method(objective=objective, score=named.versioned(score, setting), update=update)
 
 
 def parsed(settings: Any) -> tuple[Method, ...]:

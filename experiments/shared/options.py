@@ -49,16 +49,21 @@ class ScoreOptions:
     scope: Prunable
     seed: int
     damping: float
+    blocks: str | int = "unit"
+
+    def block_hessian(self, form: str, **more: Any) -> Score:
+        """Makes a score of blocks."""
+        return jp.scores.block_hessian(self.loss, form=form, blocks=self.blocks, scope=self.scope, **more)
 
 
 SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
     "magnitude": lambda o: jp.scores.magnitude(),
     "diagonal": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope),
     "diagonal-estimate": lambda o: jp.scores.diagonal_hessian(o.loss, scope=o.scope, probes=PROBES, seed=o.seed),
-    "greedy": lambda o: jp.scores.block_hessian(o.loss, form="greedy", damping=o.damping, scope=o.scope),
-    "obs": lambda o: jp.scores.block_hessian(o.loss, form="obs", damping=o.damping, scope=o.scope),
-    "quadratic": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", scope=o.scope),
-    "quadratic-signed": lambda o: jp.scores.block_hessian(o.loss, form="quadratic", ranking="signed", scope=o.scope),
+    "greedy": lambda o: o.block_hessian("greedy", damping=o.damping),
+    "obs": lambda o: o.block_hessian("obs", damping=o.damping),
+    "quadratic": lambda o: o.block_hessian("quadratic"),
+    "quadratic-signed": lambda o: o.block_hessian("quadratic", ranking="signed"),
     "fisher": lambda o: jp.scores.fisher(o.loss),
     "snip": lambda o: jp.scores.snip(o.loss),
     "grasp": lambda o: jp.scores.grasp(o.loss),

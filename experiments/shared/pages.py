@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table as Printed
 
-from experiments.shared.results import FLOOR
+from experiments.shared.architectures import architecture_of
+from experiments.shared.results import FLOOR, Results
 from jaxprune import report, stats
 from jaxprune.data import FRACTIONS
 from jaxprune.report import Cell
@@ -99,13 +100,21 @@ def pretraining(settings: Any) -> str:
     return DATA.get(settings.data, Path(settings.data.partition(":")[2] or settings.data).name)
 
 
-def network(settings: Any, data: str) -> str:
-    """Says which network is pruned; ``data`` is the hash of network and images."""
+def network(settings: Any, data: str, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Says which network is pruned.
+
+    Args:
+      settings: of the study.
+      data: the hash of network and images.
+      metrics: of the dense network of every seed, with its accuracy "pretrained" where it was trained here.
+    """
     if settings.weights:
         return f"{settings.architecture}, of a file; the hash of weights and images together is {data}."
     if settings.network:
         return f"That of {settings.network}; the hash of network and images together is {data}."
-    return f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, pretrained on all classes."
+    own = [one["pretrained"]["accuracy"] for one in metrics if one.get("pretrained")]
+    whole = f" Its own classifier gets {percent(float(np.mean(own)))} of all classes right." if own else ""
+    return f"{architecture_of(settings).said(settings)}, pretrained on all classes.{whole}"
 
 
 def rate(settings: Any) -> str:
@@ -121,11 +130,11 @@ def rate(settings: Any) -> str:
     return f"at the rate among {joined(rates)} that is best for each network on the selection images"
 
 
-def done(settings: Any, data: str) -> dict[str, str]:
+def done(settings: Any, results: Results) -> dict[str, str]:
     """Says how networks with frozen heads were made and tested, in the points of a short page."""
     tuning = f"{settings.finetune_steps} steps on the source, {rate(settings)}. The dense control has the same."
     return {
-        "Network.": network(settings, data),
+        "Network.": network(settings, results.data, results.of(method="dense")),
         "Splits.": splits(settings),
         "Fine-tuning.": tuning,
         "Intervals.": INTERVALS,

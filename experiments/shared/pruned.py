@@ -104,7 +104,8 @@ def _at_once(world: World, method: Method, sparsity: float, select: Any) -> Prun
     """Prunes by one scoring for all sparsities, or in rounds that score anew; and re-adjusts what stays where asked."""
     aim, score, update = goal(world, method.objective), _score(world, method), None
     if method.update == "surgeon":
-        update = jp.scores.surgeon_update(aim.loss, damping=world.settings.damping)
+        blocks, damping = world.settings.blocks or "unit", world.settings.damping
+        update = jp.scores.surgeon_update(aim.loss, blocks=blocks, damping=damping)
     if world.settings.rounds > 1:
         if select is not jp.masks.unstructured:
             raise ValueError("rounds: expected 1 of what selects in patterns, which no schedule of sparsities reaches.")
@@ -168,7 +169,6 @@ def _rounds(world: World, method: Method, steps: tuple[float, ...]) -> list[Comp
 
 
 def _score(world: World, method: Method) -> Score:
-    loss = goal(world, method.objective).loss
-    return options.score(
-        "methods", method.score, options.ScoreOptions(loss, world.prunable, world.seed, world.settings.damping)
-    )
+    settings, loss = world.settings, goal(world, method.objective).loss
+    given = options.ScoreOptions(loss, world.prunable, world.seed, settings.damping, settings.blocks or "unit")
+    return options.score("methods", method.score, given)

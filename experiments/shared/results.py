@@ -22,6 +22,21 @@ SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
 """What hits, and differences of the hits of two networks, are limited to."""
 
 
+GROUPS = ("source", "transfer")
+"""The task that prunes a network, and all others."""
+
+
+def of_group(metrics: dict[str, Any], values: Mapping[str, Any], group: str) -> list[Any]:
+    """Picks what belongs to the source ("source"), or to the other tasks ("transfer"), in the order of their names."""
+    return [one for task, one in sorted(values.items()) if GROUPS[task != metrics["source"]] == group]
+
+
+def hits(metrics: dict[str, Any], group: str, stage: str = "finetuned") -> np.ndarray:
+    """Reads which test images of a group are classified rightly: [n] of 0 and 1."""
+    chosen = [one["hits"] for one in of_group(metrics, metrics[stage], group)]
+    return np.frombuffer("".join(chosen).encode(), np.uint8) - 48.0
+
+
 class Results:
     """The records of a study, looked up by what decides them; those of one cell in the order of their seeds.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import jaxprune as jp
-from experiments.shared import images, pretrained
+from experiments.shared import architectures, images, pretrained
 from experiments.shared.pretrained import Weights
 from experiments.shared.settings import at_most_images
 from jaxprune import memory, records
@@ -178,6 +178,8 @@ def open_inputs(
     preprocess = None if weights is None else weights.preprocess
     side = settings.image or 32
     found = images.load(settings.data, settings.data_folder, side, preprocess, settings.on_error)
+    if weights is None:
+        architectures.check_architecture(settings, found.images.image_shape)
     chosen = tuple(jp.data.find_task(found.tasks, name) for name in tasks) or tuple(found.tasks)
     if len(chosen) < 2:
         raise ValueError(
@@ -216,10 +218,10 @@ def _weights(settings: Any) -> Weights | None:
         return pretrained.own(settings.network)
     if settings.weights:
         return pretrained.load_weights(settings.weights, settings.architecture, settings.image)
-    for name in ("architecture", "most_per_class"):
-        if value := getattr(settings, name):
+    for name, known in (("architecture", "none, or vit,"), ("most_per_class", "none")):
+        if (value := getattr(settings, name)) and value not in architectures.ARCHITECTURES:
             raise ValueError(
-                f"{name}: expected none where a network is trained first, but got {value!r}. Pass weights."
+                f"{name}: expected {known} where a network is trained first, but got {value!r}. Pass weights."
             )
     return None
 

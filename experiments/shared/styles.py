@@ -16,6 +16,7 @@ _SCORES = {
     "quadratic": "Hessian block (quadratic)",
     "quadratic-signed": "Hessian block (quadratic, signed)",
     "random": "random mask",
+    "joint": "all gates jointly",
 }
 OBJECTIVE_LABELS = {
     "label": "labels",
@@ -24,7 +25,7 @@ OBJECTIVE_LABELS = {
     "features": "features",
     "logits-of-all": "all logits, images of all tasks (not zero-shot)",
 }
-_UPDATES = {"surgeon": " + update", "rounds": " + rounds", "adam": " + Adam"}
+_UPDATES = {"surgeon": " + update", "rounds": " + rounds", "adam": " + Adam", "readjusted": " + re-adjusted"}
 
 
 def label(word: str) -> str:

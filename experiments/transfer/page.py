@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from rich.table import Table as Printed
 
 from experiments.shared import pages
@@ -241,13 +240,11 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
         ("Left out.", f"{counted(count, 'image')} of {name} could not be read, or are hidden.")
         for name, count in skipped
     ]
-    own = [one["pretrained"]["accuracy"] for one in results.metrics("dense", 0.0) if "pretrained" in one]
-    whole = f" Its own classifier gets {percent(float(np.mean(own)))} of all classes right." if own else ""
     methods = parsed(settings)
     page.section("How it was done")
     page.points(
         [
-            ("Network.", f"{pages.network(settings, results.data)}{whole}"),
+            ("Network.", pages.network(settings, results.data, results.metrics("dense", 0.0))),
             ("Splits.", pages.splits(settings, first["metrics"].get("separate_tests", False), settings.protocol)),
             (
                 "Heads.",

@@ -53,8 +53,9 @@ class Settings(Decisive, Execution):
     )
     """[objective/]score[+update], such as logits/greedy+surgeon.  Objectives: label, source-head, logits, features,
     logits-of-all (not zero-shot).  Updates: surgeon, rounds, adam.  A score of your own takes (network, batches), and
-    loss if it has such an argument."""
-    sparsities: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
+    loss if it has such an argument.  Of a ViT, unless you name some, labels score by Fisher and snip, since their exact
+    Hessian would take a product for every weight, and the diagonal is that of the logits."""
+    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9)
     out: Path = Path("results/transfer")
     margin: float = 0.05
     """A network keeps an accuracy if it loses less than this, and a certificate allows as much; only verdicts, and

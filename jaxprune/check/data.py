@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune.check.trees import finite, kind_of, lies_here, short
+from jaxprune.check.trees import finite, first_line, kind_of, lies_here, short
 
 ENTRIES = ("image", "label", "teacher", "weight")
 """What the library reads of a batch; a loss of the user's own may read more."""
@@ -85,7 +85,20 @@ def batches(value: Any, name: str = "batches") -> Iterable[Any]:
     """Checks that there are several batches, and returns what can be read again and again."""
     if hasattr(value, "keys"):
         raise TypeError(f"{name}: expected a list of batches, but got a single one. Pass [batch].")
+    if not isinstance(value, Iterable) and not hasattr(value, "__getitem__"):
+        raise TypeError(f"{name}: expected a list of batches, but got a {type(value).__name__}. Pass [batch, ...].")
     return list(value) if isinstance(value, Iterator) else value
+
+
+def takes(network: Any, images: Any, name: str = "batches") -> None:
+    """Checks, by shapes alone, that a network takes images."""
+    try:
+        jax.eval_shape(network.apply, network.params, network.state, images)
+    except Exception as error:  # whatever a network raises for images that it does not take
+        raise ValueError(
+            f"{name}: expected images that the network takes, but of {kind_of(images)} it says {first_line(error)}. "
+            "Pass images of the shape and type that it was made for."
+        ) from error
 
 
 def finite_batch(batch: Mapping[str, Any], name: str = "batch") -> None:

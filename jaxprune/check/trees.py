@@ -145,6 +145,12 @@ def kind_of(value: Any) -> str:
     return f"{value.dtype}{list(np.shape(value))}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
 
 
+def first_line(error: Exception) -> str:
+    """What somebody else's error says, in short."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}"
+
+
 def short(structure: Any) -> str:
     """Writes a structure, cut where it is long, for messages."""
     text = str(structure)

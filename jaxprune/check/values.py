@@ -5,7 +5,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def choice(name: str, value: str, options: Iterable[str], *, ordered: bool = Fal
 
 def sparsity(value: float, name: str = "sparsity") -> float:
     """Checks that a sparsity lies in [0, 1)."""
-    number = float(value)
+    number = float(value) if is_number(value) else math.nan
     if not 0.0 <= number < 1.0:
         raise ValueError(
             f"{name}: expected a fraction in [0, 1), the share of the prunable weights that becomes zero, but got "
@@ -61,6 +61,20 @@ def are_numbers(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is one real number."""
     return are_numbers(value) and np.ndim(value) == 0
+
+
+def numbers(name: str, value: Any, what: str, remedy: str) -> tuple[float, ...]:
+    """Checks that a value lists real numbers (in a sequence, a vector, an iterator), and lists them as Python's.
+
+    ``what``: what is expected, in words.
+    """
+    came = repr(value)
+    if not is_number(value) and isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+        value = list(value)
+        if all(map(is_number, value)):
+            return tuple(map(float, value))
+        came = f"{value!r}"
+    raise TypeError(f"{name}: expected {what}, but got {came if len(came) <= 200 else came[:197] + '...'}. {remedy}")
 
 
 def is_whole(value: Any) -> bool:

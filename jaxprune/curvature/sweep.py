@@ -1,6 +1,6 @@
 """Everything of one point in one sweep: every quantity of all leaves from one set of signals."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Params, Scope
 
 QUANTITIES = ("gradient", "diagonal", "unit", "layer", "gram")
+_SHOWN = 4  # leaves that are printed
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,20 @@ class Sweep:
     unit: Params | None = None
     layer: Params | None = None
     gram: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """Says what it holds, and the shapes."""
+        trees = {name: getattr(self, name) for name in QUANTITIES if name != "gram"}
+        held = [name for name, value in trees.items() if value is not None]
+        parts = [f"{', '.join(held)} of {_shapes(tree.by_name(trees[held[0]]))}"] if held else []
+        parts += [f"gram of {_shapes(self.gram)}"] if self.gram is not None else []
+        return f"Sweep({'; '.join(parts)})"
+
+
+def _shapes(leaves: Mapping[str, Any]) -> str:
+    """The names and shapes of the first few leaves, and how many there are more."""
+    shown = [f"{name} {list(jnp.shape(leaf))}".strip() for name, leaf in [*leaves.items()][:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(leaves) - _SHOWN} more" if len(leaves) > _SHOWN else "")
 
 
 def sweep(
@@ -82,6 +97,8 @@ def sweep(
     >>> net = Network(lambda p, s, x: x @ p, jnp.ones((2, 1)))
     >>> batch = {"image": jnp.array([[1.0, 3.0]]), "label": jnp.zeros((1, 1))}
     >>> found = sweep(net, losses.squared_error, [batch], ("diagonal", "unit", "gram"))
+    >>> found
+    Sweep(diagonal, unit of [2, 1]; gram of [1, 2, 2])
     >>> found.diagonal[:, 0], found.unit[:, 0], jnp.round(found.gram[""], 5)
     (Array([ 2., 18.], dtype=float32), Array([ 8., 24.], dtype=float32), Array([[[ 2.,  6.],
             [ 6., 18.]]], dtype=float32))

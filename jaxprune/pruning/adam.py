@@ -14,6 +14,7 @@ from jaxprune import check, masks
 from jaxprune.network import Network
 from jaxprune.pruning.compensation import VALUE, compensated
 from jaxprune.pruning.objective import Objective
+from jaxprune.pruning.rounds import sparsities_of
 from jaxprune.pruning.trajectory import Attempt, Compensated
 from jaxprune.types import Batch, Loss, Mask, Params, Prunable, Scope, Score, Select
 
@@ -64,6 +65,7 @@ def adam_rounds(
     Raises:
       ValueError: as many gradients as there are rounds are missing, or one is negative; no rate, or one that is not
         positive; else as ``surgeon_rounds``.
+      TypeError: gradients or rates that list no numbers; else as ``surgeon_rounds``.
 
     Source: Kingma and Ba (2015), arXiv 1412.6980.
 
@@ -75,10 +77,12 @@ def adam_rounds(
     >>> jnp.round(found.params["w"][:, 0], 1)
     Array([3., 0.], dtype=float32)
     """
+    schedule = sparsities_of(schedule)
+    wanted = f"a number of 0 or more for each of {len(schedule)} rounds"
+    gradients = check.numbers("gradients", gradients, wanted, "Pass the budgets of the last of the rounds.")
     if len(gradients) != len(schedule) or any(not 0 <= budget < math.inf for budget in gradients):
-        raise ValueError(
-            f"gradients: expected a number of 0 or more for each of {len(schedule)} rounds, but got {tuple(gradients)}."
-        )
+        raise ValueError(f"gradients: expected {wanted}, but got {gradients}.")
+    rates = check.numbers("rates", rates, "one or more learning rates", "Pass a tuple, such as (1e-3,).")
     if not rates:
         raise ValueError("rates: expected one or more learning rates, but got none.")
     for rate in rates:
@@ -95,7 +99,7 @@ def adam_rounds(
             return params, (Attempt(rate, 0, 0.0, before, before, spent),)
         return moved, (Attempt(rate, steps, 1.0, before, after, spent),)
 
-    values = {"gradients": tuple(map(float, gradients)), "rates": tuple(map(float, rates))}
+    values = {"gradients": gradients, "rates": rates}
     return compensated(
         network, score, batches, prunable, schedule, objective, held_out, select, scope, move, after, folder, values
     )

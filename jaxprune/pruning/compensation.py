@@ -14,7 +14,7 @@ from jaxprune import check, losses, masks, tree
 from jaxprune.network import Network
 from jaxprune.pruning.folder import Kept, kept
 from jaxprune.pruning.objective import Objective, moved, objective
-from jaxprune.pruning.rounds import narrowed, sparsities_of, warn_of_one_deletion
+from jaxprune.pruning.rounds import narrowed, readable, sparsities_of, warn_of_one_deletion
 from jaxprune.pruning.systems import System, conjugate, system
 from jaxprune.pruning.trajectory import Attempt, Compensated
 from jaxprune.types import Batch, Loss, Mask, Params, Prunable, Scope, Score, Select
@@ -90,8 +90,9 @@ def surgeon_rounds(
 
     Raises:
       ValueError: a schedule that is empty, decreases or leaves [0, 1); an option out of its range; a scope in which
-        nothing is left to move; too few images to hold one out of; a round to go on after that is not of this schedule;
-        a folder of other rounds, or one that somebody else writes into.
+        nothing is left to move; images that the network does not take, or too few to hold one out of; a round to go on
+        after that is not of this schedule; a folder of other rounds, or one that somebody else writes into.
+      TypeError: a schedule that lists no numbers; a single batch; ``after`` is no such round.
 
     Source: whole-network steps on the Gauss-Newton matrix of a distance to the dense network, in rounds; for steps on
     features of a few layers see Lucas and Mazumder (2024), arXiv 2411.18376.
@@ -159,6 +160,7 @@ def compensated(
     if not any(jax.tree.leaves(wanted)):
         raise ValueError("scope: expected a leaf that may move, but got none. None lets every leaf move.")
     _demand_of(after, folder, sparsities, network)
+    batches = readable(network, batches)
     target = objective(network, losses.distillation() if loss is None else loss, batches, held_out)
     decisive = {
         "network": (network.params, network.state),
@@ -214,6 +216,11 @@ def _demand_of(
 ) -> None:
     if after is None:
         return
+    if not isinstance(after, Compensated):
+        raise TypeError(
+            f"after: expected a round that surgeon_rounds or adam_rounds yielded, but got a {type(after).__name__}. "
+            f"{'Pass its last entry.' if isinstance(after, (list, tuple)) else 'Pass None to begin with the first.'}"
+        )
     if folder is not None:
         raise ValueError("after, folder: expected one of them. A folder knows its last round.")
     if after.number >= len(sparsities) or sparsities[after.number] != after.sparsity:

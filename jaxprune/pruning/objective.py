@@ -73,7 +73,7 @@ def objective(
     """
     check.network(network)
     given = {"batches": batches, **({} if held_out is None else {"held_out": held_out})}
-    listed = {name: _checked(name, each, loss) for name, each in given.items()}
+    listed = {name: _checked(name, each, loss, network) for name, each in given.items()}
     if held_out is None:
         fitted, held = _split(listed["batches"])
     else:
@@ -89,7 +89,7 @@ def objective(
     return Objective(network, loss, tuple(fitted), tuple(held))
 
 
-def _checked(name: str, batches: Iterable[Batch], loss: Loss) -> list[Batch]:
+def _checked(name: str, batches: Iterable[Batch], loss: Loss, network: Network) -> list[Batch]:
     found = list(check.batches(batches, name))
     if not found:
         raise ValueError(
@@ -99,6 +99,8 @@ def _checked(name: str, batches: Iterable[Batch], loss: Loss) -> list[Batch]:
         check.batch(batch, name, losses.entries(loss))
         check.finite_batch(batch, name)
         losses.demand_read(loss, batch)
+    for images in {np.shape(batch["image"]): batch["image"] for batch in found}.values():
+        check.takes(network, images, name)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -62,7 +63,8 @@ def rounds(
       A ``Round`` for every entry of the schedule.
 
     Raises:
-      ValueError: a schedule that is empty, decreases or leaves [0, 1).
+      ValueError: a schedule that is empty, decreases or leaves [0, 1); images that the network does not take.
+      TypeError: a schedule that lists no numbers; a single batch.
 
     Warns:
       UserWarning: a score that prices one deletion (``form="obs"``) together with an update.
@@ -70,6 +72,7 @@ def rounds(
     targets = sparsities_of(schedule)
     check.network(network)
     check.static_bools("prunable", prunable, network.params)
+    batches = readable(network, batches)
     if update is not None:
         warn_of_one_deletion(score)
 
@@ -135,6 +138,7 @@ def ladder(
     schedule: Sequence[float],
     train: Train,
     select: Callable[[float], Select] = masks.unstructured,
+    update: Update | None = None,
 ) -> Iterator[Rung]:
     """Yields networks trained, pruned, trained again and so on: learning-rate rewinding.
 
@@ -154,14 +158,15 @@ def ladder(
       schedule: the sparsity of every rung, not decreasing; see ``jp.schedules.ladder``.
       train: trains the network of a rung.  It must keep pruned weights at zero, as ``jp.optim.with_mask`` does.
       select: sparsity -> ``Select``.
+      update: what re-adjusts the kept weights before they are trained, as in ``rounds``.
 
     Yields:
       A ``Rung`` for every entry of the schedule.
 
     Raises:
-      ValueError: a schedule that is empty, decreases or leaves [0, 1); scores of another structure than the
-        parameters; a ``train`` after which pruned weights live.
-      TypeError: a ``train`` that returns no network.
+      ValueError: a schedule that is empty, decreases or leaves [0, 1); images that the network does not take; scores of
+        another structure than the parameters; a ``train`` after which pruned weights live.
+      TypeError: a schedule that lists no numbers; a single batch; a ``train`` that returns no network.
 
     Source: learning-rate rewinding is from Renda, Frankle and Carbin (2020), arXiv 2003.02389.
 
@@ -176,13 +181,17 @@ def ladder(
     targets = sparsities_of(schedule)
     check.network(network)
     check.static_bools("prunable", prunable, network.params)
+    batches = readable(network, batches)
+    if update is not None:
+        warn_of_one_deletion(score)
 
     def run() -> Iterator[Rung]:
         mask, current = masks.ones(network.params), network
         for number, sparsity in enumerate(targets):
             if sparsity > 0:
                 mask = narrowed(mask, score(current, batches), select(sparsity), prunable)
-                current = current.replace(params=masks.apply(mask, current.params))
+                params = current.params if update is None else update(current, batches, mask)
+                current = current.replace(params=masks.apply(mask, params))
             current = train(current, mask, number)
             _demand_trained(mask, current)
             yield Rung(number, sparsity, mask, current)
@@ -205,10 +214,21 @@ def sparsities_of(schedule: Sequence[float]) -> list[float]:
     """Checks a schedule: one or more sparsities that do not decrease."""
     if check.is_number(schedule):
         raise ValueError(f"schedule: expected a sparsity for every round, but got {schedule!r}. Pass ({schedule!r},).")
-    targets = [check.sparsity(value, "schedule") for value in schedule]
+    remedy = "Pass a tuple, such as (0.5, 0.8), or one of jp.schedules."
+    listed = check.numbers("schedule", schedule, "a sparsity for every round", remedy)
+    targets = [check.sparsity(value, "schedule") for value in listed]
     if not targets or sorted(targets) != targets:
-        raise ValueError(f"schedule: expected one or more sparsities that do not decrease, but got {tuple(schedule)}.")
+        raise ValueError(f"schedule: expected one or more sparsities that do not decrease, but got {listed}.")
     return targets
+
+
+def readable(network: Network, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Checks a first batch against the network, and returns batches that can be read in every round."""
+    found: Any = check.batches(batches)
+    for batch in islice(found, 1):
+        check.batch(batch, "batches")
+        check.takes(network, batch["image"])
+    return found
 
 
 def narrowed(mask: Mask, values: Any, select: Select, prunable: Prunable) -> Mask:

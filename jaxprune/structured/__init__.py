@@ -10,6 +10,7 @@ from jaxprune.structured.choosers import Chooser
 from jaxprune.structured.compensation import readjusted
 from jaxprune.structured.criteria import Criterion
 from jaxprune.structured.declared import Declared
+from jaxprune.structured.discovery import Discovered, Traced, compact, discover
 from jaxprune.structured.folding import fold
 from jaxprune.structured.gates import factored, gated, ones
 from jaxprune.structured.interactions import gate_hessian
@@ -28,17 +29,21 @@ __all__ = [
     "Compaction",
     "Criterion",
     "Declared",
+    "Discovered",
     "Group",
     "JointPruning",
     "Member",
     "Search",
     "Specification",
     "Step",
+    "Traced",
     "Tune",
     "account",
     "budgets",
     "choosers",
+    "compact",
     "criteria",
+    "discover",
     "drop_layers",
     "drop_units",
     "effects",

@@ -22,7 +22,7 @@ class _Leaf:
     shape: tuple[int, ...]
     macs_per_weight: int
     is_filter_bank: bool
-    axes: tuple[tuple[int, str, int], ...]  # (axis, group, each)
+    axes: tuple[tuple[int, str, int, Any], ...]  # (axis, group, each, the unit of every index where others overlap)
     layers: tuple[str, ...]
 
 
@@ -64,9 +64,14 @@ class Account:
 
     def _lengths(self, leaf: _Leaf, gates: Mapping[str, Any]) -> list[int]:
         lengths = list(leaf.shape) if self._lives(leaf, gates) else [0] * len(leaf.shape)
-        for axis, group, each in leaf.axes if self._lives(leaf, gates) else ():
-            lengths[axis] -= each * int(np.sum(~gates[group]))
-        return lengths
+        overlapping: dict[int, Any] = {}
+        for axis, group, each, units in leaf.axes if self._lives(leaf, gates) else ():
+            if units is None:
+                lengths[axis] -= each * int(np.sum(~gates[group]))
+            else:
+                alive = np.append(gates[group], True)[units]
+                overlapping[axis] = alive & overlapping.get(axis, True)
+        return [int(np.sum(overlapping[axis])) if axis in overlapping else at for axis, at in enumerate(lengths)]
 
     def _activations(self, gates: Mapping[str, Any]) -> int:
         gone = {name for name in self._rest_of_layer if not gates[name][0]}
@@ -152,11 +157,18 @@ def _left(
 
 def _leaf(name: str, leaf: Any, by_leaf: Mapping[str, int], groups: Sequence[Group]) -> _Leaf:
     size, macs = math.prod(leaf.shape), by_leaf.get(name, 0)
+    mine = [(group, one) for group in groups for one in group.members if one.leaf == name and one.axis is not None]
+    owned = [np.zeros(length, int) for length in leaf.shape]
+    for group, member in mine:
+        owned[member.axis or 0][member.places(group.size)] += 1
     axes = tuple(
-        (member.axis % len(leaf.shape), group.name, member.each)
-        for group in groups
-        for member in group.members
-        if member.leaf == name and member.axis is not None
+        (
+            (member.axis or 0) % len(leaf.shape),
+            group.name,
+            member.places(group.size).shape[1],
+            member.unit_of(group.size, leaf.shape[member.axis or 0]) if owned[member.axis or 0].max() > 1 else None,
+        )
+        for group, member in mine
     )
     layers = tuple(layer.name for layer in owners(name, groups))
     return _Leaf(leaf.shape, macs // size if size else 0, macs > 0 and len(leaf.shape) == 4, axes, layers)

@@ -90,7 +90,7 @@ def unit_slices(leaf: Any, member: Member, size: int) -> np.ndarray:
            [3, 4, 5]])
     """
     moved = np.moveaxis(np.asarray(leaf), member.axis or 0, 0)
-    return moved.reshape(size, -1)
+    return moved[member.places(size)].reshape(size, -1)
 
 
 def listed(batches: Iterable[Batch], keys: Iterable[str] = ("image",)) -> list[Batch]:
@@ -150,7 +150,11 @@ def _batchnorm_scale(network: Network, groups: Sequence[Group], gates: Gates, ba
         if group.is_layer:
             found = [scales[name] for name in scales if _owned(name, group) and name not in units]
         else:
-            found = [scales[member.leaf] for member in group.members if member.leaf in scales]
+            found = [
+                np.abs(scales[member.leaf])[member.places(group.size)].sum(1)
+                for member in group.members
+                if member.leaf in scales
+            ]
         _demand(found, group, "a BatchNorm scale", "For networks without BatchNorm use l2, activation or second_order.")
         absolute = np.sum([np.abs(values) for values in found], axis=0)
         result[group.name] = np.array([absolute.mean()]) if group.is_layer else absolute
@@ -169,6 +173,8 @@ def _scales(network: Network) -> dict[str, np.ndarray]:
 
 def _activation(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
     check.network(network)
+    for group in groups:
+        _demand(group.sites, group, "a site", "activation reads values that the network tags; l1 and l2 read weights.")
     open_network = gated(network, groups, gates)
     totals, weight = None, 0.0
     for batch in listed(batches):

@@ -60,7 +60,8 @@ def fold(network: Network, groups: Sequence[Group], factors: Factors) -> Network
             leaf = leaves[member.leaf]
             shape = [1] * np.ndim(leaf)
             shape[member.axis or 0] = -1
-            scale = np.repeat(np.asarray(values, np.float64), member.each).reshape(shape)
+            units = member.unit_of(group.size, np.shape(leaf)[member.axis or 0])
+            scale = np.append(np.asarray(values, np.float64), 1.0)[units].reshape(shape)
             leaves[member.leaf] = jnp.asarray(np.asarray(leaf).astype(np.float64) * scale, jnp.result_type(leaf))
     return network.replace(params=tree.map_named(lambda name, _: leaves[name], network.params))
 

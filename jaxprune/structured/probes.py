@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import check
 from jaxprune.network import Network
 
 _SIZES, _CHANNELS = (8, 16, 28, 32, 64, 96, 128, 224), (1, 3)
@@ -64,16 +65,10 @@ def some_images(network: Network, seed: int) -> Any:
             try:
                 jax.eval_shape(network, images)
             except Exception as error:  # whatever a network raises for images that it does not take
-                said = said or first_line(error)
+                said = said or check.first_line(error)
                 continue
             return images
     raise ValueError(
         f"images: expected a network that takes [b, n, n, 1 or 3] with n in {_SIZES}, but it takes none of them: of "
         f"the first it says {said}. If the images are the reason, pass images."
     )
-
-
-def first_line(error: Exception) -> str:
-    """What somebody else's error says, in short."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}"

@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import tree
-from jaxprune.groups import Gates, Group, Specification, below, check_groups, check_specification
+from jaxprune import check, tree
+from jaxprune.groups import Gates, Group, Member, Specification, below, check_groups, check_specification
 from jaxprune.network import Network
 from jaxprune.structured import gates as gating
-from jaxprune.structured.probes import first_line
 
 
 def remove(specification: Specification, params: Any, state: Any, gates: Gates) -> tuple[Specification, Any, Any]:
@@ -81,7 +80,7 @@ def smaller(specification: Specification, params: Any, state: Any, gates: Gates,
         gating.outputs.eval_shape(network, images)  # traced once, if it is evaluated afterwards
     except Exception as error:  # whatever a network raises for arrays that do not fit
         names = [name for name, alive in gates.items() if not np.all(alive)]
-        raise CannotRemoveError(names, first_line(error)) from error
+        raise CannotRemoveError(names, check.first_line(error)) from error
     return network
 
 
@@ -156,11 +155,24 @@ def check_members(groups: Sequence[Group], params: Any, state: Any) -> None:
             if member.leaf not in leaves:
                 raise ValueError(f"{told}, but no leaf is called so. {_listed(leaves)}")
             shape = np.shape(leaves[member.leaf])
-            if not -len(shape) <= member.axis < len(shape) or shape[member.axis] != group.size * member.each:
+            within = -len(shape) <= member.axis < len(shape)
+            if within and not member.is_whole():
+                _check_places(told, member, group.size, shape[member.axis])
+            elif not within or shape[member.axis] != group.size * member.each:
                 raise ValueError(
                     f"{told} along axis {member.axis}, where {group.size} units of {member.each} need a length of "
                     f"{group.size * member.each}, but its shape is {shape}. Correct the size, the axis or each."
                 )
+
+
+def _check_places(told: str, member: Member, size: int, length: int) -> None:
+    """Checks that a member that is a part of an axis lies in it, and gives every unit indices of its own."""
+    places = member.places(size)
+    if np.unique(places).size != places.size or places.size == 0 or places.min() < 0 or places.max() >= length:
+        raise ValueError(
+            f"{told} along axis {member.axis}, where each of {size} units needs indices of its own below {length}, but "
+            f"they are {places.tolist()!r:.200}. Correct offset, outer, stride, each or the indices."
+        )
 
 
 def check_floors(groups: Sequence[Group], gates: Mapping[str, np.ndarray]) -> None:
@@ -204,8 +216,8 @@ def kept(name: str, shape: Sequence[int], groups: Sequence[Group], gates: Mappin
     for group in groups:
         for member in group.members:
             if member.leaf == name and member.axis is not None:
-                units = np.repeat(gates[group.name], member.each)
                 axis = member.axis % len(shape)
+                units = np.append(gates[group.name], True)[member.unit_of(group.size, shape[axis])]
                 indices[axis] = indices[axis][units[indices[axis]]]
     return indices
 

@@ -11,6 +11,7 @@ from jaxprune import tree
 from jaxprune.groups import Gates, Group, Specification, below, check_groups, check_specification
 from jaxprune.network import Network
 from jaxprune.structured.declared import Declared
+from jaxprune.structured.discovery import Discovered, Traced
 from jaxprune.structured.equality import check_removal
 from jaxprune.structured.gates import gated, ones
 from jaxprune.structured.probes import is_float, randomised, some_images
@@ -37,7 +38,8 @@ def verify(network: Network, groups: Sequence[Group] | Specification, images: An
     Args:
       network: any pure network.
       groups: what was declared, or the specification that says so.  Groups alone are cut by their members, as
-        ``Declared(network.apply, groups)`` is; those of the Flax module that the network was made of, by the module.
+        ``Declared(network.apply, groups)`` is; those of the Flax module that the network was made of, by the module;
+        those that were discovered by the program.
       images: [b, ...] to evaluate it on.  None: random ones of the first size out of 8 to 224 pixels, grey or in
         colour, that the network takes.
       seed: of the random numbers.
@@ -101,6 +103,8 @@ def specification_of(network: Network, groups: Any) -> Specification:
         check_specification(groups)
         return groups
     check_groups(groups)
+    if isinstance(groups, Discovered):
+        return Traced.of(network, groups)
     module = getattr(network.apply, "module", None)
     if isinstance(module, Specification) and all(group in module.groups() for group in groups):
         return module
@@ -224,7 +228,7 @@ def _owned(group: Group, units: Any, place: str, shape: tuple[int, ...]) -> np.n
         if member.axis is None:
             owned |= below(name, member.leaf)
         elif member.leaf == name:
-            mine = np.isin(np.arange(shape[member.axis]) // member.each, units)
+            mine = np.isin(member.unit_of(group.size, shape[member.axis]), units)
             spread = [1] * len(shape)
             spread[member.axis] = -1
             owned |= mine.reshape(spread)

@@ -226,3 +226,19 @@ def test_sweep_refuses_batches_of_which_some_have_a_teacher():
     ):
         with pytest.raises(ValueError, match="batches: expected all of them with a 'teacher' or none"):
             call([taught, net.batch])
+
+
+def test_sweep_prints_what_it_holds_and_no_number():
+    network = jp.Network(
+        lambda p, s, x: (x @ p["w"] + p["b"]) @ p["v"], {"b": 3.0 * jnp.ones(2), "v": jnp.ones((2, 3))}
+    )
+    network = network.replace(params={**network.params, "w": jnp.ones((4, 2))})
+    batch = {"image": np.ones((5, 4)), "label": np.zeros((5, 3))}
+    found = jp.curvature.sweep(network, jp.losses.squared_error, [batch], ("gradient", "unit", "gram"))
+    shapes = "b [2], v [2, 3], w [4, 2]; gram of b [2, 1, 1], v [3, 2, 2], w [2, 4, 4]"
+    assert repr(found) == str(found) == f"Sweep(gradient, unit of {shapes})"
+    many = {f"layer{number}": jnp.ones((1, 1)) for number in range(7)}
+    shown = "layer0 [1, 1], layer1 [1, 1], layer2 [1, 1], layer3 [1, 1] and 3 more"
+    assert repr(jp.curvature.Sweep(diagonal=many)) == f"Sweep(diagonal of {shown})"
+    assert repr(jp.curvature.Sweep(gram=many)) == f"Sweep(gram of {shown})"
+    assert repr(jp.curvature.Sweep()) == "Sweep()"

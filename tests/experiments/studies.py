@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 # Makes the study whole; and, shard by shard, killed before every one of its trainings.
 RUN = """
-import importlib, sys
+import gc, importlib, sys
 from pathlib import Path
 from rich.console import Console
 import jaxprune as jp
@@ -38,6 +38,7 @@ from experiments.shared.study import run
 from jaxprune.report import Page
 
 name, settings, shards, out = sys.argv[1], eval(sys.argv[2]), sys.argv[3].split(), Path(sys.argv[4])
+gc.set_threshold(50_000, 20, 50)  # as in tests/conftest.py
 made, fit, console = importlib.import_module(f"experiments.{name}"), jp.train.fit, Console(stderr=True)
 run(made.STUDY, made.Settings(**settings, out=out / "whole"), console)
 # Once is enough for the page.

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxprune as jp
@@ -78,6 +79,14 @@ def test_joint_ends_at_the_target_and_every_step_loads(finished):
         assert jp.cost.macs(network, (8, 8, 1)) == step["macs"]
         assert jp.cost.parameters(network) == step["parameters"]
         assert specification.describe() == step["shape"]
+
+
+def test_measure_records_objective_score_and_update_of_every_step(made, finished):
+    first, *others = finished[0]["metrics"]["steps"]
+    axes = [tuple(step[name] for name in ("objective", "score", "update")) for step in (first, *others)]
+    assert axes == [("none", "dense", "none")] + [("none", "l2", "training")] * len(others)
+    table = pd.read_csv(made.whole / "steps.csv", keep_default_na=False)
+    assert list(zip(table.objective, table.score, table["update"], strict=True)) == axes
 
 
 def test_measure_records_the_hits_of_the_saved_networks_and_times_aside(finished):

@@ -16,6 +16,7 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 from experiments.joint import Settings, figures, findings, page, tables
+from experiments.joint.options import CRITERIA, OBJECTIVES, method_of
 from experiments.joint.results import (
     CONTROLS,
     Results,
@@ -35,6 +36,7 @@ from experiments.shared.pages import points, spread
 from experiments.shared.results import FLOOR, verdicts
 from jaxprune import records, stats
 from jaxprune.evaluate import robustness
+from jaxprune.structured import criteria
 
 BLOCKS = [f"stage{stage}_block{number}" for stage in (1, 2, 3) for number in range(3)]
 CONDITIONS = ["clean", *(f"corrupted/{name}-{level}" for name in ("fog", "snow") for level in (1, 3)), "shifted/noise"]
@@ -727,3 +729,36 @@ def test_compose_of_the_same_records_is_the_same_and_names_the_papers_choices(tm
     assert MISSING in text
     assert any("looked at the test images" in one for one in first(text))
     assert "no further" not in text  # than a target that there is not
+
+
+@pytest.mark.parametrize(
+    ("criterion", "objective"),
+    [
+        ("second-order", "label"),
+        ("kernel-block", "label"),
+        ("kl", "kl"),
+        ("kl-twice", "kl-twice"),
+        ("cka", "cka"),
+        *((name, "none") for name in ("l1", "l2", "batchnorm", "activation", "random")),
+    ],
+)
+def test_method_of_names_the_objective_of_every_criterion(criterion, objective):
+    config = {"layer_criterion": criterion, "neuron_criterion": "l2"}
+    assert vars(method_of(config, "layer")) == {"objective": objective, "score": criterion, "update": "training"}
+    assert vars(method_of(config, "neurons")) == {"objective": "none", "score": "l2", "update": "training"}
+    assert vars(method_of(config, "tuned")) == {"objective": "none", "score": "dense", "update": "training"}
+    assert vars(method_of(config, "dense")) == {"objective": "none", "score": "dense", "update": "none"}
+    assert objective in {*OBJECTIVES, "none"}
+    # A criterion that looks at what the network does asks for something: none is left out of the table.
+    looks = not hasattr(criteria, {"batchnorm": "batchnorm_scale"}.get(criterion, criterion))
+    assert looks == (objective != "none")
+
+
+def test_axes_of_the_page_are_those_of_every_criterion_there_is():
+    assert set(CRITERIA) == {
+        *("second-order", "kernel-block", "kl", "kl-twice", "cka", "l1", "l2", "batchnorm", "activation", "random")
+    }
+    assert findings.axes(Settings(layer_criterion="kl", neuron_criterion="l1")) == (
+        "Layers: kl (the divergence from the outputs of the network before the step), kl, training. Neurons: none, l1, "
+        "training. The control: none, dense, training."
+    )

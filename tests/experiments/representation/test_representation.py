@@ -102,7 +102,7 @@ def number() -> int:
     return 1
 
 
-OWN: dict[str, Any] = {"data": squares, "score": least, "architectures": (tiny,), "attributed_examples": 4}
+OWN: dict[str, Any] = {"data": squares, "method": least, "architectures": (tiny,), "attributed_examples": 4}
 OWN |= {"batch_size": 8, "test_examples": 12}
 
 
@@ -156,7 +156,14 @@ def test_measure_gives_every_measure_image_by_image(made):
         ({"architectures": ("vgg",)}, "architectures: unknown value 'vgg'"),
         ({"seeds": ()}, "seeds: expected one or more"),
         ({"distortions": ("fog",)}, "distortions: unknown value 'fog'"),
-        ({"score": "size"}, "score: unknown value 'size'"),
+        ({"method": "size"}, "method: unknown value 'size'"),
+        ({"method": "source-head/diagonal"}, "method: objective: unknown value 'source-head'. .*Known: label, logits"),
+        ({"method": "features/diagonal"}, "method: objective: unknown value 'features'"),
+        ({"method": "logits/snip"}, "method: snip ranks by a gradient"),
+        (
+            {"method": "logits/greedy+rounds"},
+            r"method: expected no update or \+surgeon, but got 'logits/greedy\+rounds'",
+        ),
         ({"random_rungs": (8,)}, r"random_rungs: expected rungs in \[1, 8\)"),
         ({"snip_rungs": (0,)}, r"snip_rungs: expected rungs in \[1, 8\)"),
         ({"distorted_rungs": (1,)}, "distorted_rungs: expected rung 0"),
@@ -174,7 +181,7 @@ def test_measure_gives_every_measure_image_by_image(made):
         ({"data": "voc:"}, "data: unknown value 'voc:'"),
         ({"data": "nowhere:images"}, "data: there is no module 'nowhere'"),
         ({"data": number}, "data: expected .*:number to return a jp.data.Annotated, but got int"),
-        ({"score": "nowhere:size"}, "score: there is no module 'nowhere'"),
+        ({"method": "nowhere:size"}, "method: there is no module 'nowhere'"),
         ({"architectures": (number,)}, "architectures: expected .*:number to return an Architecture of"),
         (
             {"architectures": (blind,)},
@@ -243,10 +250,14 @@ def test_resolved_takes_over_what_legacy_says():
 
 
 def test_resolved_names_functions_so_that_records_are_those_of_their_names():
-    passed = resolved(Settings(score=least, architectures=("vit", tiny)))
+    passed = resolved(Settings(method=least, architectures=("vit", tiny)))
     names = [f"{__name__}:{one}" for one in ("least", "tiny")]
-    assert [one.partition("@")[0] for one in (passed.score, *passed.architectures)] == [names[0], "vit", names[1]]
-    assert resolved(Settings(score=names[0], architectures=("vit", names[1]))) == passed
+    assert [one.partition("@")[0] for one in (passed.method, *passed.architectures)] == [
+        f"label/{names[0]}",
+        "vit",
+        names[1],
+    ]
+    assert resolved(Settings(method=names[0], architectures=("vit", names[1]))) == passed
 
 
 def test_watched_observers_err_more_under_stronger_distortion():
@@ -365,8 +376,9 @@ def test_open_study_has_other_keys_for_other_images_and_other_scores(monkeypatch
     painted, owned = fingerprint(), fingerprint(data=squares)
     assert painted == fingerprint() == fingerprint(train_examples=100)
     assert painted != owned
-    inputs = open_study(Settings(**small, score=least))  # the text of a score is in its name
-    assert {one.score for one in plan(inputs.settings, inputs)} == {named.versioned(least)}
+    inputs = open_study(Settings(**small, method=least))  # the text of a score is in its name
+    ladder = [one for one in plan(inputs.settings, inputs) if isinstance(one, Run) and one.arm == "ladder" and one.rung]
+    assert {one.score for one in ladder} == {named.versioned(least)}
     jax.config.update("jax_enable_x64", False)
     assert painted == fingerprint()
     scenes = jp.data.scenes
@@ -432,6 +444,51 @@ def test_trainings_give_equal_networks_in_any_order_and_with_gaps(tmp_path, monk
     kept.clear()
     assert made_in(places[::-1]) == found
     assert sum(counts) == 8
+
+
+def test_plan_names_objective_score_and_update_of_the_arm_that_is_used():
+    settings = resolved(Settings(architectures=("vit",), seeds=(0,), method="logits/greedy+surgeon"))
+    runs = [one for one in plan(settings, None) if isinstance(one, Run)]
+    found = {(one.arm, one.rung > 0): (one.objective, one.score, one.update) for one in runs}
+    dense = ("none", "dense", "none")
+    assert found == {
+        ("ladder", False): dense,
+        ("ladder", True): ("logits", "greedy", "surgeon"),
+        ("control", True): dense,
+        ("random", True): ("none", "random", "none"),
+        ("snip", True): ("label", "snip", "none"),
+    }
+    # What the method does not change has one record, whatever the method.
+    others = set(plan(resolved(dataclasses.replace(settings, method="magnitude")), None))
+    assert {one.arm for one in set(runs) - others} == {"ladder"}
+    assert len(set(runs) - others) == Settings().rungs - 1
+
+
+@pytest.mark.parametrize("word", ["logits/diagonal+surgeon", "magnitude+surgeon", "magnitude"])
+def test_trainings_update_kept_weights_before_they_are_trained(monkeypatch, word):
+    inputs = open_study(Settings(**OWN | {"method": word}, rungs=2))
+    trainings = representation.prepare(inputs.settings, inputs, (0, f"{__name__}:tiny")).trainings
+    assert trainings is not None
+    started = []
+
+    def trained(
+        out: Path, network: jp.Network, loss: Any, tx: Any, data: Any, identity: Any, mask: Any, **fit: Any
+    ) -> Any:
+        started.append((network, mask))
+        return network
+
+    monkeypatch.setattr(networks, "trained", trained)
+    trainings.network("ladder", 1)
+    (dense, _), (pruned, mask) = started
+    batches = [{name: values[:256] for name, values in inputs.images(0).training().items()}]
+    loss = jp.losses.distillation() if word.startswith("logits") else jp.losses.cross_entropy
+    score = jp.scores.magnitude() if word.startswith("magnitude") else jp.scores.diagonal_hessian(loss)
+    expected = jp.masks.unstructured(0.36)(score(dense, batches), jp.tree.prunable(dense.params))
+    jax.tree.map(np.testing.assert_array_equal, mask, expected)
+    params = jp.masks.apply(mask, dense.params)
+    if "+" in word:
+        params = jp.scores.surgeon_update(loss, damping=networks.DAMPING)(dense, batches, mask)
+    jax.tree.map(np.testing.assert_array_equal, pruned.params, params)
 
 
 def test_trainings_go_on_after_one_that_failed(monkeypatch):

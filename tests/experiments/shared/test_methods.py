@@ -131,3 +131,15 @@ def test_goal_sketches_what_is_scored_and_moves_by_every_output(world, objective
     mask = pruned.prune(dataclasses.replace(few, scored={}), parse(f"{objective}/greedy+surgeon"), 0.5).mask
     assert jp.masks.sparsity(mask, world.prunable) == pytest.approx(0.5, abs=0.02)
     assert pruned.goal(few, "label").network(images).shape == pruned.goal(world, "label").network(images).shape
+
+
+def test_prune_solves_blocks_of_as_many_inputs_as_the_settings_say(world):
+    method = parse("logits/greedy+surgeon")
+    small_blocks = dataclasses.replace(world, settings=dataclasses.replace(world.settings, blocks=2), scored={})
+    found = pruned.prune(small_blocks, method, 0.5)
+    aim = pruned.goal(world, "logits")
+    scores = jp.scores.block_hessian(aim.loss, form="greedy", blocks=2, damping=1e-2, scope=world.prunable)
+    mask = jp.masks.unstructured(0.5)(scores(aim.network, aim.images), world.prunable)
+    jax.tree.map(np.testing.assert_array_equal, found.mask, mask)
+    params = jp.scores.surgeon_update(aim.loss, blocks=2, damping=1e-2)(aim.network, aim.images, mask)
+    jax.tree.map(np.testing.assert_array_equal, found.network.params, params)

@@ -5,7 +5,7 @@ import importlib.util
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -45,8 +45,21 @@ def tensors(name: str, classes: int = 1000) -> dict[str, np.ndarray]:
     return script("golden_weights").filled(mapping.shapes(known.layout(module), like))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def thin():
+    """A ResNet-18 whose stem has 8 filters in place of 64: all names are torchvision's, and convolutions take no time.
+
+    Files of the published size are read in the tests of the models.
+    """
+    known = jp.models.ARCHITECTURES["torchvision/resnet18"]
+    thinner = dataclasses.replace(known, module=lambda classes, image: jp.models.resnet(18, classes, width=8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cast(dict[str, Any], jp.models.ARCHITECTURES), known.name, thinner)
+        yield
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(thin, tmp_path_factory):
     """A folder with 1000 synsets in train and in val, one tiny image in each but for those of two tasks."""
     root = tmp_path_factory.mktemp("imagenet")
     wanted = {one for task in jp.data.imagenet_tasks() if task.name in TASKS for one in task.classes}
@@ -246,10 +259,13 @@ def test_transformation_of_the_public_protocol_steps_as_sgd_in_pytorch():
 
 def test_transfer_dry_run_says_what_would_be_done_and_computes_nothing(place, tmp_path):
     text = said(asked(place, tmp_path, methods=("magnitude", "obs")))
+    weights = {name: one for name, one in tensors("torchvision/resnet18").items() if "running" not in name}
+    sizes = [one.size for name, one in weights.items() if one.ndim and not name.startswith("fc.")]
+    kernels = sum(one.size for one in weights.values() if one.ndim == 4)
     for part in (
         "3 runs: 1 seed, the dense network and 2 methods",
         "runs 3, done 0, to do 3",
-        "11,176,512 parameters, 11,166,912 prunable",
+        f"{sum(sizes):,} parameters, {kernels:,} prunable",
         "folder:train: 200 of 1,180 images are used, 32 x 32 x 3",
         "scoring 40, finetuning 20, head 60, selection 20, test 40",
         "images/s",

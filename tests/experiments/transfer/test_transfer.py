@@ -10,6 +10,7 @@ import pytest
 import jaxprune as jp
 from experiments import transfer
 from experiments.shared import check_page, frozen_heads
+from experiments.shared.architectures import filled
 from experiments.shared.study import run
 from jaxprune.store import Store
 from tests.experiments import studies
@@ -180,7 +181,7 @@ def test_command_of_transfer_ends_with_the_code_of_its_signal(tmp_path, sent, co
 def test_pretrain_never_shares_networks_of_other_images(tmp_path, monkeypatch):
     folders = []
     monkeypatch.setattr(jp.train, "fit", lambda *_, folder, **__: folders.append(folder))
-    settings, images = asked(tmp_path), np.zeros((2, 8, 8, 1), np.float32)
+    settings, images = filled(asked(tmp_path)), np.zeros((2, 8, 8, 1), np.float32)
     for side in (8, 16, 8):
         data = {"image": np.zeros((2, side, side, 1), np.float32), "label": np.array([0, 1])}
         frozen_heads.pretrain(settings, 0, data, 2)

@@ -1,0 +1,61 @@
+"""Groups as a table: what each unit owns, and what it costs."""
+
+import math
+from collections.abc import Sequence
+
+from jaxprune.groups import Group, Member
+from jaxprune.structured.discovery.facts import Facts
+from jaxprune.structured.discovery.listing import Leaf
+
+_HEAD = ("group", "units", "parameters", "products", "made by", "read by")
+_SHOWN = 4
+
+
+def table(groups: Sequence[Group], leaves: Sequence[Leaf], facts: Facts, batch: int) -> str:
+    """Writes groups as a table.
+
+    A member is its leaf and axis, with how many of its indices belong to a unit: ``kernel[1] 3x4`` are three runs of
+    four neighbours.  Parameters are those of one unit, and products the multiplications by these for one image; what
+    two groups share counts for either.
+    """
+    rows = [_HEAD, *(_row(group, leaves, facts, batch) for group in groups)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if 1 <= column <= 3 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _row(group: Group, leaves: Sequence[Leaf], facts: Facts, batch: int) -> tuple[str, ...]:
+    known = {leaf.name: (number, leaf) for number, leaf in enumerate(leaves)}
+    operations: dict[int, int] = {}
+    for (leaf, _), count in facts.operations.items():
+        operations[leaf] = operations.get(leaf, 0) + count
+    parameters, products = 0, 0.0
+    for member in group.members:
+        number, leaf = known[member.leaf]
+        lengths = list(map(len, leaf.axes))
+        share = 1.0 if member.axis is None else member.places(group.size).shape[1] / lengths[member.axis]
+        parameters += round(math.prod(lengths) * share)
+        products += operations.get(number, 0) * share / batch
+    made, read = ([_written(one) for one in group.members if one.reads == reads] for reads in (False, True))
+    return (group.name, str(group.size), f"{parameters:,}", f"{round(products):,}", _joined(made), _joined(read))
+
+
+def _written(member: Member) -> str:
+    if member.axis is None:
+        return member.leaf
+    if member.indices is not None:
+        return f"{member.leaf}[{member.axis}] {len(member.indices[0])} in an order of their own"
+    runs = f" {member.outer}x{member.each}" if member.outer > 1 else f" x{member.each}" if member.each > 1 else ""
+    start = f" from {member.offset}" if member.offset else ""
+    return f"{member.leaf}[{member.axis}]{runs}{start}"
+
+
+def _joined(members: Sequence[str]) -> str:
+    shown = ", ".join(members[:_SHOWN])
+    return shown + (f" and {len(members) - _SHOWN} more" if len(members) > _SHOWN else "")

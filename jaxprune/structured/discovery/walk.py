@@ -1,0 +1,332 @@
+"""Walks through a program, whatever it calls, and applies the rule of every primitive."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.extend import core
+
+from jaxprune.sites.operations import multiplications
+from jaxprune.structured.discovery import arithmetic, layout, products
+from jaxprune.structured.discovery.described import Description, by_letters
+from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, WEIGHTS, Facts, Origin, Step, Value
+from jaxprune.structured.discovery.indices import STAYS, Nodes
+
+Axes = tuple[Nodes, ...]
+Rule = Callable[..., list[Axes]]
+
+_LAYOUT: dict[str, Rule] = {
+    "transpose": layout.transpose,
+    "broadcast_in_dim": layout.broadcast,
+    "squeeze": layout.squeeze,
+    "iota": layout.iota,
+    "random_bits": layout.random,
+    "random_wrap": layout.random,
+    "random_unwrap": layout.random,
+    "random_seed": layout.random,
+    "random_fold_in": layout.random,
+    "random_split": layout.random,
+    "random_clone": layout.random,
+    "reshape": layout.reshape,
+    "concatenate": layout.concatenate,
+    "stack": layout.stack,
+    "unstack": layout.unstack,
+    "tile": layout.tile,
+    "slice": layout.part,
+    "split": layout.split,
+    "pad": layout.pad,
+    "rev": layout.reverse,
+    "dynamic_slice": layout.dynamic_slice,
+    "dynamic_update_slice": layout.dynamic_update_slice,
+    "gather": layout.gather,
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max"], layout.scatter),
+    "optimization_barrier": arithmetic.identity,
+    "device_put": arithmetic.identity,
+    "bitcast_convert_type": arithmetic.recast,
+    "sort": arithmetic.ordered,
+    "top_k": arithmetic.ordered,
+}
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(arithmetic.ELEMENTWISE, arithmetic.elementwise),
+    **dict.fromkeys(arithmetic.REDUCTIONS, arithmetic.reduction),
+    **dict.fromkeys(arithmetic.CUMULATIVE, arithmetic.cumulative),
+    **dict.fromkeys(arithmetic.WINDOWS, arithmetic.window),
+    **_LAYOUT,
+}
+_PRODUCTS = {"dot_general": products.matrix_product, "conv_general_dilated": products.convolution}
+# Equations that run one program on their operands, and where they have it.
+CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+# Constants that are worked out on the way, since they may say where to look: whole numbers, and not many.
+_MANY = 100_000
+_RESHAPED = frozenset(["transpose", "squeeze", "broadcast_in_dim", "reshape", "slice", "split", "rev"])
+_SAME = frozenset(["convert_element_type", "copy", "copy_p", "neg", "name", "stop_gradient", "sharding_constraint"])
+
+
+class Record(NamedTuple):
+    """The indices of what goes into an equation, and of what comes out."""
+
+    before: tuple[Axes, ...]
+    after: tuple[Axes, ...]
+
+
+class Walk:
+    """Walks through programs, and collects facts.
+
+    Args:
+      describe: rules of the user's own, by the name of a primitive.
+
+    Attributes:
+      facts: what was found.
+      records: the indices of every equation, by its place: the equations that hold it, from the outside.
+      constants: those of the constants of every program that was entered, by its place.
+    """
+
+    def __init__(self, describe: Mapping[str, Description]) -> None:
+        self.facts = Facts()
+        self.records: dict[tuple[int, ...], Record] = {}
+        self.constants: dict[tuple[int, ...], list[Axes]] = {}
+        self._describe = describe
+        self._path: list[int] = []
+        self._turns = 1
+
+    def program(
+        self, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value], scope: str = ""
+    ) -> list[Value]:
+        """Follows values through a program.
+
+        Returns:
+          Its outputs.
+        """
+        values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for variable, number in zip(jaxpr.constvars, consts, strict=True):
+            values[variable] = self.constant(number)
+        self.constants[*self._path, id(jaxpr)] = [values[variable].axes for variable in jaxpr.constvars]
+        for equation in needed(jaxpr):
+            operands = [
+                self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in equation.invars
+            ]
+            self._path.append(id(equation))
+            results = self._equation(equation, operands, scope)
+            # Again in every turn of a loop: the last one counts.
+            self.records[tuple(self._path)] = Record(
+                tuple(one.axes for one in operands), tuple(one.axes for one in results)
+            )
+            self._path.pop()
+            for variable, result in zip(equation.outvars, results, strict=True):
+                if result.shape != extents(variable):
+                    raise ValueError(
+                        f"network: expected axes of {extents(variable)} for the result of "
+                        f"{equation.primitive.name}, but its rule gives {result.shape}. This is an error of jaxprune: "
+                        f"please report it, and pass describe={{{equation.primitive.name!r}: ...}} meanwhile."
+                    )
+                values[variable] = result
+        return [self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom] for atom in jaxpr.outvars]
+
+    def constant(self, number: Any) -> Value:
+        """Makes the value of a number, or array, that the program has."""
+        shape = np.shape(number)
+        known = None
+        if not isinstance(number, Tracer) and not jax.dtypes.issubdtype(
+            jax.numpy.result_type(number), jax.dtypes.prng_key
+        ):
+            known = np.asarray(number) if np.size(number) <= _MANY and np.asarray(number).dtype.kind in "iub" else None
+        axes = tuple(self.facts.indices.fresh(length) for length in shape)
+        for nodes in axes:
+            if len(nodes) > 1:
+                self.facts.notes.append((nodes, "an array of the program's own lies along its units"))
+        return Value(axes, CONSTANT, known=known)
+
+    def _equation(self, equation: core.JaxprEqn, operands: Sequence[Value], scope: str) -> list[Value]:
+        name = equation.primitive.name
+        here = "/".join(part for part in (scope, str(equation.source_info.name_stack)) if part)
+        self.facts.indices.step = f"{name} in {here}" if here else name
+        self.facts.place = tuple(self._path)
+        if name in CALLS and name not in self._describe:
+            return self.program(*opened(equation.params[CALLS[name]]), operands, here)
+        if name in ("scan", "while", "cond") and name not in self._describe:
+            loop = {"scan": self._scan, "while": self._while, "cond": self._cond}[name]
+            return loop(equation.params, operands, here)
+        shapes = tuple(map(extents, equation.outvars))
+        results, marks, origins = self._followed(Step(name, equation.params, shapes), operands)
+        for operand in operands:
+            marks |= operand.marks
+        source = max((operand.source for operand in operands), default=CONSTANT)
+        known = _known(equation, operands)
+        return [Value(tuple(axes), source, origins, marks, known) for axes in results]
+
+    def _followed(self, step: Step, operands: Sequence[Value]) -> tuple[list[Axes], int, tuple[Origin, ...]]:
+        """The axes of the results of a step, the statistics that it is, and the leaves that it is linear in."""
+        if step.name in self._describe:
+            return *by_letters(self.facts, self._describe[step.name], step, *operands), ()
+        if step.name in _PRODUCTS:
+            self._count(step, operands)
+            results, marks = _PRODUCTS[step.name](self.facts, step, *operands)
+            return results, marks, products.still(self.facts, step, *operands) if step.name == "dot_general" else ()
+        if step.name in RULES:
+            results = RULES[step.name](self.facts, step, *operands)
+        else:
+            why = "nothing describes this primitive (discover(..., describe=...) can)"
+            results = layout.stays(self.facts, step, why, *operands)
+        return results, 0, self._origins(step, operands)
+
+    def _count(self, step: Step, operands: Sequence[Value]) -> None:
+        """Notes how often a leaf is multiplied by."""
+        made = [jax.ShapeDtypeStruct(shape, np.float32) for shape in step.shapes]
+        count = multiplications(step.name, step.params, operands, made) or 0
+        for leaf in {one.leaf for operand in operands if operand.source == WEIGHTS for one in operand.origins}:
+            self.facts.operations[leaf, self.facts.place] = count * self._turns
+
+    def _origins(self, step: Step, operands: Sequence[Value]) -> tuple[Origin, ...]:
+        """The leaves that the results are still linear in; where they cease to be, that is a use of them."""
+        kept: list[Value] = []
+        if step.name in _SAME or step.name in _RESHAPED:
+            kept = [operands[0]]
+        elif step.name in ("mul", "div"):
+            # Of a factor that depends on the images, signs and sizes are not known before.
+            sides = operands if step.name == "mul" else operands[:1]
+            kept = [one for one in sides if one.shape and one.shape == step.shapes[0]]
+            if any(one.source == IMAGES for one in operands):
+                kept = []
+        if len(kept) == 2 and products.shared(*kept):
+            kept = []
+        for operand in operands:
+            if not any(operand is one for one in kept):
+                self.facts.use(operand)
+        return tuple(Origin(origin.leaf, _moved(step, one, origin)) for one in kept for origin in one.origins)
+
+    def _scan(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
+        constants, carried = params["num_consts"], params["num_carry"]
+        fixed, carry, slices = (
+            list(operands[:constants]),
+            list(operands[constants : constants + carried]),
+            operands[constants + carried :],
+        )
+        for one in slices:
+            self.facts.indices.fix(one.axes[0], "turns of a loop")
+        turns = [_without_first(one) for one in slices]
+        self._turns *= params["length"]
+        carry, results = self._repeated(params["jaxpr"], fixed, carry, turns, scope)
+        self._turns //= max(1, params["length"])
+        first = np.full(params["length"], STAYS)
+        stacked = [Value((first, *one.axes), one.source, (), one.marks) for one in results]
+        return [*carry, *stacked]
+
+    def _repeated(
+        self, body: Any, fixed: list[Value], carry: list[Value], turns: list[Value], scope: str
+    ) -> tuple[list[Value], list[Value]]:
+        """Follows a loop until what it carries is known: a leaf that it changes is none any more."""
+        for operand in carry:
+            self.facts.use(operand)
+        carry = [Value(one.axes, one.source, (), one.marks) for one in carry]
+        while True:
+            results = self.program(*opened(body), [*fixed, *carry, *turns], scope)
+            after = []
+            for before, new in zip(carry, results, strict=False):
+                for left, right in zip(before.axes, new.axes, strict=True):
+                    self.facts.indices.join(left, right)
+                after.append(Value(before.axes, max(before.source, new.source), (), before.marks | new.marks))
+            for one in results:
+                self.facts.use(one)
+            if all((old.source, old.marks) == (new.source, new.marks) for old, new in zip(carry, after, strict=True)):
+                return after, results[len(carry) :]
+            carry = after
+
+    def _while(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
+        asked, fixed = params["cond_nconsts"], params["body_nconsts"]
+        outside, inside, carry = (
+            operands[:asked],
+            list(operands[asked : asked + fixed]),
+            list(operands[asked + fixed :]),
+        )
+        carry, _ = self._repeated(params["body_jaxpr"], inside, carry, [], scope)
+        self.program(*opened(params["cond_jaxpr"]), [*outside, *carry], scope)
+        return carry
+
+    def _cond(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
+        branches = [self.program(*opened(branch), operands[1:], scope) for branch in params["branches"]]
+        merged = []
+        for results in zip(*branches, strict=True):
+            for other in results[1:]:
+                for left, right in zip(results[0].axes, other.axes, strict=True):
+                    self.facts.indices.join(left, right)
+            marks = operands[0].marks
+            for one in results:
+                marks |= one.marks
+                self.facts.use(one)
+            merged.append(Value(results[0].axes, max(one.source for one in results), (), marks))
+        return merged
+
+
+def extents(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable."""
+    return tuple(variable.aval.shape)
+
+
+def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
+    """The equations on which the outputs depend, in their order."""
+    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
+    found = []
+    for equation in reversed(jaxpr.eqns):
+        if not wanted.isdisjoint(equation.outvars):
+            found.append(equation)
+            wanted.update(atom for atom in equation.invars if not isinstance(atom, core.Literal))
+    return found[::-1]
+
+
+def opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
+    """Returns the equations of a program and its constants."""
+    return (program.jaxpr, program.consts) if isinstance(program, core.ClosedJaxpr) else (program, ())
+
+
+def _without_first(value: Value) -> Value:
+    origins = tuple(Origin(origin.leaf, origin.axes[1:]) for origin in value.origins)
+    return Value(value.axes[1:], value.source, origins, value.marks)
+
+
+def _moved(step: Step, value: Value, origin: Origin) -> tuple[frozenset[int], ...]:
+    """Which axes of a leaf lie along the axes of the result."""
+    before, name, params = origin.axes, step.name, step.params
+    if name == "transpose":
+        return tuple(before[axis] for axis in params["permutation"])
+    if name == "squeeze":
+        gone = [axis % len(before) for axis in params["dimensions"]]
+        return tuple(one for axis, one in enumerate(before) if axis not in gone)
+    if name == "broadcast_in_dim":
+        placed = dict(zip(params["broadcast_dimensions"], before, strict=True))
+        return tuple(placed.get(axis, frozenset()) for axis in range(len(step.shapes[0])))
+    if name == "reshape":
+        after: list[frozenset[int]] = [frozenset()] * len(step.shapes[0])
+        for left, right in layout.blocks(value.shape, step.shapes[0]):
+            for axis in right:
+                after[axis] = frozenset().union(*(before[one] for one in left))
+        return tuple(after)
+    return before
+
+
+def _known(equation: core.JaxprEqn, operands: Sequence[Value]) -> np.ndarray | None:
+    """Works out a constant of whole numbers."""
+    if len(equation.outvars) != 1 or not all(operand.known is not None for operand in operands):
+        return None
+    aval: Any = equation.outvars[0].aval
+    if np.prod(aval.shape, dtype=float) > _MANY or getattr(aval.dtype, "kind", "") not in "iub":
+        return None
+    if equation.primitive.name.startswith("random"):
+        return None
+    with jax.ensure_compile_time_eval():
+        made = equation.primitive.bind(
+            *(jax.numpy.asarray(operand.known) for operand in operands),
+            **equation.primitive.get_bind_params(equation.params),
+        )
+    return np.asarray(made[0] if equation.primitive.multiple_results else made)

@@ -1,0 +1,113 @@
+"""Programs of every kind evaluated with smaller arrays, against the whole ones with gates: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxprune as jp
+from jaxprune.structured import compact, discover, gated
+from tests.structured.discovery.comparing import measured, same, sliced
+
+
+@jax.custom_vjp
+def _clipped(x):
+    return jnp.tanh(x)
+
+
+_clipped.defvjp(lambda x: (_clipped(x), x), lambda x, g: (jnp.clip(g, -0.1, 0.1),))
+
+
+def _looped(p, x):
+    x = lax.scan(lambda c, w: (jax.nn.relu(c) * w, None), x, p["turns"], reverse=True)[0]
+    x = lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.sin(c[1]) * p["scale"]), (0, x))[1]
+    return lax.cond(jnp.asarray(False), lambda x: x, lambda x: 2 * x + p["scale"], x)
+
+
+WAYS = {
+    "a derivative rule at its tie": lambda p, x: jax.nn.relu(p["scale"] - lax.stop_gradient(p["scale"])) + x,
+    "relu6 and gelu": lambda p, x: jax.nn.relu6(x) + jax.nn.gelu(x),
+    "logaddexp": lambda p, x: jnp.logaddexp(x, p["scale"]),
+    "a backward pass of its own": lambda p, x: _clipped(x),
+    "checkpoint": lambda p, x: jax.checkpoint(lambda x: jax.nn.silu(x) * p["scale"])(x),
+    "counts and constants": lambda p, x: x * jnp.arange(6.0) + np.arange(6.0)[::-1],
+    "an order": lambda p, x: x[:, np.array([3, 1, 0, 2, 5, 4])],
+    "parts": lambda p, x: jnp.concatenate([x[:, 3:], x[:, :3], x[:, ::2]], -1)[:, :6],
+    "padded": lambda p, x: jnp.pad(x, ((0, 0), (2, 0)))[:, 1:7] * p["scale"],
+    "looked up": lambda p, x: x + p["turns"].at[0].set(1.0)[jnp.argmax(x[:, :1] * 0, 1)],
+    "sorted, and the first": lambda p, x: jnp.sort(x, 0) + lax.top_k(x.T, 1)[0][:, 0],
+    "tiled": lambda p, x: jnp.tile(x[:, :3], (1, 2)) * p["scale"],
+    "updated": lambda p, x: lax.dynamic_update_slice(x, p["turns"][:2], (1, 0)),
+    "heads": lambda p, x: jnp.tanh(x.reshape(-1, 2, 3) * p["scale"][:2, None]).reshape(-1, 6),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_compact_rewrites(name):
+    rng = np.random.default_rng(0)
+    params = {
+        "in": rng.normal(size=(3, 6)),
+        "scale": 1 + 0.1 * rng.normal(size=6),
+        "turns": rng.normal(size=(3, 6)),
+        "out": rng.normal(size=(6, 2)),
+    }
+    net, given = jp.Network(lambda p, s, x: WAYS[name](p, x @ p["in"]) @ p["out"], params), rng.normal(size=(5, 3))
+    found = discover(net, given, inner=True)
+    assert len(found) > 0
+    gates = {group.name: np.arange(group.size) % 2 == 0 for group in found}
+    slopes, outputs = measured(compact(net, found, gates), given)
+    whole, want = measured(gated(net, found, gates), given)
+    same(outputs, want)
+    same(slopes, sliced(whole, found, gates))
+
+
+def test_compact_follows_loops():
+    """Loops have forward derivatives only where they are ``while``: values, and a tangent."""
+    rng = np.random.default_rng(0)
+    params = {
+        "in": rng.normal(size=(3, 6)),
+        "scale": rng.normal(size=6),
+        "turns": rng.normal(size=(3, 6)),
+        "out": rng.normal(size=(6, 2)),
+    }
+    net, given = jp.Network(lambda p, s, x: _looped(p, x @ p["in"]) @ p["out"], params), rng.normal(size=(5, 3))
+    found = discover(net, given)
+    gates = {"in": np.arange(6) % 3 > 0}
+    pairs = [(one, jax.jvp(one, (given,), (given,))) for one in (compact(net, found, gates), gated(net, found, gates))]
+    same(pairs[0][1], pairs[1][1])
+
+
+@jax.custom_vjp
+def _own_product(x, w):
+    return jnp.tanh(x) @ w
+
+
+_own_product.defvjp(lambda x, w: (_own_product(x, w), (x, w)), lambda kept, g: (0.1 * g @ kept[1].T, kept[0].T @ g))
+
+
+@jax.custom_jvp
+def _ruled_product(x, w):
+    return jnp.tanh(x) @ w
+
+
+@_ruled_product.defjvp
+def _(given, moves):
+    return _ruled_product(*given), 0.1 * moves[0] @ given[1] + given[0] @ moves[1]
+
+
+@pytest.mark.parametrize("product", [_own_product, _ruled_product], ids=["custom_vjp", "custom_jvp"])
+def test_compact_keeps_a_rule_that_makes_units_and_refuses_one_that_sums_over_them(product):
+    """Copies that stand in for units that are gone would be added up."""
+    rng = np.random.default_rng(0)
+    params, given = {"in": rng.normal(size=(3, 6)), "out": rng.normal(size=(6, 2))}, rng.normal(size=(5, 3))
+    makes = jp.Network(lambda p, s, x: product(x, p["in"]) @ p["out"], params)
+    gates = {"in": np.arange(6) % 2 > 0}
+    found = discover(makes, given)
+    slopes, outputs = measured(compact(makes, found, gates), given)
+    whole, want = measured(gated(makes, found, gates), given)
+    same(outputs, want)
+    same(slopes, sliced(whole, found, gates))
+    reads = jp.Network(lambda p, s, x: product(x @ p["in"], p["out"]), params)
+    with pytest.raises(ValueError, match="a derivative rule of its own"):
+        compact(reads, discover(reads, given), gates)(given)
