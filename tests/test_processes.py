@@ -72,7 +72,7 @@ def stations(placement=None):
     mask = jp.masks.unstructured(0.5)(found["snip"], prunable)
     found["mask"] = mask
     tx = jp.optim.with_mask(optax.adam(1e-2), mask)
-    options = {"steps": 3, "batch_size": 8, "seed": 0}
+    options = {"steps": 2, "batch_size": 8, "seed": 0}
     places = {"trained": placement}
     if placement is not None:
         places["trained, split"] = jp.mesh.Placement(placement.mesh, split=True)

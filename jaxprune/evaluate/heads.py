@@ -109,8 +109,8 @@ def logistic(penalty: float = 1.0) -> HeadMaker:
         from sklearn.linear_model import LogisticRegression  # takes a second to import, and only this head needs it
 
         x, y = _checked(features, labels, classes)
-        model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=10_000, tol=1e-8)
-        model.fit(x.astype(np.float64), y)
+        options: dict[str, Any] = {"class_weight": "balanced", "max_iter": 10_000, "tol": 1e-8}
+        model = LogisticRegression(C=1 / penalty, **options).fit(x.astype(np.float64), y)
         kernel, bias = model.coef_.T, model.intercept_
         if classes == 2:  # scikit-learn then gives the logit of class 1 alone
             kernel, bias = np.concatenate([0 * kernel, kernel], axis=1), np.array([0.0, bias[0]])
