@@ -31,10 +31,12 @@ def available(memory: int | None) -> int:
         check.positive("memory", memory)
         return int(memory)
     statistics = jax.local_devices()[0].memory_stats() or {}
-    limit = statistics.get("bytes_limit")
+    limit, asked = statistics.get("bytes_limit"), _asked()
     if jax.process_count() > 1:
-        return sys.maxsize if limit is None else limit // 2
-    return (_free() if limit is None else limit - statistics.get("bytes_in_use", 0)) // 2
+        return min(sys.maxsize if limit is None else limit, asked) // 2
+    if limit is None:
+        return max(0, min(_free(), asked - _held())) // 2
+    return max(0, min(limit, asked) - statistics.get("bytes_in_use", 0)) // 2
 
 
 def fits(
@@ -75,17 +77,19 @@ def _free() -> int:
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, int(text) - int(used.read_text()))
-    if asked := os.environ.get(_LIMIT):
-        free = min(free, _limit(asked) - _held())
     return max(free, 0)
 
 
-def _limit(asked: str) -> int:
+def _asked() -> int:
+    """What the environment allows this process on a device; on a CPU that is what the process holds."""
+    asked = os.environ.get(_LIMIT)
+    if not asked:
+        return sys.maxsize
     try:
         limit = float(asked)
         check.positive(_LIMIT, limit)
         return int(limit)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"{_LIMIT}: expected a number of bytes above 0, such as 4e9, but got {asked!r}.") from None
 
 

@@ -211,12 +211,21 @@ def demand_served(tx: optax.GradientTransformation, state: Any, params: Any) -> 
     leaves, structure = jax.tree.flatten((state, params))
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "weak_type", False)) for leaf in leaves)
     config: Any = jax.config
-    return _served(tx.update, structure, shapes, config.jax_enable_x64)
+    given = (tx.update, structure, shapes, config.jax_enable_x64)
+    try:
+        hash(given)
+    except TypeError:
+        return _traced(*given)
+    return _served(*given)
 
 
 # Remembered by shapes: a study fine-tunes hundreds of networks with one transformation.
 @functools.lru_cache(maxsize=64)
 def _served(update: Callable[..., Any], structure: Any, shapes: Any, float64: bool) -> Any:
+    return _traced(update, structure, shapes, float64)
+
+
+def _traced(update: Callable[..., Any], structure: Any, shapes: Any, float64: bool) -> Any:
     def total(point: Any) -> Any:
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(point))
 

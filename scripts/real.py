@@ -197,7 +197,7 @@ def counted(weights: Path, pictures: Path) -> None:
     say(
         f"Of {total:,} prunable weights {zeros / total:.1%} have a diagonal of exactly 0 on {SCORED} pictures of "
         f"{SIDE} x {SIDE} pixels: {padding / total:.1%} are taps that see padding alone, on any picture; the others "
-        "make or read channels that are at 0 or at 6 on all of these."
+        "are zero on these pictures, as where a channel is at 0 or at 6 on all of them."
     )
 
 

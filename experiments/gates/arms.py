@@ -149,9 +149,11 @@ class Scene:
             hessian = jp.structured.gate_hessian(here, groups, self.taught, loss=loss, gates=gates, matrix="ggn")
             scaled = jp.structured.factored(here, groups, gates)
             slope = jp.curvature.average(lambda batch, at=scaled: jp.curvature.gradient(at, loss, batch), self.taught)
-            rated = compensation.named(groups, np.diagonal(hessian))
-            gates = self._without(gates, rated, (1 - run.share) ** (number / run.rounds), allocation)
             slopes = {name: np.asarray(values, np.float64) for name, values in slope.items()}
+            # What the model says of each unit alone: its curvature, and the slope at which it stands.
+            halves = compensation.named(groups, np.diagonal(hessian) / 2)
+            rated = {name: half - slopes.get(name, 0.0) for name, half in halves.items()}
+            gates = self._without(gates, rated, (1 - run.share) ** (number / run.rounds), allocation)
             step = jp.structured.readjusted(groups, hessian, gates, slope=slopes, damping=run.damping)
             factors = {name: values * step[name] for name, values in factors.items()}
             here = jp.structured.fold(self.dense, groups, factors)

@@ -56,6 +56,9 @@ def open_study(settings: Settings) -> Inputs:
     for share in settings.shares:
         if not 0 < share < 1:
             raise ValueError(f"shares: expected shares of all units, in (0, 1), but got {share!r}. For half pass 0.5.")
+    for name in ("sketch", "blocks", "round_share"):
+        if getattr(settings, name) != getattr(Settings, name):
+            raise ValueError(f"{name}: expected none, as gates have neither; it is of weights. Leave it out.")
     conditions.check_conditions(settings, None)
     return conditions.completed(open_inputs(settings), methods=tuple(settings.methods))
 

@@ -1,8 +1,9 @@
 """Every method of the study: an objective, a score, an update, and the options that are tried for it.
 
-All have the same images, and every method but the rounds is tried with each of its options: which of them is best is
-read off images held out, by the squared distance to the dense network, and then it has all images.  The most expensive
-methods have the least tuning: thresholding the damping alone, rounds nothing, and their control its rate.
+All have the same images, and a method is tried with each of its options: which of them is best is read off images held
+out, by the squared distance to the dense network, and then it has all images.  The most expensive methods have the
+least tuning: thresholding by labels and WoodFisher in rounds the damping, thresholding by logits and rounds nothing,
+and the control of rounds its rate.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

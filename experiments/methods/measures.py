@@ -84,7 +84,7 @@ def hits(network: jp.Network, data: Batch) -> str:
 
 def _finetuned(scene: Scene, pruned: jp.Network, mask: Any) -> tuple[jp.Network, float]:
     """Trains what is left, at the rate that is best on the selection images; of equals the smallest."""
-    settings, best, most = scene.settings, (pruned, 0.0), -1.0
+    settings, best, most = scene.settings, None, -1.0
     for rate in sorted(settings.finetune_rates):
         try:
             tuned = jp.train.fit(
@@ -101,4 +101,9 @@ def _finetuned(scene: Scene, pruned: jp.Network, mask: Any) -> tuple[jp.Network,
         found = hits(tuned, scene.selection).count("1")
         if found > most:
             best, most = (tuned, rate), found
+    if best is None:
+        raise FloatingPointError(
+            f"finetune_rates: expected one at which training stays finite, but got {settings.finetune_rates}. Take "
+            "smaller ones."
+        )
     return best

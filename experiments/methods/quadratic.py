@@ -1,8 +1,9 @@
 """The best sparse point of a quadratic model: iterated hard thresholding, with conjugate gradients on the support.
 
 A step goes down the gradient, relative to the diagonal D of the matrix, and sets to zero what is smallest in the same
-measure, ``D_j v_j^2``.  Long steps are tried beside the one that cannot fail, each candidate gets a few conjugate
-gradients on its support before it is judged, and the best is taken while the model falls.  The matrix is never formed.
+measure, ``D_j v_j^2``.  Long steps are tried beside the one of the largest eigenvalue, each candidate gets a few
+conjugate gradients on its support before it is judged, and the best is taken while the model falls.  The matrix is
+never formed.
 """
 
 from dataclasses import dataclass, field

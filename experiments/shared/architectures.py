@@ -118,7 +118,7 @@ def filled(settings: Any, usual: Mapping[str, float] = MappingProxyType({})) -> 
     found = architecture_of(settings)
     wanted = {**found.usual, **(usual if found is ARCHITECTURES[""] else {})}
     made: dict[str, Any] = {name: value for name, value in wanted.items() if getattr(settings, name) is None}
-    if settings.methods == type(settings).methods:
+    if settings.methods is type(settings).methods:  # nobody named any
         methods = (found.instead.get(word, (word,)) for word in settings.methods)
         made["methods"] = tuple(itertools.chain(*methods))
     return replace(settings, **made)

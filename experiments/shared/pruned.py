@@ -12,6 +12,7 @@ from experiments.shared.frozen_heads import World, batches, recalibrated
 from experiments.shared.methods import DENSE, Method
 from jaxprune import check
 from jaxprune.pruning import Compensated
+from jaxprune.pruning.rounds import warn_of_one_deletion
 from jaxprune.types import Loss, Score
 
 SKETCH = 1
@@ -102,8 +103,10 @@ def prune(
 
 def _at_once(world: World, method: Method, sparsity: float, select: Any) -> Pruned:
     """Prunes by one scoring for all sparsities, or in rounds that score anew; and re-adjusts what stays where asked."""
-    aim, score, update = goal(world, method.objective), _score(world, method), None
+    aim, update = goal(world, method.objective), None
+    score = _score(world, method, aim.loss)
     if method.update == "surgeon":
+        warn_of_one_deletion(score)
         blocks, damping = world.settings.blocks or "unit", world.settings.damping
         update = jp.scores.surgeon_update(aim.loss, blocks=blocks, damping=damping)
     if world.settings.rounds > 1:
@@ -146,7 +149,8 @@ def _round(world: World, method: Method, steps: tuple[float, ...]) -> Compensate
     """The last of some rounds; each is done once for all sparsities, and for the control."""
     if (method.word, steps) in world.rounds:
         return world.rounds[method.word, steps]
-    aim, score = goal(world, method.objective), _score(world, method)
+    aim = goal(world, method.objective)
+    score = _score(world, method, aim.loss)
     before = _round(world, method, steps[:-1]) if len(steps) > 1 else None
 
     def scored(network: jp.Network, images: Any) -> Any:
@@ -168,7 +172,7 @@ def _rounds(world: World, method: Method, steps: tuple[float, ...]) -> list[Comp
     return [_round(world, method, steps[: number + 1]) for number in range(len(steps))]
 
 
-def _score(world: World, method: Method) -> Score:
-    settings, loss = world.settings, goal(world, method.objective).loss
+def _score(world: World, method: Method, loss: Loss) -> Score:
+    settings = world.settings
     given = options.ScoreOptions(loss, world.prunable, world.seed, settings.damping, settings.blocks or "unit")
     return options.score("methods", method.score, given)

@@ -17,6 +17,9 @@ from experiments.transfer.results import GROUPS, STAGES, Results, by_cell, losse
 from jaxprune import report
 from jaxprune.report import Cell
 
+PREFERRED = "logits/greedy+surgeon"
+"""The method whose certificate is told in words."""
+
 
 def tables(settings: Any, results: Results, tested: Table) -> dict[str, Table]:
     """Makes the tables beside the verdicts."""
@@ -50,8 +53,8 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     page.section("Does the quadratic model predict the damage?")
     page.drawing(
         figures.predictions(results, losses(results.records)),
-        "Increase of the source loss on the scoring images by pruning: measured, against w′Hw/2 of the removed weights "
-        "w with the exact Hessian of the dense network. A point for each seed and sparsity; the line is equality. "
+        "Increase of the source loss on the scoring images: measured, against w′Hw/2 of the whole change w of the "
+        "weights, exact Hessian of the dense network. A point for each seed and sparsity; the line is equality. "
         f"{counted(len(results.seeds), 'seed')}.",
     )
     page.section("Every verdict")
@@ -176,15 +179,14 @@ def _safety(page: report.Page, settings: Any, results: Results) -> None:
     if not (lines := certificates(results, settings.margin)):
         return
     page.section("How far it may be pruned, with a guarantee")
-    best = max(
-        (one for one in lines if not one.labels and parse(one.method).objective != "logits-of-all"),
-        key=lambda one: (one.reached, one.role == "transfer"),
-    )
+    # Said before anything is looked at: of many certificates the best one has less than its confidence.
+    seed, method = results.seeds[0], PREFERRED if PREFERRED in results.methods else results.methods[0]
+    alike = (seed, method, "transfer", False)
+    shown = next((one for one in lines if (one.seed, one.method, one.role, one.labels) == alike), lines[0])
     count = len(results.inputs.identities(results.seeds[0], "certificate"))
     page.text(
-        f"For instance, of seed {best.seed} by {label(best.method)}: {best.found}. Each is one statement, from "
-        f"{count} images "
-        "that served nothing else. Without labels it counts disagreements with the dense network."
+        f"Of seed {shown.seed} by {label(shown.method)}, chosen before anything was measured: {shown.found}. Each is "
+        f"one statement, from {count} images that served nothing else; the best of many is none."
     )
     roles = [(role, labels) for role in ROLES for labels in (False, True)]
     rows = []

@@ -54,7 +54,7 @@ class Settings(Decisive, Execution):
     """[objective/]score[+update], such as logits/greedy+surgeon.  Objectives: label, source-head, logits, features,
     logits-of-all (not zero-shot).  Updates: surgeon, rounds, adam.  A score of your own takes (network, batches), and
     loss if it has such an argument.  Of a ViT, unless you name some, labels score by Fisher and snip, since their exact
-    Hessian would take a product for every weight, and the diagonal is that of the logits."""
+    Hessian would take a product for every weight, the diagonal is that of the logits, and no rounds are by labels."""
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9)
     out: Path = Path("results/transfer")
     margin: float = 0.05
@@ -89,6 +89,12 @@ def open_study(settings: Settings) -> Inputs:
             f"protocol: {settings.protocol!r} is about pretrained networks. Pass weights, or leave it out."
         )
     certifies = settings.protocol == "leak-free"
+    if certifies and not min(settings.sparsities) > 0:
+        raise ValueError("sparsities: expected numbers above 0, each a rung of a certificate, but got 0. Leave it out.")
+    if certifies and not settings.margin < 1:
+        raise ValueError(
+            f"margin: expected a share of the images below 1, but got {settings.margin}. 0.05 is 5 points."
+        )
     inputs = open_inputs(settings, tasks=settings.tasks, protocol=settings.protocol, certifies=certifies)
     if settings.protocol == "public-proxy":
         inputs = dataclasses.replace(inputs, settings=protocol.with_protocol(settings, inputs))

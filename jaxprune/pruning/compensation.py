@@ -45,7 +45,7 @@ def surgeon_rounds(
     solutions: int = 2,
     steps: int = 60,
     damping: float = 0.1,
-    memory: int | None = None,
+    memory: int = 2_000_000_000,
     after: Compensated | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Iterator[Compensated]:
@@ -75,8 +75,8 @@ def surgeon_rounds(
       solutions: how many systems are solved in a round, each at the point that the one before left.
       steps: the most steps for one system.
       damping: d is this times the mean diagonal of G_KK.
-      memory: the bytes that a Jacobian may take; where it takes more, a system is solved by products.  None: half of
-        what is free.
+      memory: the bytes that a Jacobian may take; where it takes more, a system is solved by products, whose
+        preconditioner is an estimate.  Not what happens to be free: the same call then gives the same numbers.
       after: a round of the same call to go on after, as though that had not been interrupted.
       folder: where every round is kept, with a ``trajectory.json`` of what all did; the same call goes on after the
         last one there, which it yields first.  None: nothing is kept.
@@ -109,6 +109,7 @@ def surgeon_rounds(
     check.whole("solutions", solutions)
     check.whole("steps", steps)
     check.positive("damping", damping)
+    check.positive("memory", memory)
 
     def move(target: Objective, params: Params, free: Mask, number: int) -> tuple[Params, tuple[Attempt, ...]]:
         attempts: list[Attempt] = []
@@ -126,7 +127,7 @@ def surgeon_rounds(
             )
         return params, tuple(attempts)
 
-    values = {"solutions": solutions, "steps": steps, "damping": damping}
+    values = {"solutions": solutions, "steps": steps, "damping": damping, "memory": memory}
     return compensated(
         network, score, batches, prunable, schedule, objective, held_out, select, scope, move, after, folder, values
     )
@@ -161,12 +162,13 @@ def compensated(
         raise ValueError("scope: expected a leaf that may move, but got none. None lets every leaf move.")
     _demand_of(after, folder, sparsities, network)
     batches = readable(network, batches)
+    held_out = None if held_out is None else list(check.batches(held_out, "held_out"))
     target = objective(network, losses.distillation() if loss is None else loss, batches, held_out)
     decisive = {
         "network": (network.params, network.state),
         "objective": getattr(target.loss, "__qualname__", repr(target.loss)),
-        "batches": target.fitted,
-        "held_out": target.held_out,
+        "batches": _given(target.fitted, batches),
+        "held_out": _given(target.held_out, batches if held_out is None else held_out),
         "prunable": prunable,
         "scope": wanted,
         "schedule": sparsities,
@@ -211,6 +213,12 @@ def _run(
             yield last
 
 
+def _given(batches: Sequence[Batch], asked: Sequence[Batch]) -> list[Batch]:
+    """Batches without a teacher that was computed: another machine computes other last digits."""
+    own = all("teacher" in batch for batch in asked)
+    return [{name: one for name, one in batch.items() if own or name != "teacher"} for batch in batches]
+
+
 def _demand_of(
     after: Compensated | None, folder: str | os.PathLike[str] | None, sparsities: Sequence[float], network: Network
 ) -> None:
@@ -232,7 +240,7 @@ def _demand_of(
 
 
 def _solved(
-    target: Objective, params: Params, free: Mask, steps: int, damping: float, memory: int | None
+    target: Objective, params: Params, free: Mask, steps: int, damping: float, memory: int
 ) -> tuple[Params, Attempt]:
     """Solves one system, and goes to the best point on the way."""
     found = system(target, params, free, memory)

@@ -21,8 +21,8 @@ from jaxprune.curvature.requests import is_served
 from jaxprune.pruning.objective import Objective
 from jaxprune.types import Mask, Params
 
-# The most backward passes that writing a Jacobian may take: about as many as the products of one solution.
-_COLUMNS = 64
+# The most backward passes that writing a Jacobian may take: fewer than are charged for the least number of products.
+_COLUMNS = 24
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Multiplied(System):
         )
 
 
-def system(objective: Objective, params: Params, free: Mask, memory: int | None = None) -> System:
+def system(objective: Objective, params: Params, free: Mask, memory: int) -> System:
     """Chooses the form of the system at a point: written where that is possible, cheap and fits into memory."""
     positions = np.flatnonzero(np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(free)]))
     network, loss, fitted = objective.at(params), objective.loss, objective.fitted
