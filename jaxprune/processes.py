@@ -23,9 +23,8 @@ from jaxprune import check, rendezvous
 LIMIT = 60.0
 """Seconds that processes wait for each other, where ``start`` was told of no other number."""
 
-# How many things this process has agreed on: the same number on all of them, or somebody took another way.
-_agreed = 0
-_limit = LIMIT
+# In the coordinator's store, so that nothing of it lives in this module.
+_LIMIT_OF, _CALLS_OF = "jaxprune/limit of {}", "jaxprune/calls of {}"
 # Whoever waits for the first process waits longer than that one does for the others: it says who is missing.
 _MARGIN = 5.0
 
@@ -52,14 +51,12 @@ def start(
     >>> is_first()
     True
     """
-    global _limit
     check.positive("limit", limit)
     given = (address, count, index)
     if any(one is None for one in given) and any(one is not None for one in given):
         raise ValueError(
             f"address, count, index: expected all of them or none, but got {given}. Without them the scheduler says so."
         )
-    _limit = limit
     if jax.distributed.is_initialized():
         return
     if address is None or count is None or index is None:
@@ -82,6 +79,7 @@ def start(
             f"start: JAX ran in this process before ({error}). Call jp.processes.start() before anything else of JAX, "
             "on every host."
         ) from error
+    _client().key_value_set(_LIMIT_OF.format(index), str(limit), allow_overwrite=True)
     meet("start")
 
 
@@ -253,10 +251,9 @@ def _exchanged(what: str, said: str, limit: float | None) -> list[str]:
 
 
 def _next(what: str) -> str:
-    global _agreed
-    _agreed += 1
-    # What it is about is part of it: processes that took different ways do not take each other for the same one.
-    return f"jaxprune/{_agreed}/{what}"
+    # The same number on all of them, or somebody took another way; what it is about is part of it, so that those who
+    # did do not take each other for the same one.
+    return f"jaxprune/{_client().key_value_increment(_CALLS_OF.format(index()), 1)}/{what}"
 
 
 def _heard(key: str, seconds: float) -> str | None:
@@ -269,7 +266,12 @@ def _heard(key: str, seconds: float) -> str | None:
 
 
 def _seconds(limit: float | None) -> float:
-    return _limit if limit is None else limit
+    if limit is not None:
+        return limit
+    try:
+        return float(_client().key_value_try_get(_LIMIT_OF.format(index())))
+    except jax.errors.JaxRuntimeError:  # somebody else has initialised JAX, and named none
+        return LIMIT
 
 
 def _client() -> Any:

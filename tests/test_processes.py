@@ -52,8 +52,12 @@ def stations(placement=None):
     draw = np.random.default_rng(1)
     # Not what init draws: that is float32, and rounds as its program was compiled.
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 8, 8, 1)))
-    variables = jax.tree.map(lambda leaf: 0.3 * draw.standard_normal(leaf.shape), shapes)
-    variables["batch_stats"] = jax.tree.map(lambda leaf: 0.5 + np.abs(leaf), variables["batch_stats"])
+
+    def drawn(leaf):
+        values = draw.standard_normal(leaf.shape)
+        return values / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.7 + 0.1 * values
+
+    variables = jax.tree.map(drawn, shapes)
     local = jp.Network.from_linen(module, variables, train={"train": True})
     data = {"image": draw.standard_normal((12, 8, 8, 1)), "label": np.arange(12) % 3}
     weight = {"weight": np.linspace(0.1, 1, 12)}

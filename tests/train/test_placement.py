@@ -15,7 +15,7 @@ LOSS = jp.losses.cross_entropy
 class Small(nn.Module):
     @nn.compact
     def __call__(self, images, train=False):
-        values = nn.Conv(8, (3, 3), name="first")(images)
+        values = nn.Conv(8, (3, 3), use_bias=False, name="first")(images)
         values = nn.relu(nn.BatchNorm(use_running_average=not train)(values))
         return nn.Dense(3, name="head")(nn.relu(nn.Conv(16, (3, 3), name="second")(values)).mean((1, 2)))
 
