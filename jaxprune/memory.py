@@ -63,7 +63,7 @@ def fits(
         )
         raise MemoryError(
             f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of "
-            f"what is free). {remedy or usual}"
+            f"what is free{_under()}). {remedy or usual}"
         )
 
 
@@ -78,6 +78,10 @@ def _free() -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, int(text) - int(used.read_text()))
     return max(free, 0)
+
+
+def _under() -> str:
+    return f", with {_LIMIT}={os.environ[_LIMIT]}" if os.environ.get(_LIMIT) else ""
 
 
 def _asked() -> int:

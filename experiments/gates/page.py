@@ -38,7 +38,9 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     for group in GROUPS:
         _numbers(made, settings, results, group)
     made.section("Every verdict")
-    for (_, distance), rows in tested.groupby(["claim", "distance"], sort=False):
+    if tested.empty:
+        made.text("No two of these methods are compared by a claim.")
+    for (_, distance), rows in () if tested.empty else tested.groupby(["claim", "distance"], sort=False):
         rows = rows.assign(claim=f"{rows.claim.iloc[0]}, {_DISTANCES[distance]}")
         verdict_table(made, rows, "method", "share", label=label, head=chosen)
     made.section("How it was done")

@@ -145,7 +145,7 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
     page.section("How it was done")
     page.points(
         {
-            "Network.": f"A CIFAR ResNet-{settings.depth} of width {settings.width}, trained on {results.data} here; "
+            "Network.": f"A CIFAR ResNet-{settings.depth} of width {settings.width}, trained on {settings.data} here; "
             "every "
             "kernel but the classifier's is prunable.",
             "Images.": f"Every method has the same {settings.examples} training images; those that read labels are "

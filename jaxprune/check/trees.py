@@ -124,6 +124,11 @@ def distinct(names: list[str]) -> list[str]:
 
 def network(network: Any, name: str = "network") -> None:
     """Checks the weights and the state of a network: real, and no NaN.  What is by design infinite is state."""
+    if not all(hasattr(network, part) for part in ("apply", "params", "state")) or isinstance(network, type):
+        raise TypeError(
+            f"{name}: expected a jp.Network, but got a {type(network).__name__}. jp.Network.from_linen, from_nnx and "
+            "from_equinox make one of a model; jp.Network(apply, params) of a function."
+        )
     real(f"{name}.params", network.params)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(network.params)]
     distinct([jax.tree_util.keystr(path, simple=True, separator="/") for path in paths])

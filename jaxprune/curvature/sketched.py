@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import check
+from jaxprune import check, memory
 from jaxprune.network import Network
 from jaxprune.sites import outputs_at
 
@@ -31,6 +31,7 @@ def sketched(network: Network, images: Any, directions: int, *, key: Any, at: st
 
     Raises:
       ValueError: no directions; outputs that are not [b, c].
+      MemoryError: so many directions do not fit.
 
     Source: Achlioptas (2003), Database-friendly random projections.
 
@@ -43,6 +44,9 @@ def sketched(network: Network, images: Any, directions: int, *, key: Any, at: st
     whole = network if at is None else outputs_at(network, at)
     shape = jax.eval_shape(whole, images)
     check.outputs(shape, len(images))
+    memory.fits(
+        "sketched: the directions", 2 * shape.shape[1] * directions * shape.dtype.itemsize, None, remedy="Take fewer."
+    )
     signs = jax.random.rademacher(key, (shape.shape[1], directions), shape.dtype) / jnp.sqrt(directions).astype(
         shape.dtype
     )

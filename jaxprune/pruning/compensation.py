@@ -153,6 +153,12 @@ def compensated(
     ``move`` says how the free weights go where they go, ``values`` what decides that.
     """
     sparsities = sparsities_of(schedule)
+    for name, function in (("score", score), ("select", select), ("objective", loss)):
+        if function is not None and not callable(function):
+            raise TypeError(
+                f"{name}: expected a function, such as jp.scores.magnitude(), jp.masks.unstructured or "
+                f"jp.losses.distillation('kl'), but got {function!r:.80}."
+            )
     warn_of_one_deletion(score)
     check.network(network)
     check.static_bools("prunable", prunable, network.params)

@@ -72,3 +72,11 @@ def test_sketched_refuses_no_directions_and_outputs_that_are_no_rows():
     images = jnp.ones((2, 4, 4, 1))
     with pytest.raises(ValueError, match=r"\[b, c\]"):
         jp.curvature.sketched(jp.Network(lambda p, s, x: x * p, jnp.ones(())), images, 2, key=jax.random.key(0))
+
+
+def test_sketched_refuses_directions_that_do_not_fit_and_names_the_limit(monkeypatch):
+    with pytest.raises(MemoryError, match=r"sketched: the directions: needs .* Take fewer"):
+        jp.curvature.sketched(network(), IMAGES, 10**12, key=jax.random.key(0))
+    monkeypatch.setenv("JAXPRUNE_MEMORY", "5")
+    with pytest.raises(MemoryError, match="JAXPRUNE_MEMORY=5"):
+        jp.curvature.sketched(network(), IMAGES, 100, key=jax.random.key(0))

@@ -152,3 +152,17 @@ def test_adam_rounds_take_arrays_and_iterators_of_numbers():
     expected = found((30.0,), (1e-3, 1e-2))
     np.testing.assert_array_equal(found(np.array([30.0]), np.array([1e-3, 1e-2])), expected)
     np.testing.assert_array_equal(found(iter([30]), iter([1e-3, 1e-2])), expected)
+
+
+@pytest.mark.parametrize("name", ["score", "select", "objective"])
+def test_surgeon_rounds_refuse_words_where_functions_are_expected(unchecked, name):
+    net = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.ones((2, 1))})
+    given = {"score": jp.scores.magnitude(), "select": jp.masks.unstructured, "objective": None, name: "greedy"}
+    score = given.pop("score")
+    with pytest.raises(TypeError, match=f"{name}: expected a function, .* but got 'greedy'"):
+        jp.pruning.surgeon_rounds(net, score, [{"image": jnp.ones((8, 2))}], {"w": True}, (0.5,), **given)
+
+
+def test_surgeon_rounds_refuse_what_is_no_network(unchecked):
+    with pytest.raises(TypeError, match=r"network: expected a jp.Network, but got a str\. jp.Network.from_linen"):
+        jp.pruning.surgeon_rounds("net", jp.scores.magnitude(), [{"image": jnp.ones((8, 2))}], {"w": True}, (0.5,))
