@@ -14,7 +14,8 @@ import jaxprune as jp
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
-    {"types", "check", "files", "exclusive"},
+    {"types", "check", "files", "exclusive", "rendezvous"},
+    {"processes"},
     {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
     {"network", "losses", "finite", "store"},
     {"sites", "groups", "sweep"},

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, losses, tree
+from jaxprune import check, losses, processes, tree
 from jaxprune.curvature.inputs import placed
 from jaxprune.curvature.products import demand_slope
 from jaxprune.network import Network
@@ -227,9 +227,9 @@ def _finished(batch: Batch, images: jax.Array, limits: Any, seen: list[tuple[Any
     found = jax.device_get(seen)
     broken, classes = max(int(count) for count, _ in found), int(found[0][1])
     if broken:
-        label = np.asarray(batch.get("label", ()))
+        label = processes.read(batch.get("label", ()))
         if label.ndim == 1 and np.issubdtype(label.dtype, np.integer):
-            check.label_range("batch: labels", label[np.asarray(losses.weights(batch)) > 0], classes)
+            check.label_range("batch: labels", label[processes.read(losses.weights(batch)) > 0], classes)
         raise ValueError(
             f"loss: expected a finite gradient in every image, but that of {broken} of {losses.examples(batch)} is "
             "NaN or infinite. Inspect the network's weights and outputs; where they are of half precision, attack in "

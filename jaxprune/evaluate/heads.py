@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check
+from jaxprune import check, processes
 from jaxprune.network import Network
 
 HeadMaker = Callable[[Any, Any, int], Network]
+
+_ROWS = 4096
+"""Examples that are looked at together: what is made of them takes memory beside all the features."""
 
 
 def ridge(penalty: float = 1.0) -> HeadMaker:
@@ -35,12 +38,18 @@ def ridge(penalty: float = 1.0) -> HeadMaker:
     check.positive("penalty", penalty)
 
     def fit(features: Any, labels: Any, classes: int) -> Network:
-        # In float64 on the host: the normal equations square the condition number, and the problem is small.
+        # In float64 on the host: the normal equations square the condition number, and they are small.
         x, y = _checked(features, labels, classes)
-        balance = len(y) / (classes * np.bincount(y, minlength=classes)[y])
-        x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-        gram = (x * balance[:, None]).T @ x + penalty * np.eye(x.shape[1])
-        solution = np.linalg.solve(gram, (x * balance[:, None]).T @ np.eye(classes)[y])
+        balance = len(y) / (classes * np.bincount(y, minlength=classes))
+        gram, sums = np.zeros([x.shape[1] + 1] * 2), np.zeros((classes, x.shape[1] + 1))
+        # Some examples at a time: no copy of all of them in float64.
+        for rows in np.array_split(np.argsort(y, kind="stable"), -(-len(y) // _ROWS)):
+            part = np.concatenate([x[rows].astype(np.float64), np.ones((len(rows), 1))], axis=1)
+            part *= np.sqrt(balance[y[rows]])[:, None]
+            gram += part.T @ part
+            present, first = np.unique(y[rows], return_index=True)
+            sums[present] += np.sqrt(balance[present])[:, None] * np.add.reduceat(part, first)
+        solution = np.linalg.solve(gram + penalty * np.eye(len(gram)), sums.T)
         return _affine(solution[:-1], solution[-1], features)
 
     return fit
@@ -56,8 +65,8 @@ def nearest_mean() -> HeadMaker:
 
     def fit(features: Any, labels: Any, classes: int) -> Network:
         x, y = _checked(features, labels, classes)
-        means = np.stack([x[y == label].mean(axis=0) for label in range(classes)])
-        return Network(_negative_distances, jnp.asarray(means, _kind(features)))
+        means = np.stack([x[y == label].mean(axis=0, dtype=np.float64) for label in range(classes)])
+        return Network(_negative_distances, _centred(means, _kind(features)))
 
     return fit
 
@@ -78,9 +87,8 @@ def nearest_neighbours(k: int = 5) -> HeadMaker:
         x, y = _checked(features, labels, classes)
         if k > len(y):
             raise ValueError(f"k: expected at most the {len(y)} examples that the head is fitted on, but got {k}.")
-        dtype = _kind(features)
-        params = {"features": jnp.asarray(x, dtype), "votes": jnp.asarray(np.eye(classes)[y] / k, dtype)}
-        return Network(_Votes(k), params)
+        params = _centred(x, _kind(features))
+        return Network(_Votes(k, classes), {**params, "labels": jnp.asarray(y, params["points"].dtype)})
 
     return fit
 
@@ -101,7 +109,8 @@ def logistic(penalty: float = 1.0) -> HeadMaker:
         from sklearn.linear_model import LogisticRegression  # takes a second to import, and only this head needs it
 
         x, y = _checked(features, labels, classes)
-        model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=10_000, tol=1e-8).fit(x, y)
+        options: dict[str, Any] = {"class_weight": "balanced", "max_iter": 10_000, "tol": 1e-8}
+        model = LogisticRegression(C=1 / penalty, **options).fit(x.astype(np.float64), y)
         kernel, bias = model.coef_.T, model.intercept_
         if classes == 2:  # scikit-learn then gives the logit of class 1 alone
             kernel, bias = np.concatenate([0 * kernel, kernel], axis=1), np.array([0.0, bias[0]])
@@ -111,7 +120,7 @@ def logistic(penalty: float = 1.0) -> HeadMaker:
 
 
 def _checked(features: Any, labels: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(features, np.float64), np.asarray(labels)
+    x, y = map(processes.read, (features, labels))
     if x.ndim != 2 or len(x) != len(y):
         raise ValueError(f"features: expected [n, d] for {len(y)} labels, but got {x.shape}. Average over space first.")
     check.labels("labels", y, classes)
@@ -134,17 +143,48 @@ def _affine_apply(params: Any, state: Any, features: Any) -> Any:
     return features @ params["kernel"] + params["bias"][None, :]
 
 
+def _centred(points: np.ndarray, dtype: Any) -> dict[str, Any]:
+    """Points [n, d], told from their mean: of numbers that are far from zero the squares would leave no digits."""
+    centre = points.mean(axis=0, dtype=np.float64).astype(dtype)
+    return {"points": jnp.asarray(points.astype(dtype) - centre), "centre": jnp.asarray(centre)}
+
+
 def _negative_distances(params: Any, state: Any, features: Any) -> Any:
     del state
-    return -jnp.sum((features[:, None, :] - params[None, :, :]) ** 2, axis=-1)
+    features = features - params["centre"][None, :]
+    return _nearness(params["points"], features) - jnp.sum(features**2, axis=-1, keepdims=True)
+
+
+def _nearness(points: Any, features: Any) -> Any:
+    """``2 x . y - ||y||^2`` [b, n], which is the larger the nearer: one product of matrices."""
+    products = jnp.matmul(features, points.T, precision="highest")
+    return 2 * products - jnp.sum(points**2, axis=-1)[None, :]
 
 
 @dataclass(frozen=True)
 class _Votes:
     k: int
+    classes: int
 
     def __call__(self, params: Any, state: Any, features: Any) -> Any:
         del state
-        nearness = _negative_distances(params["features"], {}, features)
-        _, nearest = jax.lax.top_k(nearness, self.k)
-        return jnp.sum(params["votes"][nearest], axis=1)
+        features = features - params["centre"][None, :]
+        points = params["points"]
+        count, size = len(points), min(_ROWS, len(points))
+
+        def block(number: Any, best: tuple[Any, Any]) -> tuple[Any, Any]:
+            """The k nearest of those so far and of the next points; of equals the first ones, as they come first."""
+            start = jnp.minimum(number * size, count - size)  # the last block reaches back, and must not count twice
+            places = start + jnp.arange(size)
+            near = _nearness(jax.lax.dynamic_slice_in_dim(points, start, size), features)
+            near = jnp.where((places >= number * size)[None, :], near, -jnp.inf)
+            near = jnp.concatenate([best[0], near], axis=1)
+            places = jnp.concatenate([best[1], jnp.broadcast_to(places[None, :], (len(features), size))], axis=1)
+            near, chosen = jax.lax.top_k(near, self.k)
+            return near, jnp.take_along_axis(places, chosen, axis=1)
+
+        shape = (len(features), self.k)
+        begun = jnp.full(shape, -jnp.inf, jnp.result_type(features, points)), jnp.zeros(shape, int)
+        _, nearest = jax.lax.fori_loop(0, -(-count // size), block, begun)
+        voted = params["labels"][nearest][:, :, None] == jnp.arange(self.classes)[None, None, :]
+        return jnp.mean(voted, axis=1, dtype=points.dtype)

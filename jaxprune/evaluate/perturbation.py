@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check
+from jaxprune import check, processes
 from jaxprune.evaluate._maps import levelled
 from jaxprune.evaluate._requests import colours, finite, logit, ready, settled
 from jaxprune.network import Network
@@ -189,7 +189,7 @@ def _curve(
     counts = np.round(np.linspace(0, pixels, steps + 1)).astype(np.int32)
     moved, kept = (images, blank) if inserted else (blank, images)
     values = [_score(network, moved, kept, places, count, targets, score=score) for count in counts]
-    curves = np.stack([np.asarray(value, np.float64) for value in values], axis=1)
+    curves = np.stack([processes.read(value).astype(np.float64) for value in values], axis=1)
     fractions = counts / pixels
     return Curve(fractions, curves, np.trapezoid(curves, fractions, axis=1))
 

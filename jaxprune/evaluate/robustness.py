@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxprune import losses, stats
+from jaxprune import losses, processes, stats
 from jaxprune.evaluate.attacks import Attack, attacked, fgsm, pgd
 from jaxprune.evaluate.transfer import correct, summary
 from jaxprune.network import Network
@@ -99,7 +99,7 @@ def _named(kind: str, sets: Mapping[str, Iterable[Batch]]) -> dict[str, Iterable
 
 
 def _labels(batch: Batch) -> np.ndarray:
-    return np.asarray(batch["label"])[np.asarray(losses.weights(batch)) > 0]
+    return processes.read(batch["label"])[processes.read(losses.weights(batch)) > 0]
 
 
 class Change(NamedTuple):

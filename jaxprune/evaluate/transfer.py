@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import check, losses, sites
+from jaxprune import check, losses, processes, sites
 from jaxprune.curvature import average
 from jaxprune.curvature.inputs import placed
 from jaxprune.network import Network
@@ -34,7 +34,7 @@ def features(network: Network, batches: Iterable[Batch], site: str = "features")
         (values,) = sites.read_jit(network, batch["image"], sites=(site,))
         if values.ndim != 2:
             raise ValueError(f"site: expected a value [b, d], but {site!r} is {values.shape}. Choose another site.")
-        rows.append(np.asarray(values)[_counted(batch)])
+        rows.append(processes.read(values)[_counted(batch)])
     return _joined(rows)
 
 
@@ -82,7 +82,7 @@ def correct(network: Network, batches: Iterable[Batch], *, classes: Sequence[str
     """
     rows = []
     for batch, outputs in _predicting(network, batches, ("image", "label"), classes):
-        labels = np.asarray(batch["label"])[_counted(batch)]
+        labels = processes.read(batch["label"])[_counted(batch)]
         check.label_range("labels", labels, outputs.shape[-1])
         rows.append(np.argmax(outputs, axis=-1) == labels)
     return _joined(rows)
@@ -165,7 +165,7 @@ def _predicting(
     for batch in _checked(network, batches, keys):
         counted, found = _counted(batch), _outputs(network, batch["image"])
         check.outputs(found, len(counted))
-        outputs = np.asarray(found)[counted]
+        outputs = processes.read(found)[counted]
         if classes is not None and len(classes) != outputs.shape[-1]:
             raise ValueError(
                 f"classes: expected one for each of the {outputs.shape[-1]} outputs of the network, but the data have "
@@ -177,7 +177,7 @@ def _predicting(
 
 
 def _counted(batch: Batch) -> np.ndarray:
-    return np.asarray(losses.weights(batch)) > 0
+    return processes.read(losses.weights(batch)) > 0
 
 
 def _joined(rows: list[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, curvature, losses, train, tree
+from jaxprune import check, curvature, losses, processes, train, tree
 from jaxprune.geometry.operators import PRODUCTS, ready
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params
@@ -181,8 +181,8 @@ def _shares(points: int) -> np.ndarray:
 
 
 def _unpadded(batch: Batch) -> Batch | None:
-    counts = np.asarray(losses.weights(batch)) > 0
-    return {name: np.asarray(entry)[counts] for name, entry in batch.items()} if counts.any() else None
+    counts = processes.read(losses.weights(batch)) > 0
+    return {name: processes.read(entry)[counts] for name, entry in batch.items()} if counts.any() else None
 
 
 def _deletion(keep: Any, weight: Any) -> Any:

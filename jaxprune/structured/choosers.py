@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune import check, losses, similarity
+from jaxprune import check, losses, processes, similarity
 from jaxprune.network import Network
 from jaxprune.sites import read_jit
 from jaxprune.structured.criteria import listed
@@ -63,7 +63,7 @@ def representation(
 
     def features(network: Network) -> list[np.ndarray]:
         return [
-            np.asarray(read_jit(network, batch["image"], (site,))[0])[np.asarray(losses.weights(batch)) > 0]
+            processes.read(read_jit(network, batch["image"], (site,))[0])[processes.read(losses.weights(batch)) > 0]
             for batch in kept
         ]
 
@@ -112,8 +112,10 @@ def accuracy(batches: Iterable[Batch]) -> Chooser:
     def share(network: Network) -> float:
         right = total = 0.0
         for batch in kept:
-            weights = np.asarray(losses.weights(batch))
-            hits = np.argmax(np.asarray(outputs(network, batch["image"])), axis=-1) == np.asarray(batch["label"])
+            weights = processes.read(losses.weights(batch))
+            hits = np.argmax(processes.read(outputs(network, batch["image"])), axis=-1) == processes.read(
+                batch["label"]
+            )
             right, total = right + float(np.sum(weights * hits)), total + float(np.sum(weights))
         return right / total
 

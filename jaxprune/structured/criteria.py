@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, losses, tree
+from jaxprune import check, losses, processes, tree
 from jaxprune.groups import Gates, Group, Member, below
 from jaxprune.network import Network
 from jaxprune.sites import read
@@ -103,7 +103,7 @@ def listed(batches: Iterable[Batch], keys: Iterable[str] = ("image",)) -> list[B
     for batch in found:
         check.batch(batch, keys=keys)
         check.finite_batch(batch)
-    if not any(np.any(np.asarray(losses.weights(batch)) > 0) for batch in found):
+    if not any(np.any(processes.read(losses.weights(batch)) > 0) for batch in found):
         raise ValueError("batches: expected at least one example of weight above 0, but got none.")
     return found
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, curvature, losses, similarity, tree
+from jaxprune import check, curvature, losses, processes, similarity, tree
 from jaxprune.groups import Gates, Group, below, living
 from jaxprune.network import Network
 from jaxprune.sites import read_jit
@@ -52,9 +52,9 @@ def cka(site: str = "features") -> Criterion:
     """
 
     def distance(with_it: list[Any], without: list[Any], batches: Sequence[Batch]) -> float:
-        counts = [np.asarray(losses.weights(batch)) > 0 for batch in batches]
+        counts = [processes.read(losses.weights(batch)) > 0 for batch in batches]
         before, after = (
-            np.concatenate([np.asarray(part)[count] for part, count in zip(parts, counts, strict=True)])
+            np.concatenate([processes.read(part)[count] for part, count in zip(parts, counts, strict=True)])
             for parts in (with_it, without)
         )
         if np.all(after == after[:1]):

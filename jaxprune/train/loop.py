@@ -17,6 +17,7 @@ from jaxprune.data.batches import is_streamed, training_batch
 from jaxprune.data.prefetching import in_background
 from jaxprune.data.progress import bar
 from jaxprune.finite import explain
+from jaxprune.mesh import Placement
 from jaxprune.network import Network
 from jaxprune.train import beginning, identity, metrics, signals
 from jaxprune.train.stepping import Augment, Functions, step, stream_names
@@ -45,6 +46,7 @@ def fit(
     save_every: int | None = 1000,
     save_every_seconds: float | None = None,
     progress: str | None = None,
+    placement: Placement | None = None,
 ) -> Network: ...
 
 
@@ -70,6 +72,7 @@ def fit(
     save_every: int | None = 1000,
     save_every_seconds: float | None = None,
     progress: str | None = None,
+    placement: Placement | None = None,
 ) -> tuple[Network, Any]: ...
 
 
@@ -94,11 +97,12 @@ def fit(
     save_every: int | None = 1000,
     save_every_seconds: float | None = None,
     progress: str | None = None,
+    placement: Placement | None = None,
 ) -> Network | tuple[Network, Any]:
     """Trains a network; killed and called again with the same folder, it goes on where it was.
 
     Batches and keys are functions of (seed, step), so a resumed run takes the same steps as one that was never
-    interrupted and ends with the same bytes (on the same machine and devices).  One process.
+    interrupted and ends with the same bytes (on the same machine and devices).
 
     A folder is of one run.  Its ``run.json`` says of which, and a call with another start, mask, optimizer state, data,
     batch size, seed, ``rngs``, loss, ``tx``, network, or ``augment`` is refused; ``steps``, hooks, and how often
@@ -138,6 +142,9 @@ def fit(
       save_every_seconds: besides, a checkpoint at the first step that ends so many seconds after the last one (or after
         the beginning).  None: not by time.
       progress: what to call the run in a progress bar with images per second.  None: no bar.
+      placement: where batches are split, and weights lie, on several devices or hosts; every host calls this with the
+        same arguments, and reads its own part of every batch.  The same steps are taken as on one device, up to the
+        order of sums.  None: where the network lies.
 
     Returns:
       The trained network; with ``with_optimizer`` the pair (network, state of ``tx``).  A folder that holds the last
@@ -176,6 +183,8 @@ def fit(
         check.whole(name, value)
     if save_every_seconds is not None:
         check.positive("save_every_seconds", save_every_seconds)
+    if placement is not None:
+        _check_placement(placement, batch_size, folder)
     streams = stream_names(rngs)
     hooks = metrics.Hooks(log, log_every, evaluate, evaluate_every)
     with nullcontext() if folder is None else checkpoint.Writer(folder) as writer:
@@ -184,10 +193,13 @@ def fit(
         if writer is not None:
             checkpoint.demand_savable(state)
             identity.settle(writer.root, identity.parts(*state, data, functions, batch_size, seed))
+        if placement is not None:
+            state = placement.tree(state)
+        if writer is not None:
             start, state = writer.restore(state) or (0, state)
             _check_step(writer.root, start, steps)
         saving = _Saving(writer, save_every, save_every_seconds)
-        make = functools.partial(training_batch, data, batch_size, seed)
+        make = functools.partial(_placed_batch, data, batch_size, seed, placement)
         with closing(_batches(make, is_streamed(data), range(start, steps))) as batches:
             shown = bar(progress, steps, start)
             state = _train(state, functions, batches, range(start, steps), jax.random.key(seed), saving, hooks, shown)
@@ -248,6 +260,24 @@ def _train(
             if stopping:
                 raise stop.error
     return tuple(state)
+
+
+def _check_placement(placement: Placement, batch_size: int, folder: Any) -> None:
+    placement.demand_divisible("batch_size", batch_size)
+    if folder is not None and placement.host[1] > 1:
+        raise ValueError(
+            f"folder: expected None under {placement.host[1]} processes, whose checkpoints no folder can hold yet. "
+            "Save what fit returns, or train in one process."
+        )
+
+
+def _placed_batch(
+    data: Mapping[str, Any], size: int, seed: int, placement: Placement | None, number: int
+) -> dict[str, Any]:
+    """The batch of a step: this host's part of it, put together with those of the others."""
+    if placement is None:
+        return training_batch(data, size, seed, number)
+    return placement.batch(training_batch(data, size, seed, number, placement.host))
 
 
 def _batches(

@@ -1,13 +1,7 @@
 """The same numbers on one device, on eight, and on two processes of two devices each."""
 
 import functools
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from tests import haste
+from tests import many
 from tests.curvature import networks
 from tests.curvature.networks import close, flat
 
@@ -148,12 +142,6 @@ def test_curvature_and_scores_of_every_split_are_those_of_the_whole(name, quanti
 
 
 _PROCESS = """
-import sys
-import jax
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_enable_x64", True)
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]),
-                           initialization_timeout=900, heartbeat_timeout_seconds=900)
 import numpy as np
 import jaxprune as jp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -194,37 +182,7 @@ for name, values in found.items():
 
 
 def test_curvature_of_two_processes_with_two_devices_each_is_that_of_one(tmp_path):
-    script = tmp_path / "process.py"
-    script.write_text(_PROCESS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = haste.FLAGS
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(script), address, str(place)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=root,
-        )
-        for place in range(2)
-    ]
-    # Where one fails the other waits for it for ever.
-    end = time.monotonic() + 900
-    while time.monotonic() < end and any(process.poll() is None for process in started):
-        if any(process.poll() for process in started):
-            break
-        time.sleep(0.1)
-    for process in started:
-        process.kill()
-    written = [process.communicate() for process in started]
-    for process, (_, errors) in zip(started, written, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-
+    written = many.run(tmp_path, _PROCESS)
     net = networks.build("gates")
     batch = {key: np.concatenate([value, value[:3]]) for key, value in net.batch.items()}
     vector = networks.vector(net.network.params)
@@ -233,7 +191,7 @@ def test_curvature_of_two_processes_with_two_devices_each_is_that_of_one(tmp_pat
         "diagonal": jp.curvature.diagonal(net.network, LOSS, batch),
         "unit": jp.curvature.block_product(net.network, LOSS, batch, vector, "unit"),
     }
-    for output, _ in written:
+    for output in written:
         rows = {name: values.split() for name, values in re.findall(r"RESULT (\w+) (.*)", output)}
         assert set(rows) == set(expected)
         for name, values in rows.items():

@@ -88,7 +88,8 @@ def test_nearest_mean_is_sklearns_nearest_centroid():
         outputs = heads.nearest_mean()(x, y, 4)(jnp.asarray(x))
     oracle = NearestCentroid().fit(x, y)
     distances = np.sum((x[:, None] - oracle.centroids_[None]) ** 2, axis=-1)
-    np.testing.assert_allclose(outputs, -distances, rtol=1e-10)
+    # A distance of zero is a difference of two squares, and rounds as these do.
+    np.testing.assert_allclose(outputs, -distances, rtol=1e-10, atol=1e-14 * np.max(x**2))
     np.testing.assert_array_equal(np.argmax(outputs, axis=1), oracle.predict(x))
 
 
@@ -256,3 +257,33 @@ def test_heads_on_features_of_whole_numbers_or_half_precision_are_those_of_the_s
     for one, other in zip(jax.tree.leaves(head.params), jax.tree.leaves(expected.params), strict=True):
         assert jnp.promote_types(one.dtype, jnp.float32) == one.dtype
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.parametrize("far", [0.0, 1e4])
+def test_nearest_neighbours_looks_at_parts_of_the_bank_and_finds_those_of_the_whole(monkeypatch, k, far):
+    monkeypatch.setattr(heads, "_ROWS", 7)
+    x, y = problem(dtype=np.float32)
+    x = (x + far).astype(np.float32)
+    x[50] = x[3]  # of equals the first one votes
+    asked = x[::3] + np.float32(0.125)
+    found = heads.nearest_neighbours(k)(x, y, 4)(jnp.asarray(asked))
+    wide = x.astype(np.float64)
+    distances = np.sum((asked[:, None].astype(np.float64) - wide[None]) ** 2, axis=-1)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    expected = np.stack([np.bincount(y[row], minlength=4) for row in nearest]) / k
+    # Float32 may take another one where two are as near up to rounding.
+    gaps = np.sort(distances, axis=1)
+    clear = gaps[:, k] - gaps[:, k - 1] > 1e-4
+    assert clear.mean() > 0.9
+    np.testing.assert_allclose(np.asarray(found)[clear], expected[clear], rtol=1e-6)
+
+
+def test_ridge_adds_parts_up_to_the_normal_equations_of_the_whole(monkeypatch):
+    x, y = problem()
+    with jax.enable_x64(True):
+        whole = heads.ridge(0.3)(x, y, 4)
+        monkeypatch.setattr(heads, "_ROWS", 7)
+        parts = heads.ridge(0.3)(x, y, 4)
+        for one, other in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-11)

@@ -1,0 +1,152 @@
+"""What processes agree on, how they wait for each other, and the stations that they go through together."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxprune as jp
+from jaxprune import rendezvous
+from tests import many
+
+SCRIPT = """
+import json
+import numpy as np, jax.numpy as jnp, optax
+import jaxprune as jp
+from tests.test_processes import stations
+
+index = processes.index()
+assert (processes.count(), jax.device_count(), processes.is_first()) == (2, 4, index == 0)
+processes.agree("seed", 3)
+try:
+    processes.agree("settings", {"rate": index})
+except ValueError as error:
+    said = str(error)
+assert said.startswith("settings: expected the same on all 2 processes, but process 0 has"), said
+assert '{"rate": 0}' in said and '{"rate": 1}' in said, said
+assert processes.gathered("names", f"host {index}") == ["host 0", "host 1"]
+calls = []
+assert processes.first(lambda: calls.append(index) or [1, "a"]) == [1, "a"]
+assert calls == [0] * (index == 0)
+try:
+    processes.first(lambda: 1 / 0, what="publishing")
+except ZeroDivisionError:
+    assert index == 0
+except RuntimeError as error:
+    assert index == 1 and "publishing: process 0 failed with ZeroDivisionError" in str(error), error
+placement = jp.mesh.Placement(jp.mesh.make())
+assert placement.host == (index, 2)
+for name, values in stations(placement).items():
+    print("RESULT", name, json.dumps(np.asarray(values).tolist()), flush=True)
+"""
+
+
+def stations(placement=None):
+    """What one process, or several together, make of the same data: the name of a station -> numbers."""
+    module = jp.models.resnet_cifar(8, 3, 4)
+    draw = np.random.default_rng(1)
+    # Not what init draws: that is float32, and rounds as its program was compiled.
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 8, 8, 1)))
+
+    def drawn(leaf):
+        values = draw.standard_normal(leaf.shape)
+        return values / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.7 + 0.1 * values
+
+    variables = jax.tree.map(drawn, shapes)
+    local = jp.Network.from_linen(module, variables, train={"train": True})
+    data = {"image": draw.standard_normal((12, 8, 8, 1)), "label": np.arange(12) % 3}
+    weight = {"weight": np.linspace(0.1, 1, 12)}
+    host = (0, 1) if placement is None else placement.host
+    bring = dict if placement is None else placement.batch
+    batches = [bring(batch) for batch in jp.data.Batches({**data, **weight}, 8, host)]
+    net = jax.tree.map(jnp.asarray, local) if placement is None else placement.tree(local)
+    found = {}
+    for name, score in {
+        "snip": jp.scores.snip(jp.losses.cross_entropy),
+        "fisher": jp.scores.fisher(jp.losses.cross_entropy),
+        "diagonal": jp.scores.diagonal_hessian(jp.losses.cross_entropy),
+    }.items():
+        found[name] = score(net, batches)
+    prunable = jp.tree.prunable(local.params, exclude="^head/")
+    mask = jp.masks.unstructured(0.5)(found["snip"], prunable)
+    found["mask"] = mask
+    tx = jp.optim.with_mask(optax.adam(1e-2), mask)
+    options = {"steps": 2, "batch_size": 8, "seed": 0}
+    places = {"trained": placement}
+    if placement is not None:
+        places["trained, split"] = jp.mesh.Placement(placement.mesh, split=True)
+    for name, place in places.items():
+        found[name] = jp.train.fit(local, jp.losses.cross_entropy, tx, data, **options, placement=place).params
+    found["features"] = jp.evaluate.transfer.features(net, batches)
+    found["accuracy"] = [jp.evaluate.transfer.accuracy(batches)(net)["accuracy"]]
+    found["loss"] = [jp.evaluate.transfer.mean_loss(jp.losses.cross_entropy, batches)(net)["loss"]]
+    found["recalibrated"] = jp.train.recalibrate(net, batches[:1], jax.random.key(0)).state
+    read = jp.processes.read(found)
+    return {name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for name, tree in read.items()}
+
+
+def test_start_brings_two_processes_through_every_station_with_the_numbers_of_one(tmp_path):
+    alone = stations()
+    alone["trained, split"] = alone["trained"]
+    for output in many.run(tmp_path, SCRIPT):
+        rows = [line.removeprefix("RESULT ") for line in output.splitlines() if line.startswith("RESULT ")]
+        found = {row[: row.index(" [")]: json.loads(row[row.index(" [") :]) for row in rows}
+        assert found.keys() == alone.keys()
+        for name, values in found.items():
+            scale = np.abs(alone[name]).max()
+            # Adam divides by roots of squares of gradients, of which rounding is a larger part.
+            most = 1e-8 if "trained" in name else 1e-12
+            np.testing.assert_allclose(np.asarray(values, float), alone[name], rtol=0, atol=most * scale, err_msg=name)
+
+
+MISSING = """
+import sys
+from jaxprune import processes
+try:
+    processes.start(sys.argv[1], 3, int(sys.argv[2]), limit=8)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_start_names_the_process_that_never_comes_on_every_other(tmp_path):
+    where = many.address()
+    words = [sys.executable, "-c", MISSING, where]
+    started = [subprocess.Popen([*words, place], stdout=subprocess.PIPE, text=True, cwd=many.ROOT) for place in "01"]
+    for process in started:
+        said, _ = process.communicate(timeout=many.LIMIT)
+        assert said.startswith("start: process 2 of 3 did not come within 8 s."), said
+
+
+def test_missing_is_process_0_where_nobody_answers():
+    assert rendezvous.missing(many.address(), 3, 1, 0.3) == [0]
+    assert rendezvous.missing(many.address(), 2, 0, 0.3) == [1]
+
+
+def test_start_alone_changes_nothing_and_asks_for_all_arguments_or_none():
+    jp.processes.start()
+    assert (jp.processes.index(), jp.processes.count(), jp.processes.is_first()) == (0, 1, True)
+    jp.processes.meet("nothing")
+    jp.processes.agree("seed", 1)
+    assert jp.processes.gathered("x", {"a": 1}) == [{"a": 1}]
+    assert jp.processes.first(lambda: 3) == 3
+    assert jp.processes.stopping(1, wanted=True)
+    with pytest.raises(ValueError, match="address, count, index: expected all of them or none"):
+        jp.processes.start("localhost:1", 2)
+    with pytest.raises(ValueError, match="limit"):
+        jp.processes.start(limit=0)
+
+
+def test_read_brings_arrays_of_many_devices_to_the_host():
+    mesh = jp.mesh.make()
+    tree = {"split": jp.mesh.shard_batch(mesh, np.arange(16.0)), "whole": jp.mesh.replicate(mesh, np.ones(3)), "n": 2}
+    found = jp.processes.read(tree)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+    np.testing.assert_array_equal(found["split"], np.arange(16.0))
+    assert found["n"] == 2
+    assert jp.processes.read(jnp.ones(2)).sum() == 2
