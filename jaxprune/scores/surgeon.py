@@ -25,15 +25,13 @@ from jaxprune.curvature.routes import factor_columns
 from jaxprune.curvature.stream import NO_BATCH, total_weight
 from jaxprune.memory import available
 from jaxprune.network import Network
+from jaxprune.scores import triangles
 from jaxprune.scores.doors import ready
 from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
 
 # Numbers in the blocks that an accelerator solves side by side.  A CPU takes one block at a time, which stays in its
 # cache: greedy on 64 blocks of 576 x 576 took 0.8 s, and in groups of four 2.2 s.
 _SIDE_BY_SIDE = 2**25
-
-# Triangles up to this size are inverted by substitution.
-_TRIANGLE = 300
 
 
 def surgeon_update(
@@ -205,9 +203,17 @@ def _solved(
     A sweep for as many leaves at a time as fit into memory together.
     """
     options = {"matrix": asked.matrix, "blocks": asked.blocks}
-    for group in _groups(asked, paths):
+    groups = _groups(asked, paths)[::-1]
+    while groups:
+        group = groups.pop()
         scope = tree.map_named(lambda path, _, group=group: path in group, asked.network.params)
-        gram = sweep(asked.network, asked.loss, batches, ("gram",), scope=scope, **options).gram or {}
+        try:
+            gram = sweep(asked.network, asked.loss, batches, ("gram",), scope=scope, **options).gram or {}
+        except MemoryError:  # said before anything is computed; what the blocks are made of takes memory too
+            if len(group) == 1:
+                raise
+            groups += [group[len(group) // 2 :], group[: len(group) // 2]]
+            continue
         members = [asked.members(path) for path in group]
         reads = _read([leaves[path] for path in group], [kept[path] for path in group], gram, members, tuple(group))
         values = []
@@ -270,7 +276,7 @@ def _each_block(dense: Any, weights: Any, void: Any, shift: Any, *, solve: Calla
 # What follows is of one block [m, m] and its weights [m]: [m] numbers, and whether the damped block was definite.
 def _costs_alone(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any, Any]:
     _, factor, definite = _factored(block, void, shift)
-    inverse = jnp.sum(_inverse(factor) ** 2, axis=0)
+    inverse = jnp.sum(triangles.inverse(factor) ** 2, axis=0)
     return jnp.where(void, 0, weights**2 / (2 * inverse)), definite
 
 
@@ -280,7 +286,7 @@ def _costs_in_turn(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any
     Row k of it is column j of the inverse without the k weights that went before, over the root of its entry j.
     """
     damped, factor, definite = _factored(block, void, shift)
-    lower = _inverse(factor)
+    lower = triangles.inverse(factor)
     inverse = symmetric(lower[:, None])[0]
     # Below this no diagonal of an inverse falls, but by rounding.
     floor = 1 / jnp.diagonal(damped)
@@ -313,17 +319,6 @@ def _factored(block: Any, void: Any, shift: Any) -> tuple[Any, Any, Any]:
     factor = jnp.linalg.cholesky(damped, symmetrize_input=False)
     definite = (shift > 0) & jnp.all(jnp.isfinite(jnp.diagonal(factor)))
     return damped, factor, definite | jnp.all(void)
-
-
-def _inverse(factor: Any) -> Any:
-    """The inverse of a lower triangle, half by half: products of matrices, and nothing above the diagonal."""
-    size = factor.shape[0]
-    if size <= _TRIANGLE:
-        return solve_triangular(factor, jnp.eye(size, dtype=factor.dtype), lower=True)
-    half = size // 2
-    upper, lower = _inverse(factor[:half, :half]), _inverse(factor[half:, half:])
-    below = -lower @ (factor[half:, :half] @ upper)
-    return jnp.block([[upper, jnp.zeros((half, size - half), factor.dtype)], [below, lower]])
 
 
 def _indefinite(

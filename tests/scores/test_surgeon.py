@@ -497,3 +497,27 @@ def test_rounds_keep_pruned_weights_zero_whatever_an_update_returns():
         network, jp.scores.magnitude(), [batch], {"kernel": True}, (0.5,), update=careless
     )
     np.testing.assert_array_equal(params["kernel"] != 0, mask["kernel"])
+
+
+def test_deletion_costs_of_leaves_that_do_not_fit_together_are_those_of_each_alone(monkeypatch):
+    net = jp.Network(lambda p, s, x: jnp.tanh(x @ p["a"]) @ p["b"] + p["c"][None], {
+        "a": jnp.asarray(np.random.default_rng(0).standard_normal((4, 3))),
+        "b": jnp.asarray(np.random.default_rng(1).standard_normal((3, 2))),
+        "c": jnp.ones(2),
+    })  # fmt: skip
+    batch = {"image": jnp.asarray(np.random.default_rng(2).standard_normal((16, 4)))}
+    score = jp.scores.block_hessian(jp.losses.distillation(), form="greedy")
+    whole, sizes, real = score(net, [batch]), [], surgeon.sweep
+
+    def narrow(*arguments, scope, **options):
+        count = sum(jax.tree.leaves(scope))
+        sizes.append(count)
+        if count > 1:
+            raise MemoryError("too much at once")
+        return real(*arguments, scope=scope, **options)
+
+    monkeypatch.setattr(surgeon, "sweep", narrow)
+    found = score(net, [batch])
+    assert max(sizes) > 1
+    for one, other in zip(*map(jax.tree.leaves, (whole, found)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
