@@ -51,14 +51,14 @@ def shard_leaves(mesh: Mesh, tree: Any) -> Any:
     """Splits every leaf along its largest axis that the number of devices divides; other leaves are replicated."""
     count = mesh.devices.size
 
-    def place(leaf: Any) -> Any:
-        fitting = [axis for axis, size in enumerate(np.shape(leaf)) if size % count == 0 and size > 0]
-        spec = [None] * np.ndim(leaf)
-        if fitting:
-            spec[max(fitting, key=lambda axis: np.shape(leaf)[axis])] = "data"  # type: ignore[call-overload]
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*spec)))
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, _split(leaf, count, "data"))), tree)
 
-    return jax.tree.map(place, tree)
+
+def _split(leaf: Any, count: int, name: str) -> PartitionSpec:
+    """Names the largest axis of a leaf that ``count`` divides; none where there is no such axis."""
+    sizes = {axis: size for axis, size in enumerate(np.shape(leaf)) if size and size % count == 0}
+    largest = max(sizes, key=lambda axis: sizes[axis], default=None)
+    return PartitionSpec(*(name if axis == largest else None for axis in range(np.ndim(leaf))))
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,8 @@ class Placement:
         return jax.tree.map(self._placed, tree)
 
     def _placed(self, leaf: Any) -> Any:
-        spec: list[str | None] = [None] * np.ndim(leaf)
-        sizes = {axis: size for axis, size in enumerate(np.shape(leaf)) if size and size % self.size == 0}
-        if self.split and sizes:
-            spec[max(sizes, key=lambda axis: sizes[axis])] = self.data
-        sharding = NamedSharding(self.mesh, PartitionSpec(*spec))
+        spec = _split(leaf, self.size, self.data) if self.split else PartitionSpec(*[None] * np.ndim(leaf))
+        sharding = NamedSharding(self.mesh, spec)
         if getattr(leaf, "sharding", None) == sharding:
             return leaf
         if processes.count() == 1:

@@ -10,7 +10,7 @@ import jaxprune as jp
 from experiments.methods.arms import ARMS, Scene, prune
 from experiments.methods.settings import Inputs, Run
 from experiments.shared import options
-from experiments.shared.frozen_heads import CLASSIFIER, adam, movable, pretrain
+from experiments.shared.frozen_heads import CLASSIFIER, Tuned, adam, best_rate, movable, pretrain
 from experiments.shared.methods import DENSE
 from jaxprune.evaluate import transfer
 from jaxprune.types import Batch
@@ -82,28 +82,14 @@ def hits(network: jp.Network, data: Batch) -> str:
     return "".join("01"[int(hit)] for hit in found)
 
 
-def _finetuned(scene: Scene, pruned: jp.Network, mask: Any) -> tuple[jp.Network, float]:
-    """Trains what is left, at the rate that is best on the selection images; of equals the smallest."""
-    settings, best, most = scene.settings, None, -1.0
-    for rate in sorted(settings.finetune_rates):
-        try:
-            tuned = jp.train.fit(
-                pruned,
-                jp.losses.cross_entropy,
-                jp.optim.with_mask(adam(rate, settings.finetune_steps), mask),
-                {name: np.asarray(entry) for name, entry in scene.images.items()},
-                steps=settings.finetune_steps,
-                batch_size=settings.batch_size,
-                seed=scene.seed,
-            )
-        except FloatingPointError:
-            continue
-        found = hits(tuned, scene.selection).count("1")
-        if found > most:
-            best, most = (tuned, rate), found
-    if best is None:
-        raise FloatingPointError(
-            f"finetune_rates: expected one at which training stays finite, but got {settings.finetune_rates}. Take "
-            "smaller ones."
-        )
-    return best
+def _finetuned(scene: Scene, pruned: jp.Network, mask: Any) -> Tuned:
+    """Trains what is left, at the rate that is best on the selection images."""
+    settings = scene.settings
+    images = {name: np.asarray(entry) for name, entry in scene.images.items()}
+
+    def train(rate: float) -> jp.Network:
+        tx = jp.optim.with_mask(adam(rate, settings.finetune_steps), mask)
+        options = {"steps": settings.finetune_steps, "batch_size": settings.batch_size, "seed": scene.seed}
+        return jp.train.fit(pruned, jp.losses.cross_entropy, tx, images, **options)
+
+    return best_rate(settings.finetune_rates, train, lambda network: hits(network, scene.selection).count("1"))

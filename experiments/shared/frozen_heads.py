@@ -271,20 +271,35 @@ def finetuned(world: World, pruned: jp.Network, mask: Any) -> Tuned:
     Raises:
       FloatingPointError: training diverges at every rate.
     """
-    rates = sorted(world.settings.finetune_rates)
+    rates = world.settings.finetune_rates
     if len(rates) == 1:
         return Tuned(finetuned_at(world, pruned, mask, rates[0]), rates[0])
+
+    def train(rate: float) -> jp.Network:
+        return finetuned_at(world, pruned, mask, rate)
+
+    return best_rate(rates, train, lambda network: selection_accuracy(world, network))
+
+
+def best_rate(
+    rates: Sequence[float], train: Callable[[float], jp.Network], right: Callable[[jp.Network], float]
+) -> Tuned:
+    """Trains at every rate and takes the network that gets most right; of equals the one of the smallest rate.
+
+    Raises:
+      FloatingPointError: training diverges at every rate.
+    """
     best, most = None, -1.0
-    for rate in rates:
+    for rate in sorted(rates):
         try:
-            network = finetuned_at(world, pruned, mask, rate)
+            network = train(rate)
         except FloatingPointError:
             continue
-        if (found := selection_accuracy(world, network)) > most:
+        if (found := right(network)) > most:
             best, most = Tuned(network, rate), found
     if best is None:
         raise FloatingPointError(
-            f"finetune_rates: expected one at which training stays finite, but got {rates}. Take smaller ones."
+            f"finetune_rates: expected one at which training stays finite, but got {sorted(rates)}. Take smaller ones."
         )
     return best
 
