@@ -375,6 +375,12 @@ def test_check_names_the_argument_and_the_remedy(run, error, message):
         run()
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_writable_refuses_what_is_no_path():
+    with pytest.raises(TypeError, match="out: expected the path of a folder, but got 3"):
+        check.writable("out", 3)  # pyright: ignore[reportArgumentType]
+
+
 def test_mean_of_labels_outside_the_classes_is_never_a_number():
     outputs, batch = jnp.zeros((2, 3)), {"image": jnp.zeros((2, 3)), "label": jnp.array([0, 3])}
     for loss in (jp.losses.cross_entropy, jp.losses.squared_error):

@@ -16,7 +16,7 @@ OBJECTIVES: Mapping[str, str] = {
     "source-head": "the squared distance to what the frozen source head said before",
     "logits": "the squared distance to the network's own outputs, all classes of its pretraining, on source images",
     "features": "the squared distance to the network's own features, on source images",
-    "logits-of-all": "as logits, but on unlabelled images of all tasks, which is not zero-shot",
+    "logits-of-all": "as logits, but on unlabelled images of all tasks: more of them, and not zero-shot",
 }
 """What is asked to stay, in words.  None of them reads what lies in the heads of other tasks."""
 
@@ -91,6 +91,11 @@ def parse(word: Any, setting: str = "methods") -> Method:
     if before or objective != "none":
         check.choice(f"{setting}: objective", objective, OBJECTIVES, ordered=True)
     options.check_score(setting, score)
+    if not before and score in _WITHOUT_OBJECTIVE and update != "none":
+        raise ValueError(
+            f"{setting}: expected the objective that {update} reads, since {score} reads none, but got {word!r}. Write "
+            f"'logits/{word}', or 'label/{word}' for the loss of the labels."
+        )
     if before and score in _WITHOUT_OBJECTIVE and update == "none":
         raise ValueError(f"{setting}: {score} reads no objective, but {word!r} names one. Write {score!r}.")
     if score in _OF_SLOPES and objective not in ("none", "label"):

@@ -108,8 +108,8 @@ def advice(settings: Any, results: Results, tested: Table) -> str:
     shown = max(min(reach(tested, f"P1 {group}", one) or 0.0 for group in ("source", "transfer")) for one in fair)
     said = (
         f"Of what saw the source alone, at most {100 * settings.margin:g} points are lost on both {to(most)}, in the "
-        "mean over "
-        f"seeds, by {joined([label(one) for one in best])} (shown of one method {to(shown)})."
+        f"mean over seeds, by {joined([label(one) for one in best])}, the best on these very test images, which "
+        f"flatters it (shown of one method {to(shown)})."
     )
     for one in ("label/diagonal", "label/greedy+rounds", "logits-of-all/greedy+surgeon"):
         if one in kept and one not in best:

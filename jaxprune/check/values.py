@@ -117,6 +117,8 @@ def within(name: str, low: Any, high: Any, bounds: tuple[float, float], remedy: 
 
 def writable(name: str, folder: str | os.PathLike[str]) -> Path:
     """Makes the folder where it is missing, and checks that a file can be written there."""
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"{name}: expected the path of a folder, but got {folder!r}. Pass a text or a pathlib.Path.")
     # A Path has lost one of the two slashes.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(folder)):
         raise ValueError(

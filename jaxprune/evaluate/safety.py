@@ -236,6 +236,8 @@ def _tasks(evidence: Any) -> dict[str, Evidence]:
 
 
 def _increasing(sparsities: Iterable[float]) -> tuple[float, ...]:
+    if not isinstance(sparsities, Iterable) or isinstance(sparsities, str):
+        raise TypeError(f"sparsities: expected those of the rungs, such as (0.3, 0.5), but got {sparsities!r}.")
     rungs = tuple(check.sparsity(value, "sparsities") for value in sparsities)
     if not rungs or rungs[0] == 0 or any(low >= high for low, high in pairwise(rungs)):
         raise ValueError(

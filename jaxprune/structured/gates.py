@@ -35,10 +35,15 @@ def check(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
     """Checks that gates name known groups and fit them; groups that are not named live.
 
     Raises:
-      ValueError: an unknown group, or gates that are not bool [size].
+      ValueError: an unknown group, or gates that are not bool [size] by its name.
     """
     check_groups(groups)
     sizes = {group.name: group.size for group in groups}
+    if not isinstance(gates, Mapping):
+        raise ValueError(
+            f"gates: expected bool [size] by the name of each group, but got a {type(gates).__name__}. "
+            "jp.structured.ones(groups) makes gates that fit."
+        )
     for name, value in gates.items():
         if name not in sizes:
             raise ValueError(f"gates: no group is called {name!r}. The groups are: {', '.join(sizes)}.")

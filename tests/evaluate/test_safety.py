@@ -497,6 +497,8 @@ def test_largest_refuses_in_words(changes, words):
 def test_largest_refuses_hits_in_place_of_evidence():
     with pytest.raises(TypeError, match=r"evidence: expected what flips, .*but got bool\[2, 3\]"):
         certify(ROWS)
+    with pytest.raises(TypeError, match=r"sparsities: expected those of the rungs, .*but got 0\.5"):
+        certify({"5-9": flipped(60, 0)}, 0.5)
 
 
 BAD_NUMBERS = [

@@ -143,6 +143,7 @@ def discover(
     """
     check.network(network)
     check_description(describe)
+    check.takes(network, images, "images")
     names = check.distinct([*tree.names(network.params), *tree.names(network.state)])
     walk = Walk(describe)
     leaves = follow(walk, program_of(network.apply, network.params, network.state, images), names)

@@ -22,7 +22,7 @@ from tests.experiments import small
         ("label/snip", ("label", "snip", "none")),
         ("logits/greedy+surgeon", ("logits", "greedy", "surgeon")),
         ("features/magnitude+rounds", ("features", "magnitude", "rounds")),
-        ("magnitude+surgeon", ("label", "magnitude", "surgeon")),
+        ("label/magnitude+surgeon", ("label", "magnitude", "surgeon")),
     ],
 )
 def test_parse_reads_three_axes_and_word_of_writes_them(word, axes):
@@ -38,6 +38,7 @@ def test_parse_reads_three_axes_and_word_of_writes_them(word, axes):
         ("labels/diagonal", "methods: objective: unknown value 'labels'. Did you mean 'label'"),
         ("logits/diagnal", "methods: unknown value 'diagnal'. Did you mean 'diagonal'"),
         ("logits/greedy+surgery", "methods: update: unknown value 'surgery'. Did you mean 'surgeon'"),
+        ("magnitude+rounds", "expected the objective that rounds reads, .* Write 'logits/magnitude[+]rounds'"),
         ("logits/random", "methods: random reads no objective, but 'logits/random' names one"),
         ("logits/fisher", "methods: fisher ranks by a gradient, but that of .* is zero .* 'logits/diagonal'"),
     ],

@@ -169,6 +169,8 @@ def test_compact_refuses_what_does_not_fit():
         compact(built(Pooled()), found, {})
     with pytest.raises(ValueError, match="no group is called 'nothing'"):
         compact(net, found, {"nothing": np.ones(3, bool)})
+    with pytest.raises(ValueError, match=r"gates: expected bool .* by the name of each group, but got a list"):
+        compact(net, found, [True])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="the parameters and the state that were left"):
         compact(net, found, halves(found)).replace(params=net.params)(images())
     with pytest.raises(ValueError, match="below its floor of 1"):

@@ -230,6 +230,8 @@ def test_discover_refuses_what_is_no_pure_network():
 
     with pytest.raises(ValueError, match="side effects"):
         discover(jp.Network(loud, {"in": PARAMS["in"]}), IMAGES)
+    with pytest.raises(ValueError, match="images: expected images that the network takes"):
+        discover(jp.Network(lambda p, s, x: x @ p["in"], {"in": PARAMS["in"]}), IMAGES[:, 1:])
     with pytest.raises(ValueError, match="depend on the images"):
         discover(jp.Network(lambda p, s, x: p["in"], {"in": PARAMS["in"]}), IMAGES)
     with pytest.raises(ValueError, match="two are called 'in'"):
