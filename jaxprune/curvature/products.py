@@ -129,7 +129,7 @@ def demand_slope(network: Network, loss: Loss, batch: Batch, what: str) -> None:
 def gradient_cost(network: Network, loss: Loss, batch: Batch, measure: Callable[..., Compiled] = compile_only) -> float:
     """Counts the operations of one gradient, the unit in which costs are stated; ``measure``: as of the tasks."""
     if losses.has_zero_residual(loss, batch):  # what is known to be zero would cost nothing
-        outputs = jax.eval_shape(network, batch["image"])
+        outputs = jax.eval_shape(network.apply, network.params, network.state, batch["image"])
         batch = {**batch, "teacher": jax.ShapeDtypeStruct(outputs.shape, outputs.dtype)}
     return measure(_gradient, (network, batch), {"loss": loss}).operations
 

@@ -350,6 +350,20 @@ def test_distillation_keeps_a_rule_inside_a_loop_that_jax_forgets_on_its_way_bac
 # What the plan says, and where the residual is not zero.
 
 
+def test_plan_of_the_networks_own_output_takes_shapes_for_arrays():
+    module = jp.models.resnet_cifar(depth=8, classes=10, width=4)
+    image = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    real = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    plans = [
+        jp.curvature.plan(
+            jp.Network.from_linen(module, one), jp.losses.distillation(), {"image": of}, "diagonal", compile=False
+        )
+        for one, of in ((shapes, image), (real, np.ones(image.shape, np.float32)))
+    ]
+    assert plans[0] == plans[1]
+
+
 def legs(network, loss, batch, quantity="diagonal", **options):
     plan = jp.curvature.plan(network, loss, batch, quantity, compile=False, **options)
     assert plan.exact
