@@ -38,11 +38,13 @@ if TYPE_CHECKING:
         types,
     )
     from jaxprune.network import Network
+    from jaxprune.types import Preprocess
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Network",
+    "Preprocess",
     "checkpoint",
     "cost",
     "curvature",
@@ -72,16 +74,16 @@ __all__ = [
     "types",
 ]
 
+_CLASSES = {"Network": "network", "Preprocess": "types"}
+
 
 def __getattr__(name: str) -> Any:
     """Imports a module when it is first asked for: nobody waits for SciPy, orbax and optax who does not need them."""
     if name not in __all__:
         raise AttributeError(f"module 'jaxprune' has no attribute {name!r}")
-    if name == "Network":
-        from jaxprune.network import Network
-
-        globals()[name] = Network
-        return Network
+    if (module := _CLASSES.get(name)) is not None:
+        globals()[name] = getattr(importlib.import_module(f"jaxprune.{module}"), name)
+        return globals()[name]
     return importlib.import_module(f"jaxprune.{name}")
 
 

@@ -1,8 +1,9 @@
-"""The figures of the README: ``python scripts/figures.py`` computes those of studies anew, and writes its table.
+"""The figures of the documentation: ``python scripts/figures.py`` computes those of studies anew, and writes its table.
 
-What the README states lies in ``scripts/figures.json``, a row for each line of its table.  Rows of a study are computed
-from the tables that its records gave, where its folder lies under ``results/``; what another command printed is put
-down with ``python scripts/figures.py note WHAT MEASURED COMMAND [OF]``, where OF says of how many seeds and examples.
+What ``docs/benchmarks.md`` states lies in ``scripts/figures.json``, a row for each line of its table.  Rows of a study
+are computed from the tables that its records gave, where its folder lies under ``results/``; what another command
+printed is put down with ``python scripts/figures.py note WHAT MEASURED COMMAND [OF]``, where OF says of how many seeds
+and examples.  ``python scripts/figures.py picture`` draws the picture of the README from the transfer study.
 """
 
 import datetime
@@ -14,12 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from jaxprune import files
 
 ROOT = Path(__file__).parents[1]
-KEPT, README = ROOT / "scripts" / "figures.json", ROOT / "README.md"
+KEPT, PAGE = ROOT / "scripts" / "figures.json", ROOT / "docs" / "benchmarks.md"
+PICTURE = ROOT / "docs" / "pictures" / "transfer.svg"
 BEGIN, END = "<!-- figures: scripts/figures.py writes what follows -->\n", "<!-- end of figures -->\n"
 HEAD = "| what | measured | of | by | on |\n|---|---|---|---|---|\n"
 
@@ -28,7 +32,7 @@ Row = dict[str, str]
 
 
 def main(words: list[str]) -> int:
-    """Brings rows and README up to date."""
+    """Brings rows and their page up to date."""
     rows: list[Row] = json.loads(KEPT.read_text())
     if words and words[0] == "note":
         if len(words) < 4:
@@ -43,7 +47,9 @@ def main(words: list[str]) -> int:
             for number, row in enumerate(read(folder), 1):
                 rows = put(rows, {"key": f"{name} {number}", **row, "by": f"`{command(folder)}`", "date": today()})
     files.write(KEPT, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    files.write(README, inserted(README.read_text(), rows))
+    files.write(PAGE, inserted(PAGE.read_text(), rows))
+    if words == ["picture"]:
+        picture(ROOT / "results" / "transfer", PICTURE)
     return 0
 
 
@@ -57,7 +63,7 @@ def put(rows: list[Row], row: Row) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Writes the rows as the table of the README."""
+    """Writes the rows as a table."""
     lines = (f"| {row['what']} | {row['measured']} | {row['of']} | {row['by']} | {row['date']} |\n" for row in rows)
     return HEAD + "".join(lines)
 
@@ -78,6 +84,50 @@ def command(folder: Path) -> str:
 def today() -> str:
     """The date."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+# ------------------------------------------------------------------------------------------- the picture of the README
+
+SHOWN = {
+    "logits/greedy+surgeon": "greedy in exact blocks + update (own outputs)",
+    "logits/greedy+rounds": "... and all kept weights moved in rounds",
+    "logits/greedy+adam": "... by Adam for as many gradients instead",
+    "label/diagonal": "Hessian diagonal (labels)",
+    "magnitude": "magnitude",
+    "random": "random",
+}
+
+
+def picture(folder: Path, to: Path) -> None:
+    """Draws what pruned networks keep on tasks that they were never shown.
+
+    Raises:
+      FileNotFoundError: the study was not done.
+    """
+    if not (folder / "accuracy.csv").exists():
+        raise FileNotFoundError(
+            f"{folder}: expected the tables of the transfer study. Make them: python -m experiments.transfer --seeds 0 "
+            "1 2 3 4"
+        )
+    rows = pd.read_csv(folder / "accuracy.csv")
+    rows = rows[(rows.stage == "pruned") & (rows["group"] == "transfer") & (rows["head"] == "frozen")]
+    dense = rows[rows.method == "dense"].iloc[0]
+    plt.rcParams.update({"svg.hashsalt": "jaxprune", "svg.fonttype": "path", "font.size": 9})
+    figure, axes = plt.subplots(figsize=(8.4, 3.4), layout="constrained")
+    axes.axhline(100 * dense.accuracy, color="0.4", linestyle="--", linewidth=1)
+    axes.text(50.3, 100 * dense.accuracy + 1, "dense", color="0.4", va="bottom")
+    for number, (method, words) in enumerate(SHOWN.items()):
+        line = rows[rows.method == method].sort_values("sparsity")
+        # Side by side, so that intervals can be told apart.
+        x = 100 * line.sparsity + 0.4 * (number - (len(SHOWN) - 1) / 2)
+        reach = 100 * np.stack([line.accuracy - line.low, line.high - line.accuracy])
+        axes.errorbar(x, 100 * line.accuracy, reach, marker="osD^vx"[number], label=words, capsize=2, elinewidth=0.8)
+    axes.set(xlabel="zeros among the prunable weights (%)", ylabel="right on 5-9, never shown (%)", ylim=(0, 108))
+    axes.set_title("Pruned with images of 0-4 alone, not fine-tuned", loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    to.parent.mkdir(exist_ok=True)
+    figure.savefig(to, metadata={"Date": None}, facecolor="white")
 
 
 # ------------------------------------------------------------------------------------------------- the rows of studies

@@ -1,4 +1,4 @@
-"""That the figures of the README are those that were kept, and that rows of studies say what their tables say."""
+"""That figures of the documentation are those that were kept, and rows of studies say what their tables say."""
 
 import importlib
 import json
@@ -22,8 +22,8 @@ def row(key: str, **more: str) -> dict[str, str]:
     return {"key": key, "what": key, "measured": "1", "of": "1 run", "by": "`x`", "date": "2026-01-01", **more}
 
 
-def test_table_of_the_readme_has_the_figures_that_were_kept(figures):
-    text, rows = figures.README.read_text(), json.loads(figures.KEPT.read_text())
+def test_table_of_the_page_has_the_figures_that_were_kept(figures):
+    text, rows = figures.PAGE.read_text(), json.loads(figures.KEPT.read_text())
     assert figures.inserted(text, rows) == text
     assert text.count(figures.table(rows)) == 1
     assert all(one["measured"] and one["of"] and one["by"] and one["date"] for one in rows)
@@ -96,10 +96,10 @@ def test_counts_and_joint_read_verdicts_as_they_are_written(figures, tmp_path):
 
 
 def test_main_notes_what_another_command_printed(figures, tmp_path, monkeypatch):
-    kept, readme = tmp_path / "figures.json", tmp_path / "README.md"
+    kept, readme = tmp_path / "figures.json", tmp_path / "page.md"
     kept.write_text(json.dumps([row("a")]))
     readme.write_text(f"{figures.BEGIN}{figures.END}")
-    for name, value in {"KEPT": kept, "README": readme, "ROOT": tmp_path}.items():
+    for name, value in {"KEPT": kept, "PAGE": readme, "ROOT": tmp_path}.items():
         monkeypatch.setattr(figures, name, value)
     assert figures.main(["note", "b", "2 s", "`time x`", "3", "runs"]) == 0
     assert "| b | 2 s | 3 runs | `time x` | 20" in readme.read_text()

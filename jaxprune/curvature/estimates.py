@@ -44,8 +44,8 @@ class Estimate:
     Attributes:
       value: the estimate, structure and shapes of the parameters.
       error: its standard error, over the examples and the probes.
-      effective: how many examples effectively reach every weight, (sum_n |y_n|)^2 / sum_n y_n^2 with y_n the share of
-        example n; 0 where none does.
+      effective: how many examples effectively reach every weight, ``(sum_n |y_n|)^2 / sum_n y_n^2`` with y_n the share
+        of example n; 0 where none does.
       quantity: "diagonal", "unit" or "layer".
       matrix: "hessian" or "ggn".
       probes: random signs for each example.

@@ -58,7 +58,7 @@ def attention_rollout() -> Attribution:
       ``(network, images [b, h, w, c], targets) -> relevance [b, h, w, 1]``, 0 or more.
 
     Raises:
-      ValueError: (by what is returned) a network that tags no "*/attention", attention inside windows, or no class
+      ValueError: (by what is returned) a network that tags no ``*/attention``, attention inside windows, or no class
         token before a grid of patches with the images' proportions.
 
     Source: Abnar and Zuidema (2020), arXiv 2005.00928.

@@ -107,7 +107,7 @@ def mass(pooled: Any, masks: Any) -> np.ndarray:
 
 
 def rank(pooled: Any, masks: Any) -> np.ndarray:
-    """Computes relevance rank accuracy: the share of the object among the |G| pixels of largest relevance.
+    """Computes relevance rank accuracy: the share of the object among the ``|G|`` pixels of largest relevance.
 
     Where several pixels have the last of these values, and not all of them fit, each fits with the same probability:
     ``(hits above + places left * share of the object among the tied) / |G|``.  A constant map has the chance level.

@@ -3,7 +3,7 @@
 A ladder of networks, pruned further and further, is made on some images.  Others, that nothing of it has seen, then
 say up to which rung the loss of accuracy is at most alpha, and err with probability delta at most: whatever the
 network, the score and the data, and for any number of images that is large enough (``images_needed``) and chosen
-beforehand.
+beforehand:
 
     found = safety.predictions([dense, *pruned], batches)                          # [1 + rungs, n], no labels needed
     seen = {"5-9": safety.disagreements(found[0], found[1:], images=numbers)}

@@ -18,7 +18,7 @@ from jaxprune.geometry.operators import Operator
 
 
 class Eigenpairs(NamedTuple):
-    """Eigenvalues [k], unit eigenvectors [k, n] over the chosen weights, and residuals |M v - value v| [k]."""
+    """Eigenvalues [k], unit eigenvectors [k, n] over the chosen weights, and residuals ``|M v - value v|`` [k]."""
 
     values: np.ndarray
     vectors: np.ndarray

@@ -18,7 +18,7 @@ from jaxprune.types import Batch, Score, Scores
 
 
 def magnitude() -> Score:
-    """Scores a weight by its absolute value, |w|.
+    """Scores a weight by its absolute value, ``|w|``.
 
     >>> net = Network(lambda p, s, x: x @ p, jnp.array([[-2.0], [1.0]]))
     >>> magnitude()(net, [])[:, 0]

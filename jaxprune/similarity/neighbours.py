@@ -54,7 +54,7 @@ def mutual_neighbours(x: Any, y: Any, *, neighbours: int = 10, measure: str = "o
     """Computes the mean agreement of the sets of nearest neighbours that each example has in two representations.
 
     N(i) are the k other examples of largest cosine similarity to i (columns are not centred; of equal similarities,
-    after rounding to 16 units of the last place of 1, the examples that come first).  Then the mean over i of
+    after rounding to 16 units of the last place of 1, the examples that come first).  Then the mean over i of:
 
         "overlap"  |N_x(i) & N_y(i)| / k                 expected k / (n - 1) for independent features
         "jaccard"  |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|

@@ -1,0 +1,82 @@
+"""That pages do what they say, that the site builds without a warning, and that public names have their entries."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return importlib.import_module("executed")
+
+
+@pytest.fixture
+def reference(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return importlib.import_module("reference")
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_run_finds_that_a_page_does_what_it_says(executed, page):
+    assert executed.run(ROOT / page) == (ROOT / page).read_text().count("\n```python\n")
+
+
+def test_run_names_the_line_that_fails(executed, tmp_path, monkeypatch):
+    monkeypatch.setattr(executed, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("words\n\n```python\nx = 1\nx / 0\n```\n")
+    with pytest.raises(executed.PageError, match=r"^page.md:5: ZeroDivisionError"):
+        executed.run(page)
+    page.write_text("```python\nx = 1\n```\n\n```python\nprint(x)\n```\n\n```text\n2\n```\n")
+    with pytest.raises(executed.PageError, match=r"^page.md:6: expected to print\n2\nbut it printed\n1\n"):
+        executed.run(page)
+    page.write_text("```python\nx = (1\n```\n")
+    with pytest.raises(executed.PageError, match=r"^page.md:2: SyntaxError"):
+        executed.run(page)
+    page.write_text("```python\nprint(1)\n```\n\nbetween\n\n```text\nno output of it\n```\n")
+    assert executed.run(page) == 1
+
+
+def test_notebook_has_the_text_and_the_code_of_a_page(executed):
+    cells = json.loads(executed.notebook(DOCS / "walk.md"))["cells"]
+    code = ["".join(one["source"]) for one in cells if one["cell_type"] == "code"]
+    assert code == [block.code.rstrip() for block in executed.blocks(DOCS / "walk.md")]
+    assert "# A walk of ten minutes" in cells[0]["source"][0]
+
+
+def test_names_of_the_reference_are_all_that_is_public(reference, tmp_path):
+    reference.write(tmp_path / "api")
+    entries = set()
+    for page in (tmp_path / "api").glob("*.rst"):
+        entries |= set(re.findall(r"^\.\. auto(?:class|function|data):: jaxprune\.(\S+)$", page.read_text(), re.M))
+    public = {f"{module.__name__}.{name}"[9:] for module in reference.modules() for name in reference.names(module)}
+    assert entries == public | {"Network", "Preprocess"}
+    assert len(entries) > 300
+    assert all((module.__doc__ or "").strip() for module in reference.modules())
+
+
+def test_write_makes_pages_that_build_without_a_warning(executed, tmp_path):
+    """The build checks links between pages and anchors in them; pictures of the walk are made by its code."""
+    pictures = [DOCS / "_pictures" / name for name in ("walk.ipynb", "walk_curves.svg", "walk_path.svg")]
+    for picture in pictures:
+        picture.parent.mkdir(exist_ok=True)
+        if not picture.exists():
+            picture.write_text("")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run([*command, DOCS, tmp_path / "html"], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert "jaxprune.curvature.diagonal" in (tmp_path / "html" / "api" / "jaxprune.curvature.html").read_text()
