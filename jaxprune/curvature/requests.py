@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import losses, tree
+from jaxprune import losses, mesh, tree
 from jaxprune.curvature import columns, outputs, partition
+from jaxprune.mesh import Placement
 from jaxprune.network import Network
-from jaxprune.sites import Survey, survey
+from jaxprune.sites import Survey, examples, survey
 from jaxprune.sites.heads import Head, find_head
-from jaxprune.types import Batch, Loss
+from jaxprune.types import Apply, Batch, Loss
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,23 @@ class Request:
     def per_example(self) -> bool:
         """Whether the loss is proven to treat every example alone."""
         return outputs.is_per_example(self.loss, self.survey.outputs, self.batch)
+
+    @cached_property
+    def placement(self) -> Placement | None:
+        """Over which devices examples are divided; None where they are not, or not proven to be treated alone.
+
+        Then the compiler divides the work, as far as it can.
+        """
+        placement = mesh.found(self.batch)
+        if placement is None:
+            return None
+        with jax.default_matmul_precision("highest"):
+            images, at = self.batch["image"], (self.network.params, self.network.state)
+            alone = examples.are_alone(_Outputs(self.network.apply), at, images, placement.size)
+            if alone and not columns.is_known(self.loss):
+                split = (self.survey.outputs, dict(self.batch))
+                alone = examples.are_alone(_Values(self.loss), (), split, placement.size)
+        return placement if alone else None
 
     def leaf(self, path: str) -> Any:
         """The leaf of that name."""
@@ -86,6 +104,22 @@ class Request:
     def members(self, path: str) -> np.ndarray:
         """The flat positions of the weights of every block of a leaf [blocks, m], -1 where one is shorter."""
         return partition.members(self.leaf(path).shape, self.blocks, self.units(path))
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    apply: Apply
+
+    def __call__(self, at: Any, images: Any) -> Any:
+        return self.apply(*at, images)
+
+
+@dataclass(frozen=True)
+class _Values:
+    loss: Loss
+
+    def __call__(self, _: Any, split: Any) -> Any:
+        return losses.values(self.loss, *split)
 
 
 def reason_against_signals(request: Request, path: str) -> str:

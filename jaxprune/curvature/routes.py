@@ -113,6 +113,7 @@ def _signal_task(
         ),
         count,
         signals.width(count),
+        placement=request.placement,
     )
 
 

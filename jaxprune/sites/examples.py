@@ -1,0 +1,175 @@
+"""Whether a function treats every example alone, so that it may be called with some of them at a time.
+
+What is followed is the program itself, not its derivative, which is blind to what is held constant: a network that
+subtracts the mean of its batch behind a ``stop_gradient`` mixes its examples all the same.  Every value of the program
+either holds the examples along one axis, each made of its own example by what is the same for all, or depends on none,
+or is ``MIXED``.  What is not known mixes; nothing is guessed.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from jaxprune.sites.axes import MIXED, RULES, Along
+from jaxprune.sites.operations import inside, opened
+
+# Number by number, whatever the function: every input has the shape of the result, or is a single number.
+_ELEMENTWISE = frozenset(
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos "
+    "cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic "
+    "lt max min mul name ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n sharding_constraint "
+    "sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+)
+# They work along axes that a parameter names, and alike on all others.
+_REDUCING = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin")
+_ALONG = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "split")
+_WINDOWS = ("reduce_window_sum", "reduce_window_max", "reduce_window_min")
+_SHAPED = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "rev", "pad", "stack", "unstack", "gather")
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+# Of these there may be more or fewer where an axis has one index only.
+_LAYOUT = ("broadcast_in_dim", "reshape", "squeeze", "copy", "copy_p")
+
+# Of a value that depends on no example: the axes along which it is known to be the same everywhere.
+Whole = frozenset[int]
+
+
+def are_alone(function: Callable[..., Any], whole: Any, split: Any, parts: int) -> bool:
+    """Whether a function of some of the examples is proven to return what it would of these among all.
+
+    Args:
+      function: ``(whole, split) -> tree``, pure; examples first in every leaf that it returns.
+      whole: a tree of arrays, or of shapes.
+      split: as ``whole``, with the examples first in every leaf.
+      parts: how many parts the examples are split into, evenly.
+
+    Returns:
+      Whether every example is proven to be treated alone, and alike, among all; and the program of one part does the
+      same steps.
+
+    >>> import jax.numpy as jnp
+    >>> images = jnp.ones((4, 3))
+    >>> are_alone(lambda weights, images: jnp.tanh(images @ weights), jnp.ones((3, 2)), images, 2)
+    True
+    >>> are_alone(lambda weights, images: images - jax.lax.stop_gradient(images.mean(0)), 0.0, images, 2)
+    False
+    """
+    leaves, structure = jax.tree.flatten((whole, split))
+    shapes = tuple((tuple(np.shape(leaf)), jax.numpy.result_type(leaf)) for leaf in leaves)
+    config: Any = jax.config
+    return _are_alone(function, structure, shapes, len(jax.tree.leaves(whole)), parts, config.jax_enable_x64)
+
+
+@lru_cache(maxsize=128)
+def _are_alone(function: Any, structure: Any, shapes: Any, first: int, parts: int, float64: bool) -> bool:
+    counts = {shape[0] if shape else 0 for shape, _ in shapes[first:]}
+    (examples,) = counts if len(counts) == 1 else (0,)
+    if examples < 2 or examples % parts:
+        return False
+    some = [((examples // parts, *shape[1:]), kind) for shape, kind in shapes[first:]]
+    whole, part = (
+        jax.make_jaxpr(function)(*structure.unflatten([jax.ShapeDtypeStruct(*each) for each in given]))
+        for given in (shapes, [*shapes[:first], *some])
+    )
+    states: list[Any] = [Whole()] * first + [Along(0)] * (len(shapes) - first)
+    found = _through(whole, states, examples)
+    return all(each == Along(0) for each in found) and _words(whole) == _words(part)
+
+
+def _through(program: Any, states: Sequence[Any], examples: int) -> list[Any]:
+    """What is known of the outputs of a program, from what is known of its inputs."""
+    jaxpr = opened(program)
+    known = dict(zip(jaxpr.invars, states, strict=True)) | dict.fromkeys(jaxpr.constvars, Whole())
+    for equation in jaxpr.eqns:
+        given = [Whole() if isinstance(atom, core.Literal) else known[atom] for atom in equation.invars]
+        if equation.primitive.name in _CALLS:
+            (inner, *_) = inside(equation.params)
+            made = _through(inner, given, examples)
+        else:
+            made = [_of_step(equation, given, value.aval, examples) for value in equation.outvars]
+        known.update(zip(equation.outvars, made, strict=True))
+    return [Whole() if isinstance(atom, core.Literal) else known[atom] for atom in jaxpr.outvars]
+
+
+def _of_step(equation: Any, given: list[Any], aval: Any, examples: int) -> Any:
+    """What is known of one output of an equation."""
+    if MIXED in given:
+        return MIXED
+    marked = {place: each for place, each in enumerate(given) if isinstance(each, Along)}
+    shapes = [np.shape(atom.aval) if hasattr(atom.aval, "shape") else () for atom in equation.invars]
+    if not marked:
+        return _constant(equation, given, shapes, aval)
+    rest = {place: each for place, each in enumerate(given) if place not in marked}
+    along = _followed(equation, marked, rest, shapes, aval.shape)
+    return along if along is not None and along.is_of(aval.shape, examples) else MIXED
+
+
+def _constant(equation: Any, given: list[Any], shapes: list[Any], aval: Any) -> Whole:
+    """The axes along which a value is the same, that depends on no example."""
+    name, params = equation.primitive.name, equation.params
+    if name == "broadcast_in_dim":
+        places = params["broadcast_dimensions"]
+        same = {at for old, at in enumerate(places) if old in given[0] or shapes[0][old] < params["shape"][at]}
+        return Whole(same | (set(range(len(params["shape"]))) - set(places)))
+    if name in _ELEMENTWISE and all(shape in ((), aval.shape) for shape in shapes):
+        every = [each for each, shape in zip(given, shapes, strict=True) if shape]
+        return Whole(set(range(len(aval.shape))).intersection(*every))
+    return Whole()
+
+
+def _followed(equation: Any, marked: dict[int, Along], rest: dict[int, Whole], shapes: Any, result: Any) -> Any:
+    """Where the examples lie in what an equation makes; None where they are not followed."""
+    name, params = equation.primitive.name, equation.params
+    alike = next(iter(marked.values())) if len(set(marked.values())) == 1 else None
+    # What varies along the examples, and does not come from them, knows which example is which.
+    same = alike is not None and all(not shapes[place] or alike.axis in each for place, each in rest.items())
+    if name in _ELEMENTWISE:
+        return alike if same and all(shape in ((), result) for shape in shapes) else None
+    if name == "dot_general":
+        return _product(equation, marked, shapes, result)
+    if name == "conv_general_dilated":
+        return RULES[name](equation, marked, shapes, result) if params["batch_group_count"] == 1 else None
+    if name in _REDUCING:
+        return RULES["reduce_sum"](equation, marked, shapes, result)
+    if name in _ALONG:
+        return RULES["cumsum"](equation, marked, shapes, result)
+    if name in _WINDOWS:
+        return RULES["reduce_window_sum"](equation, marked, shapes, result)
+    if name == "sort":
+        return alike if same and params["dimension"] != alike.axis else None
+    if name == "concatenate":
+        return RULES[name](equation, marked, shapes, result) if same else None
+    if name in _SHAPED and list(marked) == [0]:
+        # Of a gather the indices say the same of all examples, unless they are paired with them.
+        paired = name == "gather" and params["dimension_numbers"].operand_batching_dims
+        return None if paired else RULES[name](equation, marked, shapes, result)
+    return None
+
+
+def _product(equation: Any, marked: dict[int, Along], shapes: Any, result: Any) -> Along | None:
+    _, batched = equation.params["dimension_numbers"]
+    if len(marked) == 1:
+        ((side, along),) = marked.items()
+        # Paired with the indices of something else, every example has weights of its own.
+        return None if along.axis in batched[side] else RULES["dot_general"](equation, marked, shapes, result)
+    places = {list(batched[side]).index(each.axis) for side, each in marked.items() if each.axis in batched[side]}
+    paired = len(places) == 1 and all(each.axis in batched[side] for side, each in marked.items())
+    merged = {(each.before, each.after) for each in marked.values()}
+    return Along(places.pop(), *merged.pop()) if paired and len(merged) == 1 else None
+
+
+def _words(program: Any) -> list[Any]:
+    """The steps of a program and the single numbers in it, without shapes: alike for any number of examples."""
+    jaxpr = opened(program)
+    constants = getattr(program, "consts", ())
+    words: list[Any] = [np.asarray(value).tobytes() for value in constants if np.size(value) == 1]
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        literals = [str(atom.val) for atom in equation.invars if isinstance(atom, core.Literal)]
+        if name not in _LAYOUT:
+            words.append((name, *literals, str(equation.params) if name == "integer_pow" else ""))
+        words += [word for inner in inside(equation.params) for word in _words(inner)]
+    return words
