@@ -1,5 +1,7 @@
 """What is asked for, and what is proven of every leaf: which routes would be exact for it, and why."""
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +15,7 @@ from jaxprune.mesh import Placement
 from jaxprune.network import Network
 from jaxprune.sites import Survey, examples, survey
 from jaxprune.sites.heads import Head, find_head
+from jaxprune.sites.program import with_inner
 from jaxprune.types import Apply, Batch, Loss
 
 
@@ -52,13 +55,33 @@ class Request:
         placement = mesh.found(self.batch)
         if placement is None:
             return None
-        with jax.default_matmul_precision("highest"):
-            images, at = self.batch["image"], (self.network.params, self.network.state)
-            alone = examples.are_alone(_Outputs(self.network.apply), at, images, placement.size)
-            if alone and not columns.is_known(self.loss):
-                split = (self.survey.outputs, dict(self.batch))
-                alone = examples.are_alone(_Values(self.loss), (), split, placement.size)
+        alone = self._are_alone(_Outputs(self.network.apply), (self.network.params, self.network.state), placement)
+        if alone and not columns.is_known(self.loss):
+            split = (self.survey.outputs, dict(self.batch))
+            alone = examples.are_alone(_Values(self.loss), (), split, placement.size)
         return placement if alone else None
+
+    @cached_property
+    def placement_of_products(self) -> Placement | None:
+        """As ``placement``, where the derivatives are proven to treat examples alone, of whichever leaf.
+
+        A rule given by hand may mix them where the values do not: then values and both derivatives are inspected.
+        """
+        if self.placement is None or not self.per_example:
+            return None
+        inner = itertools.chain(*map(with_inner, self.survey.program.steps))
+        rules = {step.primitive.name for step in inner} & {"custom_jvp_call", "custom_vjp_call"}
+        if not rules:
+            return self.placement
+        if "custom_vjp_call" in rules:
+            return None
+        params, state = self.network.params, self.network.state
+        function, at = _Derivatives(self.network.apply), (params, params, params, state)
+        return self.placement if self._are_alone(function, at, self.placement) else None
+
+    def _are_alone(self, function: Callable[..., Any], at: Any, placement: Placement) -> bool:
+        with jax.default_matmul_precision("highest"):
+            return examples.are_alone(function, at, self.batch["image"], placement.size)
 
     def leaf(self, path: str) -> Any:
         """The leaf of that name."""
@@ -112,6 +135,19 @@ class _Outputs:
 
     def __call__(self, at: Any, images: Any) -> Any:
         return self.apply(*at, images)
+
+
+@dataclass(frozen=True)
+class _Derivatives:
+    apply: Apply
+
+    def __call__(self, at: Any, images: Any) -> Any:
+        params, one, other, state = at
+
+        def first(params: Any) -> Any:
+            return jax.jvp(lambda params: self.apply(params, state, images), (params,), (one,))
+
+        return jax.jvp(first, (params,), (other,))
 
 
 @dataclass(frozen=True)

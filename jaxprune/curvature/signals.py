@@ -11,8 +11,8 @@ the sum over k of s_k J_z^T r_k goes through one weight gradient for all units o
 
 The programs sum over examples by shares that the caller gives.  ``begin`` is the forward pass; ``of_columns`` the
 backward passes of some columns with all that is made of them; ``weight_gradients`` what is left for products.  With a
-``placement`` each device runs them on its own examples, and keeps what it has made of these: every array of a ``Point``,
-and the cotangents of products, then have a first axis of one entry for each device.
+``placement`` each device runs them on its own examples, and keeps what it has made of these: every array of a
+``Point``, and the cotangents of products, then have a first axis of one entry for each device.
 """
 
 from collections.abc import Callable, Sequence

@@ -6,8 +6,10 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import losses
 from jaxprune.curvature import loops, signals
 from jaxprune.curvature.compiled import Compiled, compile_only, shape_of, struct_of
 from jaxprune.curvature.signals import Wanted
@@ -37,6 +39,7 @@ class Task:
       count: how many products, signals or units there are; 0: the program is called once.
       width: how many of them run side by side.
       rows: whether the chunks' results are rows to be joined, rather than summed.
+      placement: over which devices the examples are divided; None: the compiler's choice.
     """
 
     route: str
@@ -48,6 +51,7 @@ class Task:
     count: int = 0
     width: int = WIDTH
     rows: bool = False
+    placement: Placement | None = None
 
     def chunks(self) -> list[np.ndarray]:
         """The indices of every call."""
@@ -55,7 +59,14 @@ class Task:
 
     def call(self, *indices: Any) -> Any:
         """Calls the program once, for a chunk of indices if it takes one."""
-        return self.program(*self.arguments, *indices, **self.options)
+        program, static = self._program()
+        return program(*self.arguments, *indices, **static)
+
+    def _program(self) -> tuple[Any, dict[str, Any]]:
+        if self.placement is None:
+            return self.program, self.options
+        options = tuple(sorted(self.options.items()))
+        return _on_parts, {"program": self.program, "placement": self.placement, "options": options}
 
     def run(self) -> Any:
         """Computes the result of all calls."""
@@ -76,8 +87,31 @@ class Task:
             return 0, 0.0, 0
         calls = len(self.chunks()) if self.count else 1
         indices = self.chunks()[:1] if self.count else []
-        found = measure(self.program, (*self.arguments, *indices), self.options)
+        program, static = self._program()
+        found = measure(program, (*self.arguments, *indices), static)
         return calls, calls * found.operations, found.bytes
+
+
+@partial(jax.jit, static_argnames=("program", "placement", "options"))
+def _on_parts(
+    network: Network, batch: Batch, *rest: Any, program: Any, placement: Placement, options: tuple[Any, ...]
+) -> Any:
+    """Runs a program of a mean over examples on every device with its own ones, and averages by their weights."""
+
+    def of_part(whole: Any, batch: Batch, _: Any) -> tuple[Any, Any]:
+        network, total, rest = whole
+        share = _counted(batch) / total
+        found = program(network, batch, *rest, **dict(options))
+        return jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), found), ()
+
+    total = _counted(batch)
+    return each_shard(of_part, placement, (network, jnp.where(total > 0, total, 1), rest), batch)[0]
+
+
+def _counted(batch: Batch) -> Any:
+    """The sum of the weights that count, as wide as can be."""
+    weights = losses.weights(batch)
+    return jnp.sum(jnp.where(weights > 0, weights, 0), dtype=jnp.promote_types(weights.dtype, float))
 
 
 @dataclass(frozen=True)

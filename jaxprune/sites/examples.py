@@ -6,6 +6,7 @@ either holds the examples along one axis, each made of its own example by what i
 or is ``MIXED``.  What is not known mixes; nothing is guessed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,14 +17,26 @@ from jax.extend import core
 
 from jaxprune.sites.axes import MIXED, RULES, Along
 from jaxprune.sites.operations import inside, opened
+from jaxprune.sites.program import Step
 
-# Number by number, whatever the function: every input has the shape of the result, or is a single number.
-_ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos "
-    "cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic "
-    "lt max min mul name ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n sharding_constraint "
-    "sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
-)
+# Number by number, whatever the function: an input has the shape of the result, or one index along some axes.
+_ELEMENTWISE = {
+    *("add", "add_any", "sub", "mul", "div", "rem", "pow", "integer_pow", "max", "min", "clamp", "atan2", "nextafter"),
+    *("neg", "abs", "sign", "floor", "ceil", "round", "square", "sqrt", "rsqrt", "cbrt", "is_finite"),
+    *("exp", "exp2", "expm1", "log", "log1p", "logistic", "erf", "erfc", "erf_inv", "lgamma", "digamma"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "select_n"),
+    *(
+        "convert_element_type",
+        "reduce_precision",
+        "real",
+        "copy",
+        "copy_p",
+        "name",
+        "sharding_constraint",
+        "stop_gradient",
+    ),
+}
 # They work along axes that a parameter names, and alike on all others.
 _REDUCING = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin")
 _ALONG = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "split")
@@ -70,10 +83,13 @@ def _are_alone(function: Any, structure: Any, shapes: Any, first: int, parts: in
     if examples < 2 or examples % parts:
         return False
     some = [((examples // parts, *shape[1:]), kind) for shape, kind in shapes[first:]]
-    whole, part = (
-        jax.make_jaxpr(function)(*structure.unflatten([jax.ShapeDtypeStruct(*each) for each in given]))
-        for given in (shapes, [*shapes[:first], *some])
-    )
+    try:
+        whole, part = (
+            jax.make_jaxpr(function)(*structure.unflatten([jax.ShapeDtypeStruct(*each) for each in given]))
+            for given in (shapes, [*shapes[:first], *some])
+        )
+    except (TypeError, ValueError, AssertionError):  # it takes so many examples only
+        return False
     states: list[Any] = [Whole()] * first + [Along(0)] * (len(shapes) - first)
     found = _through(whole, states, examples)
     return all(each == Along(0) for each in found) and _words(whole) == _words(part)
@@ -114,10 +130,29 @@ def _constant(equation: Any, given: list[Any], shapes: list[Any], aval: Any) -> 
         places = params["broadcast_dimensions"]
         same = {at for old, at in enumerate(places) if old in given[0] or shapes[0][old] < params["shape"][at]}
         return Whole(same | (set(range(len(params["shape"]))) - set(places)))
-    if name in _ELEMENTWISE and all(shape in ((), aval.shape) for shape in shapes):
-        every = [each for each, shape in zip(given, shapes, strict=True) if shape]
+    if name == "tile":
+        return _single(shapes[0])
+    if name == "reshape":
+        before, after = shapes[0], aval.shape
+        return Whole(
+            new
+            for new in range(len(after))
+            for old in given[0]
+            if before[old] == after[new] and math.prod(before[:old]) == math.prod(after[:new])
+        )
+    if name in _ELEMENTWISE:
+        every = [each | _single(shape) for each, shape in zip(given, shapes, strict=True) if shape]
         return Whole(set(range(len(aval.shape))).intersection(*every))
     return Whole()
+
+
+def _single(shape: tuple[int, ...]) -> Whole:
+    """The axes that have one index."""
+    return Whole(axis for axis, extent in enumerate(shape) if extent == 1)
+
+
+def _ruled(name: str, equation: Any, marked: dict[int, Along], shapes: Any, result: Any) -> Any:
+    return RULES[name](Step(equation.primitive, equation.params, (), ()), marked, shapes, result)
 
 
 def _followed(equation: Any, marked: dict[int, Along], rest: dict[int, Whole], shapes: Any, result: Any) -> Any:
@@ -125,27 +160,29 @@ def _followed(equation: Any, marked: dict[int, Along], rest: dict[int, Whole], s
     name, params = equation.primitive.name, equation.params
     alike = next(iter(marked.values())) if len(set(marked.values())) == 1 else None
     # What varies along the examples, and does not come from them, knows which example is which.
-    same = alike is not None and all(not shapes[place] or alike.axis in each for place, each in rest.items())
+    same = alike is not None and all(
+        not shapes[place] or alike.axis in each | _single(shapes[place]) for place, each in rest.items()
+    )
     if name in _ELEMENTWISE:
-        return alike if same and all(shape in ((), result) for shape in shapes) else None
+        return alike if same else None
     if name == "dot_general":
         return _product(equation, marked, shapes, result)
     if name == "conv_general_dilated":
-        return RULES[name](equation, marked, shapes, result) if params["batch_group_count"] == 1 else None
+        return _ruled(name, equation, marked, shapes, result) if params["batch_group_count"] == 1 else None
     if name in _REDUCING:
-        return RULES["reduce_sum"](equation, marked, shapes, result)
+        return _ruled("reduce_sum", equation, marked, shapes, result)
     if name in _ALONG:
-        return RULES["cumsum"](equation, marked, shapes, result)
+        return _ruled("cumsum", equation, marked, shapes, result)
     if name in _WINDOWS:
-        return RULES["reduce_window_sum"](equation, marked, shapes, result)
+        return _ruled("reduce_window_sum", equation, marked, shapes, result)
     if name == "sort":
         return alike if same and params["dimension"] != alike.axis else None
     if name == "concatenate":
-        return RULES[name](equation, marked, shapes, result) if same else None
+        return _ruled(name, equation, marked, shapes, result) if same else None
     if name in _SHAPED and list(marked) == [0]:
         # Of a gather the indices say the same of all examples, unless they are paired with them.
         paired = name == "gather" and params["dimension_numbers"].operand_batching_dims
-        return None if paired else RULES[name](equation, marked, shapes, result)
+        return None if paired else _ruled(name, equation, marked, shapes, result)
     return None
 
 
@@ -154,7 +191,7 @@ def _product(equation: Any, marked: dict[int, Along], shapes: Any, result: Any) 
     if len(marked) == 1:
         ((side, along),) = marked.items()
         # Paired with the indices of something else, every example has weights of its own.
-        return None if along.axis in batched[side] else RULES["dot_general"](equation, marked, shapes, result)
+        return None if along.axis in batched[side] else _ruled("dot_general", equation, marked, shapes, result)
     places = {list(batched[side]).index(each.axis) for side, each in marked.items() if each.axis in batched[side]}
     paired = len(places) == 1 and all(each.axis in batched[side] for side, each in marked.items())
     merged = {(each.before, each.after) for each in marked.values()}
