@@ -211,7 +211,11 @@ def found(batch: Any) -> Placement | None:
 
 
 def each_shard(
-    function: Callable[[Any, Any, Any], tuple[Any, Any]], placement: Placement, whole: Any, split: Any, own: Any = ()
+    function: Callable[[Any, Any, Any], tuple[Any, Any]],
+    placement: Placement | None,
+    whole: Any,
+    split: Any,
+    own: Any = (),
 ) -> tuple[Any, Any]:
     """Calls a function on every device with the examples that lie there, and adds up what it returns.
 
@@ -220,7 +224,7 @@ def each_shard(
 
     Args:
       function: ``(whole, split, own) -> (terms, kept)``, pure.
-      placement: the mesh, and its axis.
+      placement: the mesh, and its axis; None: the function is called once, with everything, and nothing is added.
       whole: a tree of arrays that every device gets whole.
       split: a tree of arrays [b, ...] of which every device gets its part, [b / size, ...].
       own: what an earlier call has kept.
@@ -233,6 +237,8 @@ def each_shard(
     >>> each_shard(lambda w, x, _: ((w * x).sum(), x.max()), placement, 2.0, np.arange(4.0))
     (Array(12., dtype=float32), Array([3.], dtype=float32))
     """
+    if placement is None:
+        return function(whole, split, own)
     over, everywhere = PartitionSpec(placement.data), PartitionSpec()
 
     def of_part(whole: Any, split: Any, own: Any) -> tuple[Any, Any]:

@@ -17,12 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxprune as jp
 from jaxprune.curvature import blocks, estimates, routes
 from jaxprune.curvature.compiled import Compiled
 from jaxprune.curvature.counting import count_only
 from jaxprune.curvature.requests import why_signals
+from jaxprune.scores import one_block, surgeon
 
 LOSS = jp.losses.cross_entropy
 GATHER = re.compile(r"= \(?([^=]*?)\)? all-gather(?:-start)?\(")
@@ -129,16 +131,46 @@ def of_task(name: str, network: jp.Network, devices: int, images: int) -> Figure
     return figures
 
 
+def of_solve(name: str, network: jp.Network, devices: int, units: int) -> Figures:
+    """Compiles the solves of so many units of 96 inputs on so many devices, and what factors of 24 rows take."""
+    mesh = jp.mesh.make(jax.devices()[:devices])
+    placement = jp.mesh.Placement(mesh) if devices > 1 else None
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    figures = Figures()
+
+    def shaped(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere if devices > 1 else None)
+
+    if name == "obs by factors":
+        members = np.arange(units * 96, dtype=np.int32).reshape(units, 96)
+        given: tuple[Any, ...] = (shaped(units, 96), shaped(units, 24, 96), members, shaped())
+        figures.operations = figures.measure(surgeon._by_factors, given, {"placement": placement}).operations
+        return figures
+    given = (shaped(units, 96, 96), shaped(units, 96), shaped(units, 96, dtype=jnp.bool_), shaped())
+    options = {"solve": SOLVES[name], "placement": placement}
+    figures.operations = figures.measure(surgeon._each_block, given, options).operations
+    return figures
+
+
+SOLVES = {
+    "obs": one_block.costs_alone,
+    "greedy": one_block.costs_in_turn,
+    "update": one_block.readjustment,
+    "obs by factors": None,
+}
+
+
 def rows(devices: list[int], images: int, only: str | None = None) -> Iterator[str]:
     """A line of text for each figure."""
     yield f"{'':18} devices  images a device  temporaries  longest loop  largest gather  operations  of one device"
     for kind, network in networks().items():
         most = max(leaf.size for leaf in jax.tree.leaves(network.params))
-        for name in TASKS:
+        for name in (*TASKS, *(SOLVES if kind == "relu" else ())):
             if only is not None and only != name:
                 continue
             for count in devices:
-                here, alone = of_task(name, network, count, images * count), of_task(name, network, 1, images * count)
+                figures = of_task if name in TASKS else of_solve
+                here, alone = figures(name, network, count, images * count), figures(name, network, 1, images * count)
                 share = here.operations / alone.operations
                 yield (
                     f"{kind + ' ' + name:18} {count:7}  {images:15}  {here.temporaries:11}  {here.trips:12}  "
@@ -151,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 8, 64])
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--only", choices=list(TASKS))
+    parser.add_argument("--only", choices=[*TASKS, *SOLVES])
     given = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(given.devices))
     jax.config.update("jax_disable_most_optimizations", True)

@@ -217,8 +217,7 @@ class SketchTask:
     def run(self) -> dict[str, Any]:
         """Sums for every leaf y_n, y_n^2, weight_n y_n and |y_n| over the examples, y_n = weight_n X_n."""
         point = signals.begin(*self._beginning(), **self._first())
-        found = _moments(point, self.vectors, **self._second())
-        return dict(zip(self.paths, found, strict=True))
+        return dict(zip(self.paths, _moments(point, self.vectors, **self._second()), strict=True))
 
     def fitted(self, memory: int | None, measure: Measure = compile_only) -> "SketchTask":
         """Checks that it fits into ``memory`` bytes; only a smaller batch takes less."""
@@ -269,26 +268,19 @@ def sketch_task(asked: Request, quantity: str, probes: int, seed: Any = 0, first
 def _moments(
     point: signals.Point, vectors: Any, *, quantity: str, probes: int, placement: Placement | None
 ) -> list[Any]:
-    if placement is None:
-        return _moments_of(point, vectors, quantity, probes)
-
     def of_part(vectors: Any, _: Any, point: signals.Point) -> tuple[Any, Any]:
-        return _moments_of(point, vectors, quantity, probes), ()
+        every = [signals.signal(point, place, probes) for place in range(probes)]
+        sides_of = [left for left, _, _ in every] + [right for _, right, _ in every if right is not None]
+        weights = jnp.stack([weights for _, _, weights in every], axis=-1) / probes
+        found = []
+        for at, ready in enumerate(point.rows):
+            given = [parts[at] for parts in sides_of]
+            own = ready.from_leaf(vectors[at]) if vectors else None
+            sums = _of_leaf(ready, given, weights, point.share, own, layer=quantity == "layer")
+            found.append(tuple(ready.to_leaf(each) for each in sums))
+        return found, ()
 
     return each_shard(of_part, placement, vectors, (), point)[0]
-
-
-def _moments_of(point: signals.Point, vectors: Any, quantity: str, probes: int) -> list[Any]:
-    every = [signals.signal(point, place, probes) for place in range(probes)]
-    sides_of = [left for left, _, _ in every] + [right for _, right, _ in every if right is not None]
-    weights = jnp.stack([weights for _, _, weights in every], axis=-1) / probes
-    found = []
-    for at, ready in enumerate(point.rows):
-        given = [parts[at] for parts in sides_of]
-        own = ready.from_leaf(vectors[at]) if vectors else None
-        sums = _of_leaf(ready, given, weights, point.share, own, layer=quantity == "layer")
-        found.append(tuple(ready.to_leaf(each) for each in sums))
-    return found
 
 
 def _of_leaf(ready: Rows, given: list[Any], weights: Any, share: Any, own: Any, *, layer: bool) -> tuple[Any, ...]:

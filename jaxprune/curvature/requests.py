@@ -53,7 +53,7 @@ class Request:
         Then the compiler divides the work, as far as it can.
         """
         placement = mesh.found(self.batch)
-        if placement is None:
+        if placement is None or not self._is_alike(placement):
             return None
         alone = self._are_alone(_Outputs(self.network.apply), (self.network.params, self.network.state), placement)
         if alone and not columns.is_known(self.loss):
@@ -78,6 +78,14 @@ class Request:
         params, state = self.network.params, self.network.state
         function, at = _Derivatives(self.network.apply), (params, params, params, state)
         return self.placement if self._are_alone(function, at, self.placement) else None
+
+    def _is_alike(self, placement: Placement) -> bool:
+        """Whether the same is proven of every leaf where a device has its examples only."""
+        images = self.batch["image"]
+        part = jax.ShapeDtypeStruct((len(images) // placement.size, *images.shape[1:]), images.dtype)
+        with jax.default_matmul_precision("highest"):
+            own = survey(self.network, part)
+        return own.proofs == self.survey.proofs and own.unserved == self.survey.unserved
 
     def _are_alone(self, function: Callable[..., Any], at: Any, placement: Placement) -> bool:
         with jax.default_matmul_precision("highest"):

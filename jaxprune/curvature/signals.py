@@ -124,8 +124,6 @@ def begin(
       wanted: what is wanted.
       placement: over which devices the examples are divided; None: the compiler's choice.
     """
-    if placement is None:
-        return _begun(network, batch, share, vectors, drawn, wanted)
 
     def of_part(whole: Any, split: Any, _: Any) -> tuple[Any, Point]:
         network, vectors = whole
@@ -297,8 +295,6 @@ def weight_gradients(
     placement: Placement | None = None,
 ) -> list[Any]:
     """The gradients by the leaves of these names, from cotangents of their z, which may be wider than z."""
-    if placement is None:
-        return _weight_gradients(network, batch, values, cotangents, paths)
 
     def of_part(network: Network, batch: Batch, own: Any) -> tuple[Any, Any]:
         return _weight_gradients(network, batch, *own, paths), ()
