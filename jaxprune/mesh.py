@@ -195,19 +195,29 @@ def found(batch: Any) -> Placement | None:
     leaf = next(iter(jax.tree.leaves(batch)), None)
     if not isinstance(leaf, jax.Array) or not leaf.ndim:
         return None
-    if isinstance(leaf, Tracer):
-        mesh: Any = getattr(jax.typeof(leaf), "sharding", None)
-        mesh = None if mesh is None else mesh.mesh
-        names = () if mesh is None or mesh.empty else mesh.axis_names
-        data = _DATA if _DATA in names else names[0] if len(names) == 1 else None
-    else:
-        mesh = getattr(leaf.sharding, "mesh", None)
-        data = leaf.sharding.spec[0] if isinstance(leaf.sharding, NamedSharding) and len(leaf.sharding.spec) else None
+    mesh, data = _of_tracer(leaf) if isinstance(leaf, Tracer) else _of_array(leaf)
+    if mesh is None or not isinstance(data, str):
+        return None
     # Inside of somebody's own shard_map a device has its examples already.
-    if not isinstance(data, str) or dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[data] == AxisType.Manual:
+    if dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[data] == AxisType.Manual:
         return None
     placement = Placement(mesh, data)
     return placement if placement.size > 1 and leaf.shape[0] % placement.size == 0 else None
+
+
+def _of_tracer(leaf: Any) -> tuple[Any, Any]:
+    sharding = getattr(jax.typeof(leaf), "sharding", None)
+    if sharding is None or sharding.mesh.empty:
+        return None, None
+    names = sharding.mesh.axis_names
+    return sharding.mesh, _DATA if _DATA in names else names[0] if len(names) == 1 else None
+
+
+def _of_array(leaf: Any) -> tuple[Any, Any]:
+    sharding = leaf.sharding
+    if not isinstance(sharding, NamedSharding) or not len(sharding.spec):
+        return None, None
+    return sharding.mesh, sharding.spec[0]
 
 
 def each_shard(

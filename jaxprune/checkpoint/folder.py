@@ -43,6 +43,7 @@ def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -
         has no locks; or a leaf is empty or a PRNG key.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> save(tempfile.mkdtemp(), 7, {"w": np.ones(2)}).name
     '00000007'
     """
@@ -63,6 +64,7 @@ class Writer:
       RuntimeError: on the other processes, where process 0 raises; or a process did not come.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> with Writer(tempfile.mkdtemp()) as writer:
     ...     _ = writer.save(7, {"w": np.ones(2)})
     ...     writer.restore({"w": np.zeros(2)})
@@ -219,6 +221,7 @@ def restore(folder: str | os.PathLike[str], like: Any) -> tuple[int, Any] | None
       UserWarning: a checkpoint is damaged, and an older one is tried.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> restore(tempfile.mkdtemp(), {"w": np.zeros(2)}) is None
     True
     """

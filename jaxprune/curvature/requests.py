@@ -163,7 +163,8 @@ class _Values:
     loss: Loss
 
     def __call__(self, _: Any, split: Any) -> Any:
-        return losses.values(self.loss, *split)
+        outputs, batch = split
+        return losses.values(self.loss, outputs, batch)
 
 
 def reason_against_signals(request: Request, path: str) -> str:

@@ -194,7 +194,8 @@ def of_columns(
         return _of_columns(point, vectors, indices, wanted, count)
 
     def of_part(whole: Any, _: Any, point: Point) -> tuple[Any, Any]:
-        found = _of_columns(point, *whole, wanted, count)
+        vectors, indices = whole
+        found = _of_columns(point, vectors, indices, wanted, count)
         stays = {name: found.pop(name) for name in list(found) if is_kept(name)}
         return found, stays
 
@@ -297,7 +298,8 @@ def weight_gradients(
     """The gradients by the leaves of these names, from cotangents of their z, which may be wider than z."""
 
     def of_part(network: Network, batch: Batch, own: Any) -> tuple[Any, Any]:
-        return _weight_gradients(network, batch, *own, paths), ()
+        values, cotangents = own
+        return _weight_gradients(network, batch, values, cotangents, paths), ()
 
     return each_shard(of_part, placement, network, batch, (values, cotangents))[0]
 

@@ -44,7 +44,7 @@ _WINDOWS = ("reduce_window_sum", "reduce_window_max", "reduce_window_min")
 _SHAPED = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "rev", "pad", "stack", "unstack", "gather")
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 # Of these there may be more or fewer where an axis has one index only.
-_LAYOUT = ("broadcast_in_dim", "reshape", "squeeze", "copy", "copy_p")
+_LAYOUT = ("broadcast_in_dim", "reshape", "squeeze", "tile", "copy", "copy_p")
 
 # Of a value that depends on no example: the axes along which it is known to be the same everywhere.
 Whole = frozenset[int]
@@ -91,23 +91,56 @@ def _are_alone(function: Any, structure: Any, shapes: Any, first: int, parts: in
     except (TypeError, ValueError, AssertionError):  # it takes so many examples only
         return False
     states: list[Any] = [Whole()] * first + [Along(0)] * (len(shapes) - first)
-    found = _through(whole, states, examples)
-    return all(each == Along(0) for each in found) and _words(whole) == _words(part)
+    words: tuple[list[Any], list[Any]] = ([], [])
+    found = _through(whole, states, examples, words[0])
+    _through(part, states, examples // parts, words[1])
+    return all(each == Along(0) for each in found) and words[0] == words[1]
 
 
-def _through(program: Any, states: Sequence[Any], examples: int) -> list[Any]:
-    """What is known of the outputs of a program, from what is known of its inputs."""
+def _through(program: Any, states: Sequence[Any], examples: int, words: list[Any]) -> list[Any]:
+    """What is known of the outputs of a program, from what is known of its inputs.
+
+    ``words``: gets its steps and the single numbers in it, alike for any number of examples.
+    """
     jaxpr = opened(program)
     known = dict(zip(jaxpr.invars, states, strict=True)) | dict.fromkeys(jaxpr.constvars, Whole())
+    for value in getattr(program, "consts", ()):
+        words.append((np.shape(value), np.asarray(value).tobytes() if np.size(value) == 1 else ""))
     for equation in jaxpr.eqns:
         given = [Whole() if isinstance(atom, core.Literal) else known[atom] for atom in equation.invars]
+        words += _words(equation, given)
         if equation.primitive.name in _CALLS:
             (inner, *_) = inside(equation.params)
-            made = _through(inner, given, examples)
+            made = _through(inner, given, examples, words)
         else:
             made = [_of_step(equation, given, value.aval, examples) for value in equation.outvars]
         known.update(zip(equation.outvars, made, strict=True))
     return [Whole() if isinstance(atom, core.Literal) else known[atom] for atom in jaxpr.outvars]
+
+
+def _words(equation: Any, given: list[Any]) -> list[Any]:
+    """What of an equation must not change with the number of examples."""
+    name = equation.primitive.name
+    if name in _LAYOUT:
+        return []
+    literals = [str(atom.val) for atom in equation.invars if isinstance(atom, core.Literal)]
+    # Of as many ones as there are examples the sum says how many.
+    counts = name not in _ELEMENTWISE and all(isinstance(each, frozenset) for each in given)
+    shapes = [
+        _rest(np.shape(atom.aval), Whole() if counts else each)
+        for atom, each in zip(equation.invars, given, strict=True)
+        if hasattr(atom.aval, "shape")
+    ]
+    made = [np.shape(value.aval) for value in equation.outvars] if counts and name not in _CALLS else []
+    return [(name, *literals, equation.params.get("y", "") if name == "integer_pow" else "", *shapes, *made)]
+
+
+def _rest(shape: tuple[int, ...], state: Any) -> tuple[Any, ...]:
+    """The shape of a value but for what may change with the number of examples."""
+    if isinstance(state, Along):
+        return (state.before, state.after, *shape[: state.axis], *shape[state.axis + 1 :])
+    free = state | _single(shape) if isinstance(state, frozenset) and state else ()
+    return tuple(extent for axis, extent in enumerate(shape) if axis not in free)
 
 
 def _of_step(equation: Any, given: list[Any], aval: Any, examples: int) -> Any:
@@ -160,8 +193,9 @@ def _followed(equation: Any, marked: dict[int, Along], rest: dict[int, Whole], s
     name, params = equation.primitive.name, equation.params
     alike = next(iter(marked.values())) if len(set(marked.values())) == 1 else None
     # What varies along the examples, and does not come from them, knows which example is which.
-    same = alike is not None and all(
-        not shapes[place] or alike.axis in each | _single(shapes[place]) for place, each in rest.items()
+    axis = None if alike is None else alike.axis
+    same = axis is not None and all(
+        not shapes[place] or axis in known | _single(shapes[place]) for place, known in rest.items()
     )
     if name in _ELEMENTWISE:
         return alike if same else None
@@ -196,17 +230,3 @@ def _product(equation: Any, marked: dict[int, Along], shapes: Any, result: Any) 
     paired = len(places) == 1 and all(each.axis in batched[side] for side, each in marked.items())
     merged = {(each.before, each.after) for each in marked.values()}
     return Along(places.pop(), *merged.pop()) if paired and len(merged) == 1 else None
-
-
-def _words(program: Any) -> list[Any]:
-    """The steps of a program and the single numbers in it, without shapes: alike for any number of examples."""
-    jaxpr = opened(program)
-    constants = getattr(program, "consts", ())
-    words: list[Any] = [np.asarray(value).tobytes() for value in constants if np.size(value) == 1]
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        literals = [str(atom.val) for atom in equation.invars if isinstance(atom, core.Literal)]
-        if name not in _LAYOUT:
-            words.append((name, *literals, str(equation.params) if name == "integer_pow" else ""))
-        words += [word for inner in inside(equation.params) for word in _words(inner)]
-    return words
