@@ -118,25 +118,26 @@ TASKS: dict[str, Callable[[Any, Any], list[Any]]] = {
 """The tasks of every quantity that loops over examples."""
 
 
-def of_task(name: str, network: jp.Network, devices: int, images: int) -> Figures:
-    """Compiles the tasks of a quantity for so many images on so many devices."""
+def of_task(name: str, network: jp.Network, devices: int, images: int, *, compiles: bool = True) -> Figures:
+    """Compiles the tasks of a quantity for so many images on so many devices; or counts its operations only."""
     mesh = jp.mesh.make(jax.devices()[:devices])
     batch = {"image": np.zeros((images, 16, 16, 3), np.float32), "label": np.arange(images) % 10}
     batch = jp.mesh.shard_batch(mesh, batch) if devices > 1 else jax.tree.map(jnp.asarray, batch)
     placed = jp.mesh.replicate(mesh, network) if devices > 1 else network
     figures = Figures()
     for task in TASKS[name](placed, batch):
-        _, operations, _ = task.cost(figures.measure)
+        _, operations, _ = task.cost(figures.measure if compiles else count_only)
         figures.operations += operations
     return figures
 
 
-def of_solve(name: str, network: jp.Network, devices: int, units: int) -> Figures:
+def of_solve(name: str, _: Any, devices: int, units: int, *, compiles: bool = True) -> Figures:
     """Compiles the solves of so many units of 96 inputs on so many devices, and what factors of 24 rows take."""
     mesh = jp.mesh.make(jax.devices()[:devices])
     placement = jp.mesh.Placement(mesh) if devices > 1 else None
     everywhere = NamedSharding(mesh, PartitionSpec())
     figures = Figures()
+    measure = figures.measure if compiles else count_only
 
     def shaped(*shape: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere if devices > 1 else None)
@@ -144,11 +145,11 @@ def of_solve(name: str, network: jp.Network, devices: int, units: int) -> Figure
     if name == "obs by factors":
         members = np.arange(units * 96, dtype=np.int32).reshape(units, 96)
         given: tuple[Any, ...] = (shaped(units, 96), shaped(units, 24, 96), members, shaped())
-        figures.operations = figures.measure(surgeon._by_factors, given, {"placement": placement}).operations
+        figures.operations = measure(surgeon._by_factors, given, {"placement": placement}).operations
         return figures
     given = (shaped(units, 96, 96), shaped(units, 96), shaped(units, 96, dtype=jnp.bool_), shaped())
     options = {"solve": SOLVES[name], "placement": placement}
-    figures.operations = figures.measure(surgeon._each_block, given, options).operations
+    figures.operations = measure(surgeon._each_block, given, options).operations
     return figures
 
 
@@ -170,7 +171,8 @@ def rows(devices: list[int], images: int, only: str | None = None) -> Iterator[s
                 continue
             for count in devices:
                 figures = of_task if name in TASKS else of_solve
-                here, alone = figures(name, network, count, images * count), figures(name, network, 1, images * count)
+                here = figures(name, network, count, images * count)
+                alone = figures(name, network, 1, images * count, compiles=False)
                 share = here.operations / alone.operations
                 yield (
                     f"{kind + ' ' + name:18} {count:7}  {images:15}  {here.temporaries:11}  {here.trips:12}  "
