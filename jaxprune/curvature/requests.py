@@ -142,7 +142,8 @@ class _Outputs:
     apply: Apply
 
     def __call__(self, at: Any, images: Any) -> Any:
-        return self.apply(*at, images)
+        params, state = at
+        return self.apply(params, state, images)
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def _followed(equation: Any, marked: dict[int, Along], rest: dict[int, Whole], s
     if name in _WINDOWS:
         return _ruled("reduce_window_sum", equation, marked, shapes, result)
     if name == "sort":
-        return alike if same and params["dimension"] != alike.axis else None
+        return alike if same and params["dimension"] != axis else None
     if name == "concatenate":
         return _ruled(name, equation, marked, shapes, result) if same else None
     if name in _SHAPED and list(marked) == [0]:
