@@ -163,7 +163,7 @@ SOLVES = {
 
 def rows(devices: list[int], images: int, only: str | None = None) -> Iterator[str]:
     """A line of text for each figure."""
-    yield f"{'':18} devices  images a device  temporaries  longest loop  largest gather  operations  of one device"
+    yield f"{'':18} devices  images a device  temporaries  longest loop  largest gather    operations  of one device"
     for kind, network in networks().items():
         most = max(leaf.size for leaf in jax.tree.leaves(network.params))
         for name in (*TASKS, *(SOLVES if kind == "relu" else ())):
@@ -174,9 +174,10 @@ def rows(devices: list[int], images: int, only: str | None = None) -> Iterator[s
                 here = figures(name, network, count, images * count)
                 alone = figures(name, network, 1, images * count, compiles=False)
                 share = here.operations / alone.operations
+                leaf = most if name in TASKS else 96 * images * count
                 yield (
                     f"{kind + ' ' + name:18} {count:7}  {images:15}  {here.temporaries:11}  {here.trips:12}  "
-                    f"{here.gathered:7} of {most:4}  {here.operations:10.4g}  {share:13.3f}"
+                    f"{here.gathered:7} of {leaf:6}  {here.operations:10.4g}  {share:13.3f}"
                 )
 
 
