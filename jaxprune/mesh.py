@@ -1,18 +1,22 @@
 """Devices and shardings, the same for one chip and for a pod.
 
-Meshes have ``Auto`` axes: the compiler propagates shardings and inserts every cross-device sum, so the rest of the
-library contains no collective, and a program is correct on any number of devices.
+Meshes have ``Auto`` axes: the compiler propagates shardings and inserts every cross-device sum.  What it would not
+divide, loops over single examples above all, runs in ``each_shard``, which holds the library's only collective that is
+written out: one sum.  A program is correct on any number of devices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxprune import check, processes
+
+_DATA = "data"
 
 
 def make(devices: list[Any] | None = None) -> Mesh:
@@ -23,35 +27,27 @@ def make(devices: list[Any] | None = None) -> Mesh:
     """
     chosen = jax.devices() if devices is None else devices
     # Explicitly Auto: jax.make_mesh defaults to Explicit axes, under which linen networks and vmapped products fail.
-    return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=chosen)
+    return jax.make_mesh((len(chosen),), (_DATA,), axis_types=(AxisType.Auto,), devices=chosen)
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a copy of every leaf on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts a copy of every leaf on every device: ``Placement(mesh).tree``."""
+    return Placement(mesh).tree(tree)
 
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
-    """Splits the leading axis of every leaf over the devices.
+    """Splits the leading axis of every leaf over the axis "data" of a mesh: ``Placement(mesh).whole``.
 
     Raises:
-      ValueError: the number of devices does not divide the number of examples.
+      ValueError: the axis does not divide the number of examples; the mesh has no such axis, or one that is not
+        ``Auto``.
     """
-    count = mesh.devices.size
-    for leaf in jax.tree.leaves(batch):
-        if np.shape(leaf)[0] % count:
-            raise ValueError(
-                f"batch: expected a number of examples that {count} devices divide, but got {np.shape(leaf)[0]}. "
-                "Choose another batch size; jp.data.Batches pads the last batch with weight 0."
-            )
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    return Placement(mesh).whole(batch)
 
 
 def shard_leaves(mesh: Mesh, tree: Any) -> Any:
-    """Splits every leaf along its largest axis that the number of devices divides; other leaves are replicated."""
-    count = mesh.devices.size
-
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, _split(leaf, count, "data"))), tree)
+    """Splits every leaf along its largest axis that the axis "data" of a mesh divides, see ``Placement.split``."""
+    return Placement(mesh, split=True).tree(tree)
 
 
 def _split(leaf: Any, count: int, name: str) -> PartitionSpec:
@@ -79,8 +75,8 @@ class Placement:
     (4, 2)
     """
 
-    mesh: Mesh
-    data: str = "data"
+    mesh: Mesh | AbstractMesh
+    data: str = _DATA
     split: bool = False
 
     def __post_init__(self) -> None:
@@ -111,7 +107,8 @@ class Placement:
         if examples % self.size:
             raise ValueError(
                 f"{name}: expected a multiple of {self.size}, the parts that {self.data!r} of the mesh splits examples "
-                f"into, but got {examples}. Choose another, or fewer devices."
+                f"into, but got {examples}. Choose another, or fewer devices; jp.data.Batches pads the last batch with "
+                "weight 0."
             )
 
     def batch(self, part: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +133,27 @@ class Placement:
             made[name] = jax.make_array_from_process_local_data(sharding, entry, whole)
         return made
 
+    def whole(self, batch: Any) -> Any:
+        """Splits a batch that every host has, all of it.
+
+        Args:
+          batch: a tree of arrays [b, ...].
+
+        Returns:
+          The same tree, split over the devices.
+
+        Raises:
+          ValueError: the devices do not divide the examples.
+        """
+        for leaf in jax.tree.leaves(batch):
+            self.demand_divisible("batch", np.shape(leaf)[0])
+        return jax.tree.map(lambda leaf: _put(leaf, self.parts), batch)
+
+    @property
+    def parts(self) -> NamedSharding:
+        """Where arrays lie whose first axis is split."""
+        return NamedSharding(self.mesh, PartitionSpec(self.data))
+
     def tree(self, tree: Any) -> Any:
         """Puts weights, a state, or a network on the devices; every host has to have the same.
 
@@ -146,10 +164,117 @@ class Placement:
 
     def _placed(self, leaf: Any) -> Any:
         spec = _split(leaf, self.size, self.data) if self.split else PartitionSpec(*[None] * np.ndim(leaf))
-        sharding = NamedSharding(self.mesh, spec)
-        if getattr(leaf, "sharding", None) == sharding:
-            return leaf
-        if processes.count() == 1:
-            return jax.device_put(leaf, sharding)
-        value = processes.read(leaf)
-        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+        return _put(leaf, NamedSharding(self.mesh, spec))
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    """Puts an array there; with several processes each of them has to have all of it, or to have it placed before."""
+    if getattr(leaf, "sharding", None) == sharding:
+        return leaf
+    if processes.count() == 1:
+        return jax.device_put(leaf, sharding)
+    value = processes.read(leaf)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def found(batch: Any) -> Placement | None:
+    """Says how the examples of a batch are split; None where they are not.
+
+    Inside ``jax.jit`` an array says on which mesh it lies, and not how: then that its examples are split is taken to be
+    so, over the axis "data" or the only one, since that is always right, and free where it is true.
+
+    Args:
+      batch: a tree of arrays [b, ...], or tracers of them; its first leaf is asked.
+
+    Raises:
+      ValueError: the axis is not ``Auto``.
+
+    >>> found({"image": np.ones((4, 2))}) is None
+    True
+    """
+    leaf = next(iter(jax.tree.leaves(batch)), None)
+    if not isinstance(leaf, jax.Array) or not leaf.ndim:
+        return None
+    mesh, data = _of_tracer(leaf) if isinstance(leaf, Tracer) else _of_array(leaf)
+    if mesh is None or not isinstance(data, str):
+        return None
+    # Inside of somebody's own shard_map a device has its examples already.
+    if dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[data] == AxisType.Manual:
+        return None
+    placement = Placement(mesh, data)
+    return placement if placement.size > 1 and leaf.shape[0] % placement.size == 0 else None
+
+
+def _of_tracer(leaf: Any) -> tuple[Any, Any]:
+    sharding = getattr(jax.typeof(leaf), "sharding", None)
+    if sharding is None or sharding.mesh.empty:
+        return None, None
+    names = sharding.mesh.axis_names
+    return sharding.mesh, _DATA if _DATA in names else names[0] if len(names) == 1 else None
+
+
+def _of_array(leaf: Any) -> tuple[Any, Any]:
+    sharding = leaf.sharding
+    if not isinstance(sharding, NamedSharding) or not len(sharding.spec):
+        return None, None
+    return sharding.mesh, sharding.spec[0]
+
+
+def each_shard(
+    function: Callable[[Any, Any, Any], tuple[Any, Any]],
+    placement: Placement | None,
+    whole: Any,
+    split: Any,
+    own: Any = (),
+) -> tuple[Any, Any]:
+    """Calls a function on every device with the examples that lie there, and adds up what it returns.
+
+    Loops over examples are divided in this way: the compiler would bring all of them to every device.  May be called
+    inside ``jax.jit``, and with arrays that lie on several hosts.
+
+    Args:
+      function: ``(whole, split, own) -> (terms, kept)``, pure.
+      placement: the mesh, and its axis; None: the function is called once, with everything, and nothing is added.
+      whole: a tree of arrays that every device gets whole.
+      split: a tree of arrays [b, ...] of which every device gets its part, [b / size, ...].
+      own: what an earlier call has kept.
+
+    Returns:
+      (sums, kept): the terms of all devices, added up, on every device; and of what was kept arrays [size, ...], whose
+      parts stay where they were made.
+
+    >>> placement = Placement(make(jax.devices()[:1]))
+    >>> each_shard(lambda w, x, _: ((w * x).sum(), x.max()), placement, 2.0, np.arange(4.0))
+    (Array(12., dtype=float32), Array([3.], dtype=float32))
+    """
+    if placement is None:
+        return function(whole, split, own)
+    over, everywhere = PartitionSpec(placement.data), PartitionSpec()
+
+    def of_part(whole: Any, split: Any, own: Any) -> tuple[Any, Any]:
+        terms, kept = function(whole, split, jax.tree.map(lambda leaf: leaf[0], own))
+        return jax.lax.psum(terms, placement.data), jax.tree.map(lambda leaf: leaf[None], kept)
+
+    # Unchecked: what a loop begins with is the same everywhere, and what comes out of it is not.
+    divided = jax.shard_map(
+        of_part,
+        mesh=placement.mesh,
+        in_specs=(everywhere, over, over),
+        out_specs=(everywhere, over),
+        check_vma=False,
+    )
+    return divided(whole, split, own)
+
+
+def kept(structs: Any, placement: Placement | None) -> Any:
+    """Shapes of what ``each_shard`` keeps, and that it lies in parts.
+
+    >>> kept(jax.ShapeDtypeStruct((2,), "float32"), None).shape
+    (2,)
+    """
+    if placement is None:
+        return structs
+    return jax.tree.map(
+        lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, weak_type=one.weak_type, sharding=placement.parts),
+        structs,
+    )

@@ -207,11 +207,11 @@ def stopping(step: int, wanted: bool = False) -> bool:
     """Says whether all processes are to stop after this step: because one of them was told to.
 
     Every process calls it at every step; all get the same answer at the same step, one at which none was told yet to
-    go on beyond it.
+    go on beyond it.  With several processes JAX hears SIGTERM of each, unless Python was given a handler of its own.
 
     Args:
       step: its number.
-      wanted: whether this process was told to stop, as by SIGTERM.
+      wanted: whether this process was told to stop, where it is the only one.
     """
     if count() == 1:
         return wanted

@@ -36,6 +36,7 @@ QUICKLY = {
     "test_architecture.py",
     "test_contract.py",
     "test_optim.py",
+    "test_scaling.py",
 }
 
 # What takes longest begins first, so that no worker is left alone with it at the end.

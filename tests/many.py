@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,10 +32,10 @@ def address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def run(folder: Path, script: str, count: int = 2, devices: int = 2) -> list[str]:
+def run(folder: Path, script: str, count: int = 2, devices: int = 2, lost: int | None = None) -> list[str]:
     """Runs a script in some processes that know of each other, and returns what each wrote.
 
-    Where one fails the others are ended, and its errors are raised.
+    Where one fails the others are ended, and its errors are raised; but ``lost`` has to be killed.
     """
     path, where = folder / "process.py", address()
     path.write_text(_BEGIN + script)
@@ -62,6 +63,9 @@ def run(folder: Path, script: str, count: int = 2, devices: int = 2) -> list[str
         for process in started:
             process.kill()
             process.wait()
+    if lost is not None:
+        assert started[lost].returncode == -signal.SIGKILL, (folder / f"errors-{lost}").read_text()[-3000:]
+        return [(folder / f"output-{place}").read_text() for place in range(count)]
     for place, process in enumerate(started):
         assert process.returncode == 0, (folder / f"errors-{place}").read_text()[-3000:]
     return [(folder / f"output-{place}").read_text() for place in range(count)]

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxprune import checkpoint, exclusive
+from jaxprune import checkpoint, exclusive, files
 
 # Where a file is damaged, Orbax closes its event loop before its threads are done with it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -315,7 +315,7 @@ def taken_by(folder: Path, process: int) -> str:
 
 def test_save_refuses_while_another_part_of_the_process_saves(tmp_path, monkeypatch):
     """Each would delete what the other has not yet given its name."""
-    write, refused = checkpoint.files.write_json, []
+    write, refused = files.write_json, []
 
     def meanwhile(*arguments: Any) -> None:
         monkeypatch.undo()
@@ -330,7 +330,7 @@ def test_save_refuses_while_another_part_of_the_process_saves(tmp_path, monkeypa
         thread.join()
         write(*arguments)
 
-    monkeypatch.setattr(checkpoint.files, "write_json", meanwhile)
+    monkeypatch.setattr(files, "write_json", meanwhile)
     checkpoint.save(tmp_path, 1, SMALL)
     assert refused == [1]
     demand_whole(tmp_path, SMALL)
@@ -411,7 +411,7 @@ def test_restore_takes_the_newest_where_the_one_it_reads_is_deleted(tmp_path, mo
     """A writer goes on while it reads: that is no damage, and no reason to warn."""
     for step in (1, 2):
         checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
-    load, reads = checkpoint._load, []
+    load, reads = checkpoint.contents.load, []
 
     def slow(path: Path, like: Any) -> Any:
         reads.append(path.name)
@@ -420,7 +420,7 @@ def test_restore_takes_the_newest_where_the_one_it_reads_is_deleted(tmp_path, mo
                 checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
         return load(path, like)
 
-    monkeypatch.setattr(checkpoint, "_load", slow)
+    monkeypatch.setattr(checkpoint.contents, "load", slow)
     same(checkpoint.restore(tmp_path, {"w": np.zeros(3, int)}), (4, {"w": np.full(3, 4)}))
     assert reads == ["00000002", "00000004"]
 

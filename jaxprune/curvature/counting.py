@@ -42,7 +42,8 @@ def count_only(program: Any, arguments: tuple[Any, ...], options: dict[str, Any]
 
     Returns:
       Operations weighted by the time they take, in multiplications of a large matrix product: ratios of two programs
-      predict those of their times on a CPU.  And the bytes of temporaries and results.  Remembered by shapes.
+      predict those of their times on a CPU.  And the bytes of temporaries and results.  Both are of one device, where
+      each runs the program on its own examples (``jp.mesh.each_shard``).  Remembered by shapes.
 
     >>> import jax.numpy as jnp
     >>> program = jax.jit(lambda x, times: (x @ x) * times, static_argnames="times")
@@ -60,7 +61,11 @@ def count_only(program: Any, arguments: tuple[Any, ...], options: dict[str, Any]
 def _counted(program: Any, structure: Any, shapes: Any, options: Any, float64: bool) -> Compiled:
     leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in shapes]
     found = program.trace(*jax.tree.unflatten(structure, leaves), **dict(options)).jaxpr
-    return replace(count(found), results=sum(map(_bytes, found.out_avals)))
+    flat = Flat(found)
+    # Of a program that every device runs on its part, a device holds its part of the results.
+    made = {number: aval for step in flat.steps for number, aval in zip(step.outputs, step.makes, strict=True)}
+    results = (made.get(number, aval) for number, aval in zip(flat.outputs, found.out_avals, strict=True))
+    return replace(_count(flat), results=sum(map(_bytes, results)))
 
 
 def count(program: core.ClosedJaxpr) -> Compiled:

@@ -25,6 +25,7 @@ from jaxprune.curvature.rows import Rows, sides
 from jaxprune.curvature.stream import NO_BATCH, Alike, total_weight
 from jaxprune.curvature.tasks import Measure
 from jaxprune.memory import fits
+from jaxprune.mesh import Placement, each_shard, kept
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params, Scope
 
@@ -198,6 +199,7 @@ class SketchTask:
       wanted: see ``signals.Wanted``.
       quantity: see ``estimate``.
       probes: random signs for each example.
+      placement: over which devices the examples are divided.
     """
 
     paths: tuple[str, ...]
@@ -208,14 +210,14 @@ class SketchTask:
     wanted: signals.Wanted
     quantity: str
     probes: int
+    placement: Placement | None = None
     route: str = SKETCH
     why: str = "unbiased for any number of classes, with a standard error; asked for as an estimate"
 
     def run(self) -> dict[str, Any]:
         """Sums for every leaf y_n, y_n^2, weight_n y_n and |y_n| over the examples, y_n = weight_n X_n."""
-        point = signals.begin(*self._beginning(), wanted=self.wanted)
-        found = _moments(point, self.vectors, quantity=self.quantity, probes=self.probes)
-        return dict(zip(self.paths, found, strict=True))
+        point = signals.begin(*self._beginning(), **self._first())
+        return dict(zip(self.paths, _moments(point, self.vectors, **self._second()), strict=True))
 
     def fitted(self, memory: int | None, measure: Measure = compile_only) -> "SketchTask":
         """Checks that it fits into ``memory`` bytes; only a smaller batch takes less."""
@@ -224,11 +226,16 @@ class SketchTask:
 
     def cost(self, measure: Measure = compile_only) -> tuple[int, float, int]:
         """The number of calls, the operations of all of them, and the bytes of temporaries and results."""
-        first = measure(signals.begin, self._beginning(), {"wanted": self.wanted})
-        point = jax.eval_shape(partial(signals.begin, wanted=self.wanted), *self._beginning())
-        options = {"quantity": self.quantity, "probes": self.probes}
-        each = measure(_moments, (point, self.vectors), options)
+        first = measure(signals.begin, self._beginning(), self._first())
+        point = kept(jax.eval_shape(partial(signals.begin, **self._first()), *self._beginning()), self.placement)
+        each = measure(_moments, (point, self.vectors), self._second())
         return 2, first.operations + each.operations, first.results + max(first.bytes - first.results, each.bytes)
+
+    def _first(self) -> dict[str, Any]:
+        return {"wanted": self.wanted, "placement": self.placement}
+
+    def _second(self) -> dict[str, Any]:
+        return {"quantity": self.quantity, "probes": self.probes, "placement": self.placement}
 
     def _beginning(self) -> tuple[Any, ...]:
         weights = losses.weights(self.batch)
@@ -253,22 +260,27 @@ def sketch_task(asked: Request, quantity: str, probes: int, seed: Any = 0, first
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
     vectors = tuple(asked.leaf(path) for path in paths) if quantity != "diagonal" else ()
     wanted = signals.Wanted(asked.loss, "ggn", paths, others=("diagonal",))
-    return SketchTask(paths, asked.network, asked.batch, keys, vectors, wanted, quantity, probes)
+    return SketchTask(paths, asked.network, asked.batch, keys, vectors, wanted, quantity, probes, asked.placement)
 
 
-@partial(jax.jit, static_argnames=("quantity", "probes"))
+@partial(jax.jit, static_argnames=("quantity", "probes", "placement"))
 @jax.default_matmul_precision("highest")
-def _moments(point: signals.Point, vectors: Any, *, quantity: str, probes: int) -> list[Any]:
-    every = [signals.signal(point, place, probes) for place in range(probes)]
-    sides_of = [left for left, _, _ in every] + [right for _, right, _ in every if right is not None]
-    weights = jnp.stack([weights for _, _, weights in every], axis=-1) / probes
-    found = []
-    for at, ready in enumerate(point.rows):
-        given = [parts[at] for parts in sides_of]
-        own = ready.from_leaf(vectors[at]) if vectors else None
-        sums = _of_leaf(ready, given, weights, point.share, own, layer=quantity == "layer")
-        found.append(tuple(ready.to_leaf(each) for each in sums))
-    return found
+def _moments(
+    point: signals.Point, vectors: Any, *, quantity: str, probes: int, placement: Placement | None
+) -> list[Any]:
+    def of_part(vectors: Any, _: Any, point: signals.Point) -> tuple[Any, Any]:
+        every = [signals.signal(point, place, probes) for place in range(probes)]
+        sides_of = [left for left, _, _ in every] + [right for _, right, _ in every if right is not None]
+        weights = jnp.stack([weights for _, _, weights in every], axis=-1) / probes
+        found = []
+        for at, ready in enumerate(point.rows):
+            given = [parts[at] for parts in sides_of]
+            own = ready.from_leaf(vectors[at]) if vectors else None
+            sums = _of_leaf(ready, given, weights, point.share, own, layer=quantity == "layer")
+            found.append(tuple(ready.to_leaf(each) for each in sums))
+        return found, ()
+
+    return each_shard(of_part, placement, vectors, (), point)[0]
 
 
 def _of_leaf(ready: Rows, given: list[Any], weights: Any, share: Any, own: Any, *, layer: bool) -> tuple[Any, ...]:

@@ -158,6 +158,8 @@ def _called(equation: Any) -> Any:
     """The program that an equation calls with its own inputs and outputs; None if there is none."""
     if equation.primitive.name in LOOPS:
         return None
+    if equation.primitive.name == "shard_map":  # of one device, which has a part of what goes in
+        return equation.params["jaxpr"]
     for inner in inside(equation.params):
         jaxpr = opened(inner)
         sides = ((jaxpr.invars, equation.invars), (jaxpr.outvars, equation.outvars))

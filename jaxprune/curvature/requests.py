@@ -1,5 +1,7 @@
 """What is asked for, and what is proven of every leaf: which routes would be exact for it, and why."""
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -7,12 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import losses, tree
+from jaxprune import losses, mesh, tree
 from jaxprune.curvature import columns, outputs, partition
+from jaxprune.mesh import Placement
 from jaxprune.network import Network
-from jaxprune.sites import Survey, survey
+from jaxprune.sites import Survey, examples, survey
 from jaxprune.sites.heads import Head, find_head
-from jaxprune.types import Batch, Loss
+from jaxprune.sites.program import with_inner
+from jaxprune.types import Apply, Batch, Loss
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,51 @@ class Request:
     def per_example(self) -> bool:
         """Whether the loss is proven to treat every example alone."""
         return outputs.is_per_example(self.loss, self.survey.outputs, self.batch)
+
+    @cached_property
+    def placement(self) -> Placement | None:
+        """Over which devices examples are divided; None where they are not, or not proven to be treated alone.
+
+        Then the compiler divides the work, as far as it can.
+        """
+        placement = mesh.found(self.batch)
+        if placement is None or not self._is_alike(placement):
+            return None
+        alone = self._are_alone(_Outputs(self.network.apply), (self.network.params, self.network.state), placement)
+        if alone and not columns.is_known(self.loss):
+            split = (self.survey.outputs, dict(self.batch))
+            alone = examples.are_alone(_Values(self.loss), (), split, placement.size)
+        return placement if alone else None
+
+    @cached_property
+    def placement_of_products(self) -> Placement | None:
+        """As ``placement``, where the derivatives are proven to treat examples alone, of whichever leaf.
+
+        A rule given by hand may mix them where the values do not: then values and both derivatives are inspected.
+        """
+        if self.placement is None or not self.per_example:
+            return None
+        inner = itertools.chain(*map(with_inner, self.survey.program.steps))
+        rules = {step.primitive.name for step in inner} & {"custom_jvp_call", "custom_vjp_call"}
+        if not rules:
+            return self.placement
+        if "custom_vjp_call" in rules:
+            return None
+        params, state = self.network.params, self.network.state
+        function, at = _Derivatives(self.network.apply), (params, params, params, state)
+        return self.placement if self._are_alone(function, at, self.placement) else None
+
+    def _is_alike(self, placement: Placement) -> bool:
+        """Whether the same is proven of every leaf where a device has its examples only."""
+        images = self.batch["image"]
+        part = jax.ShapeDtypeStruct((len(images) // placement.size, *images.shape[1:]), images.dtype)
+        with jax.default_matmul_precision("highest"):
+            own = survey(self.network, part)
+        return own.proofs == self.survey.proofs and own.unserved == self.survey.unserved
+
+    def _are_alone(self, function: Callable[..., Any], at: Any, placement: Placement) -> bool:
+        with jax.default_matmul_precision("highest"):
+            return examples.are_alone(function, at, self.batch["image"], placement.size)
 
     def leaf(self, path: str) -> Any:
         """The leaf of that name."""
@@ -86,6 +135,37 @@ class Request:
     def members(self, path: str) -> np.ndarray:
         """The flat positions of the weights of every block of a leaf [blocks, m], -1 where one is shorter."""
         return partition.members(self.leaf(path).shape, self.blocks, self.units(path))
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    apply: Apply
+
+    def __call__(self, at: Any, images: Any) -> Any:
+        params, state = at
+        return self.apply(params, state, images)
+
+
+@dataclass(frozen=True)
+class _Derivatives:
+    apply: Apply
+
+    def __call__(self, at: Any, images: Any) -> Any:
+        params, one, other, state = at
+
+        def first(params: Any) -> Any:
+            return jax.jvp(lambda params: self.apply(params, state, images), (params,), (one,))
+
+        return jax.jvp(first, (params,), (other,))
+
+
+@dataclass(frozen=True)
+class _Values:
+    loss: Loss
+
+    def __call__(self, _: Any, split: Any) -> Any:
+        outputs, batch = split
+        return losses.values(self.loss, outputs, batch)
 
 
 def reason_against_signals(request: Request, path: str) -> str:

@@ -113,6 +113,7 @@ def _signal_task(
         ),
         count,
         signals.width(count),
+        placement=request.placement,
     )
 
 
@@ -192,10 +193,14 @@ def diagonal_tasks(request: Request) -> list[Any]:
 
 
 def _over_examples(request: Request, tasks: list[Any], quantity: str, vectors: Any) -> list[Any]:
-    """Puts one task of single examples in place of those by products, where these are more.
+    """Divides tasks over devices, and puts one of single examples in place of those by products, where these are more.
 
     Exact for the Gauss-Newton and the empirical Fisher matrix of any leaf, wherever it enters.
     """
+    placement = request.placement_of_products if any(isinstance(task, Task) for task in tasks) else None
+    tasks = [
+        replace(task, placement=placement) if isinstance(task, Task) and task.arguments else task for task in tasks
+    ]
     slow = [
         task
         for task in tasks
@@ -203,7 +208,9 @@ def _over_examples(request: Request, tasks: list[Any], quantity: str, vectors: A
         and request.matrix_of(task.paths[0]) != "hessian"
         and request.is_consistent(task.paths[0])
     ]
-    count = np.shape(request.batch["image"])[0] * request.columns()
+    # A device goes through its own examples only.
+    parts = 1 if placement is None else placement.size
+    count = np.shape(request.batch["image"])[0] // parts * request.columns()
     if not request.per_example or request.sides() * count >= sum(task.count for task in slow):
         return tasks
     paths = tuple(task.paths[0] for task in slow)
@@ -218,7 +225,7 @@ def _over_examples(request: Request, tasks: list[Any], quantity: str, vectors: A
         "count": request.columns(),
     }
     arguments = (request.network, request.batch, given, tables)
-    each = Task(EXAMPLES, paths, why, restricted.over_examples, arguments, options, count)
+    each = Task(EXAMPLES, paths, why, restricted.over_examples, arguments, options, count, placement=placement)
     return [*(task for task in tasks if not set(task.paths) <= set(paths)), each]
 
 

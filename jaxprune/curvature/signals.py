@@ -9,9 +9,10 @@ activations each,
 For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t (J_z^T l_k)[n, t, i] (V a)[n, t, i] =: s_k[n, i], and
 the sum over k of s_k J_z^T r_k goes through one weight gradient for all units of all layers at once.
 
-The programs here are of one shard of the examples: they sum over its examples by shares that the caller gives, and know
-of no other.  ``begin`` is the forward pass; ``of_columns`` the backward passes of some columns with all that is made of
-them; ``weight_gradients`` what is left for products.
+The programs sum over examples by shares that the caller gives.  ``begin`` is the forward pass; ``of_columns`` the
+backward passes of some columns with all that is made of them; ``weight_gradients`` what is left for products.  With a
+``placement`` each device runs them on its own examples, and keeps what it has made of these: every array of a
+``Point``, and the cotangents of products, then have a first axis of one entry for each device.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from jaxprune import losses
 from jaxprune.curvature import columns, grams
 from jaxprune.curvature.layouts import Layout, folded, layout, unfolded
 from jaxprune.curvature.rows import Rows, rows
+from jaxprune.mesh import Placement, each_shard
 from jaxprune.network import Network
 from jaxprune.sites import Site, Survey, add_to, survey
 from jaxprune.sites.heads import find_head
@@ -98,22 +100,40 @@ class Point:
     layouts: tuple[Layout, ...] = field(metadata={"static": True})
 
 
-@partial(jax.jit, static_argnames="wanted")
+@partial(jax.jit, static_argnames=("wanted", "placement"))
 @jax.default_matmul_precision("highest")
 def begin(
-    network: Network, batch: Batch, share: Any, vectors: Sequence[Any], drawn: Any = None, *, wanted: Wanted
+    network: Network,
+    batch: Batch,
+    share: Any,
+    vectors: Sequence[Any],
+    drawn: Any = None,
+    *,
+    wanted: Wanted,
+    placement: Placement | None = None,
 ) -> Point:
     """Runs the network forward.
 
     Args:
       network: the network.
-      batch: of one shard.
+      batch: images, what the loss reads, and weights.
       share: of every example in the sum [b]; 0 for padding.
       vectors: v at every leaf, if products are wanted.
       drawn: None; or a random key for every example, for the columns of ``columns.sketched``; or the roots of the
         output Hessian, as ``columns.roots`` makes them.
       wanted: what is wanted.
+      placement: over which devices the examples are divided; None: the compiler's choice.
     """
+
+    def of_part(whole: Any, split: Any, _: Any) -> tuple[Any, Point]:
+        network, vectors = whole
+        batch, share, drawn = split
+        return (), _begun(network, batch, share, vectors, drawn, wanted)
+
+    return each_shard(of_part, placement, (network, vectors), (batch, share, drawn))[1]
+
+
+def _begun(network: Network, batch: Batch, share: Any, vectors: Sequence[Any], drawn: Any, wanted: Wanted) -> Point:
     images = losses.images(batch)
     found = survey(network, images)
     sites = [found.sites[path] for path in wanted.paths]
@@ -153,15 +173,51 @@ def _moved(found: Survey, sites: list[Site], values: Any, vectors: Sequence[Any]
     ]
 
 
-@partial(jax.jit, static_argnames=("wanted", "count"))
+@partial(jax.jit, static_argnames=("wanted", "count", "placement"))
 @jax.default_matmul_precision("highest")
-def of_columns(point: Point, vectors: Sequence[Any], indices: Any, *, wanted: Wanted, count: int) -> dict[Any, Any]:
+def of_columns(
+    point: Point,
+    vectors: Sequence[Any],
+    indices: Any,
+    *,
+    wanted: Wanted,
+    count: int,
+    placement: Placement | None = None,
+) -> dict[Any, Any]:
     """What some columns (-1: none) add to every quantity, for all leaves from one set of backward passes.
 
     Returns:
       The name of every quantity (``name_of``) -> one array for each leaf; of products, the cotangents
-      sum_k c_k s_k J_z^T r_k of every site.
+      sum_k c_k s_k J_z^T r_k of every site; of factors, the rows of all examples.
     """
+    if placement is None:
+        return _of_columns(point, vectors, indices, wanted, count)
+
+    def of_part(whole: Any, _: Any, point: Point) -> tuple[Any, Any]:
+        vectors, indices = whole
+        found = _of_columns(point, vectors, indices, wanted, count)
+        stays = {name: found.pop(name) for name in list(found) if is_kept(name)}
+        return found, stays
+
+    found, stays = each_shard(of_part, placement, (vectors, indices), (), point)
+    return found | {name: _rows_joined(each) if name not in wanted.products else each for name, each in stays.items()}
+
+
+def is_kept(name: str) -> bool:
+    """Whether every device keeps what it has made of a quantity, by its name: it is of its examples alone.
+
+    >>> is_kept("unit"), is_kept("dense unit")
+    (True, False)
+    """
+    return name in ("unit", "layer") or name.startswith("factors")
+
+
+def _rows_joined(factors: list[Any]) -> list[Any]:
+    """The rows V [devices, blocks, r, m] of all devices one below the other, and the lowest of all weights."""
+    return [(jnp.moveaxis(rows, 0, 1).reshape(rows.shape[1], -1, rows.shape[3]), jnp.min(low)) for rows, low in factors]
+
+
+def _of_columns(point: Point, vectors: Sequence[Any], indices: Any, wanted: Wanted, count: int) -> dict[Any, Any]:
     every, every_weight, totals = [], [], {blocks: [] for blocks in wanted.products}
     for place in range(len(indices)):
         left, right, weights = signal(point, indices[place], count)
@@ -228,12 +284,29 @@ def _along(where: Layout, blocks: str, moved: Any, left: Any, right: Any, weight
     return folded(share * unfolded(right, where.examples), where.examples, right.shape).astype(kind)
 
 
-@partial(jax.jit, static_argnames="paths")
+@partial(jax.jit, static_argnames=("paths", "placement"))
 @jax.default_matmul_precision("highest")
 def weight_gradients(
-    network: Network, batch: Batch, values: dict[int, Any], cotangents: list[Any], *, paths: tuple[str, ...]
+    network: Network,
+    batch: Batch,
+    values: dict[int, Any],
+    cotangents: list[Any],
+    *,
+    paths: tuple[str, ...],
+    placement: Placement | None = None,
 ) -> list[Any]:
     """The gradients by the leaves of these names, from cotangents of their z, which may be wider than z."""
+
+    def of_part(network: Network, batch: Batch, own: Any) -> tuple[Any, Any]:
+        values, cotangents = own
+        return _weight_gradients(network, batch, values, cotangents, paths), ()
+
+    return each_shard(of_part, placement, network, batch, (values, cotangents))[0]
+
+
+def _weight_gradients(
+    network: Network, batch: Batch, values: dict[int, Any], cotangents: list[Any], paths: tuple[str, ...]
+) -> list[Any]:
     found = survey(network, batch["image"])
     sites = [found.sites[path] for path in paths]
     return [_weight_gradient(found, site, values, each) for site, each in zip(sites, cotangents, strict=True)]

@@ -6,12 +6,15 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import losses
 from jaxprune.curvature import loops, signals
 from jaxprune.curvature.compiled import Compiled, compile_only, shape_of, struct_of
 from jaxprune.curvature.signals import Wanted
 from jaxprune.memory import available, fits
+from jaxprune.mesh import Placement, each_shard, kept
 from jaxprune.network import Network
 from jaxprune.types import Batch
 
@@ -36,6 +39,7 @@ class Task:
       count: how many products, signals or units there are; 0: the program is called once.
       width: how many of them run side by side.
       rows: whether the chunks' results are rows to be joined, rather than summed.
+      placement: over which devices the examples are divided; None: the compiler's choice.
     """
 
     route: str
@@ -47,6 +51,7 @@ class Task:
     count: int = 0
     width: int = WIDTH
     rows: bool = False
+    placement: Placement | None = None
 
     def chunks(self) -> list[np.ndarray]:
         """The indices of every call."""
@@ -54,7 +59,14 @@ class Task:
 
     def call(self, *indices: Any) -> Any:
         """Calls the program once, for a chunk of indices if it takes one."""
-        return self.program(*self.arguments, *indices, **self.options)
+        program, static = self._program()
+        return program(*self.arguments, *indices, **static)
+
+    def _program(self) -> tuple[Any, dict[str, Any]]:
+        if self.placement is None:
+            return self.program, self.options
+        options = tuple(sorted(self.options.items()))
+        return _on_parts, {"program": self.program, "placement": self.placement, "options": options}
 
     def run(self) -> Any:
         """Computes the result of all calls."""
@@ -75,8 +87,31 @@ class Task:
             return 0, 0.0, 0
         calls = len(self.chunks()) if self.count else 1
         indices = self.chunks()[:1] if self.count else []
-        found = measure(self.program, (*self.arguments, *indices), self.options)
+        program, static = self._program()
+        found = measure(program, (*self.arguments, *indices), static)
         return calls, calls * found.operations, found.bytes
+
+
+@partial(jax.jit, static_argnames=("program", "placement", "options"))
+def _on_parts(
+    network: Network, batch: Batch, *rest: Any, program: Any, placement: Placement, options: tuple[Any, ...]
+) -> Any:
+    """Runs a program of a mean over examples on every device with its own ones, and averages by their weights."""
+
+    def of_part(whole: Any, batch: Batch, _: Any) -> tuple[Any, Any]:
+        network, total, rest = whole
+        share = _counted(batch) / total
+        found = program(network, batch, *rest, **dict(options))
+        return jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), found), ()
+
+    total = _counted(batch)
+    return each_shard(of_part, placement, (network, jnp.where(total > 0, total, 1), rest), batch)[0]
+
+
+def _counted(batch: Batch) -> Any:
+    """The sum of the weights that count, as wide as can be."""
+    weights = losses.weights(batch)
+    return jnp.sum(jnp.where(weights > 0, weights, 0), dtype=jnp.promote_types(weights.dtype, float))
 
 
 @dataclass(frozen=True)
@@ -95,6 +130,7 @@ class SignalTask:
       count: how many columns the output Hessian has.
       width: how many backward passes run side by side.
       drawn: see ``signals.begin``.
+      placement: over which devices the examples are divided; None: the compiler's choice.
     """
 
     route: str
@@ -108,6 +144,7 @@ class SignalTask:
     count: int
     width: int
     drawn: Any = None
+    placement: Placement | None = None
     rows: bool = False
 
     def chunks(self) -> list[np.ndarray]:
@@ -116,21 +153,37 @@ class SignalTask:
 
     def run(self) -> dict[Any, list[Any]]:
         """Computes every quantity: its name -> one array for every leaf."""
+        traced = loops.is_traced(self._beginning())
+        if traced and self.placement is not None:
+            return self._divided(self.placement)
         point = self.begun()
-        found = loops.total(partial(self.of_columns, point), self.chunks(), loops.is_traced(self._beginning()))
+        found = loops.total(partial(self.of_columns, point), self.chunks(), traced)
         for blocks in self.wanted.products:
             found[blocks] = signals.weight_gradients(
-                self.network, self.batch, point.values, found[blocks], paths=self.paths
+                self.network, self.batch, point.values, found[blocks], paths=self.paths, placement=self.placement
             )
         return found
 
+    def _divided(self, placement: Placement) -> dict[Any, list[Any]]:
+        """The same in one program, with the loop over the columns on every device."""
+
+        def of_part(whole: Any, split: Any, _: Any) -> tuple[Any, Any]:
+            network, vectors = whole
+            batch, share, drawn = split
+            own = {"batch": batch, "share": share, "drawn": drawn, "placement": None}
+            return replace(self, network=network, vectors=vectors, **own).run(), ()
+
+        split = (self.batch, self.share, self.drawn)
+        return each_shard(of_part, placement, (self.network, self.vectors), split)[0]
+
     def of_columns(self, point: signals.Point, indices: Any) -> dict[Any, list[Any]]:
         """What some columns add to every quantity; to products, in the space of z."""
-        return signals.of_columns(point, self.vectors, indices, wanted=self.wanted, count=self.count)
+        options = {"wanted": self.wanted, "count": self.count, "placement": self.placement}
+        return signals.of_columns(point, self.vectors, indices, **options)
 
     def begun(self) -> signals.Point:
         """The forward pass."""
-        return signals.begin(*self._beginning(), wanted=self.wanted)
+        return signals.begin(*self._beginning(), wanted=self.wanted, placement=self.placement)
 
     def fitted(self, memory: int | None, measure: Measure = compile_only) -> "SignalTask":
         """Returns the task with as many signals side by side as fit into ``memory`` bytes, see ``_fitted``."""
@@ -141,7 +194,8 @@ class SignalTask:
         leaves, structure = jax.tree.flatten(self._beginning())
         config: Any = jax.config
         shapes = tuple(map(shape_of, leaves))
-        return _signal_cost(measure, structure, shapes, self.wanted, self.count, self.width, config.jax_enable_x64)
+        static = (self.wanted, self.placement, self.count, self.width)
+        return _signal_cost(measure, structure, shapes, *static, config.jax_enable_x64)
 
     def _beginning(self) -> tuple[Any, ...]:
         return self.network, self.batch, self.share, self.vectors, self.drawn
@@ -150,18 +204,30 @@ class SignalTask:
 # Remembered by shapes: even where nothing is new, JAX takes tens of milliseconds to find that out of a large network.
 @lru_cache(maxsize=256)
 def _signal_cost(
-    measure: Measure, structure: Any, shapes: Any, wanted: Wanted, count: int, width: int, float64: bool
+    measure: Measure,
+    structure: Any,
+    shapes: Any,
+    wanted: Wanted,
+    placement: Placement | None,
+    count: int,
+    width: int,
+    float64: bool,
 ) -> tuple[int, float, int]:
     beginning = jax.tree.unflatten(structure, [struct_of(shape) for shape in shapes])
     network, batch, _, vectors, _ = beginning
-    first = measure(signals.begin, beginning, {"wanted": wanted})
-    point = jax.eval_shape(partial(signals.begin, wanted=wanted), *beginning)
+    static = {"wanted": wanted, "placement": placement}
+    first = measure(signals.begin, beginning, static)
+    point = kept(jax.eval_shape(partial(signals.begin, **static), *beginning), placement)
     chunks = loops.chunks(count, width)
-    arguments, options = (point, vectors, chunks[0]), {"wanted": wanted, "count": count}
+    arguments, options = (point, vectors, chunks[0]), {**static, "count": count}
     each = measure(signals.of_columns, arguments, options)
     found = jax.eval_shape(partial(signals.of_columns, **options), *arguments)
     last = [
-        measure(signals.weight_gradients, (network, batch, point.values, found[of]), {"paths": wanted.paths})
+        measure(
+            signals.weight_gradients,
+            (network, batch, point.values, kept(found[of], placement)),
+            {"paths": wanted.paths, "placement": placement},
+        )
         for of in wanted.products
     ]
     operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last)

@@ -13,20 +13,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 
-from jaxprune import check, losses, tree
+from jaxprune import check, losses, mesh, tree
 from jaxprune.curvature import block_factors, sweep
 from jaxprune.curvature.blocks import block_bytes, request
-from jaxprune.curvature.grams import symmetric
 from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.requests import Request
 from jaxprune.curvature.routes import factor_columns
 from jaxprune.curvature.stream import NO_BATCH, total_weight
 from jaxprune.memory import available
+from jaxprune.mesh import Placement
 from jaxprune.network import Network
-from jaxprune.scores import triangles
+from jaxprune.scores import one_block
 from jaxprune.scores.doors import ready
+from jaxprune.scores.units import divided
 from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
 
 # Numbers in the blocks that an accelerator solves side by side.  A CPU takes one block at a time, which stays in its
@@ -77,7 +78,7 @@ def surgeon_update(
         kept, leaves = tree.by_name(mask), tree.by_name(weights)
         changed = [path for path, each in kept.items() if not np.asarray(each).all()]
         found = {}
-        for path, change in _solved(_readjustment, asked, batches, changed, leaves, kept, damping):
+        for path, change in _solved(one_block.readjustment, asked, batches, changed, leaves, kept, damping):
             narrow = tree.leaf(network.params, path).dtype
             found[path] = jnp.where(kept[path], leaves[path] + change, 0).astype(narrow)
         return tree.map_named(lambda path, given: found.get(path, given), network.params)
@@ -100,7 +101,7 @@ def deletion_costs(
     loss: Loss, *, form: str, blocks: str | int, matrix: str, damping: float, scope: Scope = None
 ) -> Score:
     """Makes the scores of ``jp.scores.block_hessian`` for the forms "obs" and "greedy", which are explained there."""
-    costs = {"obs": _costs_alone, "greedy": _costs_in_turn}[form]
+    costs = {"obs": one_block.costs_alone, "greedy": one_block.costs_in_turn}[form]
 
     def score(network: Network, batches: Iterable[Batch]) -> Scores:
         weights, batches = ready(network, batches)
@@ -117,7 +118,8 @@ def deletion_costs(
             if factors is None:
                 dense.append(path)
             else:
-                found[path] = _by_factors(leaf, factors, asked.members(path), damping)
+                options = {"placement": mesh.found(asked.batch)}
+                found[path] = _by_factors(leaf, factors, asked.members(path), damping, **options)
         # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
         kept = {path: leaves[path] != 0 if form == "greedy" else np.ones(leaves[path].shape, bool) for path in dense}
         found.update(_solved(costs, asked, batches, dense, leaves, kept, damping))
@@ -174,16 +176,24 @@ def _factors(asked: Request, batches: list[Batch], path: str, damping: float) ->
     return jnp.concatenate([share * part for share, part in zip(shares, parts, strict=True)], axis=1)
 
 
-@jax.jit
-def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any) -> Any:
+@partial(jax.jit, static_argnames="placement")
+def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any, *, placement: Placement | None) -> Any:
     """The scores of one leaf from the factors of its blocks, with padding and dead inputs as in ``_read``."""
+
+    def read(factors: Any, units: Any) -> Any:
+        return jax.lax.map(lambda unit: (jnp.sum(factors[unit] ** 2, 0), jnp.all(factors[unit] == 0, 0)), units)
+
+    def alone(given: Any, units: Any) -> Any:
+        factors, shift = given
+        return jax.lax.map(lambda unit: inverse_diagonal(factors[unit][None], shift)[0], units)
+
+    diagonal, void = divided(read, placement, factors, len(factors))
     padding = members < 0
-    void = padding | jnp.all(factors == 0, axis=1)
-    shift = damping * jnp.sum(jnp.where(padding[:, None], 0, factors) ** 2) / leaf.size
+    void = padding | void
+    shift = damping * jnp.sum(jnp.where(padding, 0, diagonal)) / leaf.size
     shift = jnp.where(shift > 0, shift, 1)
     # Below 1 / A_jj no diagonal of an inverse falls, but by rounding.
-    alone = jax.lax.map(lambda factor: inverse_diagonal(factor[None], shift)[0], factors)
-    inverse = jnp.maximum(alone, 1 / (jnp.sum(factors**2, axis=1) + shift))
+    inverse = jnp.maximum(divided(alone, placement, (factors, shift), len(factors)), 1 / (diagonal + shift))
     weights = jnp.where(padding, 0, leaf.ravel()[members])
     scores = jnp.where(void, 0, weights**2 / (2 * inverse))
     return _placed([scores], [members], [leaf])[0]
@@ -202,7 +212,7 @@ def _solved(
 
     A sweep for as many leaves at a time as fit into memory together.
     """
-    options = {"matrix": asked.matrix, "blocks": asked.blocks}
+    options, placement = {"matrix": asked.matrix, "blocks": asked.blocks}, mesh.found(asked.batch)
     groups = _groups(asked, paths)[::-1]
     while groups:
         group = groups.pop()
@@ -218,7 +228,8 @@ def _solved(
         reads = _read([leaves[path] for path in group], [kept[path] for path in group], gram, members, tuple(group))
         values = []
         for path, (weights, void, mean_diagonal) in zip(group, reads, strict=True):
-            each, definite = _each_block(gram[path], weights, void, damping * mean_diagonal, solve=solve)
+            given = (gram[path], weights, void, damping * mean_diagonal)
+            each, definite = _each_block(*given, solve=solve, placement=placement)
             failed = np.flatnonzero(~np.asarray(definite))
             if failed.size:
                 raise ValueError(_indefinite(path, gram[path], np.asarray(void), failed, damping, float(mean_diagonal)))
@@ -266,59 +277,18 @@ def _placed(values: list[Any], members: list[Any], leaves: list[Any]) -> list[An
     return found
 
 
-@partial(jax.jit, static_argnames="solve")
+@partial(jax.jit, static_argnames=("solve", "placement"))
 @jax.default_matmul_precision("highest")
-def _each_block(dense: Any, weights: Any, void: Any, shift: Any, *, solve: Callable[..., Any]) -> tuple[Any, Any]:
+def _each_block(
+    dense: Any, weights: Any, void: Any, shift: Any, *, solve: Callable[..., Any], placement: Placement | None
+) -> tuple[Any, Any]:
     together = None if jax.default_backend() == "cpu" else max(1, _SIDE_BY_SIDE // dense.shape[1] ** 2)
-    return jax.lax.map(lambda of_block: solve(*of_block, shift), (dense, weights, void), batch_size=together)
 
+    def some(given: Any, units: Any) -> Any:
+        *blocks, shift = given
+        return jax.lax.map(lambda unit: solve(*(each[unit] for each in blocks), shift), units, batch_size=together)
 
-# What follows is of one block [m, m] and its weights [m]: [m] numbers, and whether the damped block was definite.
-def _costs_alone(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any, Any]:
-    _, factor, definite = _factored(block, void, shift)
-    inverse = jnp.sum(triangles.inverse(factor) ** 2, axis=0)
-    return jnp.where(void, 0, weights**2 / (2 * inverse)), definite
-
-
-def _costs_in_turn(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any, Any]:
-    """A Cholesky factorisation of the inverse whose next pivot is the cheapest weight.
-
-    Row k of it is column j of the inverse without the k weights that went before, over the root of its entry j.
-    """
-    damped, factor, definite = _factored(block, void, shift)
-    lower = triangles.inverse(factor)
-    inverse = symmetric(lower[:, None])[0]
-    # Below this no diagonal of an inverse falls, but by rounding.
-    floor = 1 / jnp.diagonal(damped)
-    tiny = jnp.finfo(weights.dtype).tiny
-
-    def step(k: Any, carry: Any) -> Any:
-        rows, diagonal, weights, left, scores, last = carry
-        costs = jnp.where(left, weights**2 / (2 * diagonal), jnp.inf)
-        j = jnp.argmin(costs)
-        row = (inverse[j] - rows[:, j] @ rows) / jnp.sqrt(diagonal[j])
-        weights = weights - weights[j] / jnp.sqrt(diagonal[j]) * row
-        last = jnp.maximum(costs[j], jnp.nextafter(jnp.maximum(last, tiny), jnp.inf))
-        diagonal = jnp.maximum(diagonal - row**2, floor)
-        return rows.at[k].set(row), diagonal, weights, left.at[j].set(False), scores.at[j].set(last), last
-
-    zeros = jnp.zeros_like(weights)
-    start = (jnp.zeros_like(block), jnp.diagonal(inverse), weights, ~void, zeros, zeros[0])
-    return jax.lax.fori_loop(0, jnp.sum(~void), step, start)[4], definite
-
-
-def _readjustment(block: Any, weights: Any, void: Any, shift: Any) -> tuple[Any, Any]:
-    _, factor, definite = _factored(block, void, shift)
-    pull = jnp.where(void, 0, block @ jnp.where(void, weights, 0))
-    return cho_solve((factor, True), pull), definite
-
-
-def _factored(block: Any, void: Any, shift: Any) -> tuple[Any, Any, Any]:
-    """The damped block, its Cholesky factor, and whether there is one."""
-    damped = jnp.where(void[:, None] | void[None, :], 0, block) + jnp.diag(jnp.where(void, 1, shift))
-    factor = jnp.linalg.cholesky(damped, symmetrize_input=False)
-    definite = (shift > 0) & jnp.all(jnp.isfinite(jnp.diagonal(factor)))
-    return damped, factor, definite | jnp.all(void)
+    return divided(some, placement, (dense, weights, void, shift), len(dense))
 
 
 def _indefinite(

@@ -91,10 +91,10 @@ def _only(shape: tuple[int, ...]) -> Along | str:
 
 def _through(program: Program, step: Step, known: Mapping[int, Along | str]) -> Along | None:
     """Where the examples lie in what a step makes of such inputs; None where they are not followed."""
-    if MIXED in known.values() or step.name not in _RULES:
+    if MIXED in known.values() or step.name not in RULES:
         return None
     shapes = [program.aval(atom).shape for atom in step.inputs]
-    return _RULES[step.name](step, known, shapes, program.avals[step.outputs[0]].shape)
+    return RULES[step.name](step, known, shapes, program.avals[step.outputs[0]].shape)
 
 
 def _number(atom: Any) -> Any:
@@ -283,7 +283,7 @@ def _scatter(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) 
     return known[0] if list(known) == [0] else None
 
 
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(("add", "sub", "add_any", "neg", "copy", "copy_p", "name", "convert_element_type"), _same()),
     **dict.fromkeys(("reduce_precision", "sharding_constraint", "real"), _same()),
     "mul": _one,

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from jaxprune import check, tree
 from jaxprune.network import Network
@@ -81,7 +82,9 @@ def survey(network: Network, images: Any) -> Survey:
     # Tracing writes these settings into the program: the types of its values, the precision of its products.
     config: Any = jax.config
     settings = (config.jax_enable_x64, config.jax_default_matmul_precision)
-    return _survey(network.apply, structure, shapes, settings)
+    # One program wherever it is traced: inside of a shard_map JAX would write the mesh into it.
+    with use_abstract_mesh(AbstractMesh((), ())):
+        return _survey(network.apply, structure, shapes, settings)
 
 
 @lru_cache(maxsize=128)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import checkpoint, files, tree
+from jaxprune import checkpoint, files, processes, tree
 from jaxprune.data.streaming import Stream
 from jaxprune.network import Network
 from jaxprune.optim import without_masks
@@ -61,6 +61,22 @@ def parts(
         "programs": _programs(network, optimizer, batch, functions),
         "inputs": hashlib.sha256(repr(inputs).encode()).hexdigest(),
     }
+
+
+def settled(root: Path | None, now: dict[str, Any], *, together: bool) -> None:
+    """Checks that several processes do one run, if they do it together; and settles whose the folder is.
+
+    Raises:
+      ValueError: processes differ, on all of them; or as ``settle`` does.
+    """
+    if not together:
+        if root is not None:
+            settle(root, now)
+        return
+    for name, value in {**now["values"], **now["programs"], "jax": jax.__version__}.items():
+        processes.agree(name, value)
+    if root is not None:
+        processes.first(lambda: settle(root, now), what="folder")
 
 
 def settle(root: Path, now: dict[str, Any]) -> None:
@@ -160,7 +176,7 @@ def _digest(values: Any) -> str:
     """Hashes the names, types, shapes and bytes of the leaves of a tree."""
     total = hashlib.sha256()
     for name, leaf in tree.by_name(values).items():
-        _add(total, name, np.asarray(leaf))
+        _add(total, name, processes.read(leaf))
     return total.hexdigest()
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxprune import check, checkpoint
+from jaxprune import check, checkpoint, processes
 from jaxprune.data.batches import is_streamed, training_batch
 from jaxprune.data.prefetching import in_background
 from jaxprune.data.progress import bar
@@ -136,15 +136,15 @@ def fit(
         count from 1.
       log_every: steps between lines {"loss", "gradient_norm"} for ``log`` and ``metrics.jsonl``; the last step is
         always logged.
-      folder: where checkpoints, ``run.json`` and ``metrics.jsonl`` go; one process at a time.  None: nothing is
-        written.
+      folder: where checkpoints, ``run.json`` and ``metrics.jsonl`` go; one process at a time, or all together with a
+        ``placement``, which have to share it.  None: nothing is written.
       save_every: steps between checkpoints; the last step is always saved.  None: not by steps.
       save_every_seconds: besides, a checkpoint at the first step that ends so many seconds after the last one (or after
         the beginning).  None: not by time.
       progress: what to call the run in a progress bar with images per second.  None: no bar.
       placement: where batches are split, and weights lie, on several devices or hosts; every host calls this with the
         same arguments, and reads its own part of every batch.  The same steps are taken as on one device, up to the
-        order of sums.  None: where the network lies.
+        order of sums.  SIGTERM of one host ends all after the same step.  None: where the network lies.
 
     Returns:
       The trained network; with ``with_optimizer`` the pair (network, state of ``tx``).  A folder that holds the last
@@ -164,7 +164,8 @@ def fit(
         examples; ``evaluate`` returns no finite numbers, or one called "step", "loss" or "gradient_norm".
       ValueError: the folder cannot be written, somebody else writes into it, or it holds another run (the message says
         in which part), one of an earlier version of jaxprune, or a later step; or there is something to save that no
-        checkpoint can hold.
+        checkpoint can hold.  Hosts differ in what they train, or do not share the folder.
+      RuntimeError: on the other hosts, where the first one raises; or a host did not come.
 
     Warns:
       UserWarning: another version of JAX began the run, or a checkpoint is damaged.
@@ -184,21 +185,24 @@ def fit(
     if save_every_seconds is not None:
         check.positive("save_every_seconds", save_every_seconds)
     if placement is not None:
-        _check_placement(placement, batch_size, folder)
+        placement.demand_divisible("batch_size", batch_size)
+    together = placement is not None and placement.host[1] > 1
     streams = stream_names(rngs)
     hooks = metrics.Hooks(log, log_every, evaluate, evaluate_every)
-    with nullcontext() if folder is None else checkpoint.Writer(folder) as writer:
+    with nullcontext() if folder is None else checkpoint.Writer(folder, together=together) as writer:
         state, program = beginning.prepared(network, loss, tx, data, batch_size, optimizer, augment)
         functions, start = Functions(loss, tx.update, program, augment, streams), 0
         if writer is not None:
             checkpoint.demand_savable(state)
-            identity.settle(writer.root, identity.parts(*state, data, functions, batch_size, seed))
+        if writer is not None or together:
+            root = None if writer is None else writer.root
+            identity.settled(root, identity.parts(*state, data, functions, batch_size, seed), together=together)
         if placement is not None:
             state = placement.tree(state)
         if writer is not None:
             start, state = writer.restore(state) or (0, state)
             _check_step(writer.root, start, steps)
-        saving = _Saving(writer, save_every, save_every_seconds)
+        saving = _Saving(writer, save_every, save_every_seconds, together)
         make = functools.partial(_placed_batch, data, batch_size, seed, placement)
         with closing(_batches(make, is_streamed(data), range(start, steps))) as batches:
             shown = bar(progress, steps, start)
@@ -209,12 +213,16 @@ def fit(
 class _Saving:
     """When a state is saved: every so many steps, and so many seconds after the last time."""
 
-    def __init__(self, writer: checkpoint.Writer | None, steps: int | None, seconds: float | None) -> None:
-        self.writer, self._steps, self._seconds = writer, steps, seconds
+    def __init__(
+        self, writer: checkpoint.Writer | None, steps: int | None, seconds: float | None, together: bool
+    ) -> None:
+        self.writer, self._steps, self._seconds, self.together = writer, steps, seconds, together
         self._last = monotonic()
 
     def due(self, done: int) -> bool:
         late = self._seconds is not None and monotonic() - self._last >= self._seconds
+        if self._seconds is not None and self.together:  # by the clock of one of them
+            late = processes.first(lambda: late, what="save_every_seconds")
         return late or (self._steps is not None and done % self._steps == 0)
 
     def save(self, done: int, state: Any) -> None:
@@ -236,8 +244,8 @@ def _train(
     """Takes the steps of these numbers from ``state``, (network, optimizer), which is given up."""
     root = None if saving.writer is None else saving.writer.root
     with (
-        hooks.rows(root, numbers.start) as report,
-        signals.caught(interrupt=root is not None) as stop,
+        hooks.rows(root if processes.is_first() or not saving.together else None, numbers.start) as report,
+        nullcontext(signals.Stop()) if saving.together else signals.caught(interrupt=root is not None) as stop,
         shown as count,
     ):
         last: dict[str, Any] | None = None
@@ -245,7 +253,8 @@ def _train(
             previous = last
             *state, last = step(*state, batch, jax.random.fold_in(key, number), **functions.static)
             done, end = number + 1, number + 1 == numbers.stop
-            stopping = bool(stop)  # read once: the signal may come at any moment
+            # Read once: the signal may come at any moment.  What comes to one of several processes JAX tells all.
+            stopping = processes.stopping(done) if saving.together else bool(stop)
             saves = root is not None and (end or stopping or saving.due(done))
             reports = hooks.due(done, end)
             # Ordinarily the flag of the step before is read: waiting for this one would leave the device idle.
@@ -258,17 +267,8 @@ def _train(
             if saves:
                 saving.save(done, tuple(state))
             if stopping:
-                raise stop.error
+                raise SystemExit(143) if saving.together else stop.error
     return tuple(state)
-
-
-def _check_placement(placement: Placement, batch_size: int, folder: Any) -> None:
-    placement.demand_divisible("batch_size", batch_size)
-    if folder is not None and placement.host[1] > 1:
-        raise ValueError(
-            f"folder: expected None under {placement.host[1]} processes, whose checkpoints no folder can hold yet. "
-            "Save what fit returns, or train in one process."
-        )
 
 
 def _placed_batch(
