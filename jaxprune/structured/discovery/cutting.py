@@ -16,9 +16,10 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from jaxprune.sites.program import needed, opened
 from jaxprune.structured.discovery import arithmetic
 from jaxprune.structured.discovery.indices import Nodes
-from jaxprune.structured.discovery.walk import CALLS, Axes, Record, Walk, needed, opened
+from jaxprune.structured.discovery.walk import CALLS, Axes, Record, Walk
 
 Path = tuple[int, ...]
 

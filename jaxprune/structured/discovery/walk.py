@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jax.extend import core
 
 from jaxprune.sites.operations import multiplications
+from jaxprune.sites.program import needed, opened
 from jaxprune.structured.discovery import arithmetic, layout, products
 from jaxprune.structured.discovery.described import Description, by_letters
 from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, WEIGHTS, Facts, Origin, Step, Value
@@ -272,22 +273,6 @@ class Walk:
 def extents(variable: Any) -> tuple[int, ...]:
     """The shape of a variable."""
     return tuple(variable.aval.shape)
-
-
-def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
-    """The equations on which the outputs depend, in their order."""
-    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
-    found = []
-    for equation in reversed(jaxpr.eqns):
-        if not wanted.isdisjoint(equation.outvars):
-            found.append(equation)
-            wanted.update(atom for atom in equation.invars if not isinstance(atom, core.Literal))
-    return found[::-1]
-
-
-def opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
-    """Returns the equations of a program and its constants."""
-    return (program.jaxpr, program.consts) if isinstance(program, core.ClosedJaxpr) else (program, ())
 
 
 def _without_first(value: Value) -> Value:
