@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
+
+Run = Callable[[Sequence[Any]], list[Any]]
 
 
 class Backward(NamedTuple):
@@ -76,6 +79,57 @@ def backward_rule(equation: core.JaxprEqn) -> Backward:
         return jax.tree.unflatten(structure, kept)(full)[0]
 
     return Backward(there, jax.make_jaxpr(backward)(kept, [results[place] for place in moved]), len(made))
+
+
+def with_forward_rule(function: Run, rule: Run, results: int, moving: Sequence[int]) -> Callable[..., list[Any]]:
+    """Gives a function a rule like those of ``forward_rule``.
+
+    Args:
+      function: operands -> results.
+      rule: as ``forward_rule`` says, of lists.
+      results: how many results there are.
+      moving: the places of the floating operands.
+    """
+    made = jax.custom_jvp(lambda *operands: function(operands))
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        both = rule([*primals, *(tangents[place] for place in moving)])
+        given = iter(both[results:])  # whole numbers have none
+        moves = [
+            next(given) if jnp.issubdtype(one.dtype, jnp.inexact) else np.zeros(one.shape, jax.dtypes.float0)
+            for one in both[:results]
+        ]
+        return both[:results], moves
+
+    made.defjvp(jvp)
+    return made
+
+
+def with_backward_rule(
+    function: Run, forward: Run, backward: Run, results: int, moving: Sequence[int]
+) -> Callable[..., list[Any]]:
+    """Gives a function both passes, like those of ``backward_rule``.
+
+    Args:
+      function: operands -> results.
+      forward: as ``Backward`` says, of lists.
+      backward: as well.
+      results: how many results there are.
+      moving: the places of the floating operands.
+    """
+    made = jax.custom_vjp(lambda *operands: function(operands))
+
+    def there(*operands: Any) -> tuple[list[Any], tuple[list[Any], int]]:
+        both = forward(operands)
+        return both[:results], (both[results:], len(operands))
+
+    def back(kept: tuple[list[Any], int], cotangents: list[Any]) -> tuple[Any, ...]:
+        some = [one for one in cotangents if one.dtype != jax.dtypes.float0]
+        found = dict(zip(moving, backward([*kept[0], *some]), strict=True))
+        return tuple(found.get(place) for place in range(kept[1]))
+
+    made.defvjp(there, back)
+    return made
 
 
 def _avals(equation: core.JaxprEqn) -> tuple[list[Any], list[Any]]:

@@ -28,7 +28,7 @@ def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     The result computes what ``gated(network, groups, gates)`` does.  Its ``apply`` compares by value and is traced
     anew for every shape of the images, so it can be evaluated at other sizes, compiled, differentiated and discovered
     again.  Divisors and scales of the program stay as they are; random numbers (dropout) are drawn at the full size.
-    A function with a derivative rule of its own keeps it: the rule is asked at the full size, and what it says is cut.
+    A function with a derivative rule of its own keeps it: the rule is a program too, and made smaller as the others are.
 
     Args:
       network: that the groups were discovered in.
@@ -41,7 +41,7 @@ def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     Raises:
       ValueError: groups that were not discovered, or in another network, or with descriptions of primitives; gates that
         do not fit; fewer units than a floor.  When it is evaluated: at this size of the images the units do not go
-        together as they did; a function with a derivative rule of its own sums over units that are gone.
+        together as they did; a third derivative of a function whose rule sums over units that are gone.
 
     >>> from jaxprune.structured.discovery import discover
     >>> params = {"in": np.ones((3, 4)), "out": np.ones((4, 2))}

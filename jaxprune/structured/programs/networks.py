@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxprune import tree
 from jaxprune.network import Network
+from jaxprune.sites.rules import Run
 from jaxprune.structured.programs import sizes
-from jaxprune.structured.programs.reading import Reader, Run
+from jaxprune.structured.programs.reading import Reader
 from jaxprune.structured.programs.values import STORED, Unknown, dtype
 from jaxprune.structured.programs.writing import Writer
 

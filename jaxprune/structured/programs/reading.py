@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune.sites.rules import floating
+from jaxprune.sites.rules import Run, floating, with_backward_rule, with_forward_rule
 from jaxprune.structured.programs.values import Unknown, decode, dtype, primitives
 
 Document = Mapping[str, Any]
-Run = Callable[[Sequence[Any]], list[Any]]
 
 _SCATTERS = {
     getattr(lax, f"{name}_p").name: getattr(lax, name)
@@ -93,24 +92,20 @@ class Reader:
             return self._around[-1 - depth]
         forward = name == "custom_jvp_call"
         _demand(params, "primal", *(("rule",) if forward else ("forward", "backward")))
-        primal = self.program(params["primal"], f"{where} in")
+        primal, passes = self.program(params["primal"], f"{where} in"), dict[str, Run]()
+        moving, results = floating(_types(params["primal"]["inputs"])), len(params["primal"]["outputs"])
 
-        def evaluated(*operands: Any) -> list[Any]:
-            return primal(operands)
+        def asked(which: str) -> Run:
+            return lambda given: passes[which](given)  # read below, as it may use the function itself
 
-        function: Any = jax.custom_jvp(evaluated) if forward else jax.custom_vjp(evaluated)
-        kinds, results = _types(params["primal"]["inputs"]), len(params["primal"]["outputs"])
-        moving = floating(kinds)
+        if forward:
+            function = with_forward_rule(primal, asked("rule"), results, moving)
+        else:
+            function = with_backward_rule(primal, asked("forward"), asked("backward"), results, moving)
         self._around.append(function)
-        try:
-            if forward:
-                function.defjvp(_forward(self.program(params["rule"], f"{where} in the rule,"), results, moving))
-            else:
-                there = self.program(params["forward"], f"{where} in the rule, forward,")
-                back = self.program(params["backward"], f"{where} in the rule, backward,")
-                function.defvjp(*_backward(there, back, results, moving, len(kinds)))
-        finally:
-            self._around.pop()
+        for which in params.keys() - {"primal"}:
+            passes[which] = self.program(params[which], f"{where} in the rule, {which},")
+        self._around.pop()
         return function
 
     def scan(self, params: Document, where: str) -> Callable[..., Any]:
@@ -250,32 +245,6 @@ def _literal(kind: str, number: Any) -> Any:
     if isinstance(number, (list, tuple, str)) or number is None:
         raise Unknown(f"the number {str(number)[:40]}")
     return jnp.asarray(number, dtype(kind))  # a number of images that is open
-
-
-def _forward(rule: Run, results: int, moving: Sequence[int]) -> Callable[..., Any]:
-    def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        made = rule([*primals, *(tangents[place] for place in moving)])
-        given = iter(made[results:])  # whole numbers have none
-        moves = [
-            next(given) if jnp.issubdtype(one.dtype, jnp.inexact) else np.zeros(one.shape, jax.dtypes.float0)
-            for one in made[:results]
-        ]
-        return made[:results], moves
-
-    return jvp
-
-
-def _backward(there: Run, back: Run, results: int, moving: Sequence[int], operands: int) -> tuple[Any, Any]:
-    def forward(*given: Any) -> tuple[list[Any], list[Any]]:
-        made = there(given)
-        return made[:results], made[results:]
-
-    def backward(kept: list[Any], cotangents: list[Any]) -> tuple[Any, ...]:
-        some = [one for one in cotangents if one.dtype != jax.dtypes.float0]
-        found = dict(zip(moving, back([*kept, *some]), strict=True))
-        return tuple(found.get(place) for place in range(operands))
-
-    return forward, backward
 
 
 def _demand(params: Any, *names: str) -> None:
