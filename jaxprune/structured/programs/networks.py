@@ -121,8 +121,9 @@ def _demand(name: str, leaf: Any, shape: tuple[Any, ...], kind: Any) -> None:
 def shapes(described: Any) -> Any:
     """Reads a tree of types."""
     match described:
-        case {"dict": Mapping() as inner} if len(described) == 1:
-            return {key: shapes(one) for key, one in inner.items()}
+        case {"dict": list(inner)} if len(described) == 1:
+            if all(isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in inner):
+                return {key: shapes(one) for key, one in inner}
         case {"list": list(inner)} if len(described) == 1:
             return [shapes(one) for one in inner]
         case {"tuple": list(inner)} if len(described) == 1:
@@ -142,14 +143,14 @@ def described(where: str, value: Any) -> Any:
     """
     if value is None:
         return None
-    if isinstance(value, dict) and all(isinstance(key, str) and "/" not in key for key in value):
-        return {"dict": {key: described(f"{where}/{key}", one) for key, one in value.items()}}
+    if isinstance(value, dict) and all(type(key) in (str, int) for key in value):
+        return {"dict": [[key, described(f"{where}/{key}", one)] for key, one in value.items()]}
     if type(value) in (list, tuple):
         return {type(value).__name__: [described(f"{where}/{place}", one) for place, one in enumerate(value)]}
     if not jax.tree_util.all_leaves([value]) or isinstance(value, dict):
         raise ValueError(
-            f"{where}: expected dictionaries by name, lists, tuples and arrays, but found a {type(value).__name__}. "
-            "Make plain containers of it, and a function that takes them."
+            f"{where}: expected dictionaries by names or numbers, lists, tuples and arrays, but found a "
+            f"{type(value).__name__}. Make plain containers of it, and a function that takes them."
         )
     kind = jnp.result_type(value)
     if kind.name not in STORED:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
@@ -143,6 +144,8 @@ class _Flat:
             ruled = name in ("custom_jvp_call", "custom_vjp_call")
             if name in _PLACED:
                 results = operands
+            elif name == "psum" and (summed := _summed(equation)) is not None:
+                results = self.inline(summed.jaxpr, dict(zip(summed.jaxpr.invars, operands, strict=True)))
             elif name in CALLS or (ruled and not _has_rule(equation)):
                 inner, consts = opened(equation.params[CALLS.get(name, "call_jaxpr")])
                 inside = dict(zip(inner.invars, operands, strict=True))
@@ -221,6 +224,16 @@ def _plain(equation: core.JaxprEqn) -> Document:
         except Unknown as unknown:
             raise Unknown(f"{key}, {unknown}") from unknown
     return written
+
+
+def _summed(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
+    """The sums that a sum over an axis with a name has become under ``vmap``; None where the name is still open."""
+    axes, groups = equation.params["axes"], equation.params.get("axis_index_groups")
+    if groups is not None or not all(isinstance(axis, int) for axis in axes):
+        return None
+    return jax.make_jaxpr(lambda *values: [lax.reduce_sum(one, axes) for one in values])(
+        *(atom.aval for atom in equation.invars)
+    )
 
 
 def _policy(policy: Callable[..., Any] | None) -> str | None:

@@ -40,6 +40,7 @@ WAYS = {
     "sorted, and the first": lambda p, x: jnp.sort(x, 0) + lax.top_k(x.T, 1)[0][:, 0],
     "tiled": lambda p, x: jnp.tile(x[:, :3], (1, 2)) * p["scale"],
     "updated": lambda p, x: lax.dynamic_update_slice(x, p["turns"][:2], (1, 0)),
+    "sums over an axis by name": lambda p, x: jax.vmap(lambda x: x - lax.pmean(x, "b"), axis_name="b")(x) * p["scale"],
     "heads": lambda p, x: jnp.tanh(x.reshape(-1, 2, 3) * p["scale"][:2, None]).reshape(-1, 6),
 }
 

@@ -69,6 +69,7 @@ WAYS = {
     "sorted": lambda p, x: jnp.sort(x, 1) + jnp.cumsum(x, 1) + lax.top_k(x, 1)[0],
     "windows": lambda p, x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2), (1, 1), "SAME"),
     "padded": lambda p, x: jnp.pad(x, ((0, 0), (2, 0)))[:, 1:7].reshape(-1, 2, 3).swapaxes(1, 2).reshape(len(x), -1),
+    "sums over an axis by name": lambda p, x: jax.vmap(lambda x: x - lax.pmean(x, "b"), axis_name="b")(x) * p["scale"],
     "a type of its own": lambda p, x: x.astype(jnp.bfloat16).astype(x.dtype) + (x > 0),
 }
 
@@ -254,8 +255,12 @@ DAMAGE = {
     "a leaf less": (partial(weights, change=lambda a: a.pop("params/out/0")), r"lack \['params/out/0'\]"),
     "a leaf more": (partial(weights, change=lambda a: a.update(x=np.ones(1))), r"have \['x'\] that the program"),
     "types that differ": (
-        partial(edited, change=lambda v: v["params"]["dict"].update(scale=["float64", [7]])),
+        partial(edited, change=lambda v: v["params"]["dict"].__setitem__(1, ["scale", ["float64", [7]]])),
         r"params/scale should be float64\[7\]",
+    ),
+    "a tree of no kind": (
+        partial(edited, change=lambda v: v["params"]["dict"].append([["x"], None])),
+        "the tree",
     ),
     "a primitive that runs code": (step(lambda s: s.update(do="pure_callback")), "pure_callback, a primitive that is"),
     "a primitive that is no word": (step(lambda s: s.update(do=["x"])), "a primitive that is not known"),
@@ -392,8 +397,8 @@ def test_save_program_refuses_what_the_format_cannot_hold(name, tmp_path):
 
 
 def test_save_program_refuses_trees_that_are_no_plain_containers(tmp_path):
-    net = jp.Network(lambda p, s, x: x * p[0], {0: np.ones(3)})
-    with pytest.raises(ValueError, match="params: expected dictionaries by name, lists, tuples and arrays"):
+    net = jp.Network(lambda p, s, x: x * p[0.5], {0.5: np.ones(3)})
+    with pytest.raises(ValueError, match="params: expected dictionaries by names or numbers, lists, tuples and arrays"):
         save_program(tmp_path, net, inputs())
     with pytest.raises(ValueError, match="images: expected images that the network takes"):
         save_program(tmp_path, between(WAYS["windows"]), np.ones((2, 9)))
