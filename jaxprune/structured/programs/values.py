@@ -4,6 +4,7 @@ Numbers, words and sequences are themselves.  All else is a dictionary with one 
 members of a closed list: types, enumerations, dimension numbers, primitives.
 """
 
+import enum
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -58,14 +59,16 @@ def encode(value: Any) -> Any:
     """
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, enum.Enum):  # also those that are whole numbers
+        if (name := type(value).__name__) in _ENUMS and isinstance(value, getattr(lax, name)):
+            return {"enum": [name, value.name]}
+        raise Unknown(f"a {name}")
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):
         number = float(value)
         return number if math.isfinite(number) else {"float": str(number)}
-    if (name := type(value).__name__) in _ENUMS and isinstance(value, getattr(lax, name, ())):
-        return {"enum": [name, value.name]}
-    if name in _RECORDS and isinstance(value, getattr(lax, name)):
+    if (name := type(value).__name__) in _RECORDS and isinstance(value, getattr(lax, name)):
         fields = value._asdict() if hasattr(value, "_asdict") else vars(value)
         return {"record": name, "fields": {key: encode(one) for key, one in fields.items()}}
     if isinstance(value, (tuple, list)) and name in ("tuple", "list"):
