@@ -145,6 +145,14 @@ def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
     return found[::-1]
 
 
+def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Counts, of the operands of a ``scan``, the constants that come first, and what it carries, which comes next."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()  # since JAX 0.12
+    return len(constants), len(carried)
+
+
 def holds_program(step: Step) -> bool:
     """Whether a step runs a program of its own (a loop, a branch, a call with its own derivative)."""
     return any(isinstance(value, (core.Jaxpr, core.ClosedJaxpr)) for value in jax.tree.leaves(step.params))

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from jaxprune.sites.program import needed, opened
+from jaxprune.sites.program import needed, opened, scan_parts
 from jaxprune.sites.rules import Backward, floating, with_backward_rule, with_forward_rule
 from jaxprune.structured.discovery import arithmetic
 from jaxprune.structured.discovery.indices import Nodes
@@ -226,7 +226,7 @@ class Cutting:
         return [*made, *(moves[place] for place in floating([variable.aval for variable in equation.outvars]))]
 
     def _scan(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        constants, carried = params["num_consts"], params["num_carry"]
+        constants, carried = scan_parts(params)
         fixed, carry, slices = (
             operands[:constants],
             operands[constants : constants + carried],

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.extend import core
 
 from jaxprune.sites.operations import multiplications
-from jaxprune.sites.program import needed, opened
+from jaxprune.sites.program import needed, opened, scan_parts
 from jaxprune.sites.rules import Backward, backward_rule, floating, forward_rule
 from jaxprune.structured.discovery import layout, products
 from jaxprune.structured.discovery.described import Description, by_letters
@@ -211,7 +211,7 @@ class Walk:
         return tuple(Origin(origin.leaf, _moved(step, one, origin)) for one in kept for origin in one.origins)
 
     def _scan(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
-        constants, carried = params["num_consts"], params["num_carry"]
+        constants, carried = scan_parts(params)
         fixed, carry, slices = (
             list(operands[:constants]),
             list(operands[constants : constants + carried]),

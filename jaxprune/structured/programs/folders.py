@@ -188,6 +188,9 @@ def _opened(where: str, text: str, content: bytes) -> Network:
         raise ValueError(f"{where}: {_WEIGHTS} is no safetensors file ({error}). Copy it again.") from error
     try:
         network = _network(body, arrays, stated)
+        wide = [name for name, one in tree.by_name((network.params, network.state)).items() if one.dtype.itemsize == 8]
+        if jnp.result_type(float) != np.float64 and (wide or body["image"][0] in ("float64", "int64", "uint64")):
+            raise Unknown(f"it is of 64 bits ({', '.join(wide[:3]) or 'its images'}), and jax_enable_x64 is off.")
         # Any number of images, so that a step that is not known here is found now.
         kind, shape = body["image"]
         for count in (1, 2):

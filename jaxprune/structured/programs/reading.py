@@ -110,11 +110,11 @@ class Reader:
 
     def scan(self, params: Document, where: str) -> Callable[..., Any]:
         """A loop over slices."""
-        _demand(params, "length", "reverse", "unroll", "num_consts", "num_carry", "body")
+        _demand(params, "length", "reverse", "unroll", "constants", "carried", "body")
         body, constants, carried = (
             self.program(params["body"], f"{where} in"),
-            params["num_consts"],
-            params["num_carry"],
+            params["constants"],
+            params["carried"],
         )
         options = {key: params[key] for key in ("length", "reverse", "unroll")}
 

@@ -18,7 +18,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
-from jaxprune.sites.program import needed, opened
+from jaxprune.sites.program import needed, opened, scan_parts
 from jaxprune.sites.rules import backward_rule, floating, forward_rule
 from jaxprune.structured.programs.values import Unknown, encode, primitives
 
@@ -81,7 +81,8 @@ class Writer:
         """Writes the parameters of an equation that holds programs; None for all others."""
         params, name = equation.params, equation.primitive.name
         if name == "scan":
-            kept = {key: encode(params[key]) for key in ("length", "reverse", "unroll", "num_consts", "num_carry")}
+            kept = {key: encode(params[key]) for key in ("length", "reverse", "unroll")}
+            kept["constants"], kept["carried"] = scan_parts(params)
             return {**kept, "body": self._inner(params["jaxpr"])}
         if name == "while":
             kept = {key: params[key] for key in ("cond_nconsts", "body_nconsts")}
