@@ -129,6 +129,30 @@ def look(values: Mapping[int, Any], atom: Any) -> Any:
     return atom.val if isinstance(atom, core.Literal) else values[atom]
 
 
+def opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
+    """Returns the equations of a program and its constants."""
+    return (program.jaxpr, program.consts) if isinstance(program, core.ClosedJaxpr) else (program, ())
+
+
+def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
+    """The equations on which the outputs depend, in their order."""
+    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
+    found = []
+    for equation in reversed(jaxpr.eqns):
+        if not wanted.isdisjoint(equation.outvars):
+            found.append(equation)
+            wanted.update(atom for atom in equation.invars if not isinstance(atom, core.Literal))
+    return found[::-1]
+
+
+def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Counts, of the operands of a ``scan``, the constants that come first, and what it carries, which comes next."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()  # since JAX 0.12
+    return len(constants), len(carried)
+
+
 def holds_program(step: Step) -> bool:
     """Whether a step runs a program of its own (a loop, a branch, a call with its own derivative)."""
     return any(isinstance(value, (core.Jaxpr, core.ClosedJaxpr)) for value in jax.tree.leaves(step.params))
@@ -177,15 +201,11 @@ def _inline(
 def _inner(equation: core.JaxprEqn, enter_custom: bool) -> tuple[core.Jaxpr, Sequence[Any]] | None:
     name = equation.primitive.name
     if name in _CALLS:
-        return _opened(equation.params[_CALLS[name]])
+        return opened(equation.params[_CALLS[name]])
     if enter_custom and name in _CUSTOM:
-        inner = _opened(equation.params[_CUSTOM[name]])
+        inner = opened(equation.params[_CUSTOM[name]])
         return inner if _has_tag(inner[0]) else None
     return None
-
-
-def _opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
-    return (program.jaxpr, program.consts) if isinstance(program, core.ClosedJaxpr) else (program, ())
 
 
 def _has_tag(jaxpr: core.Jaxpr) -> bool:

@@ -15,6 +15,7 @@ from jaxprune.structured.folding import fold
 from jaxprune.structured.gates import factored, gated, ones
 from jaxprune.structured.interactions import gate_hessian
 from jaxprune.structured.joint import JointPruning, prune_jointly
+from jaxprune.structured.programs import load_program, save_program
 from jaxprune.structured.removal import remove, restore
 from jaxprune.structured.searching import Compaction, Search, Tune
 from jaxprune.structured.selection import ALLOCATIONS, drop_layers, drop_units
@@ -54,6 +55,7 @@ __all__ = [
     "gate_hessian",
     "gated",
     "load",
+    "load_program",
     "ones",
     "preprocess_of",
     "prune_jointly",
@@ -62,5 +64,6 @@ __all__ = [
     "reopen",
     "restore",
     "save",
+    "save_program",
     "verify",
 ]

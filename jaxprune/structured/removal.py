@@ -1,6 +1,6 @@
 """Removing units for real: the same function, of smaller arrays."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -225,6 +225,11 @@ def kept(name: str, shape: Sequence[int], groups: Sequence[Group], gates: Mappin
 def _cut(value: Any, groups: Sequence[Group], gates: Mapping[str, Any]) -> Any:
     gone = [member.leaf for group in groups if group.is_layer and not gates[group.name][0] for member in group.members]
     return _without(value, "", lambda name: any(below(name, leaf) for leaf in gone), _cutter(groups, gates))
+
+
+def dropped(value: Any, gone: Container[str]) -> Any:
+    """Leaves of these names taken out of a tree, as ``remove`` takes out those of a layer."""
+    return _without(value, "", lambda name: name in gone, lambda _, leaf: leaf)
 
 
 def _cutter(groups: Sequence[Group], gates: Mapping[str, Any]) -> Callable[[str, Any], Any]:

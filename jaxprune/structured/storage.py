@@ -192,7 +192,9 @@ def preprocess_of(folder: str | os.PathLike[str]) -> Preprocess:
 def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike[str]) -> Path:
     """Writes a network as one file that ``jax.export.deserialize`` reads: no Python of ours, no pickle.
 
-    It takes float32 images, any number of them, on a CPU, GPU or TPU.
+    It takes float32 images, any number of them, on a CPU, GPU or TPU, and has one reverse derivative.  It is for
+    serving: JAX knows nothing of what is inside, so it has no forward derivatives and no ``vmap``, and nothing in
+    jaxprune can look into it.  ``jp.structured.save_program`` saves a network that stays one.
 
     Args:
       network: its weights become part of the program.
@@ -203,7 +205,7 @@ def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike
       The path.
 
     Raises:
-      ValueError: the folder of the file cannot be written.
+      ValueError: the folder of the file cannot be written; the function cannot be traced for any number of images.
     """
     target = Path(path)
     check.writable("path", target.parent)
@@ -216,8 +218,14 @@ def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike
         arrays, others = jax.tree.map(jnp.asarray, (params, state))
         return network.apply(arrays, others, batch)
 
-    exported = jax.export.export(jax.jit(evaluate), platforms=("cpu", "cuda", "rocm", "tpu"))(images)
-    files.write(target, bytes(exported.serialize()))
+    try:
+        exported = jax.export.export(jax.jit(evaluate), platforms=("cpu", "cuda", "rocm", "tpu"))(images)
+    except TypeError as error:  # len(images) is a number of Python
+        raise ValueError(
+            f"network: expected a function of a number of images that is open, but JAX says {check.first_line(error)}. "
+            "Write images.shape[0] for len(images); or save it with save_program and export what load_program returns."
+        ) from error
+    files.write(target, bytes(exported.serialize(vjp_order=1)))
     return target
 
 

@@ -114,6 +114,7 @@ REDUCTIONS = frozenset(
         "reduce_xor",
         "argmax",
         "argmin",
+        "psum",  # over an axis whose name vmap has given a place
     ]
 )
 CUMULATIVE = frozenset(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"])
@@ -170,7 +171,11 @@ def reduction(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
 
 
 def _over(name: str) -> str:
-    words = {"reduce_sum": "a sum or mean over the units", "reduce_max": "a maximum over the units"}
+    words = {
+        "reduce_sum": "a sum or mean over the units",
+        "psum": "a sum over the units",
+        "reduce_max": "a maximum over the units",
+    }
     return words.get(name, f"{name} over the units")
 
 

@@ -1,39 +1,47 @@
 """The same program at smaller sizes, for any network: what was discovered is really removed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from jaxprune import check, tree
 from jaxprune.groups import Gates, Group
 from jaxprune.network import Network
+from jaxprune.sites.program import needed
 from jaxprune.structured import gates as gating
 from jaxprune.structured.declared import Declared
 from jaxprune.structured.discovery.cutting import Cutting
 from jaxprune.structured.discovery.finding import Discovered, closed, follow, program_of
+from jaxprune.structured.discovery.full import Full, unpacked
 from jaxprune.structured.discovery.indices import Classes
+from jaxprune.structured.discovery.layers import left_out
 from jaxprune.structured.discovery.listing import Leaf
 from jaxprune.structured.discovery.walk import Walk
-from jaxprune.structured.removal import kept, remove
+from jaxprune.structured.probes import is_float
+from jaxprune.structured.removal import remove
 from jaxprune.types import Apply, TrainApply
 
 
 def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     """Removes the units whose gates are False from any network: its own program, with smaller arrays.
 
-    The result computes what ``gated(network, groups, gates)`` does.  Its ``apply`` compares by value and is traced
-    anew for every shape of the images, so it can be evaluated at other sizes, compiled, differentiated and discovered
-    again.  Divisors and scales of the program stay as they are; random numbers (dropout) are drawn at the full size.
-    A function with a derivative rule of its own keeps it: the rule is asked at the full size, and what it says is cut.
+    The result computes what ``gated(network, groups, gates)`` does.  A residual branch, one of ``groups.layers``, is
+    left out where its gate is False: its leaves are gone, and nothing of it is computed.
+
+    Its ``apply`` compares by value and is traced anew for every shape of the images, so it can be evaluated at other
+    sizes, compiled, differentiated and discovered again.  Divisors and scales of the program stay as they are; random
+    numbers (dropout) are drawn at the full size.  A function with a derivative rule of its own keeps it,
+    made smaller as well.
 
     Args:
       network: that the groups were discovered in.
       groups: what ``jp.structured.discover(network, images)`` returned.
-      gates: bool [size] for each group; groups that are not named live.
+      gates: bool [size] for each group, and each of ``groups.layers``; what is not named lives.
 
     Returns:
       The smaller network, its leaves of NumPy.
@@ -41,7 +49,7 @@ def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     Raises:
       ValueError: groups that were not discovered, or in another network, or with descriptions of primitives; gates that
         do not fit; fewer units than a floor.  When it is evaluated: at this size of the images the units do not go
-        together as they did; a function with a derivative rule of its own sums over units that are gone.
+        together as they did; a third derivative of a function whose rule sums over units that are gone.
 
     >>> from jaxprune.structured.discovery import discover
     >>> params = {"in": np.ones((3, 4)), "out": np.ones((4, 2))}
@@ -52,75 +60,16 @@ def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     ((3, 2), 6.0)
     """
     check.network(network)
-    shape, params, state = remove(Traced.of(network, groups), network.params, network.state, gates)
+    shape, params, state = remove(Traced.of(network, groups, layers=True), network.params, network.state, gates)
     return shape.network(params, state)
-
-
-@dataclass(frozen=True)
-class Full:
-    """The leaves of the network that was made smaller, and what is left of them.
-
-    Attributes:
-      structure: of (params, state).
-      shapes: of every leaf.
-      masks: for every axis of every leaf which indices live, in bytes; None where all do.
-    """
-
-    structure: Any
-    shapes: tuple[tuple[int, ...], ...]
-    masks: tuple[tuple[bytes | None, ...], ...]
-
-    @staticmethod
-    def of(network: Network) -> "Full":
-        """Those of a whole network."""
-        leaves, structure = jax.tree.flatten((network.params, network.state))
-        shapes = tuple(tuple(np.shape(leaf)) for leaf in leaves)
-        return Full(structure, shapes, tuple((None,) * len(shape) for shape in shapes))
-
-    def structs(self, types: Sequence[Any] | None = None) -> Any:
-        """(params, state) of the whole network, as shapes, of these types."""
-        types = ["float32"] * len(self.shapes) if types is None else types
-        leaves = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(self.shapes, types, strict=True)]
-        return jax.tree.unflatten(self.structure, leaves)
-
-    def check(self, leaves: Any) -> None:
-        """Checks that (params, state) are those of the smaller network.
-
-        Raises:
-          ValueError: they have another structure, or other shapes.
-        """
-        found, structure = jax.tree.flatten(leaves)
-        kept = [
-            tuple(int(_unpacked(one, length).sum()) for one, length in zip(masks, shape, strict=True))
-            for masks, shape in zip(self.masks, self.shapes, strict=True)
-        ]
-        if structure != self.structure or [tuple(np.shape(leaf)) for leaf in found] != kept:
-            got = [tuple(np.shape(leaf)) for leaf in found]
-            differ = [f"{mine} for {want}" for mine, want in zip(got, kept, strict=False) if mine != want]
-            raise ValueError(
-                "network: expected the parameters and the state that were left when units were removed, but got "
-                f"{', '.join(differ[:3]) or 'another structure'}. jp.structured.compact returns them with the network."
-            )
-
-    def without(self, groups: Sequence[Group], gates: Gates) -> "Full":
-        """What is left when units go, of groups of the network as it is now."""
-        params, state = self.structs()
-        names, masks = [*tree.names(params), *tree.names(state)], []
-        for name, shape, packed in zip(names, self.shapes, self.masks, strict=True):
-            lives = [_unpacked(one, length) for one, length in zip(packed, shape, strict=True)]
-            now = [np.flatnonzero(one) for one in lives]
-            left = kept(name, [len(one) for one in now], groups, gates)
-            places = [one[stays] for one, stays in zip(now, left, strict=True)]
-            masks.append(tuple(_packed(np.isin(np.arange(size), one)) for size, one in zip(shape, places, strict=True)))
-        return replace(self, masks=tuple(masks))
 
 
 @dataclass(frozen=True)
 class Traced:
     """The specification of any network: its program says how units are removed, whatever widths its function has.
 
-    What ``Declared`` is to functions that read every width off their parameters, this is to all others; residual
-    branches cannot be left out of it.
+    What ``Declared`` is to functions that read every width off their parameters, and skip what is not there, this is to
+    all others.
 
     Attributes:
       apply: of the whole network.
@@ -135,8 +84,13 @@ class Traced:
     declared: tuple[Group, ...]
 
     @staticmethod
-    def of(network: Network, groups: Discovered) -> "Traced":
+    def of(network: Network, groups: Discovered, *, layers: bool = False) -> "Traced":
         """Makes the specification of a network and the groups that were discovered in it.
+
+        Args:
+          network: the network.
+          groups: what was discovered.
+          layers: whether residual branches are among its groups, to be left out as a whole.
 
         Raises:
           ValueError: groups that were not discovered, or in another network.
@@ -157,7 +111,8 @@ class Traced:
                 "groups: expected those of this network, but they were discovered in one with leaves of other shapes. "
                 "Discover them anew."
             )
-        return Traced(network.apply, network.train_apply, full, groups.groups)
+        declared = (*groups.groups, *groups.layers) if layers else groups.groups
+        return Traced(network.apply, network.train_apply, full, declared)
 
     def groups(self) -> tuple[Group, ...]:
         """Lists the groups."""
@@ -171,7 +126,7 @@ class Traced:
 
     def network(self, params: Any, state: Any) -> Network:
         """Makes the network with these parameters and this state."""
-        if not any(mask for masks in self.full.masks for mask in masks):
+        if not self.full.gone and not any(mask for masks in self.full.masks for mask in masks):
             return Network(self.apply, params, state, self.train_apply)
         train = None if self.train_apply is None else _CompactedTraining(self.train_apply, self.full)
         return Network(_Compacted(self.apply, self.full), params, state, train)
@@ -181,7 +136,8 @@ class Traced:
         masks = [[None if one is None else one.hex() for one in leaf] for leaf in self.full.masks]
         shapes = [list(shape) for shape in self.full.shapes]
         groups = Declared(self.apply, self.declared).describe()["groups"]
-        return {"family": "traced", "groups": groups, "shapes": shapes, "masks": masks}
+        gone = sorted(self.full.gone)
+        return {"family": "traced", "groups": groups, "shapes": shapes, "masks": masks, "gone": gone}
 
     @staticmethod
     def described(values: Mapping[str, Any], network: Network) -> "Traced":
@@ -198,7 +154,8 @@ class Traced:
             )
         masks = tuple(tuple(None if one is None else bytes.fromhex(one) for one in leaf) for leaf in values["masks"])
         groups = Declared.described(values, network.apply).groups()
-        return Traced(network.apply, network.train_apply, replace(full, masks=masks), groups)
+        full = replace(full, masks=masks, gone=frozenset(values.get("gone", ())))
+        return Traced(network.apply, network.train_apply, full, groups)
 
 
 @dataclass(frozen=True)
@@ -222,11 +179,20 @@ class _CompactedTraining:
 def _evaluated(function: Any, full: Full, leaves: Any, others: tuple[Any, ...]) -> Any:
     full.check(leaves)
     values, structure = jax.tree.flatten(others)
-    given = jax.tree.leaves(leaves)
+    left = iter(jax.tree.leaves(leaves))
+    given = [None if name in full.gone else next(left) for name in full.names()]
     # The program of the types that are given: another would round otherwise.
-    types = tuple(jax.numpy.result_type(leaf) for leaf in given)
-    program, cutting, made = _planned(function, full, types, structure, tuple(_kind(value) for value in values))
-    return jax.tree.unflatten(made, cutting.run(program, [*given, *values]))
+    floats = [leaf for leaf in given if leaf is not None and is_float(leaf)]
+    usual = jax.numpy.result_type(*floats) if floats else jax.numpy.result_type(float)
+    types = tuple(usual if leaf is None else jax.numpy.result_type(leaf) for leaf in given)
+    kinds = tuple(_kind(value) for value in values)
+    program, cutting, shapes, made = _planned(function, full, types, structure, kinds)
+    given = [
+        jax.numpy.zeros(cutting.shape(axes), usual) if leaf is None else leaf
+        for leaf, axes in zip(given, shapes, strict=True)
+    ]
+    result = jax.tree.unflatten(made, cutting.run(program, [*given, *values]))
+    return (result[0], *full.left(result[1:])) if full.gone and len(others) > 1 else result
 
 
 def _kind(value: Any) -> tuple[tuple[int, ...], Any]:
@@ -244,48 +210,63 @@ def _planned(
     """Follows the whole program for some shape of the images, once."""
     others = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     params, state = full.structs(types)
-    program = program_of(function, params, state, *others)
-    walk = Walk({})
-    names = [*tree.names(params), *tree.names(state)]
+    names = full.names()
     tied = len(tree.names(params)) if len(others) > 1 else None
+    made = jax.tree.structure(jax.eval_shape(function, params, state, *others))
+    function = left_out(function, full.gone, names, tied) if full.gone else function
+    program = program_of(function, params, state, *others)
+    if full.gone:
+        _demand_unused(program, names, full.gone)
+    walk = Walk({})
     leaves = follow(walk, program, names, tied=tied)
     classes = closed(walk.facts)
-    alive = living_classes(leaves, classes, full.masks)
-    made = jax.tree.structure(jax.eval_shape(function, params, state, *others))
-    return program, Cutting(walk, lambda nodes: alive[classes.label[nodes]]), made
+    alive = living_classes(leaves, classes, full.masks, full.gone)
+    shapes = [leaf.axes for leaf in leaves]
+    return program, Cutting(walk, lambda nodes: alive[classes.label[nodes]]), shapes, made
 
 
-def living_classes(leaves: Sequence[Leaf], classes: Classes, masks: Sequence[Sequence[bytes | None]]) -> np.ndarray:
+def _demand_unused(program: Any, names: Sequence[str], gone: frozenset[str]) -> None:
+    """Checks that nothing is computed of leaves that are gone, with branches that are left out."""
+    used = {
+        atom for equation in needed(program.jaxpr) for atom in equation.invars if not isinstance(atom, core.Literal)
+    }
+    left = [name for name, one in zip(names, program.jaxpr.invars, strict=False) if name in gone and one in used]
+    if left:
+        raise ValueError(
+            f"network: expected branches that can be left out as when they were removed, but for images of this shape "
+            f"{', '.join(left[:3])} is read elsewhere too. Discover and compact it at this shape."
+        )
+
+
+def living_classes(
+    leaves: Sequence[Leaf],
+    classes: Classes,
+    masks: Sequence[Sequence[bytes | None]],
+    ignored: Container[str] = (),
+) -> np.ndarray:
     """Which classes live, if of every axis of every leaf these indices do: bool for every class.
+
+    Leaves that are ignored say nothing.
 
     Raises:
       ValueError: there is no such choice of classes.
     """
+    said = [(leaf, axes) for leaf, axes in zip(leaves, masks, strict=True) if leaf.name not in ignored]
     kept: set[int] = set()
     gone: set[int] = set()
-    for leaf, axes in zip(leaves, masks, strict=True):
+    for leaf, axes in said:
         for nodes, packed in zip(leaf.axes, axes, strict=True):
-            lives = _unpacked(packed, len(nodes))
+            lives = unpacked(packed, len(nodes))
             kept |= classes.of(nodes[lives])
             gone |= classes.of(nodes[~lives])
     gone -= kept
     count = int(classes.label.max()) + 1
     alive = np.array([gone.isdisjoint(classes.atoms(label)) for label in range(count)])
-    for leaf, axes in zip(leaves, masks, strict=True):
+    for leaf, axes in said:
         for axis, (nodes, packed) in enumerate(zip(leaf.axes, axes, strict=True)):
-            if (alive[classes.label[nodes]] != _unpacked(packed, len(nodes))).any():
+            if (alive[classes.label[nodes]] != unpacked(packed, len(nodes))).any():
                 raise ValueError(
                     f"network: expected units that go together as they did when they were removed, but for images of "
                     f"this shape axis {axis} of {leaf.name!r} is of others. Discover and compact it at this shape."
                 )
     return alive
-
-
-def _packed(mask: np.ndarray) -> bytes | None:
-    return None if mask.all() else np.packbits(mask).tobytes()
-
-
-def _unpacked(packed: bytes | None, length: int) -> np.ndarray:
-    if packed is None:
-        return np.ones(length, bool)
-    return np.unpackbits(np.frombuffer(packed, np.uint8), count=length).astype(bool)

@@ -2,11 +2,13 @@
 
 Most primitives take smaller arrays as they are; some have shapes among their parameters, which are rewritten.  What is
 neither is given arrays of the full size, in which living units stand in for those that are gone, and its result is cut.
-Derivative rules of a function's own are kept: they are asked at the full size.
+Derivative rules of a function's own are programs too, and evaluated in the same way; beyond second derivatives they are
+asked at the full size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,9 +18,11 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from jaxprune.sites.program import needed, opened, scan_parts
+from jaxprune.sites.rules import Backward, floating, with_backward_rule, with_forward_rule
 from jaxprune.structured.discovery import arithmetic
 from jaxprune.structured.discovery.indices import Nodes
-from jaxprune.structured.discovery.walk import CALLS, Axes, Record, Walk, needed, opened
+from jaxprune.structured.discovery.walk import CALLS, ORDERS, Axes, Record, Walk
 
 Path = tuple[int, ...]
 
@@ -32,6 +36,8 @@ _AS_THEY_ARE = (
     | {"optimization_barrier", "dynamic_update_slice", "scatter", "scatter-add", "scatter-mul"}
     | {"scatter-min", "scatter-max"}
 )
+
+_ORDINALS = {1: "first", 2: "second", 3: "third"}
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,7 @@ class Cutting:
                 return self.run(inner, operands, here)
             kept = {key: equation.params[key] for key in ("policy", "prevent_cse") if key in equation.params}
             return jax.checkpoint(lambda *inputs: self.run(inner, inputs, here), **kept)(*operands)
-        if name in ("custom_jvp_call", "custom_vjp_call") and self._ends_inside(here):
-            raise ValueError(
-                f"network: a function with a derivative rule of its own ({name}) sums over units that are removed. Its "
-                "rule cannot be made smaller: keep those units, or leave the rule out where the network is compacted."
-            )
-        if name == "custom_jvp_call":
+        if name in ("custom_jvp_call", "custom_vjp_call"):
             return self._custom(equation, operands, record, here)
         if untouched or name in _AS_THEY_ARE:
             return _bound(equation, operands, equation.params)
@@ -124,7 +125,8 @@ class Cutting:
     def _ends_inside(self, here: Path) -> bool:
         """Whether units that are gone are summed over inside of an equation, where copies of others would count."""
         return any(
-            one.place[: len(here)] == here and not self.alive(one.nodes).all() for one in self.walk.facts.contractions
+            one.place[: len(here)] == here and not self.alive(one.nodes).all()
+            for one in (*self.walk.facts.contractions, *self.walk.hidden)
         )
 
     def _at_full_size(self, equation: core.JaxprEqn, operands: Sequence[Any], record: Record) -> list[Any]:
@@ -182,22 +184,49 @@ class Cutting:
         return value
 
     def _custom(self, equation: core.JaxprEqn, operands: Sequence[Any], record: Record, here: Path) -> list[Any]:
-        """A function with a derivative rule of its own: of smaller arrays, its rule at the full size."""
-        if all(self.alive(nodes).all() for axes in (*record.before, *record.after) for nodes in axes):
+        """A function with a derivative rule of its own: of smaller arrays, with the rule that was made smaller."""
+        untouched = all(self.alive(nodes).all() for axes in (*record.before, *record.after) for nodes in axes)
+        ends = self._ends_inside(here)
+        if untouched and not ends:
             return _bound(equation, operands, equation.params)
+        moving, rule = floating([atom.aval for atom in equation.invars]), self.walk.rules.get(here)
+        function = partial(self.run, equation.params["call_jaxpr"], path=here)
+        if not moving:
+            return function(operands)
+        results, backward = len(equation.outvars), equation.primitive.name == "custom_vjp_call"
+        if rule is None and backward and not ends:
+            return self._at_full_size(equation, operands, record)
+        if rule is None:
+            beyond = partial(self._beyond, equation, record, ends)
+            if backward:
+                return with_backward_rule(function, beyond, beyond, results, moving)(*operands)
+            return with_forward_rule(function, beyond, results, moving)(*operands)
+        if isinstance(rule, Backward):
+            there, back = (partial(self.run, one, path=here) for one in (rule.forward, rule.backward))
+            return with_backward_rule(function, there, back, results, moving)(*operands)
+        return with_forward_rule(function, partial(self.run, rule, path=here), results, moving)(*operands)
 
-        @jax.custom_jvp
-        def function(*inputs: Any) -> list[Any]:
-            return self.run(equation.params["call_jaxpr"], inputs, here)
+    def _beyond(self, equation: core.JaxprEqn, record: Record, ends: bool, given: Sequence[Any]) -> list[Any]:
+        """The rule of a function inside the rules of rules, which were not followed: what JAX makes of it."""
+        name = equation.primitive.name
+        if ends:
+            raise ValueError(
+                f"network: expected derivatives up to the {_ORDINALS[ORDERS]}, but a rule that sums over removed "
+                f"units ({name}) is asked for more. Differentiate the gated network instead."
+            )
+        operands, moving = given[: len(equation.invars)], floating([atom.aval for atom in equation.invars])
 
-        @function.defjvp
-        def _(inputs: Any, tangents: Any) -> Any:
-            return jax.jvp(lambda *given: self._at_full_size(equation, given, record), inputs, tangents)
+        def at_full_size(*some: Any) -> list[Any]:
+            full = list(operands)
+            for place, one in zip(moving, some, strict=True):
+                full[place] = one
+            return self._at_full_size(equation, full, record)
 
-        return function(*operands)
+        made, moves = jax.jvp(at_full_size, [operands[place] for place in moving], given[len(operands) :])
+        return [*made, *(moves[place] for place in floating([variable.aval for variable in equation.outvars]))]
 
     def _scan(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        constants, carried = params["num_consts"], params["num_carry"]
+        constants, carried = scan_parts(params)
         fixed, carry, slices = (
             operands[:constants],
             operands[constants : constants + carried],

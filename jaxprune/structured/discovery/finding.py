@@ -12,7 +12,7 @@ from jax.extend import core
 from jaxprune import check, tree
 from jaxprune.groups import Group
 from jaxprune.network import Network
-from jaxprune.sites.program import trace
+from jaxprune.sites.program import opened, trace
 from jaxprune.structured.discovery import reasons
 from jaxprune.structured.discovery.described import Description
 from jaxprune.structured.discovery.described import check as check_description
@@ -21,7 +21,7 @@ from jaxprune.structured.discovery.indices import STAYS, Classes, close
 from jaxprune.structured.discovery.layers import branches
 from jaxprune.structured.discovery.listing import Found, Leaf, listed
 from jaxprune.structured.discovery.printing import table
-from jaxprune.structured.discovery.walk import Walk, opened
+from jaxprune.structured.discovery.walk import Walk
 from jaxprune.types import TrainApply
 
 

@@ -1,6 +1,7 @@
 """Walks through a program, whatever it calls, and applies the rule of every primitive."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,53 +10,16 @@ from jax.core import Tracer
 from jax.extend import core
 
 from jaxprune.sites.operations import multiplications
-from jaxprune.structured.discovery import arithmetic, layout, products
+from jaxprune.sites.program import needed, opened, scan_parts
+from jaxprune.sites.rules import Backward, backward_rule, floating, forward_rule
+from jaxprune.structured.discovery import layout, products
 from jaxprune.structured.discovery.described import Description, by_letters
-from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, WEIGHTS, Facts, Origin, Step, Value
+from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, WEIGHTS, Contraction, Facts, Origin, Step, Value
 from jaxprune.structured.discovery.indices import STAYS, Nodes
+from jaxprune.structured.discovery.table import PRODUCTS, RULES
 
 Axes = tuple[Nodes, ...]
-Rule = Callable[..., list[Axes]]
 
-_LAYOUT: dict[str, Rule] = {
-    "transpose": layout.transpose,
-    "broadcast_in_dim": layout.broadcast,
-    "squeeze": layout.squeeze,
-    "iota": layout.iota,
-    "random_bits": layout.random,
-    "random_wrap": layout.random,
-    "random_unwrap": layout.random,
-    "random_seed": layout.random,
-    "random_fold_in": layout.random,
-    "random_split": layout.random,
-    "random_clone": layout.random,
-    "reshape": layout.reshape,
-    "concatenate": layout.concatenate,
-    "stack": layout.stack,
-    "unstack": layout.unstack,
-    "tile": layout.tile,
-    "slice": layout.part,
-    "split": layout.split,
-    "pad": layout.pad,
-    "rev": layout.reverse,
-    "dynamic_slice": layout.dynamic_slice,
-    "dynamic_update_slice": layout.dynamic_update_slice,
-    "gather": layout.gather,
-    **dict.fromkeys(["scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max"], layout.scatter),
-    "optimization_barrier": arithmetic.identity,
-    "device_put": arithmetic.identity,
-    "bitcast_convert_type": arithmetic.recast,
-    "sort": arithmetic.ordered,
-    "top_k": arithmetic.ordered,
-}
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(arithmetic.ELEMENTWISE, arithmetic.elementwise),
-    **dict.fromkeys(arithmetic.REDUCTIONS, arithmetic.reduction),
-    **dict.fromkeys(arithmetic.CUMULATIVE, arithmetic.cumulative),
-    **dict.fromkeys(arithmetic.WINDOWS, arithmetic.window),
-    **_LAYOUT,
-}
-_PRODUCTS = {"dot_general": products.matrix_product, "conv_general_dilated": products.convolution}
 # Equations that run one program on their operands, and where they have it.
 CALLS = {
     "jit": "jaxpr",
@@ -70,6 +34,8 @@ CALLS = {
 }
 # Constants that are worked out on the way, since they may say where to look: whole numbers, and not many.
 _MANY = 100_000
+# Of derivative rules, and rules of these rules: curvature needs no more.
+ORDERS = 2
 _RESHAPED = frozenset(["transpose", "squeeze", "broadcast_in_dim", "reshape", "slice", "split", "rev"])
 _SAME = frozenset(["convert_element_type", "copy", "copy_p", "neg", "name", "stop_gradient", "sharding_constraint"])
 
@@ -91,13 +57,18 @@ class Walk:
       facts: what was found.
       records: the indices of every equation, by its place: the equations that hold it, from the outside.
       constants: those of the constants of every program that was entered, by its place.
+      rules: the derivative rules of functions that have their own, by the place of the call, up to second derivatives.
+      hidden: the sums in these rules.
     """
 
     def __init__(self, describe: Mapping[str, Description]) -> None:
         self.facts = Facts()
         self.records: dict[tuple[int, ...], Record] = {}
         self.constants: dict[tuple[int, ...], list[Axes]] = {}
+        self.rules: dict[tuple[int, ...], core.ClosedJaxpr | Backward] = {}
+        self.hidden: list[Contraction] = []
         self._describe = describe
+        self._order = 0
         self._path: list[int] = []
         self._turns = 1
 
@@ -154,7 +125,10 @@ class Walk:
         self.facts.indices.step = f"{name} in {here}" if here else name
         self.facts.place = tuple(self._path)
         if name in CALLS and name not in self._describe:
-            return self.program(*opened(equation.params[CALLS[name]]), operands, here)
+            results = self.program(*opened(equation.params[CALLS[name]]), operands, here)
+            if name in ("custom_jvp_call", "custom_vjp_call"):
+                self._rule(equation, operands, results, here)
+            return results
         if name in ("scan", "while", "cond") and name not in self._describe:
             loop = {"scan": self._scan, "while": self._while, "cond": self._cond}[name]
             return loop(equation.params, operands, here)
@@ -166,13 +140,43 @@ class Walk:
         known = _known(equation, operands)
         return [Value(tuple(axes), source, origins, marks, known) for axes in results]
 
+    def _rule(self, equation: core.JaxprEqn, operands: Sequence[Value], results: Sequence[Value], here: str) -> None:
+        """Follows the derivative rule of a function too: in it, indices may go together that do not in the function.
+
+        It reads and ends no units, since where the leaves that read a unit are zero, no derivative comes to it.
+        """
+        moving, moved = floating([atom.aval for atom in equation.invars]), floating([v.aval for v in equation.outvars])
+        if not moving or self._order == ORDERS:
+            return
+        path, outside = tuple(self._path), self.facts
+        if path not in self.rules:
+            backward = equation.primitive.name == "custom_vjp_call"
+            self.rules[path] = backward_rule(equation) if backward else forward_rule(equation)
+        rule, self._order = self.rules[path], self._order + 1
+        self.facts = replace(outside, contractions=[], uses={}, operations={})
+        given, made = [operands[place] for place in moving], [results[place] for place in moved]
+        if isinstance(rule, Backward):
+            first = self.program(*opened(rule.forward), operands, here)
+            kept = first[rule.results :]
+            last = self.program(*opened(rule.backward), [*kept, *map(_moving, made)], here)
+            pairs = (*zip(first, results, strict=False), *zip(last, given, strict=True))
+        else:
+            last = self.program(*opened(rule), [*operands, *map(_moving, given)], here)
+            pairs = zip(last, [*results, *made], strict=True)
+        self.facts.indices.step = f"the derivative rule of {equation.primitive.name} in {here}"
+        for one, other in pairs:
+            for left, right in zip(one.axes, other.axes, strict=True):
+                self.facts.indices.join(left, right)
+        self.hidden += self.facts.contractions
+        self.facts, self._order = outside, self._order - 1
+
     def _followed(self, step: Step, operands: Sequence[Value]) -> tuple[list[Axes], int, tuple[Origin, ...]]:
         """The axes of the results of a step, the statistics that it is, and the leaves that it is linear in."""
         if step.name in self._describe:
             return *by_letters(self.facts, self._describe[step.name], step, *operands), ()
-        if step.name in _PRODUCTS:
+        if step.name in PRODUCTS:
             self._count(step, operands)
-            results, marks = _PRODUCTS[step.name](self.facts, step, *operands)
+            results, marks = PRODUCTS[step.name](self.facts, step, *operands)
             return results, marks, products.still(self.facts, step, *operands) if step.name == "dot_general" else ()
         if step.name in RULES:
             results = RULES[step.name](self.facts, step, *operands)
@@ -207,7 +211,7 @@ class Walk:
         return tuple(Origin(origin.leaf, _moved(step, one, origin)) for one in kept for origin in one.origins)
 
     def _scan(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
-        constants, carried = params["num_consts"], params["num_carry"]
+        constants, carried = scan_parts(params)
         fixed, carry, slices = (
             list(operands[:constants]),
             list(operands[constants : constants + carried]),
@@ -274,20 +278,9 @@ def extents(variable: Any) -> tuple[int, ...]:
     return tuple(variable.aval.shape)
 
 
-def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
-    """The equations on which the outputs depend, in their order."""
-    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal)}
-    found = []
-    for equation in reversed(jaxpr.eqns):
-        if not wanted.isdisjoint(equation.outvars):
-            found.append(equation)
-            wanted.update(atom for atom in equation.invars if not isinstance(atom, core.Literal))
-    return found[::-1]
-
-
-def opened(program: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
-    """Returns the equations of a program and its constants."""
-    return (program.jaxpr, program.consts) if isinstance(program, core.ClosedJaxpr) else (program, ())
+def _moving(value: Value) -> Value:
+    """A tangent, or a cotangent, of a value."""
+    return Value(value.axes, value.source, (), value.marks)
 
 
 def _without_first(value: Value) -> Value:

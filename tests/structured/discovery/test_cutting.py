@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import jaxprune as jp
+from jaxprune.sites.program import with_inner
 from jaxprune.structured import compact, discover, gated
 from tests.structured.discovery.comparing import measured, same, sliced
 
@@ -39,6 +40,7 @@ WAYS = {
     "sorted, and the first": lambda p, x: jnp.sort(x, 0) + lax.top_k(x.T, 1)[0][:, 0],
     "tiled": lambda p, x: jnp.tile(x[:, :3], (1, 2)) * p["scale"],
     "updated": lambda p, x: lax.dynamic_update_slice(x, p["turns"][:2], (1, 0)),
+    "sums over an axis by name": lambda p, x: jax.vmap(lambda x: x - lax.pmean(x, "b"), axis_name="b")(x) * p["scale"],
     "heads": lambda p, x: jnp.tanh(x.reshape(-1, 2, 3) * p["scale"][:2, None]).reshape(-1, 6),
 }
 
@@ -97,17 +99,76 @@ def _(given, moves):
 
 
 @pytest.mark.parametrize("product", [_own_product, _ruled_product], ids=["custom_vjp", "custom_jvp"])
-def test_compact_keeps_a_rule_that_makes_units_and_refuses_one_that_sums_over_them(product):
-    """Copies that stand in for units that are gone would be added up."""
+def test_compact_rewrites_rules_that_make_units_and_rules_that_sum_over_them(product):
+    """The rules are not the derivatives of the functions: what is compared are theirs."""
     rng = np.random.default_rng(0)
     params, given = {"in": rng.normal(size=(3, 6)), "out": rng.normal(size=(6, 2))}, rng.normal(size=(5, 3))
-    makes = jp.Network(lambda p, s, x: product(x, p["in"]) @ p["out"], params)
     gates = {"in": np.arange(6) % 2 > 0}
-    found = discover(makes, given)
-    slopes, outputs = measured(compact(makes, found, gates), given)
-    whole, want = measured(gated(makes, found, gates), given)
-    same(outputs, want)
-    same(slopes, sliced(whole, found, gates))
+    makes = jp.Network(lambda p, s, x: product(x, p["in"]) @ p["out"], params)
     reads = jp.Network(lambda p, s, x: product(x @ p["in"], p["out"]), params)
-    with pytest.raises(ValueError, match="a derivative rule of its own"):
-        compact(reads, discover(reads, given), gates)(given)
+    inside = jp.Network(lambda p, s, x: jax.checkpoint(product)(jnp.tanh(product(x, p["in"])), p["out"]), params)
+    for net in (makes, reads, inside):
+        found = discover(net, given)
+        small = compact(net, found, gates)
+        slopes, outputs = measured(small, given)
+        whole, want = measured(gated(net, found, gates), given)
+        same(outputs, want)
+        same(slopes, sliced(whole, found, gates))
+        shapes = [
+            equation.outvars[0].aval.shape for equation in _equations(jax.make_jaxpr(jax.grad(_read(small)))(given))
+        ]
+        assert not [shape for shape in shapes if 6 in shape]  # nothing is of the full size, its derivative neither
+
+
+def _read(network):
+    return lambda images: jnp.sum(jnp.sin(network(images)))
+
+
+def _equations(closed):
+    return [inner for equation in closed.eqns for inner in with_inner(equation)]
+
+
+def test_compact_rewrites_the_rule_of_a_rule():
+    """Products with the Hessian, through a rule that calls the function itself."""
+    rng = np.random.default_rng(0)
+    params, given = {"in": rng.normal(size=(3, 6)), "out": rng.normal(size=(6, 2))}, rng.normal(size=(5, 3))
+    net = jp.Network(lambda p, s, x: _ruled_product(jax.nn.relu(x @ p["in"]), p["out"]), params)
+    found = discover(net, given)
+    gates = {"in": np.arange(6) % 2 > 0}
+    small, switched = compact(net, found, gates), gated(net, found, gates)
+    pairs = [
+        jax.jvp(lambda x, one=one: jax.grad(_read(one))(x), (given,), (np.cos(given),)) for one in (small, switched)
+    ]
+    same(*pairs)
+    third = jax.grad(lambda x: jnp.sum(jax.jvp(jax.grad(_read(small)), (x,), (np.cos(given),))[1]))
+    with pytest.raises(ValueError, match="expected derivatives up to the second"):
+        jax.jvp(third, (given,), (given,))
+
+
+def test_compact_asks_rules_beyond_second_derivatives_at_the_full_size():
+    rng = np.random.default_rng(0)
+    params, given = {"in": rng.normal(size=(3, 6)), "out": rng.normal(size=(6, 2))}, rng.normal(size=(2, 3))
+    net = jp.Network(lambda p, s, x: jnp.logaddexp(x @ p["in"], jnp.ones(6)) @ p["out"], params)
+    found = discover(net, given)
+    gates = {"in": np.arange(6) % 2 > 0}
+    fourth = [
+        jax.jvp(lambda x, one=one: jax.hessian(_read(one))(x), (given,), (given,))
+        for one in (compact(net, found, gates), gated(net, found, gates))
+    ]
+    same(*fourth)
+
+
+@jax.custom_vjp
+def _centred_backwards(x):
+    return jnp.tanh(x)
+
+
+_centred_backwards.defvjp(lambda x: (_centred_backwards(x), x), lambda x, g: (g - g.mean(-1, keepdims=True) + 0 * x,))
+
+
+def test_discover_follows_derivative_rules():
+    """A backward pass that takes a mean over the units: it is not that of fewer units."""
+    params = {"in": np.ones((3, 6)), "out": np.ones((6, 2))}
+    found = discover(jp.Network(lambda p, s, x: _centred_backwards(x @ p["in"]) @ p["out"], params), np.ones((5, 3)))
+    assert not found.groups
+    assert "a sum or mean over the units" in found.fixed["in", 1]
