@@ -1,9 +1,10 @@
 """Switching units off inside a network, without changing the shape of anything.
 
 A unit whose gate is False is replaced by zero at its site, after its activation: nothing of it reaches the rest of the
-network, in evaluation or in training.  The units of a group ``by_readers`` are gated where they are read: what the
-members with ``reads`` hold of them is replaced by zero.  Gates are part of the state, so one compiled program serves
-every choice.
+network, in evaluation or in training.  The units of a group ``by_sums``, which were discovered, need no tag: they are
+gated wherever the program sums over them, at the values that kernels are multiplied by.  Those of a group
+``by_readers`` are gated where they are read: what the members with ``reads`` hold of them is replaced by zero.  Gates
+are part of the state, so one compiled program serves every choice.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,7 +54,8 @@ def check(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
 def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
     """Makes the network in which units are switched off by gates, ``a <- where(gate, a, 0)`` at every site.
 
-    Of a group ``by_readers``, a are the slices of the leaves that read its units.
+    Of a group ``by_sums``, a is what the program sums over its units; of one ``by_readers``, a are the slices of the
+    leaves that read its units.
 
     The state becomes ``{"gates": gates, "network": state}``; training keeps the gates as they are.  Networks of equal
     groups share their compiled programs, whatever the gates.
@@ -73,10 +75,10 @@ def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
     >>> half(jnp.array([[3.0, 4.0]]))
     Array([[3.]], dtype=float32)
     """
-    sites, readers = _sites(groups), _readers(groups)
+    parts = _sites(groups), _readers(groups), _sums(groups)
     state = {"gates": jax.tree.map(jnp.asarray, check(groups, gates)), "network": network.state}
-    train = None if network.train_apply is None else _GatedTraining(network.train_apply, sites, readers)
-    return Network(_Gated(network.apply, sites, readers), network.params, state, train)
+    train = None if network.train_apply is None else _GatedTraining(network.train_apply, *parts)
+    return Network(_Gated(network.apply, *parts), network.params, state, train)
 
 
 def factored(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
@@ -87,7 +89,7 @@ def factored(network: Network, groups: Sequence[Group], gates: Gates) -> Network
     state = {"gates": jax.tree.map(jnp.asarray, check(groups, gates)), "network": (network.params, network.state)}
     dtype = jnp.result_type(*jax.tree.leaves(network.params))
     factors = {group.name: jnp.ones(group.size, dtype) for group in groups}
-    return Network(_Factored(network.apply, _sites(groups), _readers(groups)), factors, state)
+    return Network(_Factored(network.apply, _sites(groups), _readers(groups), _sums(groups)), factors, state)
 
 
 @jax.jit
@@ -117,7 +119,8 @@ class Site(NamedTuple):
 def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
     check_groups(groups)
     for group in groups:
-        if not group.sites and not (group.by_readers and any(member.reads for member in group.members)):
+        read = group.by_readers and any(member.reads for member in group.members)
+        if not group.sites and not read and not group.by_sums:
             raise ValueError(
                 f"groups: {group.name!r} has no site, so that nothing would be gated. Tag the value after its "
                 "activation with jax.ad_checkpoint.checkpoint_name, and give the group that name."
@@ -131,7 +134,7 @@ def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
             tuple(sorted({1, *(member.each for member in group.members)})),
         )
         for group in groups
-        if not group.by_readers
+        if not group.by_readers and not group.by_sums
         for tag in group.sites
     )
 
@@ -160,15 +163,22 @@ def _readers(groups: Sequence[Group]) -> tuple[Reader, ...]:
     )
 
 
+def _sums(groups: Sequence[Group]) -> tuple[Group, ...]:
+    return tuple(group for group in groups if group.by_sums and not group.by_readers)
+
+
 @dataclass(frozen=True)
 class _Gated:
     apply: Callable[..., Any]
     sites: tuple[Site, ...]
     readers: tuple[Reader, ...] = ()
+    sums: tuple[Group, ...] = ()
 
     def __call__(self, params: Any, state: Any, images: Any) -> Any:
         trees = _without((params, state["network"]), self.readers, state["gates"])
-        return _run(self.apply, (*trees, images), self.sites, _switch(state["gates"]))
+        return _run(
+            _summed(self.apply, self.sums, state["gates"]), (*trees, images), self.sites, _switch(state["gates"])
+        )
 
 
 @dataclass(frozen=True)
@@ -176,10 +186,12 @@ class _GatedTraining:
     train_apply: Callable[..., Any]
     sites: tuple[Site, ...]
     readers: tuple[Reader, ...] = ()
+    sums: tuple[Group, ...] = ()
 
     def __call__(self, params: Any, state: Any, images: Any, rngs: Any) -> tuple[Any, Any]:
         arguments = (*_without((params, state["network"]), self.readers, state["gates"]), images, rngs)
-        outputs, inner = _run(self.train_apply, arguments, self.sites, _switch(state["gates"]))
+        apply = _summed(self.train_apply, self.sums, state["gates"])
+        outputs, inner = _run(apply, arguments, self.sites, _switch(state["gates"]))
         return outputs, {"gates": state["gates"], "network": _restored(inner, state, self.readers)}
 
 
@@ -188,6 +200,7 @@ class _Factored:
     apply: Callable[..., Any]
     sites: tuple[Site, ...]
     readers: tuple[Reader, ...] = ()
+    sums: tuple[Group, ...] = ()
 
     def __call__(self, factors: Any, state: Any, images: Any) -> Any:
         switch = _switch(state["gates"])
@@ -196,7 +209,31 @@ class _Factored:
         def change(value: Any, site: Site) -> Any:
             return switch(value, site) * _along(factors[site.group], value, site.axis)
 
-        return _run(self.apply, (*trees, images), self.sites, change)
+        apply = _summed(self.apply, self.sums, state["gates"], factors)
+        return _run(apply, (*trees, images), self.sites, change)
+
+
+def _where(value: Any, alive: Any) -> Any:
+    return jnp.where(alive, value, jnp.zeros((), value.dtype))
+
+
+def _summed(
+    apply: Callable[..., Any],
+    groups: tuple[Group, ...],
+    gates: Mapping[str, Any],
+    factors: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The function with zeros for units that are off in all that it sums over them, times factors of the others."""
+    if not groups:
+        return apply
+    # Removal, which programs are made smaller by, is itself made of gates.
+    from jaxprune.structured.discovery.placing import along, placed
+
+    def change(group: str, value: Any, units: np.ndarray, axis: int) -> Any:
+        value = along(_where, value, gates[group], units, axis)
+        return value if factors is None else along(jnp.multiply, value, factors[group].astype(value.dtype), units, axis)
+
+    return lambda *arguments: placed(apply, groups, *arguments).run(jax.tree.leaves(arguments), change)
 
 
 def _without(
@@ -275,6 +312,8 @@ def _run(
     change: Callable[[Any, Site], Any],
 ) -> Any:
     """Evaluates a function with the values of its sites changed."""
+    if not sites:
+        return apply(*arguments)
     structure: list[Any] = []
 
     def flat(*inputs: Any) -> Any:

@@ -152,7 +152,7 @@ def _jointly(groups: Sequence[Group], before: dict[str, np.ndarray], influences:
 def _demand_readers(groups: Sequence[Group]) -> None:
     """Checks what derivatives do not show: that somebody said which members read the units."""
     for group in groups:
-        if not group.is_layer and not any(member.reads for member in group.members):
+        if not group.is_layer and not group.by_sums and not any(member.reads for member in group.members):
             raise ValueError(
                 f"groups: no member of {group.name!r} reads its units. Mark those behind the site, such as the next "
                 "kernel, with reads=True: criteria rate what makes a unit by the others."
