@@ -15,6 +15,7 @@ from jaxprune.structured.folding import fold
 from jaxprune.structured.gates import factored, gated, ones
 from jaxprune.structured.interactions import gate_hessian
 from jaxprune.structured.joint import JointPruning, prune_jointly
+from jaxprune.structured.limits import drop_shares, limited
 from jaxprune.structured.removal import remove, restore
 from jaxprune.structured.searching import Compaction, Search, Tune
 from jaxprune.structured.selection import ALLOCATIONS, drop_layers, drop_units
@@ -45,6 +46,7 @@ __all__ = [
     "criteria",
     "discover",
     "drop_layers",
+    "drop_shares",
     "drop_units",
     "effects",
     "export",
@@ -53,6 +55,7 @@ __all__ = [
     "fold",
     "gate_hessian",
     "gated",
+    "limited",
     "load",
     "ones",
     "preprocess_of",

@@ -1,6 +1,7 @@
 """Whether declared groups are right, checked on numbers: what leaks, what was forgotten."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -106,8 +107,10 @@ def specification_of(network: Network, groups: Any) -> Specification:
     if isinstance(groups, Discovered):
         return Traced.of(network, groups)
     module = getattr(network.apply, "module", None)
-    if isinstance(module, Specification) and all(group in module.groups() for group in groups):
-        return module
+    if isinstance(module, Specification):
+        known = {group.name: group for group in module.groups()}
+        if all(one.name in known and replace(one, floor=known[one.name].floor) == known[one.name] for one in groups):
+            return module
     return Declared(network.apply, tuple(groups), network.train_apply)
 
 

@@ -22,9 +22,11 @@ class Changed:
 
     Attributes:
       changes: by the equation and the number of its operand.  The same change of the same value is made once.
+      outside: where a change keeps what it sees, who wants that: it must lie outside of loops and branches.
     """
 
     changes: Mapping[tuple[Path, int], Change]
+    outside: str = ""
 
     def run(self, program: Any, inputs: Sequence[Any], path: Path = ()) -> list[Any]:
         """Evaluates a program.
@@ -62,11 +64,16 @@ class Changed:
         if not self._holds(here):
             made = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(params))
             return list(made) if equation.primitive.multiple_results else [made]
+        if self.outside and name in ("scan", "while", "cond"):
+            raise ValueError(
+                f"groups: {self.outside} reads values where the program sums over units, but some of them lie inside "
+                f"of a {name!r}. Rate units by weights (l1, l2), or by what their removal does (kl, second_order)."
+            )
         loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
         if name in loops:
             return loops[name](params, operands, here)
         inner = params[CALLS[name]]
-        if name in ("jit", "pjit", "closed_call", "core_call"):
+        if self.outside or name in ("jit", "pjit", "closed_call", "core_call"):
             return self.run(inner, operands, here)
         kept = {key: params[key] for key in ("policy", "prevent_cse") if key in params}
         return jax.checkpoint(lambda *inputs: self.run(inner, inputs, here), **kept)(*operands)

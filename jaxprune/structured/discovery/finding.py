@@ -56,8 +56,12 @@ class Discovered(Sequence[Group]):
     def left_out(self) -> dict[str, tuple[Group, str]]:
         """Groups that were found and are not offered, with the reason, by name."""
         offered = {group.name for group in self.groups}
-        why = "it lies inside the units of another group: discover(..., inner=True) offers it"
-        return {one.group.name: (one.group, one.why_not or why) for one in self.found if one.group.name not in offered}
+        inner = "it lies inside the units of another group: discover(..., inner=True) offers it"
+        return {
+            one.group.name: (one.group, one.why_not or (inner if one.inner else "it was left out by name"))
+            for one in self.found
+            if one.group.name not in offered
+        }
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
@@ -88,8 +92,9 @@ class Discovered(Sequence[Group]):
 
     @property
     def unproven(self) -> dict[str, str]:
-        """Groups whose proof failed, and why, by name."""
-        return {name: why for name, why in (self.proof or {}).items() if why}
+        """Groups among these whose proof failed, and why, by name."""
+        names = {group.name for group in self.groups}
+        return {name: why for name, why in (self.proof or {}).items() if why and name in names}
 
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]

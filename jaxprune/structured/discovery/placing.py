@@ -13,6 +13,7 @@ from jax.extend import core
 
 from jaxprune import tree
 from jaxprune.groups import Group
+from jaxprune.network import Network
 from jaxprune.structured.discovery.evaluating import Change, Changed, Path
 from jaxprune.structured.discovery.finding import closed, follow, program_of
 from jaxprune.structured.discovery.indices import Classes
@@ -56,8 +57,17 @@ class Placed:
     outputs: Any
     spots: Mapping[tuple[Path, int], tuple[Spot, ...]]
 
-    def run(self, inputs: Sequence[Any], change: Along) -> Any:
-        """Evaluates the program with its units changed at every spot."""
+    def run(self, inputs: Sequence[Any], change: Along, *, outside: str = "") -> Any:
+        """Evaluates the program with its units changed at every spot.
+
+        Args:
+          inputs: the leaves of the arguments.
+          change: what is done to units at a value.
+          outside: who reads values, which nothing inside of a loop or a branch can give it.
+
+        Raises:
+          ValueError: there are such values.
+        """
         made: dict[tuple[tuple[str, int, bytes], ...], Change] = {}
 
         def changing(spots: Sequence[Spot]) -> Change:
@@ -65,7 +75,7 @@ class Placed:
             return made.setdefault(key, lambda value: _changed(value, spots, change))
 
         changes = {place: changing(spots) for place, spots in self.spots.items()}
-        return jax.tree.unflatten(self.outputs, Changed(changes).run(self.program, inputs))
+        return jax.tree.unflatten(self.outputs, Changed(changes, outside).run(self.program, inputs))
 
 
 def placed(function: Callable[..., Any], groups: Sequence[Group], params: Any, state: Any, *others: Any) -> Placed:
@@ -83,6 +93,43 @@ def placed(function: Callable[..., Any], groups: Sequence[Group], params: Any, s
     """
     leaves, structure = jax.tree.flatten((params, state, *others))
     return _placed(function, tuple(groups), structure, tuple(map(_kind, leaves)), config.jax_enable_x64)
+
+
+def switched(
+    function: Callable[..., Any],
+    groups: tuple[Group, ...],
+    gates: Mapping[str, Any],
+    factors: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The function with zeros for units that are off in all that it sums over them, times factors of the others."""
+
+    def change(group: str, value: Any, units: np.ndarray, axis: int) -> Any:
+        value = along(_where, value, gates[group], units, axis)
+        return value if factors is None else along(jnp.multiply, value, factors[group].astype(value.dtype), units, axis)
+
+    return lambda *arguments: placed(function, groups, *arguments).run(jax.tree.leaves(arguments), change)
+
+
+def magnitudes(network: Network, groups: tuple[Group, ...], gates: Mapping[str, Any], image: Any) -> dict[str, Any]:
+    """The mean absolute value of every unit in what is summed over it, for one image; of several values the sum.
+
+    Raises:
+      ValueError: a value inside of a loop or a branch.
+    """
+    found: dict[str, Any] = {group.name: jnp.zeros(group.size) for group in groups}
+
+    def change(group: str, value: Any, units: np.ndarray, axis: int) -> Any:
+        value = along(_where, value, gates[group], units, axis)
+        others = tuple(place for place in range(value.ndim) if place != axis)
+        counts = np.maximum(np.bincount(units[units >= 0], minlength=jnp.size(gates[group])), 1)
+        mean = jnp.zeros(counts.size + 1).at[units].add(jnp.mean(jnp.abs(value), axis=others))[:-1] / counts
+        found[group] = found[group] + mean
+        return value
+
+    arguments = network.params, network.state, image[None]
+    plan = placed(network.apply, groups, *arguments)
+    plan.run(jax.tree.leaves(arguments), change, outside="activation")
+    return found
 
 
 def along(function: Callable[[Any, Any], Any], value: Any, numbers: Any, units: np.ndarray, axis: int) -> Any:
@@ -103,6 +150,10 @@ def along(function: Callable[[Any, Any], Any], value: Any, numbers: Any, units: 
     ones = [1] * len(shape)
     ones[axis] = length
     return function(value, jnp.reshape(jnp.append(numbers, jnp.ones((), numbers.dtype))[units], ones))
+
+
+def _where(value: Any, alive: Any) -> Any:
+    return jnp.where(alive, value, jnp.zeros((), value.dtype))
 
 
 def _changed(value: Any, spots: Sequence[Spot], change: Along) -> Any:
