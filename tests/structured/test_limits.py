@@ -171,7 +171,7 @@ def test_aim_finishes_a_width_before_it_begins_another():
     assert not aim.gates["block1/conv"][:4].any()
 
 
-def searched(specification, net, shape, **options):
+def searched(specification, net, shape, share=0.15, **options):
     """The steps of a search that trains nothing."""
     return list(
         Search(
@@ -180,7 +180,7 @@ def searched(specification, net, shape, **options):
             tune=lambda network, parent, step, stage: network,
             scoring=[{"image": np.ones((2, *shape)), "label": np.zeros(2, int)}],
             image_shape=shape,
-            budget=budgets.macs(0.15),
+            budget=budgets.macs(share),
             **options,
         )(specification, net)
     )
@@ -210,10 +210,13 @@ def test_limited_is_what_a_search_keeps_to_in_any_program(name):
     shape = (size, size, 3)
     first = {"vgg": "conv0", "attention": "qkv"}[name]
     found = limited(discover(net, np.ones((2, *shape))), ignored=[first])
-    options = {"target": 0.25, "multiple": 2, "compaction": Compaction(1.0, 1000)}
+    target = {"vgg": 0.2, "attention": 0.1}[name]
+    options = {"target": target, "share": target / 2, "multiple": 2, "compaction": Compaction(1.0, 1000)}
     steps = searched(Traced.of(net, found), net, shape, **options)
-    assert steps[-1].macs <= 0.75 * steps[0].macs
-    assert all(width % 2 == 0 for width in sizes(steps[-1].specification).values())
+    assert steps[-1].macs <= (1 - target) * steps[0].macs
+    assert len(steps) > 2
+    widths, whole = sizes(steps[-1].specification), sizes(steps[0].specification)
+    assert all(width % 2 == 0 or width == whole[group] for group, width in widths.items())
     assert first not in sizes(steps[-1].specification)
     assert steps[-1].macs == jp.cost.macs(steps[-1].network, shape)
     images = np.random.default_rng(0).normal(size=(2, *shape))

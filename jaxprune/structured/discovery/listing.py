@@ -188,7 +188,8 @@ def _name(members: Sequence[Member], leaves: Sequence[Leaf]) -> str:
     """The name of what makes the units: that of its kernel, without the word kernel."""
     ranks = {leaf.name: len(leaf.axes) for leaf in leaves}
     makers = [member.leaf for member in members if not member.reads]
-    kernels = [leaf for leaf in makers if ranks[leaf] > 1]
+    kernels = [leaf for leaf in makers if ranks[leaf] > 1]  # biases of several layers at once are as well
+    kernels = [leaf for leaf in kernels if leaf.rpartition("/")[2] in _PLAIN] or kernels
     leaf = (kernels or makers or [members[0].leaf])[0]
     folder, _, last = leaf.rpartition("/")
     if 1 < len(kernels) <= _FEW:  # query, key and value: their attention
