@@ -36,11 +36,14 @@ def same(x):
 
 
 class VGG(nn.Module):
+    widths: tuple = (6, 8)
+    dense: int = 12
+
     @nn.compact
     def __call__(self, x, train=False):
-        for width in (6, 8):
+        for width in self.widths:
             x = nn.max_pool(Conv(width)(x, train), (2, 2), (2, 2))
-        x = nn.relu(nn.Dense(12)(x.reshape(len(x), -1)))
+        x = nn.relu(nn.Dense(self.dense)(x.reshape(len(x), -1)))
         return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=not train)(x))
 
 
@@ -55,11 +58,15 @@ class DenseNet(nn.Module):
 
 
 class MobileNet(nn.Module):
+    widths: tuple = (6, 8)
+    expansion: int = 2
+
     @nn.compact
     def __call__(self, x, train=False):
-        x = Conv(6, activation=nn.relu6)(x, train)
-        for width in (6, 8):
-            y = Conv(12, 3, 12, nn.relu6)(Conv(12, 1, activation=nn.relu6)(x, train), train)
+        x = Conv(self.widths[0], activation=nn.relu6)(x, train)
+        for width in self.widths:
+            inner = self.expansion * x.shape[-1]
+            y = Conv(inner, 3, inner, nn.relu6)(Conv(inner, 1, activation=nn.relu6)(x, train), train)
             y = Conv(width, 1, activation=same)(y, train)
             x = x + y if y.shape == x.shape else y
         return nn.Dense(CLASSES)(x.mean((1, 2)))
