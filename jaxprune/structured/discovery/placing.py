@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import config
 from jax.extend import core
 
 from jaxprune import tree
@@ -92,6 +91,7 @@ def placed(function: Callable[..., Any], groups: Sequence[Group], params: Any, s
       ValueError: leaves that are not there, or units that do not go together as they did when they were discovered.
     """
     leaves, structure = jax.tree.flatten((params, state, *others))
+    config: Any = jax.config
     return _placed(function, tuple(groups), structure, tuple(map(_kind, leaves)), config.jax_enable_x64)
 
 

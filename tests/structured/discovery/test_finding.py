@@ -249,11 +249,12 @@ def test_discover_lists_groups_that_have_a_hessian(blocks):
     np.testing.assert_allclose(got["in"] if blocks == "group" else got, want, rtol=1e-9, atol=1e-12)
 
 
-def test_discover_lists_groups_without_sites_which_activation_refuses():
+def test_discover_lists_groups_without_sites_which_activation_rates():
     net, images = plain.network("glu"), vgg_images("glu")
     groups = discover(net, images).groups
-    with pytest.raises(ValueError, match="'in' has no site"):
-        criteria.activation()(net, groups, ones(groups), [{"image": images}])
+    rated = criteria.activation()(net, groups, ones(groups), [{"image": images}])
+    a, b = np.split(images.reshape(3, -1) @ net.params["in"] + net.params["bias"], 2, 1)
+    np.testing.assert_allclose(rated["in"], np.abs(jax.nn.silu(a) * b).mean(0), rtol=1e-6)
 
 
 def test_discover_lists_groups_that_another_network_refuses():
