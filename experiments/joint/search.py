@@ -38,12 +38,6 @@ class World:
         """(h, w, c)."""
         return self.data["test"]["image"].shape[1:]
 
-    @property
-    def build(self) -> Build:
-        """Reads what a specification of this seed's networks wrote."""
-        traced = isinstance(self.module, jp.structured.Traced)
-        return partial(jp.structured.Traced.described, network=self.dense) if traced else jp.models.specification
-
     @cached_property
     def dense_hits(self) -> dict[str, np.ndarray]:
         """What the dense network gets right under every condition."""
@@ -134,7 +128,7 @@ def search_steps(run: Run, world: World) -> list[Step]:
     folder = check.writable("out", world.out / trajectory_folder(config, world.fingerprint))
     # Runs that differ only in what is measured share a search.
     with exclusive.wait(folder.with_suffix(".claim")):
-        saved = Trajectory(folder, search_identity(config, world.fingerprint), world.build)
+        saved = Trajectory(folder, search_identity(config, world.fingerprint), _build(world))
         steps = saved.steps()
         search = partial(extra_training, run, world)
         if run.chooser != CONTROL:
@@ -146,6 +140,13 @@ def search_steps(run: Run, world: World) -> list[Step]:
             world.console.print(f"{line} {1 - step.macs / steps[0].macs:6.1%}", highlight=False)
         _export(steps[-1], world, folder / "final.jaxexport")
     return steps
+
+
+def _build(world: World) -> Build:
+    """Reads what a specification of this seed's networks wrote."""
+    if isinstance(world.module, jp.structured.Traced):
+        return partial(jp.structured.Traced.described, network=world.dense)
+    return jp.models.specification
 
 
 def _export(step: Step, world: World, path: Path) -> None:
