@@ -162,7 +162,7 @@ def test_aim_finishes_a_width_before_it_begins_another():
 
         parameters = macs
 
-    aim = Aim(Book(), GROUPS[:2], "operations", 0.2, multiple=8)  # pyright: ignore[reportArgumentType]
+    aim = Aim(Book(), GROUPS[:2], "operations", 0.1, multiple=8)  # pyright: ignore[reportArgumentType]
     prices = np.concatenate([np.linspace(1, 2, 8), np.linspace(0.5, 3, 12)])
     went = []
     while not aim.met():
