@@ -132,6 +132,8 @@ class Group:
       by_readers: whether it has no sites, and is gated where it is read instead, by zeros in the members that read it.
         It takes a group whose readers are all among them, each linear and nothing else: ``jp.structured.discover``
         lists such.
+      by_sums: whether it has no sites, and is gated wherever the network's program sums over its units: at the value
+        that a kernel is multiplied by, found anew for every shape of the images.
     """
 
     name: str
@@ -142,6 +144,7 @@ class Group:
     floor: int = 1
     stage: str = ""
     by_readers: bool = False
+    by_sums: bool = False
 
     @property
     def is_layer(self) -> bool:

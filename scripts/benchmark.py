@@ -31,6 +31,11 @@ CASES = {
         "benchmark_structured:step",
         "benchmark_joint:vit",
     ],
+    "discovered": [
+        "benchmark_discovered:large",
+        "benchmark_discovered:twelve_networks",
+        "benchmark_discovered:faster",
+    ],
     "representation": ["benchmark_representation:integrated_gradients", "benchmark_representation:lost"],
     "rounds": ["benchmark_rounds:prices"],
     "safety": ["benchmark_safety:guarantee"],

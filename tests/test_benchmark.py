@@ -174,7 +174,9 @@ def test_main_refuses_an_unknown_part(load, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "mask"])
     with pytest.raises(SystemExit):
         load("benchmark").main()
-    known = "masks or structured or representation or rounds or safety or pretrained or pipeline or curvature"
+    known = (
+        "masks or structured or discovered or representation or rounds or safety or pretrained or pipeline or curvature"
+    )
     assert f"expected {known}, but got mask." in capsys.readouterr().err
 
 

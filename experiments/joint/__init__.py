@@ -23,8 +23,9 @@ from experiments.joint.settings import FRACTIONS, RADIUS, VERSION, Inputs, Run, 
 from experiments.joint.trajectory import as_text
 from experiments.shared import study
 from experiments.shared.checkpoints import initialised, trained
+from experiments.shared.discovered import discovered
 from jaxprune.evaluate import robustness, transfer
-from jaxprune.structured import Step
+from jaxprune.structured import Specification, Step
 
 
 def prepare(settings: Settings, inputs: Inputs, seed: int) -> World:
@@ -32,15 +33,20 @@ def prepare(settings: Settings, inputs: Inputs, seed: int) -> World:
     images = inputs.images
     parts = jp.data.split(images.labels, images.name, seed, FRACTIONS)
     data = {name: jp.data.select(images, indices) for name, indices in parts.items()}
-    module = jp.models.resnet_cifar(settings.depth, len(images.classes), settings.width, keras=settings.keras)
-    variables = initialised(module, jax.random.key(seed), data["training"]["image"][:1])
+    if settings.network:
+        module, network = discovered(settings.network, tuple(images.image_shape), len(images.classes))
+    else:
+        module = jp.models.resnet_cifar(settings.depth, len(images.classes), settings.width, keras=settings.keras)
+        variables = initialised(module, jax.random.key(seed), data["training"]["image"][:1])
+        network = jp.Network.from_linen(module, variables, train={"train": True})
+    own = {"network": settings.network} if settings.network else {}
     dense = trained(
         settings.out,
-        jp.Network.from_linen(module, variables, train={"train": True}),
+        network,
         LOSS,
         transformation(settings.optimizer, settings.pretrain_rate, settings.pretrain_steps),
         data["training"],
-        {"module": module.describe(), "optimizer": settings.optimizer, "rate": settings.pretrain_rate},
+        {"module": module.describe(), "optimizer": settings.optimizer, "rate": settings.pretrain_rate, **own},
         steps=settings.pretrain_steps,
         batch_size=settings.batch_size,
         seed=seed,
@@ -67,12 +73,13 @@ def measure(world: World, run: Run) -> dict[str, Any]:
     """Searches; evaluates every step on the test split, and some of them under every condition."""
     steps = search_steps(run, world)
     test = world.data["test"]
+    classes = world.dense(test["image"][:1]).shape[1]
     reopened = partial(jp.structured.reopen, world.module, world.dense)
     described = [
         {
             **{name: getattr(step, name) for name in ("number", "kind", *tables.COUNTS, "removed", "scores")},
             **vars(method_of(vars(run), step.kind)),
-            "shape": step.specification.describe(),
+            "shape": shape_of(step.specification, classes),
             "hits": as_text(transfer.correct(reopened(step), batches(test))),
         }
         for step in steps
@@ -83,6 +90,13 @@ def measure(world: World, run: Run) -> dict[str, Any]:
         robust[str(number)] = {name: as_text(each) for name, each in hits.items()}
     found = {"latency": latencies(world, steps), "search_seconds": [step.seconds for step in steps[1:]]}
     return {"steps": described, "robustness": robust, "labels": test["label"].tolist(), "provenance": found}
+
+
+def shape_of(specification: Specification, classes: int) -> dict[str, Any]:
+    """Writes the shape of a network: its own description, or the width of every group that was discovered."""
+    if isinstance(specification, jp.structured.Traced):
+        return {"classes": classes, "blocks": {group.name: [group.size] for group in specification.groups()}}
+    return specification.describe()
 
 
 def latencies(world: World, steps: Sequence[Step]) -> dict[str, Any]:

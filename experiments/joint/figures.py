@@ -1,5 +1,6 @@
 """The figures of the study of joint pruning."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ _MOST = 9
 """Networks in a row at most; of longer runs some are left out, evenly."""
 SEEDS = 3
 """Seeds in the strips: the first ones."""
+_FEWEST = 9
+"""Rows for which there is room at least, whatever a network has."""
 _LABELS = {
     "cka": "CKA",
     **{f"cka-{kind}": f"CKA ({kind})" for kind in ("biased", "rbf", "minibatch", "streaming")},
@@ -124,7 +127,7 @@ def silhouettes(results: Results, budget: str, seed: int) -> Figure:
     runs = [run for chooser in results.choosers for run in results.of(budget, chooser) if run.seed == seed]
     rows = [evenly(_MOST, len(run.steps)) for run in runs]
     columns = max(map(len, rows))
-    with report.figure(9.5, (0.085 * len(_blocks(runs[0])) + 0.62) * len(runs) + 0.5) as drawn:
+    with report.figure(9.5, (0.085 * max(_FEWEST, len(_blocks(runs[0]))) + 0.62) * len(runs) + 0.5) as drawn:
         axes = drawn.subplots(len(runs), columns, squeeze=False)
         for across, run, numbers in zip(axes, runs, rows, strict=True):
             for axis, number, before in zip(across, numbers, [0, *numbers], strict=False):
@@ -143,7 +146,7 @@ def strips(results: Results, budget: str) -> Figure:
     seeds, choosers = results.seeds[:SEEDS], [name for name in results.choosers if results.of(budget, name)]
     names = _blocks(results.runs[0])
     starts = _starts(names)
-    height = (0.15 * len(names) + 0.35) * len(seeds) + 0.6
+    height = (0.15 * max(_FEWEST, len(names)) + 0.35) * len(seeds) + 0.6
     with report.figure(max(9.5, 2.3 * len(choosers)), height) as drawn:
         axes = drawn.subplots(len(seeds), len(choosers), sharey=True, squeeze=False)
         for axis, chooser in zip(axes[0], choosers, strict=True):
@@ -262,13 +265,18 @@ def _widths(step: dict[str, Any], names: Sequence[str]) -> np.ndarray:
 
 
 def _blocks(run: Searched) -> list[str]:
-    return sorted(run.steps[0]["shape"]["blocks"], key=_place)
+    names = list(run.steps[0]["shape"]["blocks"])
+    return sorted(names, key=_place) if all(map(_PLACE.fullmatch, names)) else names
 
 
 def _starts(names: Sequence[str]) -> dict[int, int]:
     return {stage: place for place, (stage, block) in enumerate(map(_place, names)) if block == 0}
 
 
+_PLACE = re.compile(r"stage(\d+)_block(\d+)")
+
+
 def _place(name: str) -> tuple[int, int]:
-    stage, block = name.removeprefix("stage").split("_block")
-    return int(stage), int(block)
+    """Stage and number of a block; groups that were discovered have neither."""
+    found = _PLACE.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else (0, -1)

@@ -95,16 +95,12 @@ start from the same dense network of a seed and tune with the same seeds.
 
 Objective, score, update.| {axes}
 
-What a step removes.| Equal {budgets}, {amount}{filters}. Layers are whole residual blocks with an identity shortcut,
-rated by the criterion {s.layer_criterion!r}; neurons are filters inside blocks, rated by {s.neuron_criterion!r} and
-compared across blocks by {s.allocation!r}. Of equal candidates the layer is kept. Every stage keeps two blocks, every
-block a filter: a candidate beyond these floors is not made, and where only one can be made it is kept without a
-comparison.
+What a step removes.| Equal {budgets}, {amount}{filters}. {removable} A candidate beyond these floors is not made, and
+where only one can be made it is kept without a comparison.
 
-Network and splits.| CIFAR ResNet of depth {s.depth} and width {s.width}, {variant}, trained for {s.pretrain_steps}
-steps ({s.optimizer}, rate {s.pretrain_rate:g}). Splits are disjoint and stratified, anew for each seed: {splits}.
-Training serves the dense network and all tuning, scoring the criteria. The choosers look at {seen}; accuracy and
-robustness are of test.
+Network and splits.| {network}, trained for {s.pretrain_steps} steps ({s.optimizer}, rate {s.pretrain_rate:g}). Splits
+are disjoint and stratified, anew for each seed: {splits}. Training serves the dense network and all tuning, scoring the
+criteria. The choosers look at {seen}; accuracy and robustness are of test.
 
 Robustness.| Fifteen corruptions at severities {severities}, made anew for these images; attacks on pixels within ε
 (FGSM one step, PGD ten of ε/4), made on each network (white-box), or on the dense one and shown to all (made on dense).
@@ -124,6 +120,16 @@ dense network is not counted.
 Source.| Nascimento et al. (2025), arXiv 2506.04513. Its exact tables were not available to us, and numbers on other
 data, networks and training are not comparable with them.
 """
+
+_BLOCKS = (
+    "Layers are whole residual blocks with an identity shortcut, rated by the criterion {s.layer_criterion!r}; neurons "
+    "are filters inside blocks, rated by {s.neuron_criterion!r} and compared across blocks by {s.allocation!r}. Of "
+    "equal candidates the layer is kept. Every stage keeps two blocks, every block a filter."
+)
+_FOUND = (
+    "No layer goes. Neurons are the units of groups that were found in the program of the network and proven by "
+    "cutting, rated by {s.neuron_criterion!r} and compared across groups by {s.allocation!r}. Every group keeps one."
+)
 
 _CONTROL = (
     "The dense network is tuned, step by step, as a search tunes what it keeps, and not pruned. Networks are compared "
@@ -145,6 +151,13 @@ def axes(settings: Any) -> str:
     return f"{' '.join(said)} The control: none, dense, training."
 
 
+def _network(settings: Any) -> str:
+    if settings.network:
+        return f"The network that {settings.network.partition('@')[0]} returns, the same for every seed"
+    variant = "in the variant of Keras's examples" if settings.keras else "with BatchNorm"
+    return f"CIFAR ResNet of depth {settings.depth} and width {settings.width}, {variant}"
+
+
 def method(settings: Any, results: Results) -> list[tuple[str, str]]:
     """Says how the study was made, and what it leaves open."""
     parent = f" {chosen(settings.distil)} of the loss is the cross-entropy to the parent's outputs."
@@ -157,7 +170,8 @@ def method(settings: Any, results: Results) -> list[tuple[str, str]]:
         axes=axes(settings),
         amount=f"{chosen(settings.share)} of the dense network" if settings.share else "one block's worth",
         filters=" (by filters: exactly as many as the layer has)" if "filters" in results.budgets else "",
-        variant="in the variant of Keras's examples" if settings.keras else "with BatchNorm",
+        removable=(_FOUND if settings.network else _BLOCKS).format(s=settings),
+        network=_network(settings),
         splits=", ".join(f"{share:.0%} {part}" for part, share in FRACTIONS.items()),
         seen={"selection": "selection", "test": "the test split itself, as in the paper's code: it leaks"}[
             settings.choose_on

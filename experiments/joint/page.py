@@ -76,14 +76,13 @@ def _shapes(page: report.Page, results: Results) -> None:
         first = next(run.seed for run in results.runs if run.budget == budget and run.chooser in results.choosers)
         page.drawing(
             figures.silhouettes(results, budget, first),
-            f"{_steps_of(results, budget)}The networks of seed {first}. Every bar is a residual block, as long as it "
-            "has filters inside; data flows down, through three stages. Colour shows what went since the network to "
-            "the left. Above each: the share of operations that is gone, and the accuracy.",
+            f"{_steps_of(results, budget)}The networks of seed {first}. Every bar is {_bar(results)} Colour shows what "
+            "went since the network to the left. Above each: the share of operations that is gone, and the accuracy.",
         )
         page.drawing(
             figures.strips(results, budget),
-            f"{_steps_of(results, budget)}The share of its filters that every block has left, step by step; hatched "
-            f"where the block is gone. Rows: {rows}.",
+            f"{_steps_of(results, budget)}The share of its {_part(results)} has left, step by step; hatched where all "
+            f"of it is gone. Rows: {rows}.",
         )
     page.section("What the choosers saw")
     drawings = {budget: drawn for budget in results.budgets if (drawn := figures.scores(results, budget))}
@@ -94,6 +93,16 @@ def _shapes(page: report.Page, results: Results) -> None:
             "one that was kept, always the higher. Grey at the foot: only one candidate could be made.",
         )
     _chosen_table(page, results)
+
+
+def _bar(results: Results) -> str:
+    if results.runs[0].config.get("network"):
+        return "a group of units that was discovered, as long as it has units, in the order of the program."
+    return "a residual block, as long as it has filters inside; data flows down, through three stages."
+
+
+def _part(results: Results) -> str:
+    return "units that every group" if results.runs[0].config.get("network") else "filters that every block"
 
 
 def _chosen_table(page: report.Page, results: Results) -> None:

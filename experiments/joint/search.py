@@ -15,7 +15,7 @@ from rich.console import Console
 import jaxprune as jp
 from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA, LOSS
 from experiments.joint.settings import CONTROL, Run, search_identity, trajectory_folder
-from experiments.joint.trajectory import Trajectory
+from experiments.joint.trajectory import Build, Trajectory
 from jaxprune import check, exclusive, records
 from jaxprune.evaluate import robustness
 from jaxprune.structured import Step
@@ -128,7 +128,7 @@ def search_steps(run: Run, world: World) -> list[Step]:
     folder = check.writable("out", world.out / trajectory_folder(config, world.fingerprint))
     # Runs that differ only in what is measured share a search.
     with exclusive.wait(folder.with_suffix(".claim")):
-        saved = Trajectory(folder, search_identity(config, world.fingerprint))
+        saved = Trajectory(folder, search_identity(config, world.fingerprint), _build(world))
         steps = saved.steps()
         search = partial(extra_training, run, world)
         if run.chooser != CONTROL:
@@ -138,8 +138,29 @@ def search_steps(run: Run, world: World) -> list[Step]:
             steps.append(step)
             line = f"seed {run.seed}  {run.budget}  {run.chooser:14} {step.number:2} {step.kind:8}"
             world.console.print(f"{line} {1 - step.macs / steps[0].macs:6.1%}", highlight=False)
-        jp.structured.export(steps[-1].network, world.image_shape, folder / "final.jaxexport")
+        _export(steps[-1], world, folder / "final.jaxexport")
     return steps
+
+
+def _build(world: World) -> Build:
+    """Reads what a specification of this seed's networks wrote."""
+    if isinstance(world.module, jp.structured.Traced):
+        return partial(jp.structured.Traced.described, network=world.dense)
+    return jp.models.specification
+
+
+def _export(step: Step, world: World, path: Path) -> None:
+    """Writes the artefact to serve; a user's own function may not take a batch of any size."""
+    try:
+        jp.structured.export(step.network, world.image_shape, path)
+    except Exception as error:
+        if not isinstance(step.specification, jp.structured.Traced):
+            raise
+        world.console.print(
+            f"{path.name} was not written, since the network takes no batch of an open size ({check.first_line(error)}"
+            "): write x.shape[0] for len(x), and -1 in a reshape.",
+            markup=False,
+        )
 
 
 def extra_training(run: Run, world: World, start: Step | None) -> Iterator[Step]:

@@ -12,6 +12,7 @@ import numpy as np
 import jaxprune as jp
 from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA
 from experiments.shared import images, named
+from experiments.shared.discovered import discovered
 from experiments.shared.named import Named
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, at_most_images, each_once, fits, listed, positive, seeds_below
@@ -51,6 +52,9 @@ class Decisive:
     """Depth of the CIFAR ResNet, 6 n + 2."""
     width: int = 16
     """Channels of its first stage."""
+    network: Annotated[Named, listed(("", "package.module:function"))] = ""
+    """A function without arguments that returns a jp.Network of these images and classes, to be searched instead: its
+    structure is found in its program.  Only units can go, and seeds differ in splits and training alone."""
     keras: bool = False
     """Build the variant of Keras's examples: biased convolutions, projections without BatchNorm."""
     pretrain_steps: int = 1000
@@ -137,6 +141,8 @@ PAPER: Mapping[str, tuple[Any, str]] = {
 }
 """What ``--paper`` changes: the value of the authors' code, and the quirk in words."""
 
+UNITS: Mapping[str, Any] = {"choosers": ("always-neurons", CONTROL), "share": 0.1}
+"""What a network of the user's own takes instead of the defaults: it has no layers that can go."""
 MISSING = (
     "Not reproduced of it: three augmented copies (crops and flips) of the data in an epoch, the mean of every pixel "
     "subtracted, 10 + 190 epochs of tuning in every step with drops of the rate after 102 and 152 of them (here: at "
@@ -155,10 +161,13 @@ def quirks(settings: Settings) -> list[str]:
 
 
 def resolved(settings: Settings) -> Settings:
-    """Applies ``--paper`` where it was asked for; what the user set otherwise stays.
+    """Applies ``--paper``, or what goes with a network of the user's own; what the user set otherwise stays.
 
     A value that is set to its default cannot be told from one that is not set, so it becomes the authors'.
     """
+    if settings.network and not settings.paper:
+        free = {name: value for name, value in UNITS.items() if getattr(settings, name) == getattr(Settings, name)}
+        return dataclasses.replace(settings, **free)
     authors = {name: value for name, (value, _) in PAPER.items() if getattr(settings, name) == getattr(Settings, name)}
     return dataclasses.replace(settings, **authors) if settings.paper else settings
 
@@ -207,19 +216,46 @@ def open_study(settings: Settings) -> Inputs:
         )
     _check_numbers(settings)
     seeds_below(settings, 2**32 // 10_000 - 1)
-    jp.models.resnet_cifar(settings.depth, 2, settings.width)
+    if not settings.network:
+        jp.models.resnet_cifar(settings.depth, 2, settings.width)
     source = images.load(settings.data, settings.data_folder, settings.image).images
     classes = len(source.classes)
     if classes < 2:
         raise ValueError(f"data: expected images of two classes or more, but got {classes}. Add a class.")
-    network = jp.models.resnet_cifar(settings.depth, classes, settings.width, keras=settings.keras)
-    fits("width, depth", f"{settings.width}, {settings.depth}", network, source.image_shape)
+    if settings.network:
+        _check_own(settings)
+        discovered(settings.network, tuple(source.image_shape), classes)
+    else:
+        network = jp.models.resnet_cifar(settings.depth, classes, settings.width, keras=settings.keras)
+        fits("width, depth", f"{settings.width}, {settings.depth}", network, source.image_shape)
     for seed in settings.seeds:
         training = jp.data.split(source.labels, source.name, seed, FRACTIONS)["training"]
         at_most_images(settings.batch_size, len(training), "the training split")
     # What is passed is opened, and only then called by its name; that of the source enters the splits.
-    settings = dataclasses.replace(settings, data=named.name(settings.data))
+    own = named.name(settings.network) if settings.network else ""
+    settings = dataclasses.replace(settings, data=named.name(settings.data), network=own)
     return Inputs(settings, source, records.digest([source.name, source.fingerprint()])[:16])
+
+
+def _check_own(settings: Settings) -> None:
+    """Checks that nothing asks for layers of a network in which units alone can go."""
+    free = UNITS["choosers"]
+    if settings.paper or not set(settings.choosers) <= set(free):
+        raise ValueError(
+            f"choosers: expected {' or '.join(free)}, since of a network of your own no layer can go, but got "
+            f"{'--paper' if settings.paper else ', '.join(settings.choosers)}. Leave it out, or --network."
+        )
+    if not settings.share or not settings.target or "filters" in settings.budgets:
+        raise ValueError(
+            "share, target, budgets: expected shares above 0, and another budget than filters, since a network of your "
+            "own has no layer to measure a step by. Take --share 0.1 and --target 0.5, or leave out --network."
+        )
+    for name in ("layer_criterion", "neuron_criterion"):
+        if getattr(settings, name) == "cka":
+            raise ValueError(
+                f"{name}: expected a criterion of weights, activations or outputs, since a network of your own need "
+                "not tag its features, but got cka. Take second-order or kl."
+            )
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -245,7 +281,7 @@ def _check_numbers(settings: Settings) -> None:
             )
     # Of two that are called alike in records, one would be lost.
     each_once("epsilons", tuple(map(RADIUS.format, (255 * epsilon for epsilon in settings.epsilons))))
-    if settings.depth < 20 and (settings.share == 0 or "always-layer" in settings.choosers):
+    if not settings.network and settings.depth < 20 and (settings.share == 0 or "always-layer" in settings.choosers):
         raise ValueError(
             f"depth: expected 20 or more, so that a stage has a block that can go, but got {settings.depth}: two "
             "blocks of every stage stay. Without always-layer, and with a share for each step, less will do."

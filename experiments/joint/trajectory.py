@@ -8,7 +8,7 @@ TRAJECTORY/step_003/step.json                how it came about; written last, so
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,17 @@ from jaxprune import check, files
 _NOTED = ("number", "kind", "macs", "parameters", "filters", "removed", "scores", "seconds")
 
 
-class Trajectory:
-    """The steps of one run, on disk; ``identity`` is all that decides the search: a folder of another is refused."""
+Build = Callable[[Mapping[str, Any]], jp.structured.Specification]
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+
+class Trajectory:
+    """The steps of one run, on disk; ``identity`` is all that decides the search: a folder of another is refused.
+
+    ``build`` makes a specification of what one wrote.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], build: Build = jp.models.specification) -> None:
+        self._build = build
         self.folder = check.writable("out", folder)
         marker, text = folder / "run.json", json.dumps(identity, indent=1, sort_keys=True) + "\n"
         if not marker.exists():
@@ -39,7 +46,7 @@ class Trajectory:
     def steps(self) -> list[jp.structured.Step]:
         """Loads the steps that are complete, from the dense network on."""
         complete = itertools.takewhile(lambda path: (path / "step.json").exists(), map(self.path, itertools.count()))
-        return list(map(_loaded, complete))
+        return [_loaded(path, self._build) for path in complete]
 
     def append(self, step: jp.structured.Step, image_shape: Sequence[int]) -> None:
         """Saves a step."""
@@ -54,15 +61,15 @@ class Trajectory:
         return self.folder / f"step_{number:03}"
 
 
-def _loaded(folder: Path) -> jp.structured.Step:
+def _loaded(folder: Path, build: Build) -> jp.structured.Step:
     try:
-        specification, network = jp.structured.load(folder, jp.models.specification)
+        specification, network = jp.structured.load(folder, build)
         notes = json.loads((folder / "step.json").read_text())
         return jp.structured.Step(
             specification=specification,
             params=network.params,
             state=network.state,
-            base=jp.models.specification(notes["base"]),
+            base=build(notes["base"]),
             gates={name: np.array([one == "1" for one in text]) for name, text in notes["gates"].items()},
             **{name: notes[name] for name in _NOTED},
         )

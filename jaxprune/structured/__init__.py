@@ -15,6 +15,7 @@ from jaxprune.structured.folding import fold
 from jaxprune.structured.gates import factored, gated, ones
 from jaxprune.structured.interactions import gate_hessian
 from jaxprune.structured.joint import JointPruning, prune_jointly
+from jaxprune.structured.limits import drop_shares, limited
 from jaxprune.structured.programs import load_program, save_program
 from jaxprune.structured.removal import remove, restore
 from jaxprune.structured.searching import Compaction, Search, Tune
@@ -46,6 +47,7 @@ __all__ = [
     "criteria",
     "discover",
     "drop_layers",
+    "drop_shares",
     "drop_units",
     "effects",
     "export",
@@ -54,6 +56,7 @@ __all__ = [
     "fold",
     "gate_hessian",
     "gated",
+    "limited",
     "load",
     "load_program",
     "ones",

@@ -26,10 +26,11 @@ class Aim:
       units: the groups whose units may go.
       per: one of ``CURRENCIES``.
       target: the share that goes.
+      multiple: widths that change become multiples of this number.
     """
 
-    def __init__(self, book: Account, units: Sequence[Group], per: str, target: float) -> None:
-        self._units = units
+    def __init__(self, book: Account, units: Sequence[Group], per: str, target: float, multiple: int = 1) -> None:
+        self._units, self._multiple = units, multiple
         self._cost: Cost = {"operations": book.macs, "parameters": book.parameters, "units": self._count}[per]
         self.gates = ones(book.groups)
         self.whole, self.removed = self._cost(self.gates), 0.0
@@ -50,12 +51,16 @@ class Aim:
         }
 
     def met(self, share: float = 1.0) -> bool:
-        """Whether enough is gone, or a share of that."""
-        return self.removed >= share * self._amount
+        """Whether enough is gone, or a share of that, and no width is on its way to a multiple."""
+        return self.removed >= share * self._amount and not any(map(self._underway, self._units))
 
     def next(self, prices: np.ndarray) -> int:
         """The unit of the lowest price for each part of the cost that it saves, ties by position."""
-        able = {group.name: self.gates[group.name].sum() > max(group.floor, 1) for group in self._units}
+        underway = [group.name for group in self._units if self._underway(group)]
+        able = {
+            group.name: group.name in underway or (not underway and self._following(group) >= self._floor(group))
+            for group in self._units
+        }
         saved = np.concatenate([np.full(group.size, self._saved[group.name]) for group in self._units])
         may = np.concatenate([self.gates[group.name] & able[group.name] for group in self._units])
         with np.errstate(over="ignore"):  # what saves nothing goes last
@@ -73,6 +78,17 @@ class Aim:
             self._saved[other.name] = self._saving(other)
         return group.name, number
 
+    def _floor(self, group: Group) -> int:
+        return -(-max(group.floor, 1) // self._multiple) * self._multiple
+
+    def _following(self, group: Group) -> int:
+        """The next smaller width that is a multiple."""
+        return (int(self.gates[group.name].sum()) - 1) // self._multiple * self._multiple
+
+    def _underway(self, group: Group) -> bool:
+        alive = int(self.gates[group.name].sum())
+        return alive < group.size and alive % self._multiple > 0
+
     def _saving(self, group: Group) -> float:
         """What the network saves without one more unit of a group."""
         less = self.gates[group.name].copy()
@@ -83,7 +99,7 @@ class Aim:
         return float(sum(np.sum(gates[group.name]) for group in self._units))
 
     def _check(self, per: str, target: float) -> None:
-        least = {group.name: np.arange(group.size) < max(group.floor, 1) for group in self._units}
+        least = {group.name: np.arange(group.size) < self._floor(group) for group in self._units}
         most = self.whole - self._cost({**self.gates, **least})
         if not 0 < self._amount <= most:
             raise ValueError(

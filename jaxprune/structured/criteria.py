@@ -15,7 +15,7 @@ keep.  It is a function; yours may be five lines:
 The network comes ungated, as it is; units whose gates are False are gone, and what they are rated does not matter.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +27,8 @@ from jaxprune import check, losses, processes, tree
 from jaxprune.groups import Gates, Group, Member, below
 from jaxprune.network import Network
 from jaxprune.sites import read
+from jaxprune.structured.discovery.placing import magnitudes
+from jaxprune.structured.gates import check as check_gates
 from jaxprune.structured.gates import gated
 from jaxprune.structured.removal import kept
 from jaxprune.types import Batch
@@ -71,6 +73,8 @@ def batchnorm_scale() -> Criterion:
 
 def activation() -> Criterion:
     """Rates a unit, or a layer, by the mean absolute value at its gate, over positions and weighted examples.
+
+    Of units that were discovered without a tag: at the values that the program sums over them, outside of loops.
 
     One forward pass.  Dead units pass zero.
     """
@@ -167,12 +171,15 @@ def _scales(network: Network) -> dict[str, np.ndarray]:
     return {
         name: np.asarray(leaf)
         for name, leaf in tree.by_name(network.params).items()
-        if any(known.endswith(f"/{name.removesuffix('scale')}mean") for known in statistics) and name.endswith("scale")
+        if any(f"/{known}".endswith(f"/{name.removesuffix('scale')}mean") for known in statistics)
+        and name.endswith("scale")
     }
 
 
 def _activation(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
     check.network(network)
+    if groups and all(group.by_sums for group in groups):
+        return _at_sums(network, tuple(groups), check_gates(groups, gates), listed(batches))
     for group in groups:
         _demand(group.sites, group, "a site", "activation reads values that the network tags; l1 and l2 read weights.")
     open_network = gated(network, groups, gates)
@@ -182,6 +189,29 @@ def _activation(network: Network, groups: Sequence[Group], gates: Gates, batches
         totals = found if totals is None else tree.add(totals, found)
         weight += float(jnp.sum(losses.weights(batch)))
     return {name: np.asarray(values) / weight for name, values in (totals or {}).items()}
+
+
+def _at_sums(
+    network: Network, groups: tuple[Group, ...], gates: Mapping[str, np.ndarray], batches: Sequence[Batch]
+) -> Ratings:
+    totals: dict[str, np.ndarray] = {group.name: np.zeros(group.size) for group in groups}
+    weight = 0.0
+    for batch in batches:
+        for name, values in _summed(network, batch, gates, groups=groups).items():
+            totals[name] += np.asarray(values, np.float64)
+        weight += float(jnp.sum(losses.weights(batch)))
+    return {name: values / weight for name, values in totals.items()}
+
+
+@partial(jax.jit, static_argnames="groups")
+def _summed(network: Network, batch: Batch, gates: Any, *, groups: tuple[Group, ...]) -> dict[str, Any]:
+    # Example by example, since a value need not have an axis of examples.
+    found = jax.vmap(lambda image: magnitudes(network, groups, gates, image))(batch["image"])
+    weights = losses.weights(batch)
+    return {
+        name: jnp.sum(jnp.where(weights[:, None] > 0, weights[:, None] * values, 0), axis=0)
+        for name, values in found.items()
+    }
 
 
 @partial(jax.jit, static_argnames="groups")

@@ -1,9 +1,10 @@
 """Switching units off inside a network, without changing the shape of anything.
 
 A unit whose gate is False is replaced by zero at its site, after its activation: nothing of it reaches the rest of the
-network, in evaluation or in training.  The units of a group ``by_readers`` are gated where they are read: what the
-members with ``reads`` hold of them is replaced by zero.  Gates are part of the state, so one compiled program serves
-every choice.
+network, in evaluation or in training.  The units of a group ``by_sums``, which were discovered, need no tag: they are
+gated wherever the program sums over them, at the values that kernels are multiplied by.  Those of a group
+``by_readers`` are gated where they are read: what the members with ``reads`` hold of them is replaced by zero.  Gates
+are part of the state, so one compiled program serves every choice.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import tree
-from jaxprune.groups import Gates, Group, Member, check_groups
+from jaxprune.groups import Gates, Group, check_groups
 from jaxprune.network import Network
 from jaxprune.sites.program import trace
+from jaxprune.structured import readers
 
 
 def ones(groups: Iterable[Group]) -> dict[str, np.ndarray]:
@@ -58,7 +59,8 @@ def check(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
 def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
     """Makes the network in which units are switched off by gates, ``a <- where(gate, a, 0)`` at every site.
 
-    Of a group ``by_readers``, a are the slices of the leaves that read its units.
+    Of a group ``by_sums``, a is what the program sums over its units; of one ``by_readers``, a are the slices of the
+    leaves that read its units.
 
     The state becomes ``{"gates": gates, "network": state}``; training keeps the gates as they are.  Networks of equal
     groups share their compiled programs, whatever the gates.
@@ -78,10 +80,10 @@ def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
     >>> half(jnp.array([[3.0, 4.0]]))
     Array([[3.]], dtype=float32)
     """
-    sites, readers = _sites(groups), _readers(groups)
+    parts = _sites(groups), readers.of(groups), _sums(groups)
     state = {"gates": jax.tree.map(jnp.asarray, check(groups, gates)), "network": network.state}
-    train = None if network.train_apply is None else _GatedTraining(network.train_apply, sites, readers)
-    return Network(_Gated(network.apply, sites, readers), network.params, state, train)
+    train = None if network.train_apply is None else _GatedTraining(network.train_apply, *parts)
+    return Network(_Gated(network.apply, *parts), network.params, state, train)
 
 
 def factored(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
@@ -92,7 +94,7 @@ def factored(network: Network, groups: Sequence[Group], gates: Gates) -> Network
     state = {"gates": jax.tree.map(jnp.asarray, check(groups, gates)), "network": (network.params, network.state)}
     dtype = jnp.result_type(*jax.tree.leaves(network.params))
     factors = {group.name: jnp.ones(group.size, dtype) for group in groups}
-    return Network(_Factored(network.apply, _sites(groups), _readers(groups)), factors, state)
+    return Network(_Factored(network.apply, _sites(groups), readers.of(groups), _sums(groups)), factors, state)
 
 
 @jax.jit
@@ -122,7 +124,8 @@ class Site(NamedTuple):
 def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
     check_groups(groups)
     for group in groups:
-        if not group.sites and not (group.by_readers and any(member.reads for member in group.members)):
+        read = group.by_readers and any(member.reads for member in group.members)
+        if not group.sites and not read and not group.by_sums:
             raise ValueError(
                 f"groups: {group.name!r} has no site, so that nothing would be gated. Tag the value after its "
                 "activation with jax.ad_checkpoint.checkpoint_name, and give the group that name."
@@ -136,124 +139,74 @@ def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
             tuple(sorted({1, *(member.each for member in group.members)})),
         )
         for group in groups
-        if not group.by_readers
+        if not group.by_readers and not group.by_sums
         for tag in group.sites
     )
 
 
-class Reader(NamedTuple):
-    """A part of a leaf by which a group is gated where it is read.
-
-    Attributes:
-      group: the name of the group.
-      size: how many units.
-      member: the part.
-    """
-
-    group: str
-    size: int
-    member: Member
-
-
-def _readers(groups: Sequence[Group]) -> tuple[Reader, ...]:
-    return tuple(
-        Reader(group.name, group.size, member)
-        for group in groups
-        if group.by_readers
-        for member in group.members
-        if member.reads
-    )
+def _sums(groups: Sequence[Group]) -> tuple[Group, ...]:
+    return tuple(group for group in groups if group.by_sums and not group.by_readers)
 
 
 @dataclass(frozen=True)
 class _Gated:
     apply: Callable[..., Any]
     sites: tuple[Site, ...]
-    readers: tuple[Reader, ...] = ()
+    read_by: tuple[readers.Reader, ...] = ()
+    sums: tuple[Group, ...] = ()
 
     def __call__(self, params: Any, state: Any, images: Any) -> Any:
-        trees = _without((params, state["network"]), self.readers, state["gates"])
-        return _run(self.apply, (*trees, images), self.sites, _switch(state["gates"]))
+        trees = readers.without((params, state["network"]), self.read_by, state["gates"])
+        return _run(
+            _summed(self.apply, self.sums, state["gates"]), (*trees, images), self.sites, _switch(state["gates"])
+        )
 
 
 @dataclass(frozen=True)
 class _GatedTraining:
     train_apply: Callable[..., Any]
     sites: tuple[Site, ...]
-    readers: tuple[Reader, ...] = ()
+    read_by: tuple[readers.Reader, ...] = ()
+    sums: tuple[Group, ...] = ()
 
     def __call__(self, params: Any, state: Any, images: Any, rngs: Any) -> tuple[Any, Any]:
-        arguments = (*_without((params, state["network"]), self.readers, state["gates"]), images, rngs)
-        outputs, inner = _run(self.train_apply, arguments, self.sites, _switch(state["gates"]))
-        return outputs, {"gates": state["gates"], "network": _restored(inner, state, self.readers)}
+        arguments = (*readers.without((params, state["network"]), self.read_by, state["gates"]), images, rngs)
+        apply = _summed(self.train_apply, self.sums, state["gates"])
+        outputs, inner = _run(apply, arguments, self.sites, _switch(state["gates"]))
+        return outputs, {"gates": state["gates"], "network": readers.restored(inner, state, self.read_by)}
 
 
 @dataclass(frozen=True)
 class _Factored:
     apply: Callable[..., Any]
     sites: tuple[Site, ...]
-    readers: tuple[Reader, ...] = ()
+    read_by: tuple[readers.Reader, ...] = ()
+    sums: tuple[Group, ...] = ()
 
     def __call__(self, factors: Any, state: Any, images: Any) -> Any:
         switch = _switch(state["gates"])
-        trees = _without(state["network"], self.readers, state["gates"], factors)
+        trees = readers.without(state["network"], self.read_by, state["gates"], factors)
 
         def change(value: Any, site: Site) -> Any:
             return switch(value, site) * _along(factors[site.group], value, site.axis)
 
-        return _run(self.apply, (*trees, images), self.sites, change)
+        apply = _summed(self.apply, self.sums, state["gates"], factors)
+        return _run(apply, (*trees, images), self.sites, change)
 
 
-def _without(
-    trees: tuple[Any, Any],
-    readers: Sequence[Reader],
+def _summed(
+    apply: Callable[..., Any],
+    groups: tuple[Group, ...],
     gates: Mapping[str, Any],
     factors: Mapping[str, Any] | None = None,
-) -> tuple[Any, Any]:
-    """Replaces by zero what leaves read of units that are off; what they read of others is multiplied by factors."""
-    by_leaf: dict[str, list[Reader]] = {}
-    for reader in readers:
-        by_leaf.setdefault(reader.member.leaf, []).append(reader)
+) -> Callable[..., Any]:
+    """The function with zeros for units that are off in all that it sums over them, times factors of the others."""
+    if not groups:
+        return apply
+    # Not before it is needed: programs are made smaller by removal, which is itself made of gates.
+    from jaxprune.structured.discovery.placing import switched
 
-    def change(name: str, leaf: Any) -> Any:
-        for reader in by_leaf.get(name, ()):
-            if reader.member.axis is None:
-                leaf = jnp.where(gates[reader.group][0], leaf, jnp.zeros((), leaf.dtype))
-                leaf = leaf if factors is None else leaf * factors[reader.group][0]
-                continue
-            axis = reader.member.axis % jnp.ndim(leaf)
-            units = reader.member.unit_of(reader.size, jnp.shape(leaf)[axis])
-            shape = [-1 if place == axis else 1 for place in range(jnp.ndim(leaf))]
-
-            def spread(values: Any, units: Any = units, shape: Any = shape) -> Any:
-                return jnp.reshape(jnp.append(values, jnp.ones((), values.dtype))[units], shape)
-
-            leaf = jnp.where(spread(gates[reader.group]), leaf, jnp.zeros((), leaf.dtype))
-            if factors is not None:
-                leaf = leaf * spread(factors[reader.group])
-        return leaf
-
-    if not by_leaf:
-        return trees
-    known = {name: np.shape(leaf) for one in trees for name, leaf in tree.by_name(one).items()}
-    for reader in readers:
-        member, shape = reader.member, known.get(reader.member.leaf)
-        axis = member.axis or 0
-        if shape is None or (member.axis is not None and member.places(reader.size).max() >= shape[axis]):
-            raise ValueError(
-                f"groups: {reader.group!r} is gated by what {member.leaf!r} reads, but the network has "
-                f"{'no leaf of that name' if shape is None else f'one of shape {shape} there, too short for its units'}"
-                ". Gate the network that the groups were discovered in, before a head or a normalisation was put on it."
-            )
-    return tree.map_named(change, trees[0]), tree.map_named(change, trees[1])
-
-
-def _restored(inner: Any, state: Any, readers: Sequence[Reader]) -> Any:
-    """Puts back what gates hid of the state, so that a step returns it as it was."""
-    if not {reader.member.leaf for reader in readers} & set(tree.names(inner)):
-        return inner
-    whole = _without((jax.tree.map(jnp.ones_like, inner), {}), readers, state["gates"])[0]
-    return jax.tree.map(lambda alive, new, old: jnp.where(alive != 0, new, old), whole, inner, state["network"])
+    return switched(apply, groups, gates, factors)
 
 
 def _switch(gates: Mapping[str, Any]) -> Callable[[Any, Site], Any]:
@@ -280,6 +233,8 @@ def _run(
     change: Callable[[Any, Site], Any],
 ) -> Any:
     """Evaluates a function with the values of its sites changed."""
+    if not sites:
+        return apply(*arguments)
     structure: list[Any] = []
 
     def flat(*inputs: Any) -> Any:

@@ -36,7 +36,7 @@ def gate_hessian(
 ) -> Any:
     """Computes the exact Hessian of the mean loss by one factor for every unit, where all factors are 1.
 
-        H_ij = d2 L / dv_i dv_j,    a unit being v_i a_i at its site, or v_i w_i in the leaves w that read it
+        H_ij = d2 L / dv_i dv_j,    a unit being v_i a_i at its site, in all that is summed over it, or in what reads it
 
     between units of one group and between groups.  Of a distance of the network to itself (``jp.losses.distillation``
     without a teacher) H is the Gauss-Newton matrix, for every network, and L(v) = (v - 1)' H (v - 1) / 2 up to third
@@ -109,7 +109,7 @@ def _at_sites(
     shape = {tag: value.shape for tag, value in zip(tags, shapes, strict=True)}
     parts, alive, owner, start = [], {}, [], 0
     for group in groups:
-        for tag in (None,) if group.by_readers else group.sites:  # where it is read: one factor for all places
+        for tag in (None,) if group.by_readers or group.by_sums else group.sites:  # one factor for all places
             # Named by numbers, so that the order of names is that of the groups.
             part = dataclasses.replace(group, name=f"{len(parts):06d}", sites=() if tag is None else (tag,))
             if tag is not None and not group.is_layer:

@@ -24,7 +24,7 @@ from jaxprune.structured.gates import factored, outputs
 from jaxprune.structured.interactions import BLOCKS, gate_hessian
 from jaxprune.structured.probes import float_type, images_of
 from jaxprune.structured.removal import remove
-from jaxprune.structured.selection import Gating
+from jaxprune.structured.selection import Gating, check_multiple
 from jaxprune.structured.verification import specification_of
 from jaxprune.types import Batch, Loss
 
@@ -91,6 +91,7 @@ def prune_jointly(
     damping: float = 1e-2,
     readjust: bool = True,
     rounds: int = 1,
+    multiple: int = 1,
     blocks: str = "all",
     hessian: Hessian | None = None,
     memory: int | None = None,
@@ -123,6 +124,7 @@ def prune_jointly(
       readjust: False: kept gates stay as they are, and the order is that of H_jj / 2 + sum_q H_jq over units that are
         gone: what the quadratic says of gates that are not re-adjusted.
       rounds: in how many steps; each takes a Hessian, a gradient, and what folding takes.
+      multiple: widths that change become multiples of this number: once a unit of a group went, others of it follow.
       blocks: "all", or "group": what lies between groups is left out, for networks with too many units.
       hessian: what ``jp.structured.gate_hessian`` returned for the units of these groups, layers left out, to be used
         again for another target, in the first round.  None: it is computed.
@@ -158,6 +160,7 @@ def prune_jointly(
     check.choice("blocks", blocks, BLOCKS)
     check.network(network)
     check.whole("rounds", rounds)
+    check_multiple(multiple)
     _check_target(target)
     specification = specification_of(network, groups)
     units = tuple(
@@ -169,7 +172,7 @@ def prune_jointly(
     _check_loss(loss, kept)
     compensation.shift_of([np.ones((1, 1))], damping)
     book = account(specification, network.params, network.state, np.shape(kept[0]["image"])[1:])
-    aim = Aim(book, units, per, target)
+    aim = Aim(book, units, per, target, multiple)
     images = images_of(network, (_IMAGES, *np.shape(kept[0]["image"])[1:]), seed=0)
     check_folding(network, units, images, switched=not readjust)
     check_removal(network, specification, images, units)

@@ -2,24 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxprune import check
-from jaxprune.cost import stopwatch
-from jaxprune.groups import Specification, check_specification
+from jaxprune.groups import Group, Specification, check_specification
 from jaxprune.network import Network
 from jaxprune.structured import budgets, selection
 from jaxprune.structured.budgets import Base, Budget
 from jaxprune.structured.choosers import KINDS, Chooser
 from jaxprune.structured.criteria import Criterion, Ratings
 from jaxprune.structured.gates import ones
+from jaxprune.structured.limits import Shares, bounded, limited
 from jaxprune.structured.selection import Gating
-from jaxprune.structured.steps import Bases, Step, difference, finished, opened
+from jaxprune.structured.steps import Bases, Clock, Step, difference, finished, opened
 from jaxprune.types import Batch
 
 # A rest of less than a fifth of a step is no step of its own: it would be one more training, for next to nothing.
@@ -77,6 +76,8 @@ class Search:
       allocation: how units of different groups compare, one of ``ALLOCATIONS``, or "paper": exactly as many filters as
         arXiv 2506.04513 removes, which needs ``budgets.filters()``.
       multiple: widths that change become multiples of this number.
+      ignored: regular expressions of groups, or of their leaves, that stay as they are, see ``limited``.
+      shares: how much of a group may go at most, for all or by regular expressions, see ``limited``.
       compaction: when to remove for real before the end.  None: gates serve all along.
       adjust: applied to every candidate before it is tuned, such as recalibrating BatchNorm.  None: nothing.
       seed: of what the allocation "paper" draws.
@@ -94,6 +95,8 @@ class Search:
     budget: Budget = field(default_factory=budgets.macs)
     allocation: str = "normalised"
     multiple: int = 1
+    ignored: Collection[str] = ()
+    shares: Shares = 1.0
     compaction: Compaction | None = None
     adjust: Callable[[Network], Network] | None = None
     seed: int = 0
@@ -116,6 +119,7 @@ class Search:
             the first step, ratings that are not finite.
         """
         self._check(specification)
+        floors = {one.name: one.floor for one in self._free(specification)}
         gates = ones(specification.groups())
         first = Step(
             0, "dense", specification, network.params, network.state, specification, gates, 0, 0, 0, {}, {}, {}
@@ -129,23 +133,27 @@ class Search:
             gated_network = opened(dense, gates)
             step = finished(dense, 0, "dense", gated_network, gates, removed={}, scores={}, seconds={})
             yield step
-        while not self._ended(step, whole):
+        while not self._ended(step, whole, floors):
             base = bases.of(step)
             goal = 0.0 if self.target is None else (1 - self.target) * whole
-            following = self._advance(base, step, self._wanted(amount, step, goal), goal)
+            following = self._advance(base, step, self._wanted(amount, step, goal), goal, floors)
             if following is None:
                 self._demand_progress(step)
                 return
             step = self._rebased(following, base, whole)
             yield step
 
-    def _ended(self, step: Step, whole: int) -> bool:
+    def _free(self, specification: Specification) -> Sequence[Group]:
+        """The groups of the dense network that may lose units, with the floors that are asked for."""
+        return limited(specification.groups(), ignored=self.ignored, shares=self.shares)
+
+    def _ended(self, step: Step, whole: int, floors: Mapping[str, int]) -> bool:
         if self.steps is not None and step.number >= self.steps:
             return True
         if self.target is not None:
             # (1 - 0.8) * 1000 is 199.99...: what is at the target has reached it.
             return step.macs <= (1 - self.target) * whole * (1 + 1e-9)
-        return not selection.can_drop_layers(step.base.groups(), step.gates)
+        return not selection.can_drop_layers(bounded(step.base.groups(), floors), step.gates)
 
     def _wanted(self, amount: float | None, step: Step, goal: float) -> float | None:
         """What the next step removes: where the currency is that of the target, the last step removes what is left."""
@@ -155,7 +163,7 @@ class Search:
 
     def _check(self, specification: Specification) -> None:
         check_specification(specification)
-        kinds = {"layer" if group.is_layer else "neurons" for group in specification.groups()}
+        kinds = {"layer" if group.is_layer else "neurons" for group in self._free(specification)}
         if not kinds.intersection(self.chooser.kinds):
             raise ValueError(
                 f"specification: expected groups that {self.chooser.name!r} can choose ({', '.join(self.chooser.kinds)}"
@@ -190,12 +198,15 @@ class Search:
                 f"{self.budget.name} as asked for. Lower the share of a step, or the floors."
             )
 
-    def _advance(self, base: Base, step: Step, amount: float | None, goal: float) -> Step | None:
+    def _advance(
+        self, base: Base, step: Step, amount: float | None, goal: float, floors: Mapping[str, int]
+    ) -> Step | None:
         """One step; None where no candidate can be made."""
-        clock, number = _Clock(), step.number + 1
+        free = bounded(base.account.groups, floors)
+        clock, number = Clock(), step.number + 1
         with clock.part("criterion"):
             parent = opened(base, step.gates)
-            options = self._chosen(self._options(base, step, amount, goal), number)
+            options = self._chosen(self._options(base, free, step, amount, goal), number)
         if not options:
             return None
         with clock.part("brief"):
@@ -249,9 +260,11 @@ class Search:
             raise ValueError("tune: expected the gates in the state as they were, but they changed. Train params only.")
         return tuned
 
-    def _options(self, base: Base, step: Step, amount: float | None, goal: float) -> dict[str, Gating]:
+    def _options(
+        self, base: Base, groups: Sequence[Group], step: Step, amount: float | None, goal: float
+    ) -> dict[str, Gating]:
         """The gates of the candidates that can be made, the layer first."""
-        groups, cost, rated = base.account.groups, self.budget.cost_of(base), self._ratings(base, step)
+        cost, rated = self.budget.cost_of(base), self._ratings(base, groups, step)
         layer = neurons = None
         # Where the layer sets the amount, it is looked for even by a chooser that takes neurons only.
         if "layer" in self.chooser.kinds or (amount is None and "layer" in self.criteria):
@@ -261,10 +274,11 @@ class Search:
         if "neurons" in self.chooser.kinds:
             if amount is None:
                 amount = _one_layer(base, step, cost) if layer is None else cost(step.gates) - cost(layer)
-            neurons = self._fewer_units(base, step, rated("neurons"), cost, amount)
+            neurons = self._fewer_units(base, groups, step, rated("neurons"), cost, amount)
             if self.allocation != "paper" and (neurons is None or base.account.macs(neurons) < goal):
                 # In any currency a search ends at the target: further than that would compare unequal networks.
-                to_goal = self._fewer_units(base, step, rated("neurons"), base.account.macs, step.macs - goal)
+                book, rest = base.account, step.macs - goal
+                to_goal = self._fewer_units(base, groups, step, rated("neurons"), book.macs, rest)
                 neurons = to_goal or neurons
         if layer is not None and neurons is not None:
             beyond = goal - base.account.macs(layer)
@@ -272,23 +286,28 @@ class Search:
         found = {kind: gates for kind, gates in zip(KINDS, (layer, neurons), strict=True) if gates is not None}
         return {kind: gates for kind, gates in found.items() if kind in self.chooser.kinds}
 
-    def _ratings(self, base: Base, step: Step) -> Callable[[str], Ratings]:
+    def _ratings(self, base: Base, groups: Sequence[Group], step: Step) -> Callable[[str], Ratings]:
         """Rates with the criterion of a kind; one that serves both kinds is asked once."""
         network, known = base.specification.network(base.params, base.state), {}
 
         def rated(kind: str) -> Ratings:
             criterion = self.criteria[kind]
             if id(criterion) not in known:
-                known[id(criterion)] = criterion(network, base.account.groups, step.gates, self.scoring)
-                _check_ratings(known[id(criterion)], kind, base)
+                known[id(criterion)] = criterion(network, groups, step.gates, self.scoring)
+                _check_ratings(known[id(criterion)], kind, groups)
             return known[id(criterion)]
 
         return rated
 
     def _fewer_units(
-        self, base: Base, step: Step, ratings: Ratings, cost: budgets.Cost, amount: float
+        self,
+        base: Base,
+        groups: Sequence[Group],
+        step: Step,
+        ratings: Ratings,
+        cost: budgets.Cost,
+        amount: float,
     ) -> Gating | None:
-        groups = base.account.groups
         if self.allocation == "paper":
             total, seed = base.account.filters(step.gates), (self.seed, step.number)
             return selection.drop_filters(groups, step.gates, ratings, int(amount), total, seed=seed)
@@ -308,9 +327,9 @@ class Search:
         return dataclasses.replace(step, base=step.specification, gates=ones(step.specification.groups()))
 
 
-def _check_ratings(ratings: Mapping[str, Any], kind: str, base: Base) -> None:
+def _check_ratings(ratings: Mapping[str, Any], kind: str, groups: Sequence[Group]) -> None:
     """Checks that a criterion rated every unit with a finite number."""
-    for group in base.account.groups:
+    for group in groups:
         if group.is_layer != (kind == "layer") and group.name not in ratings:
             continue  # a criterion for one kind may leave the other out
         values = np.asarray(ratings.get(group.name, np.nan), dtype=float)
@@ -328,17 +347,3 @@ def _one_layer(base: Base, step: Step, cost: budgets.Cost) -> float:
     if not costs:
         raise ValueError("budget: expected a layer to measure a step by, but the network has none. Use budgets.macs.")
     return min(costs)
-
-
-class _Clock:
-    """Notes how long the parts of a step take, without compilation, and what compilation took in all of them."""
-
-    def __init__(self) -> None:
-        self.seconds = {"compile": 0.0}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        with stopwatch() as spent:
-            yield
-        self.seconds[name] = spent.seconds - spent.compiling
-        self.seconds["compile"] += spent.compiling

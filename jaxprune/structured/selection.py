@@ -137,7 +137,7 @@ def drop_filters(
         losing[str(draw.choice(able))] += 1 if missing else -1
     left = {name: np.array(value) for name, value in gates.items()}
     for name, lost in losing.items():
-        left[name][_ascending(ratings[name], alive[name])[:lost]] = False
+        left[name][ascending(ratings[name], alive[name])[:lost]] = False
     return left
 
 
@@ -162,7 +162,7 @@ def _runs(
         count = int(alive[group.name].sum())
         if group.is_layer or not count:
             continue
-        order = _ascending(ratings[group.name], alive[group.name])
+        order = ascending(ratings[group.name], alive[group.name])
         values = comparable(group, ratings[group.name], order)
         floor = math.ceil(max(group.floor, 1) / multiple) * multiple
         start, size = 0, count % multiple or multiple
@@ -197,7 +197,7 @@ def _comparable(
     return values
 
 
-def _ascending(ratings: np.ndarray, alive: np.ndarray) -> np.ndarray:
+def ascending(ratings: np.ndarray, alive: np.ndarray) -> np.ndarray:
     """The living units, lowest first, ties by position."""
     order = np.argsort(ratings, kind="stable")
     return order[alive[order]]

@@ -1,9 +1,11 @@
 """What a step of a search leaves behind, and the network that its gates are counted in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from jaxprune.cost import stopwatch
 from jaxprune.groups import Specification, check_specification
 from jaxprune.network import Network
 from jaxprune.structured.accounting import account
@@ -158,3 +160,18 @@ def difference(base: Base, before: Mapping[str, Any], after: Mapping[str, Any]) 
     """Counts what lies between two gates."""
     left = counts(base, after)
     return {name: value - left[name] for name, value in counts(base, before).items()}
+
+
+class Clock:
+    """Notes how long the parts of a step take, without compilation, and what compilation took in all of them."""
+
+    def __init__(self) -> None:
+        self.seconds = {"compile": 0.0}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Notes how long what is done inside takes."""
+        with stopwatch() as spent:
+            yield
+        self.seconds[name] = spent.seconds - spent.compiling
+        self.seconds["compile"] += spent.compiling

@@ -1,6 +1,7 @@
 """Whether declared groups are right, checked on numbers: what leaks, what was forgotten."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -106,8 +107,10 @@ def specification_of(network: Network, groups: Any) -> Specification:
     if isinstance(groups, Discovered):
         return Traced.of(network, groups)
     module = getattr(network.apply, "module", None)
-    if isinstance(module, Specification) and all(group in module.groups() for group in groups):
-        return module
+    if isinstance(module, Specification):
+        known = {group.name: group for group in module.groups()}
+        if all(one.name in known and replace(one, floor=known[one.name].floor) == known[one.name] for one in groups):
+            return module
     return Declared(network.apply, tuple(groups), network.train_apply)
 
 
@@ -152,7 +155,7 @@ def _jointly(groups: Sequence[Group], before: dict[str, np.ndarray], influences:
 def _demand_readers(groups: Sequence[Group]) -> None:
     """Checks what derivatives do not show: that somebody said which members read the units."""
     for group in groups:
-        if not group.is_layer and not any(member.reads for member in group.members):
+        if not group.is_layer and not group.by_sums and not any(member.reads for member in group.members):
             raise ValueError(
                 f"groups: no member of {group.name!r} reads its units. Mark those behind the site, such as the next "
                 "kernel, with reads=True: criteria rate what makes a unit by the others."

@@ -100,6 +100,12 @@ class Traced:
                 f"groups: expected what jp.structured.discover returned, but got a {type(groups).__name__}. For groups "
                 "that were declared there are jp.structured.Declared and jp.structured.remove."
             )
+        if groups.unproven:
+            name, why = next(iter(groups.unproven.items()))
+            raise ValueError(
+                f"groups: expected groups that are proven, but {', '.join(groups.unproven)} is not ({name}: {why}). "
+                "Pass groups.proven, those that are."
+            )
         if groups.described:
             raise ValueError(
                 f"groups: expected primitives that jaxprune knows, but {', '.join(groups.described)} was described. "

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.structured.discovery.facts import Facts, Step, Value
+from jaxprune.structured.discovery.facts import Facts, Side, Step, Value
 from jaxprune.structured.discovery.indices import STAYS, Nodes
 
 Description = Callable[..., str]
@@ -41,17 +41,17 @@ def by_letters(
     marks = 0
     for letter, here in nodes.items():
         sides = [
-            (operand, letters.index(letter))
-            for letters, operand in zip(inputs, operands, strict=True)
+            Side(operand, letters.index(letter), number)
+            for number, (letters, operand) in enumerate(zip(inputs, operands, strict=True))
             if letter in letters
         ]
         if letter not in kept and len(sides) == 2:
             marks |= facts.contract(here, sides)
-            for operand, axis in sides:
-                facts.use(operand, "reads", (axis,))
+            for side in sides:
+                facts.use(side.value, "reads", (side.axis,))
         else:
-            for operand, axis in sides:
-                facts.use(operand, "makes", (axis,))
+            for side in sides:
+                facts.use(side.value, "makes", (side.axis,))
             if letter not in kept:
                 facts.indices.fix(here, f"{step.name}: described so")
     everything = marks

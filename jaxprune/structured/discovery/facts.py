@@ -72,12 +72,29 @@ class Contraction:
       leaves: for each factor the leaves, and their axes, that it is linear in: their zeros end the units there.
       step: in words.
       place: of the equation, and of those that hold it.
+      gated: the operand of the equation, and its axis, in which zeros are the units' end: what is made of images
+        rather than of leaves.  None: nothing can be put there, inside of a derivative rule of its own.
     """
 
     nodes: Nodes
     leaves: tuple[frozenset[tuple[int, int]], ...]
     step: str
     place: tuple[int, ...]
+    gated: tuple[int, int] | None
+
+
+class Side(NamedTuple):
+    """A factor of a product.
+
+    Attributes:
+      value: what it is.
+      axis: its axis that is summed over.
+      operand: which operand of the equation it is.
+    """
+
+    value: "Value"
+    axis: int
+    operand: int
 
 
 @dataclass
@@ -94,6 +111,7 @@ class Facts:
       notes: indices along which the program has numbers of its own, and what they are.
       operations: multiplications by a leaf, by the leaf and the place.
       place: that of the equation that is looked at, and of those that called it.
+      sealed: whether it stands inside of a function with a derivative rule of its own, or is described by hand.
     """
 
     indices: Indices = field(default_factory=Indices)
@@ -104,13 +122,14 @@ class Facts:
     notes: list[tuple[Nodes, str]] = field(default_factory=list)
     operations: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     place: tuple[int, ...] = ()
+    sealed: bool = False
 
     def spread(self, nodes: Nodes, marks: int) -> None:
         """Notes that a value is spread along indices."""
         if marks and nodes.any():
             self.spreads.append((nodes, marks))
 
-    def contract(self, nodes: Nodes, sides: Sequence[tuple[Value, int]]) -> int:
+    def contract(self, nodes: Nodes, sides: Sequence[Side]) -> int:
         """Notes a sum over indices of the product of two values, along one axis of each.
 
         Where both are leaves, the first reads the units.
@@ -122,11 +141,13 @@ class Facts:
             return 0
         # A leaf itself rather than a value that is linear in one.
         leaves = [
-            frozenset((one.leaf, at) for one in value.origins for at in one.axes[axis])
-            for value, axis in sorted(sides, key=lambda side: side[0].source != WEIGHTS)
+            frozenset((one.leaf, at) for one in side.value.origins for at in one.axes[side.axis])
+            for side in sorted(sides, key=lambda side: side.value.source != WEIGHTS)
         ]
-        self.contractions.append(Contraction(nodes, tuple(leaves), self.indices.step, self.place))
-        if any(value.source == WEIGHTS for value, _ in sides):
+        most = max(sides, key=lambda side: (side.value.source, -side.operand))
+        gated = None if self.sealed else (most.operand, most.axis)
+        self.contractions.append(Contraction(nodes, tuple(leaves), self.indices.step, self.place, gated))
+        if any(side.value.source == WEIGHTS for side in sides):
             return 0
         self.statistics.setdefault(self.place, []).append(nodes)  # again in every turn of a loop, under the same bit
         return 1 << list(self.statistics).index(self.place)

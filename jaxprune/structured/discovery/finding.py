@@ -34,6 +34,7 @@ class Discovered(Sequence[Group]):
       layers: residual branches, which can be left out as a whole by a function that skips what it has no leaves for;
         offered beside the groups, not among them.
       found: every one, with what is to be said of it.
+      proof: for every group that is offered why it is not proven, "" where it is.  None: that was not asked.
     """
 
     groups: tuple[Group, ...]
@@ -44,6 +45,7 @@ class Discovered(Sequence[Group]):
     _classes: Classes
     _batch: int
     _describe: Mapping[str, Description]
+    proof: Mapping[str, str] | None = None
 
     @property
     def fixed(self) -> dict[tuple[str, int], str]:
@@ -54,8 +56,12 @@ class Discovered(Sequence[Group]):
     def left_out(self) -> dict[str, tuple[Group, str]]:
         """Groups that were found and are not offered, with the reason, by name."""
         offered = {group.name for group in self.groups}
-        why = "it lies inside the units of another group: discover(..., inner=True) offers it"
-        return {one.group.name: (one.group, one.why_not or why) for one in self.found if one.group.name not in offered}
+        inner = "it lies inside the units of another group: discover(..., inner=True) offers it"
+        return {
+            one.group.name: (one.group, one.why_not or (inner if one.inner else "it was left out by name"))
+            for one in self.found
+            if one.group.name not in offered
+        }
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:
@@ -72,6 +78,24 @@ class Discovered(Sequence[Group]):
         """The primitives that were described by hand."""
         return tuple(self._describe)
 
+    @property
+    def proven(self) -> "Discovered":
+        """Those groups alone that are proven.
+
+        Raises:
+          ValueError: they were not proven.
+        """
+        if self.proof is None:
+            raise ValueError("groups: expected groups of which a proof was asked. Call discover(..., prove=True).")
+        kept = tuple(group for group in self.groups if not self.proof[group.name])
+        return replace(self, groups=kept, proof={group.name: "" for group in kept})
+
+    @property
+    def unproven(self) -> dict[str, str]:
+        """Groups among these whose proof failed, and why, by name."""
+        names = {group.name for group in self.groups}
+        return {name: why for name, why in (self.proof or {}).items() if why and name in names}
+
     def __getitem__(self, index: Any) -> Any:
         return self.groups[index]
 
@@ -82,7 +106,7 @@ class Discovered(Sequence[Group]):
         return iter(self.groups)
 
     def __str__(self) -> str:
-        return table((*self.groups, *self.layers), self._leaves, self._facts, self._batch)
+        return table((*self.groups, *self.layers), self._leaves, self._facts, self._batch, self.proof)
 
 
 def discover(
@@ -90,6 +114,7 @@ def discover(
     images: Any,
     *,
     inner: bool = False,
+    prove: bool = False,
     rngs: Collection[str] = ("dropout",),
     describe: Mapping[str, Description] = MappingProxyType({}),
 ) -> Discovered:
@@ -108,22 +133,25 @@ def discover(
     Residual branches, values that are added to the very stream they are made from, are ``found.layers``.  Statistics
     that are recomputed over fewer units, and dimensions that differ from head to head, are out of scope.
 
-    Nothing is evaluated or compiled.  ``train_apply`` is analysed too, where there is one; state that it returns goes
-    with state that it reads.
+    Nothing is evaluated or compiled but for a proof.  ``train_apply`` is analysed too, where there is one; state that
+    it returns goes with state that it reads.
 
     Args:
       network: any pure network; leaves may be ``jax.ShapeDtypeStruct``.
       images: [b, ...], or a ``jax.ShapeDtypeStruct``: only shape and type matter.
       inner: whether to offer also what lies inside other units: dimensions of heads, channels inside the groups of a
         convolution.
+      prove: whether to cut all groups, and to compare with gates, on random weights and images in float64, in
+        evaluation mode; what fails is found by bisection.  ``print`` then marks what is proven, and nothing that is not
+        can be removed.  It compiles two programs.
       rngs: names of the random streams of ``train_apply``, as in ``jp.train.fit``.
       describe: what primitives do that jaxprune does not know, by their names: a function of the static parameters and
         the shapes of the operands that returns the axes in letters, ``lambda params, *shapes: "b c, c k -> b k"``.  A
         letter of two operands that no result has is summed over, of their product; ``_`` stays.
 
     Returns:
-      The groups, gated where they are read: they have no sites.  ``jp.structured.gated`` and ``verify`` take them as
-      they are, ``compact`` removes units, and ``Traced`` is the specification that a search takes.
+      The groups, gated where they are summed over: they have no sites.  ``jp.structured.gated`` and ``verify`` take
+      them as they are, ``compact`` removes units, and ``Traced`` is the specification that a search takes.
 
     Raises:
       ValueError: leaves of parameters and state that share a name, a program with side effects, outputs that do not
@@ -160,7 +188,12 @@ def discover(
     layers = branches(program, names, len(tree.names(network.params)))
     taken = {group.name for group in offered}
     layers = tuple(replace(one, name=f"{one.name}#layer") if one.name in taken else one for one in layers)
-    return Discovered(offered, layers, found, leaves, walk.facts, classes, max(1, np.shape(images)[0]), describe)
+    result = Discovered(offered, layers, found, leaves, walk.facts, classes, max(1, np.shape(images)[0]), describe)
+    if not prove or not offered:
+        return replace(result, proof={}) if prove else result
+    from jaxprune.structured.discovery.proving import proven  # by ``compact``, which takes what was discovered
+
+    return replace(result, proof=proven(network, result, images))
 
 
 def _check_state(train_apply: TrainApply, network: Network, images: Any, keys: Any) -> None:

@@ -44,12 +44,12 @@ class Found:
 
 def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Found, ...]:
     """Lists all groups: classes with the same indices of the same leaves, in the same number, are interchangeable."""
-    owned = _owned(leaves, classes)
-    reads, problems = _ends(leaves, facts, classes, owned)
+    owned = owned_by(leaves, classes)
+    reads, problems, sealed = _ends(leaves, facts, classes, owned)
     alike: dict[object, list[int]] = {}
     for atom, places in sorted(owned.items(), key=lambda item: _first(item[1])):
         key = tuple((place, len(indices), (atom, place) in reads) for place, indices in sorted(places.items()))
-        alike.setdefault((key, problems[atom]), []).append(atom)
+        alike.setdefault((key, problems[atom], atom in sealed), []).append(atom)
     apart = [one for atoms in alike.values() for one in _apart(atoms, owned) if len(one) > 1]
     units: dict[object, list[int]] = dict(enumerate(apart))
     offered = {number: atoms for number, atoms in units.items() if not problems[atoms[0]]}
@@ -72,7 +72,8 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
         names[name] += 1
         name = name if names[name] == 1 else f"{name}#{names[name]}"
         notes = tuple(dict.fromkeys(note for nodes, note in facts.notes if classes.of(nodes) & set(atoms)))
-        group = Group(name, len(atoms), members, (), by_readers=True)
+        by_readers = atoms[0] in sealed
+        group = Group(name, len(atoms), members, (), by_readers=by_readers, by_sums=not by_readers)
         found.append(Found(group, tuple(atoms), number in inner, problems[atoms[0]], notes))
     return tuple(found)
 
@@ -92,7 +93,8 @@ def _apart(atoms: Sequence[int], owned: Mapping[int, Mapping[Place, Sequence[int
     return [part for part, _ in parts]
 
 
-def _owned(leaves: Sequence[Leaf], classes: Classes) -> dict[int, dict[Place, list[int]]]:
+def owned_by(leaves: Sequence[Leaf], classes: Classes) -> dict[int, dict[Place, list[int]]]:
+    """Lists which indices of which axes of the leaves every class owns."""
     owned: dict[int, dict[Place, list[int]]] = {}
     for number, leaf in enumerate(leaves):
         for axis, nodes in enumerate(leaf.axes):
@@ -104,30 +106,49 @@ def _owned(leaves: Sequence[Leaf], classes: Classes) -> dict[int, dict[Place, li
 
 def _ends(
     leaves: Sequence[Leaf], facts: Facts, classes: Classes, owned: Mapping[int, Mapping[Place, Sequence[int]]]
-) -> tuple[set[tuple[int, Place]], dict[int, str]]:
-    """Who reads a unit, by the sums in which it ends; and the units that cannot be gated there, with the reason."""
+) -> tuple[set[tuple[int, Place]], dict[int, str], set[int]]:
+    """Who reads a unit, by the sums in which it ends; why units cannot be gated; and which only by their readers.
+
+    Zeros in what is summed over are a unit's end, whatever made it.  Where the sum lies inside of a derivative rule of
+    its own, nothing can be put there: then the leaves that read the unit hold the zeros, and must do nothing else.
+    """
     reads: set[tuple[int, Place]] = set()
     ends: dict[int, list[tuple[str, list[list[Place]]]]] = {}
+    sealed: set[int] = set()
     for one in facts.contractions:
         for atom in classes.of(one.nodes) & owned.keys():
             factors = [sorted(place for place in leaves if place in owned[atom]) for leaves in one.leaves]
             ends.setdefault(atom, []).append((one.step, factors))
             reads.update((atom, place) for place in next(filter(None, factors), [])[:1])
+            sealed |= {atom} if one.gated is None else set()
     problems = {}
-    for atom in owned:
+    for atom, places in owned.items():
         problems[atom] = "" if atom in ends else "nothing reads it"
-        if all((atom, place) in reads for place in owned[atom]):
+        made = [place for place in places if (atom, place) not in reads]
+        mixed = [place for place in places if atom not in sealed and "makes" in facts.uses.get(place, ())]
+        if not made and not mixed:
             problems[atom] = "no leaf makes it"
-        for step, factors in ends.get(atom, ()):
-            readers = [place for places in factors for place in places if (atom, place) in reads]
-            mixed = [leaves[place[0]].name for place in readers if "makes" in facts.uses.get(place, ())]
-            if not readers:
-                problems[atom] = f"it ends in a product of values that are no leaves ({step})"
-            elif mixed:
-                problems[atom] = f"{mixed[0]!r} both makes and reads it"
-            elif len(readers) > 1:
-                problems[atom] = f"leaves that read it are multiplied with each other ({step})"
-    return reads, problems
+        if atom in sealed:
+            readers = [place for place in places if (atom, place) in reads]
+            problems[atom] = _of_readers(leaves, facts, readers, ends[atom]) or problems[atom]
+    return reads, problems, sealed
+
+
+def _of_readers(
+    leaves: Sequence[Leaf], facts: Facts, reads: Sequence[Place], ends: Sequence[tuple[str, list[list[Place]]]]
+) -> str:
+    """Why zeros in the leaves that read a unit would not be its end; empty where they are."""
+    why = ""
+    for step, factors in ends:
+        readers = [place for places in factors for place in places if place in reads]
+        mixed = [leaves[place[0]].name for place in readers if "makes" in facts.uses.get(place, ())]
+        if not readers:
+            why = f"it ends in a product of values that are no leaves ({step})"
+        elif mixed:
+            why = f"{mixed[0]!r} both makes and reads it"
+        elif len(readers) > 1:
+            why = f"leaves that read it are multiplied with each other ({step})"
+    return why
 
 
 def _inner(
@@ -167,7 +188,8 @@ def _name(members: Sequence[Member], leaves: Sequence[Leaf]) -> str:
     """The name of what makes the units: that of its kernel, without the word kernel."""
     ranks = {leaf.name: len(leaf.axes) for leaf in leaves}
     makers = [member.leaf for member in members if not member.reads]
-    kernels = [leaf for leaf in makers if ranks[leaf] > 1]
+    kernels = [leaf for leaf in makers if ranks[leaf] > 1]  # biases of several layers at once are as well
+    kernels = [leaf for leaf in kernels if leaf.rpartition("/")[2] in _PLAIN] or kernels
     leaf = (kernels or makers or [members[0].leaf])[0]
     folder, _, last = leaf.rpartition("/")
     if 1 < len(kernels) <= _FEW:  # query, key and value: their attention

@@ -1,7 +1,7 @@
 """Groups as a table: what each unit owns, and what it costs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxprune.groups import Group, Member
 from jaxprune.structured.discovery.facts import Facts
@@ -11,23 +11,34 @@ _HEAD = ("group", "units", "parameters", "products", "made by", "read by")
 _SHOWN = 4
 
 
-def table(groups: Sequence[Group], leaves: Sequence[Leaf], facts: Facts, batch: int) -> str:
+def table(
+    groups: Sequence[Group],
+    leaves: Sequence[Leaf],
+    facts: Facts,
+    batch: int,
+    proof: Mapping[str, str] | None = None,
+) -> str:
     """Writes groups as a table.
 
     A member is its leaf and axis, with how many of its indices belong to a unit: ``kernel[1] 3x4`` are three runs of
     four neighbours.  Parameters are those of one unit, and products the multiplications by these for one image; what
-    two groups share counts for either.
+    two groups share counts for either.  Where a proof was asked for, a column says what is proven, and lines below why
+    something is not.
     """
     rows = [_HEAD, *(_row(group, leaves, facts, batch) for group in groups)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    if proof is not None:
+        marks = [("no" if proof[one.name] else "yes") if one.name in proof else "" for one in groups]
+        rows = [(*row[:2], mark, *row[2:]) for row, mark in zip(rows, ("proven", *marks), strict=True)]
+    numbers = range(1, len(rows[0]) - 2)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if 1 <= column <= 3 else cell.ljust(width)
+            cell.rjust(width) if column in numbers else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{name} is not proven: {why}." for name, why in (proof or {}).items() if why)])
 
 
 def _row(group: Group, leaves: Sequence[Leaf], facts: Facts, batch: int) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxprune.structured.discovery.facts import WEIGHTS, Facts, Origin, Step, Value
+from jaxprune.structured.discovery.facts import WEIGHTS, Facts, Origin, Side, Step, Value
 from jaxprune.structured.discovery.indices import STAYS, Nodes
 from jaxprune.structured.discovery.layout import stays
 
@@ -16,7 +16,7 @@ def matrix_product(facts: Facts, step: Step, left: Value, right: Value) -> tuple
         facts.indices.join(left.axes[one], right.axes[other])
     marks = 0
     for one, other in zip(*contracted, strict=True):
-        marks |= facts.contract(left.axes[one], ((right, other), (left, one)))
+        marks |= facts.contract(left.axes[one], (Side(right, other, 1), Side(left, one, 0)))
     free = [
         [axis for axis in range(len(side.axes)) if axis not in contracted[place] and axis not in batched[place]]
         for place, side in enumerate((left, right))
@@ -76,7 +76,7 @@ def convolution(facts: Facts, step: Step, images: Value, kernel: Value) -> tuple
         facts.indices.join(read, taken)
     else:
         _grouped(facts, groups, read, taken, out)
-    marks = facts.contract(taken, ((kernel, numbers.rhs_spec[1]), (images, numbers.lhs_spec[1])))
+    marks = facts.contract(taken, (Side(kernel, numbers.rhs_spec[1], 1), Side(images, numbers.lhs_spec[1], 0)))
     if kernel.source != WEIGHTS:
         facts.spread(out, images.marks | marks)
     if images.source != WEIGHTS:

@@ -125,9 +125,12 @@ class Walk:
         self.facts.indices.step = f"{name} in {here}" if here else name
         self.facts.place = tuple(self._path)
         if name in CALLS and name not in self._describe:
+            before = self.facts.sealed
+            self.facts.sealed |= name.startswith("custom")
             results = self.program(*opened(equation.params[CALLS[name]]), operands, here)
             if name in ("custom_jvp_call", "custom_vjp_call"):
                 self._rule(equation, operands, results, here)
+            self.facts.sealed = before
             return results
         if name in ("scan", "while", "cond") and name not in self._describe:
             loop = {"scan": self._scan, "while": self._while, "cond": self._cond}[name]
@@ -173,7 +176,10 @@ class Walk:
     def _followed(self, step: Step, operands: Sequence[Value]) -> tuple[list[Axes], int, tuple[Origin, ...]]:
         """The axes of the results of a step, the statistics that it is, and the leaves that it is linear in."""
         if step.name in self._describe:
-            return *by_letters(self.facts, self._describe[step.name], step, *operands), ()
+            before, self.facts.sealed = self.facts.sealed, True
+            results, marks = by_letters(self.facts, self._describe[step.name], step, *operands)
+            self.facts.sealed = before
+            return results, marks, ()
         if step.name in PRODUCTS:
             self._count(step, operands)
             results, marks = PRODUCTS[step.name](self.facts, step, *operands)

@@ -1,0 +1,105 @@
+"""Proof by cutting: what is right is proven, and what a wrong rule claims is found and refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune.structured import Traced, compact, discover, gated, prune_jointly, verify
+from jaxprune.structured.discovery import arithmetic, proving, walk
+from tests.structured.discovery import plain
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(3, 1, 1, 4))
+PARAMS = {name: RNG.normal(size=shape) for name, shape in {"a": (4, 6), "b": (6, 5), "c": (5, 4), "d": (4, 3)}.items()}
+
+
+def summed(p, s, x):
+    """A running sum along the units of ``b``, of which a wrong rule says that it keeps them apart."""
+    hidden = jnp.tanh(x.reshape(len(x), -1) @ p["a"])
+    return jax.nn.sigmoid(jnp.cumsum(hidden @ p["b"], 1) @ p["c"]) @ p["d"]
+
+
+@pytest.fixture
+def wrong(monkeypatch):
+    monkeypatch.setitem(walk.RULES, "cumsum", arithmetic.identity)
+    return jp.Network(summed, PARAMS)
+
+
+@pytest.mark.parametrize("name", ["residual", "attention", "unet"])
+def test_proven_are_all_groups_of_plain_networks(name):
+    net = plain.network(name)
+    found = discover(net, plain.images(), prove=True, inner=True)
+    assert found.proof == dict.fromkeys((group.name for group in found), "")
+    assert (found.unproven, found.proven.groups) == ({}, found.groups)
+    assert " proven " in str(found).splitlines()[0]
+    assert str(found).count(" yes ") == len(found)
+
+
+def test_proven_is_in_float64_whatever_the_weights_are():
+    """Of shapes alone, and of float32: the proof does not read weights."""
+    net = plain.network("glu")
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), net)
+    jax.config.update("jax_enable_x64", False)
+    found = discover(shapes, jax.ShapeDtypeStruct((3, 4, 4, 3), np.float32), prove=True)
+    assert found.proof == {"in": ""}
+    assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_proven_finds_by_halves_what_a_wrong_rule_claims(wrong):
+    found = discover(wrong, IMAGES, prove=True)
+    assert {name: bool(why) for name, why in (found.proof or {}).items()} == {"a": False, "b": True, "c": False}
+    lines = str(found).splitlines()
+    assert [line.split()[:3] for line in lines[1:4]] == [["a", "6", "yes"], ["b", "5", "no"], ["c", "4", "yes"]]
+    assert lines[4].startswith("b is not proven: cut, the outputs differ by 0.")
+    assert [group.name for group in found.proven] == ["a", "c"]
+    assert found.proven.proof == {"a": "", "c": ""}
+    gates = {"a": np.arange(6) > 2, "c": np.arange(4) > 1}
+    np.testing.assert_allclose(compact(wrong, found.proven, gates)(IMAGES), gated(wrong, found, gates)(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, found: compact(net, found, {}),
+        Traced.of,
+        lambda net, found: verify(net, found, IMAGES),
+        lambda net, found: prune_jointly(net, found, [{"image": IMAGES}], 0.3),
+    ],
+    ids=["compact", "Traced", "verify", "prune_jointly"],
+)
+def test_proven_alone_can_be_removed(wrong, use):
+    with pytest.raises(ValueError, match=r"expected groups that are proven, but b is not \(b: cut, the outputs differ"):
+        use(wrong, discover(wrong, IMAGES, prove=True))
+
+
+def test_prune_jointly_refuses_what_was_not_proven_and_is_wrong(wrong):
+    with pytest.raises(ValueError, match="to remove units of 'b' is not to gate them off"):
+        prune_jointly(wrong, discover(wrong, IMAGES), [{"image": IMAGES}], 0.3)
+
+
+def test_proven_asks_for_a_proof():
+    found = discover(plain.network("glu"), plain.images())
+    assert (found.proof, found.unproven) == (None, {})
+    with pytest.raises(ValueError, match=r"Call discover\(\.\.\., prove=True\)"):
+        _ = found.proven
+
+
+def test_proven_says_where_nothing_can_be_compared(monkeypatch):
+    """Outputs that are not finite, that do not move, and programs that cannot be evaluated."""
+
+    def dense(p, x):
+        return jnp.tanh(x.reshape(len(x), -1) @ p["a"]) @ p["b"]
+
+    endless = jp.Network(lambda p, s, x: jnp.log(-jnp.exp(dense(p, x))), PARAMS)
+    assert "outputs are not finite" in discover(endless, IMAGES, prove=True).unproven["a"]
+    still = jp.Network(lambda p, s, x: dense(p, x) * 1e-30 + jnp.sum(p["d"]), PARAMS)
+    assert discover(still, IMAGES, prove=True).unproven == {"a": "nothing of it acts on the outputs"}
+
+    def broken(*given):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(proving, "compact", broken)
+    found = discover(plain.network("glu"), plain.images(), prove=True)
+    assert found.unproven == {"in": "cut, it raises RuntimeError: no such luck"}
