@@ -14,7 +14,7 @@ from jaxprune.curvature import inputs
 from jaxprune.curvature.products import is_flat
 from jaxprune.curvature.stream import total_weight
 from jaxprune.network import Network
-from jaxprune.scores.doors import ready
+from jaxprune.scores.inputs import ready
 from jaxprune.types import Batch, Loss, Score, Scores
 
 

@@ -26,7 +26,7 @@ from jaxprune.memory import available
 from jaxprune.mesh import Placement
 from jaxprune.network import Network
 from jaxprune.scores import one_block
-from jaxprune.scores.doors import ready
+from jaxprune.scores.inputs import ready
 from jaxprune.scores.units import divided
 from jaxprune.types import Batch, Loss, Mask, Params, Scope, Score, Scores
 

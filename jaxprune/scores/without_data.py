@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxprune import check
 from jaxprune.curvature.inputs import in_float32
 from jaxprune.network import Network
-from jaxprune.scores.doors import weights
+from jaxprune.scores.inputs import weights
 from jaxprune.types import Batch, Score, Scores
 
 

@@ -19,7 +19,7 @@ def never(*_: Any, **__: Any) -> Any:
     raise AssertionError("something was computed")
 
 
-DOORS = {
+FUNCTIONS = {
     "rounds": lambda score, data, schedule: jp.pruning.rounds(NETWORK, score, data, {"w": True}, schedule),
     "prune": lambda score, data, schedule: jp.pruning.prune(NETWORK, score, data, {"w": True}, schedule),
     "prune_and_update": lambda score, data, schedule: jp.pruning.prune_and_update(
@@ -35,7 +35,7 @@ DOORS = {
         NETWORK, score, data, {"w": True}, schedule, gradients=[0.0] * 2
     ),
 }
-every_door = pytest.mark.parametrize("name", DOORS)
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
 def last_mask(found: Any) -> Any:
@@ -45,7 +45,7 @@ def last_mask(found: Any) -> Any:
     return (found if isinstance(found, jp.pruning.Round) else list(found)[-1]).mask["w"]
 
 
-@every_door
+@every_function
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
@@ -62,10 +62,10 @@ def last_mask(found: Any) -> Any:
 )
 def test_sparsities_of_a_schedule_that_is_none_are_refused_by_name(name, schedule, message):
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
-        DOORS[name](never, [IMAGES], schedule)
+        FUNCTIONS[name](never, [IMAGES], schedule)
 
 
-@every_door
+@every_function
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -78,10 +78,10 @@ def test_sparsities_of_a_schedule_that_is_none_are_refused_by_name(name, schedul
 )
 def test_readable_refuses_batches_of_no_use_before_they_are_scored(name, data, message):
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
-        DOORS[name](never, data, (0.2, 0.5))
+        FUNCTIONS[name](never, data, (0.2, 0.5))
 
 
-@every_door
+@every_function
 def test_readable_lists_a_generator_and_schedules_may_be_arrays(name):
     """Scores and updates read their batches in every round."""
     seen = []
@@ -92,8 +92,8 @@ def test_readable_lists_a_generator_and_schedules_may_be_arrays(name):
 
     batches = [{"image": IMAGES["image"] + shift} for shift in (0.0, 1.0)]
     schedule = np.asarray(jp.schedules.exponential(0.5, 2))
-    found = last_mask(DOORS[name](score, iter(batches), schedule))
-    np.testing.assert_array_equal(found, last_mask(DOORS[name](score, batches, iter(schedule.tolist()))))
+    found = last_mask(FUNCTIONS[name](score, iter(batches), schedule))
+    np.testing.assert_array_equal(found, last_mask(FUNCTIONS[name](score, batches, iter(schedule.tolist()))))
     assert int(np.sum(found)) == 3
     assert set(seen) == {16}
 

@@ -1,7 +1,7 @@
 """Bad input is refused in our words at every public function that takes a network and a batch.
 
 The functions are found by their signatures: a new one fails until a row says how it is called.  Makers of scores are
-such doors too.
+such functions too.
 """
 
 import inspect
@@ -60,7 +60,7 @@ def prune(function, *more):
 
 
 # function -> how it is called with a network and a list of one batch.
-DOORS = {
+FUNCTIONS = {
     "curvature.gradient": lambda net, data: jp.curvature.gradient(net, LOSS, *data),
     "curvature.hvp": lambda net, data: jp.curvature.hvp(net, LOSS, *data, net.params),
     "curvature.ggnvp": lambda net, data: jp.curvature.ggnvp(net, LOSS, *data, net.params),
@@ -115,15 +115,15 @@ CRITERIA = {
     **{name: getattr(jp.structured.effects, name)() for name in ("kl", "cka")},
     **{name: getattr(jp.structured.effects, name)(LOSS) for name in ("second_order", "kernel_block")},
 }
-DOORS |= {
+FUNCTIONS |= {
     f"criteria.{name}": lambda net, data, rate=rate: rate(net, GROUPS, jp.structured.ones(GROUPS), data)
     for name, rate in CRITERIA.items()
 }
-DOORS |= {
+FUNCTIONS |= {
     "structured.gate_hessian": lambda net, data: jp.structured.gate_hessian(net, GROUPS, data, loss=LOSS),
     "structured.prune_jointly": lambda net, data: jp.structured.prune_jointly(net, GROUPS, data, 0.3),
 }
-# What is under a door that is listed, or works on what was checked.
+# What is under a function that is listed, or works on what was checked.
 INSIDE = {"train.step", "geometry.Operator"}
 WITHOUT_DATA = {"scores.magnitude", "scores.random", "criteria.l1", "criteria.l2"}
 ONLY_SHAPES = {"curvature.block_members", "scores.synflow"}
@@ -167,20 +167,20 @@ def public_functions():
                     yield f"{path}.{name}", value
 
 
-def is_door(value):
+def takes_data(value):
     if not callable(value) or (inspect.isclass(value) and issubclass(value, Exception)):
         return False
     names = set(inspect.signature(value).parameters)
     return "network" in names and bool(names & {"batch", "batches", "data"})
 
 
-def test_doors_are_all_listed():
-    found = {name for name, value in public_functions() if is_door(value)}
-    assert found <= set(DOORS) | INSIDE, found - set(DOORS) - INSIDE
+def test_inputs_are_all_listed():
+    found = {name for name, value in public_functions() if takes_data(value)}
+    assert found <= set(FUNCTIONS) | INSIDE, found - set(FUNCTIONS) - INSIDE
     # The makers of scores take a network and batches in the function that they return.
-    assert {f"scores.{name}" for name in jp.scores.__all__} <= set(DOORS)
+    assert {f"scores.{name}" for name in jp.scores.__all__} <= set(FUNCTIONS)
     more = {f"scores.{name}" for name in jp.scores.__all__} | {f"criteria.{name}" for name in CRITERIA}
-    assert set(DOORS) - found <= more | {"evaluate.transfer.mean_loss", "evaluate.transfer.accuracy"}
+    assert set(FUNCTIONS) - found <= more | {"evaluate.transfer.mean_loss", "evaluate.transfer.accuracy"}
     makers = [*vars(jp.structured.criteria).items(), *vars(jp.structured.effects).items()]
     returned = {name for name, value in makers if getattr(value, "__annotations__", {}).get("return") is Criterion}
     # The scales of BatchNorm, which this network has not, and chance.
@@ -246,16 +246,16 @@ def changed(change):
 
 def refuses(name, network, data, message):
     with pytest.raises((TypeError, ValueError), match=f"(?s)^.{{0,100}}{message}") as caught:
-        DOORS[name](network, data)
+        FUNCTIONS[name](network, data)
     files = [entry.path for entry in caught.traceback]
     assert "jaxprune" in str(files[-1]), files[-1]
 
 
-every_door = pytest.mark.parametrize("name", DOORS)
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
-@every_door
-def test_doors_refuse_bad_batches_in_words(name):
+@every_function
+def test_inputs_refuse_bad_batches_in_words(name):
     if name in WITHOUT_DATA:
         return
     for kind, (bad, message) in BATCHES.items():
@@ -267,29 +267,29 @@ def test_doors_refuse_bad_batches_in_words(name):
             refuses(name, NETWORK, [bad], message)
 
 
-@every_door
-def test_doors_refuse_bad_networks_in_words(name):
+@every_function
+def test_inputs_refuse_bad_networks_in_words(name):
     for kind, (network, message) in NETWORKS.items():
         if not ("NaN" in kind and name in ONLY_SHAPES - {"scores.synflow"}):
             refuses(name, network, [BATCH], message)
 
 
-@every_door
-def test_doors_refuse_other_outputs_in_words(name):
+@every_function
+def test_inputs_refuse_other_outputs_in_words(name):
     if name in WITHOUT_LOSS - {"scores.synflow"}:
         return
     for change, message in OUTPUTS.values():
         refuses(name, changed(change), [BATCH], message)
 
 
-@pytest.mark.parametrize("name", [name for name in DOORS if name.startswith("scores.")])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name.startswith("scores.")])
 def test_scores_with_data_refuse_to_be_traced(name):
     if name in WITHOUT_DATA | {"scores.synflow"}:
         return
     with pytest.raises(TypeError, match=r"network, batches: expected arrays, but got what jax\.jit .* traces"):
-        jax.jit(lambda network, batch: DOORS[name](network, [batch]))(NETWORK, BATCH)
+        jax.jit(lambda network, batch: FUNCTIONS[name](network, [batch]))(NETWORK, BATCH)
     with pytest.raises(TypeError, match="batches: expected a list of batches, but got a single one"):
-        DOORS[name](NETWORK, BATCH)
+        FUNCTIONS[name](NETWORK, BATCH)
 
 
 def test_average_of_traced_batches_is_that_of_the_same():
@@ -300,9 +300,9 @@ def test_average_of_traced_batches_is_that_of_the_same():
 
 
 @pytest.mark.parametrize("name", ["curvature.diagonal", "scores.block_hessian", "scores.snip", "scores.random"])
-def test_doors_take_leaves_of_size_zero(name):
+def test_inputs_take_leaves_of_size_zero(name):
     empty = NETWORK.replace(params={**PARAMS, "empty": jnp.zeros((0, 4))})
-    found, expected = DOORS[name](empty, [BATCH]), DOORS[name](NETWORK, [BATCH])
+    found, expected = FUNCTIONS[name](empty, [BATCH]), FUNCTIONS[name](NETWORK, [BATCH])
     assert found["empty"].shape == (0, 4)
     if name != "scores.random":
         np.testing.assert_array_equal(found["w1"], expected["w1"])
@@ -323,7 +323,7 @@ def test_curvature_takes_a_state_that_is_infinite_by_design():
 def test_scores_read_an_iterator_of_batches_whole(name):
     """Some read their batches more than once."""
     batches = [batch(image=BATCH["image"] + shift) for shift in (0.0, 1.0)]
-    found, expected = (DOORS[f"scores.{name}"](NETWORK, given) for given in (iter(batches), batches))
+    found, expected = (FUNCTIONS[f"scores.{name}"](NETWORK, given) for given in (iter(batches), batches))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)
 
