@@ -1,4 +1,4 @@
-"""Studies: a package each, on the skeleton in ``shared``.  Here packages of the library meet, and strings become functions."""
+"""Studies: a package each, on the skeleton in ``shared``.  Only here do strings become functions."""
 
 from experiments.shared.results import load
 

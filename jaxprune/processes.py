@@ -8,6 +8,7 @@ With one process everything here returns at once.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from jaxprune import check, rendezvous
 LIMIT = 60.0
 """Seconds that processes wait for each other, where ``start`` was told of no other number."""
 
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
 # In the coordinator's store, so that nothing of it lives in this module.
 _LIMIT_OF, _CALLS_OF = "jaxprune/limit of {}", "jaxprune/calls of {}"
 # Whoever waits for the first process waits longer than that one does for the others: it says who is missing.
@@ -34,8 +37,9 @@ def start(
 ) -> None:
     """Makes this process one of several, as its scheduler says; call it before anything else of JAX.
 
-    On a TPU pod, under Slurm, Open MPI or Kubernetes no argument is needed.  Where the environment names no scheduler,
-    and there are no arguments, this stays the only process.  Once it has been called it does nothing.
+    On a TPU pod, under Slurm, Open MPI or Kubernetes no argument is needed, nor where JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID are set.  Where the environment names neither, and there are no arguments, this
+    stays the only process.  Once it has been called it does nothing.
 
     Args:
       address: "host:port" of the first process.
@@ -44,7 +48,7 @@ def start(
       limit: seconds that processes wait for each other, here and later.
 
     Raises:
-      ValueError: some arguments without the others; a limit that is not positive.
+      ValueError: some arguments, or some of these variables, without the others; a limit that is not positive.
       RuntimeError: JAX has begun alone already; or processes did not come within the limit, which it names.
 
     >>> start()
@@ -283,7 +287,15 @@ def _client() -> Any:
 
 
 def _detected(limit: float) -> tuple[str, int, int] | None:
-    """What the scheduler says of this process: address, count and index; None where there is no scheduler."""
+    """What the environment says of this process: address, count and index; None where it is the only one."""
+    said = [os.environ.get(name) for name in _VARIABLES]
+    if any(said):
+        if not all(said) or not (said[1] or "").isdecimal() or not (said[2] or "").isdecimal():
+            raise ValueError(
+                f"{', '.join(_VARIABLES)}: expected an address and two whole numbers in the environment, or none of "
+                f"them, but got {said}. Set all three, as scripts/launch does."
+            )
+        return str(said[0]), int(said[1] or 0), int(said[2] or 0)
     address, count, index, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
         None, None, None, None, None, int(np.ceil(limit))
     )

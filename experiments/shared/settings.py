@@ -30,6 +30,11 @@ class Execution:
     """Check every input and say what would be computed; compute nothing."""
     status: bool = False
     """List every run: done, failed, running or waiting; compute nothing."""
+    compile_cache: Path | None = None
+    """Keep compiled programs in this folder; processes that find theirs there, of equal versions, compile nothing."""
+    profile: Path | None = None
+    """Write a trace of some seconds of the second run that is done here (the first one compiles) into this folder, for
+    TensorBoard or Perfetto."""
     engine: Annotated[str, tyro.conf.arg(metavar="{submitit}")] = ""
     """Have workers run as jobs: submitit, on Slurm where there is one, else on this machine."""
     workers: int = 2
@@ -61,6 +66,9 @@ def check_execution(settings: Any) -> None:
         if not (isinstance(seed, int) and 0 <= seed < 2**32):
             raise ValueError(f"seeds: expected whole numbers from 0 to {2**32 - 1}, but got {seed}.")
     check.whole("workers", settings.workers)
+    for name in ("compile_cache", "profile"):
+        if (folder := getattr(settings, name)) is not None:
+            check.writable(name, folder)
     if settings.engine:
         check.choice("engine", settings.engine, ("submitit",))
     for option in settings.engine_options:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from experiments.shared import engine, named, pages
 from experiments.shared.pages import counted
+from experiments.shared.profiling import keep_programs
 from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
 from experiments.shared.settings import Execution, check_execution
 from experiments.shared.work import Plan, part, work
@@ -124,6 +125,7 @@ def command(study: Study, settings: type[Any], description: str | None) -> NoRet
 def _begin(study: Study, settings: Any) -> Plan:
     settings = dataclasses.replace(settings, out=Path(settings.out))
     check_execution(settings)
+    keep_programs(settings.compile_cache)
     asked, inputs = settings, study.open(settings)
     settings = getattr(inputs, "settings", settings)
     runs = list(study.plan(settings, inputs))

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments.shared.methods import Method
 from experiments.shared.pages import counted, duration
+from experiments.shared.profiling import Profiled
 from jaxprune import sweep
 from jaxprune.store import Store
 
@@ -102,6 +103,8 @@ def work(plan: Plan, console: Console) -> None:
     """
     study, store, alone = plan.study, plan.store, not plan.settings.worker and len(plan.mine) == len(plan.runs)
     progress = _Progress(plan, console)
+    folder = plan.settings.profile
+    measure = study.measure if folder is None else Profiled(study.measure, folder)
     store.sweep()
     todo = sum(store.state(one) in ("waiting", "running") for one in plan.mine)
     console.print(f"{len(plan.runs)} runs, {todo} of them to do here.", highlight=False)
@@ -112,7 +115,7 @@ def work(plan: Plan, console: Console) -> None:
             sweep.work(
                 store,
                 plan.mine,
-                study.measure,
+                measure,
                 prepare=partial(study.prepare, plan.settings, plan.inputs),
                 shared=study.shared,
                 finished=progress,

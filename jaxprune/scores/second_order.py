@@ -9,8 +9,8 @@ from jaxprune import check, tree
 from jaxprune.curvature import average, block_product, diagonal, estimate
 from jaxprune.curvature.products import MATRICES
 from jaxprune.network import Network
-from jaxprune.scores.inputs import ready
 from jaxprune.scores.first_order import half_square
+from jaxprune.scores.inputs import ready
 from jaxprune.scores.surgeon import deletion_costs
 from jaxprune.types import Batch, Loss, Scope, Score, Scores
 
