@@ -1,7 +1,16 @@
 """Makers of scores: each returns ``(network, batches) -> scores``, one number a weight, larger = keep.
 
 ``batches`` is a list (or anything that can be read twice) of batches of any size; a score is that of all their examples
-taken together, weighted.  ``surgeon_update`` updates the remaining weights.
+taken together, weighted.
+
+    magnitude()                              how large the weight is
+    random(key)                              the control
+    synflow()                                what flows through it, whatever the data
+    snip(loss), grasp(loss), fisher(loss)    what gradients say
+    diagonal_hessian(loss)                   what deleting it alone costs, to second order
+    block_hessian(loss, form="greedy")       what deleting many costs, if those that stay make up for it
+
+``surgeon_update(loss)`` makes what moves the weights that stay.
 """
 
 from jaxprune.scores.first_order import fisher, grasp, snip

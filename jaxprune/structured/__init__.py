@@ -1,6 +1,15 @@
 """Units that move together: rated, switched off by gates, and removed for real.
 
 Start with ``jaxprune.groups``, which says what a group and a specification are.
+
+    discover(network, images)                    the units of any network, from its program
+    ones, gated, remove, compact                 gates; units switched off; cut out of a specification, or of any program
+    criteria, effects                            ratings: of weights and activations; of what removal does
+    drop_units, drop_layers, limited             which of them go, and which may
+    prune_jointly(network, groups, batches, 0.5) by the exact Hessian of all gates, kept ones re-adjusted
+    Search(criteria=..., chooser=..., tune=...)  a step at a time, with training between
+    verify(network, groups)                      whether groups that were declared are right
+    save, load, save_program, load_program       a specification, or any program, without pickle; ``export`` for servers
 """
 
 from jaxprune.groups import Group, Member, Specification
