@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
@@ -215,7 +215,9 @@ class ViT(nn.Module):
         tokens = rearrange(nn.Conv(self.width, size, name="embed", **options)(images), "b h w d -> b (h w) d")
         if self.pool == "token":
             class_token = self.param("class_token", nn.initializers.zeros, (self.width,), jnp.float32)
-            tokens = jnp.concatenate([repeat(class_token, "d -> b 1 d", b=tokens.shape[0]), tokens], axis=1)
+            tokens = jnp.pad(tokens, ((0, 0), (1, 0), (0, 0)))
+            # Added, as the positions are, and not set beside the patches: so it has a site, and curvature its price.
+            tokens = tokens + (jnp.arange(tokens.shape[1]) == 0)[None, :, None] * class_token[None, None]
         return tokens + self.param("position", NORMAL, tokens.shape[1:], jnp.float32)[None]
 
     @property

@@ -3,7 +3,7 @@
 Start with ``jaxprune.groups``, which says what a group and a specification are.
 
     discover(network, images)                    the units of any network, from its program
-    ones, gated, remove, compact                 gates; units switched off; cut out of a specification, or of any program
+    ones, gated, remove, compact                 gates; units switched off; cut from a specification, or any program
     criteria, effects                            ratings: of weights and activations; of what removal does
     drop_units, drop_layers, limited             which of them go, and which may
     prune_jointly(network, groups, batches, 0.5) by the exact Hessian of all gates, kept ones re-adjusted

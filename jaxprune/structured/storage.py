@@ -8,6 +8,7 @@ network.py             on demand: the builder that makes it in PyTorch; jaxprune
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from jaxprune import check, files, tree
 from jaxprune.groups import Specification, check_specification
 from jaxprune.network import Network
 from jaxprune.structured.probes import float_type
+from jaxprune.structured.programs import load_program, save_program
 from jaxprune.structured.removal import check_members
 from jaxprune.types import Preprocess
 
@@ -205,10 +207,23 @@ def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike
       The path.
 
     Raises:
-      ValueError: the folder of the file cannot be written; the function cannot be traced for any number of images.
+      ValueError: the folder of the file cannot be written; the function depends on the number of images otherwise than
+        by sizes, or holds what ``save_program`` refuses.
     """
     target = Path(path)
     check.writable("path", target.parent)
+    try:
+        exported = _exported(network, image_shape)
+    except TypeError:  # len(images), and shapes that a trace has fixed, are numbers of Python
+        shape = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            program = load_program(save_program(folder, network.replace(train_apply=None), shape))
+        exported = _exported(program, image_shape)
+    files.write(target, bytes(exported.serialize(vjp_order=1)))
+    return target
+
+
+def _exported(network: Network, image_shape: Sequence[int]) -> jax.export.Exported:
     (count,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((count, *image_shape), np.float32)
     params, state = jax.tree.map(np.asarray, (network.params, network.state))
@@ -218,15 +233,7 @@ def export(network: Network, image_shape: Sequence[int], path: str | os.PathLike
         arrays, others = jax.tree.map(jnp.asarray, (params, state))
         return network.apply(arrays, others, batch)
 
-    try:
-        exported = jax.export.export(jax.jit(evaluate), platforms=("cpu", "cuda", "rocm", "tpu"))(images)
-    except TypeError as error:  # len(images) is a number of Python
-        raise ValueError(
-            f"network: expected a function of a number of images that is open, but JAX says {check.first_line(error)}. "
-            "Write images.shape[0] for len(images); or save it with save_program and export what load_program returns."
-        ) from error
-    files.write(target, bytes(exported.serialize(vjp_order=1)))
-    return target
+    return jax.export.export(jax.jit(evaluate), platforms=("cpu", "cuda", "rocm", "tpu"))(images)
 
 
 def _stored(name: str, leaf: Any) -> np.ndarray:
