@@ -82,21 +82,23 @@ def parse(word: Any, setting: str = "methods") -> Method:
     ('label/diagonal', 'magnitude')
     """
     if not isinstance(word, str):
-        return Method(objective="label", score=named.versioned(word, setting), update="none")
+        objective = "label" if options.reads_loss(setting, word) else "none"
+        return Method(objective=objective, score=named.versioned(word, setting), update="none")
     before, _, after = word.rpartition("/")
     score, _, update = after.partition("+")
     update = update or "none"
-    objective = before or ("none" if score in _WITHOUT_OBJECTIVE and update == "none" else "label")
     check.choice(f"{setting}: update", update, UPDATES, ordered=True)
-    if before or objective != "none":
-        check.choice(f"{setting}: objective", objective, OBJECTIVES, ordered=True)
+    if before:
+        check.choice(f"{setting}: objective", before, OBJECTIVES, ordered=True)
     options.check_score(setting, score)
-    if not before and score in _WITHOUT_OBJECTIVE and update != "none":
+    reads_none = score in _WITHOUT_OBJECTIVE or not options.reads_loss(setting, score)
+    objective = before or ("none" if reads_none and update == "none" else "label")
+    if not before and reads_none and update != "none":
         raise ValueError(
             f"{setting}: expected the objective that {update} reads, since {score} reads none, but got {word!r}. Write "
             f"'logits/{word}', or 'label/{word}' for the loss of the labels."
         )
-    if before and score in _WITHOUT_OBJECTIVE and update == "none":
+    if before and reads_none and update == "none":
         raise ValueError(f"{setting}: {score} reads no objective, but {word!r} names one. Write {score!r}.")
     if score in _OF_SLOPES and objective not in ("none", "label"):
         raise ValueError(

@@ -75,9 +75,21 @@ SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
 def check_score(setting: str, word: str | Callable[..., Any]) -> None:
     """Checks that a score is known, or that there is such a function."""
     if isinstance(word, str) and not named.is_own(word):
+        if ("." in word or ":" in word) and word not in SCORES:
+            raise ValueError(
+                f"{setting}: expected a score, or package.module:function for one of your own, but got {word!r}. Put a "
+                "colon before the function, and dots between the modules."
+            )
         check.choice(setting, word, SCORES)
     else:
         named.find(setting, word)
+
+
+def reads_loss(setting: str, word: str | Callable[..., Any]) -> bool:
+    """Says whether a score asks for a loss: of the user's functions those that have such an argument."""
+    if isinstance(word, str) and not named.is_own(word):
+        return True
+    return "loss" in inspect.signature(named.find(setting, word)).parameters
 
 
 def score(setting: str, word: str | Callable[..., Any], options: ScoreOptions) -> Score:
@@ -89,4 +101,4 @@ def score(setting: str, word: str | Callable[..., Any], options: ScoreOptions) -
     if isinstance(word, str) and word in SCORES:
         return SCORES[word](options)
     own = named.find(setting, word)
-    return partial(own, loss=options.loss) if "loss" in inspect.signature(own).parameters else own
+    return partial(own, loss=options.loss) if reads_loss(setting, word) else own
