@@ -41,9 +41,6 @@ RIGHT = 18
 STUDY = ["--image", str(SIDE), "--seeds", "0", "1", "2", "--most-per-class", "50", "--largest-batch", "50"]
 STUDY += ["--sketch", "32", "--blocks", "128"]
 MEMORY = "4e9"
-# glibc keeps what was freed, in an arena for each thread: hundreds of megabytes of blocks that are gone.  Above a
-# megabyte it is to ask the system, and to give back.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "2"}
 # What --quick changes of it: one seed, one method, few images.
 QUICK = ["--seeds", "0", "--most-per-class", "20", "--largest-batch", "20", "--batch-size", "10"]
 QUICK += [
@@ -90,7 +87,7 @@ def main() -> int:
     options += ["--out", str(folder / ("quick" if quick else "study")), *(STUDY + QUICK if quick else STUDY)]
     options += [one for one in arguments if one != "--quick"]
     # Of an option that is given twice the last one counts.
-    environment = {"JAXPRUNE_MEMORY": MEMORY, **ALLOCATOR, **os.environ}
+    environment = {"JAXPRUNE_MEMORY": MEMORY, **os.environ}
     command = [sys.executable, "-m", "experiments.transfer", *options]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
