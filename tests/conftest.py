@@ -33,7 +33,7 @@ QUICKLY = {
     "similarity",
     "sites",
     "structured",
-    "test_architecture.py",
+    "test_docs.py",
     "test_contract.py",
     "test_optim.py",
     "test_scaling.py",
@@ -41,6 +41,7 @@ QUICKLY = {
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
 LONGEST = (
+    "test_docs.py",
     "test_representation.py",
     "test_pretrained_networks.py",
     "test_matrices.py",
@@ -54,7 +55,6 @@ LONGEST = (
     "test_optim.py",
     "test_spectrum.py",
     "test_surgeon.py",
-    "test_architecture.py",
     "test_routes.py",
     "test_oracles.py",
     "test_pretrained.py",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,13 @@ def reference(monkeypatch):
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))]
 
 
+@pytest.fixture
+def float32():
+    """As whoever reads a page has it."""
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("page", PAGES)
 def test_run_finds_that_a_page_does_what_it_says(executed, page):
     assert executed.run(ROOT / page) == (ROOT / page).read_text().count("\n```python\n")
@@ -62,7 +70,9 @@ def test_names_of_the_reference_are_all_that_is_public(reference, tmp_path):
     reference.write(tmp_path / "api")
     entries = set()
     for page in (tmp_path / "api").glob("*.rst"):
-        entries |= set(re.findall(r"^\.\. auto(?:class|function|data):: jaxprune\.(\S+)$", page.read_text(), re.M))
+        entries |= set(
+            re.findall(r"^\.\. (?:autoclass|autofunction|py:data):: jaxprune\.(\S+)$", page.read_text(), re.M)
+        )
     public = {f"{module.__name__}.{name}"[9:] for module in reference.modules() for name in reference.names(module)}
     assert entries == public | {"Network", "Preprocess"}
     assert len(entries) > 300
