@@ -16,7 +16,7 @@ OBJECTIVES: Mapping[str, str] = {
     "source-head": "the squared distance to what the frozen source head said before",
     "logits": "the squared distance to the network's own outputs, all classes of its pretraining, on source images",
     "features": "the squared distance to the network's own features, on source images",
-    "logits-of-all": "as logits, but on unlabelled images of all tasks: more of them, and not zero-shot",
+    "logits-of-all": "as logits, on more, unlabelled images of all tasks; not zero-shot",
 }
 """What is asked to stay, in words.  None of them reads what lies in the heads of other tasks."""
 

@@ -35,8 +35,8 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
         results.seeds,
         notices(results),
         figures.curves(results),
-        "Zero-shot accuracy with the frozen head of each task. Source is the task that pruned the network, transfer "
-        "are those that it was never shown. Dashed: the dense network (below: fine-tuned as the others are); dotted: "
+        "Zero-shot accuracy with frozen heads. Source is the task that pruned the network, transfer are those never "
+        "shown. Dashed: the dense network (below: fine-tuned as the others are); dotted: "
         f"chance. Bands are intervals of 95 %. {_count(results)}",
     )
     pages.claims_table(page, tested)
@@ -47,8 +47,8 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     page.section("Source against transfer")
     page.drawing(
         figures.source_against_transfer(results),
-        "A line for each method, from dense (upper right) to the highest sparsity. Above the diagonal a network is "
-        f"better on what it was never shown. {_count(results)}",
+        "A line for each method, from dense (upper right) to the highest sparsity. Above the diagonal it is better on "
+        f"what it was never shown. {_count(results)}",
     )
     page.section("Does the quadratic model predict the damage?")
     page.drawing(
@@ -108,8 +108,8 @@ def advice(settings: Any, results: Results, tested: Table) -> str:
     shown = max(min(reach(tested, f"P1 {group}", one) or 0.0 for group in ("source", "transfer")) for one in fair)
     said = (
         f"Of what saw the source alone, at most {100 * settings.margin:g} points are lost on both {to(most)}, in the "
-        f"mean over seeds, by {joined([label(one) for one in best])}, the best on these very test images, which "
-        f"flatters it (shown of one method {to(shown)})."
+        f"mean over seeds, by {joined([label(one) for one in best])} (the best on these tests, so flattered; shown of "
+        f"one method {to(shown)})."
     )
     for one in ("label/diagonal", "label/greedy+rounds", "logits-of-all/greedy+surgeon"):
         if one in kept and one not in best:
@@ -267,7 +267,7 @@ def _method(page: report.Page, settings: Any, results: Results) -> None:
                 f"{pages.rate(settings)}; the head stays, BatchNorm statistics {statistics}. The dense "
                 "control has the same.",
             ),
-            ("Intervals.", f"{pages.INTERVALS} Shifted copies of an image count once."),
+            ("Intervals.", f"{pages.INTERVALS} Shifted copies count once."),
             (
                 "Source.",
                 "Iurada, Occhiena and Tommasi (2025), arXiv 2509.24066. Protocol, data and network are ours.",
