@@ -216,13 +216,13 @@ def test_commands_of_the_pages_exist():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
     text = "\n".join(page.read_text() for page in pages)
     commands = set(re.findall(r"scripts/\w+", text)) | set(re.findall(r"python -m (experiments\.\w+)", text))
-    modules = ("transfer", "methods", "gates", "landscape", "joint", "representation", "patterns", "shared")
-    names = ("demo", "test", "benchmark", "check_pytorch", "convert", "faults", "coverage", "figures", "real", "docs")
-    scripts = {f"scripts/{name}" for name in names}
-    assert {f"experiments.{name}" for name in modules} | scripts == commands
+    studies = {path.parent.name for path in (ROOT / "experiments").glob("*/__main__.py")} | {"patterns"}
+    assert {f"experiments.{name}" for name in studies} <= commands
+    scripts = {path.stem for path in (ROOT / "scripts").iterdir() if path.suffix == "" and path.is_file()}
+    assert {f"scripts/{name}" for name in scripts - {"environment", "golden_attribution"}} <= commands
     for command in commands:
         path = ROOT / (command if "/" in command else command.replace(".", "/"))
-        files = (path / "__main__.py", path / "check_page.py", path.with_suffix(".py"), path)
+        files = (path / "__main__.py", path / "check_page.py", path / "render.py", path.with_suffix(".py"), path)
         assert any(one.exists() for one in files if not one.is_dir())
 
 
