@@ -15,6 +15,7 @@ project, author, release = "jaxprune", "the jaxprune authors", jaxprune.__versio
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"jaxprune {release}"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
