@@ -97,9 +97,10 @@ def load(
     root = Path(folder)
     for name in (_SHAPE, _WEIGHTS):
         if not (root / name).is_file():
+            program = (root / "program.json").is_file()
             raise ValueError(
-                f"folder: expected a saved network with {_SHAPE} and {_WEIGHTS}, but {str(root)!r} has no {name}. Was "
-                "the run that wrote it interrupted?"
+                f"folder: expected a saved network with {_SHAPE} and {_WEIGHTS}, but {str(root)!r} has no {name}. "
+                + ("It is a program: load_program reads it." if program else "Was the run that wrote it interrupted?")
             )
     values, content = _json(root / _SHAPE), (root / _WEIGHTS).read_bytes()
     found = _hash({name: value for name, value in values.items() if name != "sha256"}, content)

@@ -314,6 +314,11 @@ def test_load_program_says_that_it_needs_wide_numbers(sound):
         load_program(sound)
 
 
+def test_load_names_who_reads_a_program(sound):
+    with pytest.raises(ValueError, match=r"has no specification.json. It is a program: load_program reads it"):
+        jp.structured.load(sound, jp.models.specification)
+
+
 def test_load_program_takes_what_was_saved_and_nothing_else(sound):
     got = load_program(sound)
     with pytest.raises(ValueError, match=r"images of the shape that was saved, \(5, 3\), but got \(5, 4\)"):
