@@ -71,14 +71,8 @@ def said_of(name: str, value: Any) -> str:
             continue
         body = ast.parse(inspect.getsource(module)).body
         for made, after in pairwise(body):
-            target = (
-                made.target
-                if isinstance(made, ast.AnnAssign)
-                else made.targets[0]
-                if isinstance(made, ast.Assign)
-                else None
-            )
-            is_it = isinstance(target, ast.Name) and target.id == name
+            targets = [made.target] if isinstance(made, ast.AnnAssign) else getattr(made, "targets", [])
+            is_it = any(isinstance(one, ast.Name) and one.id == name for one in targets)
             if is_it and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 return " ".join(str(after.value.value).split())
     raise LookupError(f"{name}: expected a text below its assignment, but found none. Say there what it is.")

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from benchmark_rows import Row, timed
+from benchmark_structured import in_turns
 
 import jaxprune as jp
 
@@ -80,7 +81,7 @@ def faster(rounds: int) -> Iterator[Row]:
         half = book.macs(gates) / 2
         left = jp.structured.drop_units(found, gates, ratings, book.macs, half, allocation="uniform", multiple=8)
         networks = {"dense": net, "half": jp.structured.compact(net, found, left or gates)}
-        seconds = _in_turns(networks, images, rounds)
+        seconds = in_turns(networks, images, rounds)
         ratios = tuple(mine / whole for mine, whole in zip(seconds["half"], seconds["dense"], strict=True))
         removed = 1 - book.macs(left or gates) / book.macs(gates)
         yield Row(
@@ -90,19 +91,6 @@ def faster(rounds: int) -> Iterator[Row]:
             at_most=bound,
             note=f"fastest rounds: {min(seconds['half']) / min(seconds['dense']):.3g}; load {os.getloadavg()[0]:.1f}",
         )
-
-
-def _in_turns(networks: dict[str, jp.Network], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    calls = {
-        name: jax.jit(lambda network, x: network(x)).lower(one, images).compile() for name, one in networks.items()
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for number in range(-1, rounds):
-        for name, network in networks.items():
-            took, _ = timed(lambda call=calls[name], network=network: call(network, images))
-            if number >= 0:
-                seconds[name].append(took)
-    return seconds
 
 
 def _said(found: Any) -> str:

@@ -29,7 +29,7 @@ def faster(rounds: int) -> Iterator[Row]:
         kept[name] = book.macs(gates) / book.macs(ones)
     for size in (64, 1):
         images = np.random.default_rng(SEED).normal(size=(size, *IMAGE)).astype(np.float32)
-        seconds = _in_turns(networks, images, rounds)
+        seconds = in_turns(networks, images, rounds)
         for name, bound in bounds.items():
             ratios = tuple(mine / whole for mine, whole in zip(seconds[name], seconds["dense"], strict=True))
             title = f"ResNet-56, batch {size}: latency with {1 - kept[name]:.1%} fewer operations by {name}"
@@ -49,7 +49,7 @@ def _halves(module: Any, book: Any, ones: Mapping[str, np.ndarray]) -> dict[str,
     }  # type: ignore[return-value]
 
 
-def _in_turns(networks: Mapping[str, jp.Network], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
+def in_turns(networks: Mapping[str, jp.Network], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
     """Seconds of every network, each round all of them; compiled beforehand."""
     calls = {
         name: jax.jit(lambda network, x: network(x)).lower(one, images).compile() for name, one in networks.items()

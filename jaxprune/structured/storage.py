@@ -24,7 +24,7 @@ from jaxprune import check, files, tree
 from jaxprune.groups import Specification, check_specification
 from jaxprune.network import Network
 from jaxprune.structured.probes import float_type
-from jaxprune.structured.programs import load_program, save_program
+from jaxprune.structured.programs.folders import PROGRAM, load_program, save_program
 from jaxprune.structured.removal import check_members
 from jaxprune.types import Preprocess
 
@@ -97,7 +97,7 @@ def load(
     root = Path(folder)
     for name in (_SHAPE, _WEIGHTS):
         if not (root / name).is_file():
-            program = (root / "program.json").is_file()
+            program = (root / PROGRAM).is_file()
             raise ValueError(
                 f"folder: expected a saved network with {_SHAPE} and {_WEIGHTS}, but {str(root)!r} has no {name}. "
                 + ("It is a program: load_program reads it." if program else "Was the run that wrote it interrupted?")

@@ -6,7 +6,7 @@ Derivative rules of a function's own are programs too, and evaluated in the same
 asked at the full size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -18,9 +18,10 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from jaxprune.sites.program import needed, opened, scan_parts
+from jaxprune.sites.program import needed, opened
 from jaxprune.sites.rules import Backward, floating, with_backward_rule, with_forward_rule
 from jaxprune.structured.discovery import arithmetic
+from jaxprune.structured.discovery.entering import LOOPS, bound, call
 from jaxprune.structured.discovery.indices import Nodes
 from jaxprune.structured.discovery.walk import CALLS, ORDERS, Axes, Record, Walk
 
@@ -103,21 +104,17 @@ class Cutting:
     def _step(self, equation: core.JaxprEqn, operands: list[Any], record: Record, here: Path) -> list[Any]:
         name = equation.primitive.name
         untouched = all(self.alive(nodes).all() for axes in (*record.before, *record.after) for nodes in axes)
-        loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
-        if name in loops:  # inside of them units may begin and end
-            return loops[name](equation.params, operands, here)
+        run = partial(self.run, path=here)
+        if name in LOOPS:  # inside of them units may begin and end
+            return LOOPS[name](equation.params, operands, run)
         if name in CALLS and not name.startswith("custom"):
-            inner = equation.params[CALLS[name]]
-            if name in ("jit", "pjit", "closed_call", "core_call"):
-                return self.run(inner, operands, here)
-            kept = {key: equation.params[key] for key in ("policy", "prevent_cse") if key in equation.params}
-            return jax.checkpoint(lambda *inputs: self.run(inner, inputs, here), **kept)(*operands)
+            return call(equation, operands, run)
         if name in ("custom_jvp_call", "custom_vjp_call"):
             return self._custom(equation, operands, record, here)
         if untouched or name in _AS_THEY_ARE:
-            return _bound(equation, operands, equation.params)
+            return bound(equation, operands, equation.params)
         if (params := self._rewritten(equation, operands, record)) is not None:
-            return _bound(equation, operands, params)
+            return bound(equation, operands, params)
         if name in ("slice", "split"):
             return [self._part(operands[0], record.before[0], axes) for axes in self._parts(equation, record)]
         return self._at_full_size(equation, operands, record)
@@ -131,7 +128,7 @@ class Cutting:
 
     def _at_full_size(self, equation: core.JaxprEqn, operands: Sequence[Any], record: Record) -> list[Any]:
         full = [self.whole(one, axes) for one, axes in zip(operands, record.before, strict=True)]
-        made = _bound(equation, full, equation.params)
+        made = bound(equation, full, equation.params)
         return [self.cut(one, axes) for one, axes in zip(made, record.after, strict=True)]
 
     def _rewritten(self, equation: core.JaxprEqn, operands: Sequence[Any], record: Record) -> dict[str, Any] | None:
@@ -188,7 +185,7 @@ class Cutting:
         untouched = all(self.alive(nodes).all() for axes in (*record.before, *record.after) for nodes in axes)
         ends = self._ends_inside(here)
         if untouched and not ends:
-            return _bound(equation, operands, equation.params)
+            return bound(equation, operands, equation.params)
         moving, rule = floating([atom.aval for atom in equation.invars]), self.walk.rules.get(here)
         function = partial(self.run, equation.params["call_jaxpr"], path=here)
         if not moving:
@@ -224,39 +221,3 @@ class Cutting:
 
         made, moves = jax.jvp(at_full_size, [operands[place] for place in moving], given[len(operands) :])
         return [*made, *(moves[place] for place in floating([variable.aval for variable in equation.outvars]))]
-
-    def _scan(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        constants, carried = scan_parts(params)
-        fixed, carry, slices = (
-            operands[:constants],
-            operands[constants : constants + carried],
-            operands[constants + carried :],
-        )
-
-        def turn(carry: Any, one: Any) -> tuple[Any, Any]:
-            results = self.run(params["jaxpr"], [*fixed, *carry, *one], here)
-            return results[:carried], results[carried:]
-
-        options = {key: params[key] for key in ("length", "reverse", "unroll")}
-        last, stacked = lax.scan(turn, list(carry), list(slices), **options)
-        return [*last, *stacked]
-
-    def _while(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        asked, fixed = params["cond_nconsts"], params["body_nconsts"]
-        outside, inside, carry = operands[:asked], operands[asked : asked + fixed], operands[asked + fixed :]
-        return lax.while_loop(
-            lambda carry: self.run(params["cond_jaxpr"], [*outside, *carry], here)[0],
-            lambda carry: self.run(params["body_jaxpr"], [*inside, *carry], here),
-            list(carry),
-        )
-
-    def _cond(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        def taken(branch: Any) -> Callable[..., list[Any]]:
-            return lambda *inputs: self.run(branch, inputs, here)
-
-        return lax.switch(operands[0], [taken(branch) for branch in params["branches"]], *operands[1:])
-
-
-def _bound(equation: core.JaxprEqn, operands: Sequence[Any], params: Mapping[str, Any]) -> list[Any]:
-    made = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(dict(params)))
-    return list(made) if equation.primitive.multiple_results else [made]

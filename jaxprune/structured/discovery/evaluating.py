@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import jax
-from jax import lax
 from jax.extend import core
 
-from jaxprune.structured.discovery.walk import CALLS, needed, opened
+from jaxprune.sites.program import needed, opened
+from jaxprune.structured.discovery.entering import LOOPS, bound, call
+from jaxprune.structured.discovery.walk import CALLS
 
 Path = tuple[int, ...]
 """An equation: the identities of those that hold it, from the outside, and its own."""
@@ -62,45 +63,14 @@ class Changed:
     def _step(self, equation: core.JaxprEqn, operands: list[Any], here: Path) -> list[Any]:
         name, params = equation.primitive.name, equation.params
         if not self._holds(here):
-            made = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(params))
-            return list(made) if equation.primitive.multiple_results else [made]
-        if self.outside and name in ("scan", "while", "cond"):
+            return bound(equation, operands, params)
+        if self.outside and name in LOOPS:
             raise ValueError(
                 f"groups: {self.outside} reads values where the program sums over units, but some of them lie inside "
                 f"of a {name!r}. Rate units by weights (l1, l2), or by what their removal does (kl, second_order)."
             )
-        loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
-        if name in loops:
-            return loops[name](params, operands, here)
-        inner = params[CALLS[name]]
-        if self.outside or name in ("jit", "pjit", "closed_call", "core_call"):
-            return self.run(inner, operands, here)
-        kept = {key: params[key] for key in ("policy", "prevent_cse") if key in params}
-        return jax.checkpoint(lambda *inputs: self.run(inner, inputs, here), **kept)(*operands)
-
-    def _scan(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        constants, carried = params["num_consts"], params["num_carry"]
-        fixed, start = operands[:constants], list(operands[constants : constants + carried])
-
-        def turn(carry: Any, one: Any) -> tuple[Any, Any]:
-            results = self.run(params["jaxpr"], [*fixed, *carry, *one], here)
-            return results[:carried], results[carried:]
-
-        options = {key: params[key] for key in ("length", "reverse", "unroll")}
-        last, stacked = lax.scan(turn, start, list(operands[constants + carried :]), **options)
-        return [*last, *stacked]
-
-    def _while(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        asked, fixed = params["cond_nconsts"], params["body_nconsts"]
-        outside, inside = operands[:asked], operands[asked : asked + fixed]
-        return lax.while_loop(
-            lambda carry: self.run(params["cond_jaxpr"], [*outside, *carry], here)[0],
-            lambda carry: self.run(params["body_jaxpr"], [*inside, *carry], here),
-            list(operands[asked + fixed :]),
-        )
-
-    def _cond(self, params: Mapping[str, Any], operands: Sequence[Any], here: Path) -> list[Any]:
-        def taken(branch: Any) -> Callable[..., list[Any]]:
-            return lambda *inputs: self.run(branch, inputs, here)
-
-        return lax.switch(operands[0], [taken(branch) for branch in params["branches"]], *operands[1:])
+        run = partial(self.run, path=here)
+        if name in LOOPS:
+            return LOOPS[name](params, operands, run)
+        # What is to be kept must not leave a rematerialised call, so there such a call is none.
+        return run(params[CALLS[name]], operands) if self.outside else call(equation, operands, run)

@@ -23,7 +23,7 @@ from jaxprune.structured.programs import networks
 from jaxprune.structured.programs.networks import Written
 from jaxprune.structured.programs.values import STORED, Unknown
 
-_PROGRAM, _WEIGHTS = "program.json", "weights.safetensors"
+PROGRAM, _WEIGHTS = "program.json", "weights.safetensors"
 _FORMAT, _VERSION = "jaxprune program", 1
 _PARTS = ("format", "version", "jax", "image", "rngs", "params", "state", "constants", "apply", "train")
 _LONGEST = 500_000_000
@@ -80,7 +80,7 @@ def save_program(
     text = json.dumps({"sha256": _hash(body, content), **body}, separators=(",", ":"), allow_nan=False)
     _demand_same(network, _opened("folder", text, content), image, sorted(rngs))
     files.write(root / _WEIGHTS, content)
-    files.write(root / _PROGRAM, text + "\n")
+    files.write(root / PROGRAM, text + "\n")
     return root
 
 
@@ -99,17 +99,17 @@ def load_program(folder: str | os.PathLike[str]) -> Network:
         not known here; the program does not give what it says, such as one in float64 where ``jax_enable_x64`` is off.
     """
     root = Path(folder)
-    for name in (_PROGRAM, _WEIGHTS):
+    for name in (PROGRAM, _WEIGHTS):
         if not (root / name).is_file():
             raise ValueError(
-                f"folder: expected a network that save_program wrote, with {_PROGRAM} and {_WEIGHTS}, but "
+                f"folder: expected a network that save_program wrote, with {PROGRAM} and {_WEIGHTS}, but "
                 f"{str(root)!r} has no {name}. Was the run that wrote it interrupted? What jp.structured.save wrote, "
                 "jp.structured.load reads."
             )
     where = f"folder: {str(root)!r}"
-    if (root / _PROGRAM).stat().st_size > _LONGEST:
-        raise ValueError(f"{where}: {_PROGRAM} is longer than any program, {_LONGEST} bytes.")
-    return _opened(where, (root / _PROGRAM).read_text(), (root / _WEIGHTS).read_bytes())
+    if (root / PROGRAM).stat().st_size > _LONGEST:
+        raise ValueError(f"{where}: {PROGRAM} is longer than any program, {_LONGEST} bytes.")
+    return _opened(where, (root / PROGRAM).read_text(), (root / _WEIGHTS).read_bytes())
 
 
 def _trees(network: Network) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _opened(where: str, text: str, content: bytes) -> Network:
         stated = str(values["sha256"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{where}: {_PROGRAM} is damaged ({type(error).__name__}: {str(error)[:200]}). Copy it again from where it "
+            f"{where}: {PROGRAM} is damaged ({type(error).__name__}: {str(error)[:200]}). Copy it again from where it "
             "was made."
         ) from error
     if body["format"] != _FORMAT or body["version"] != _VERSION:
@@ -179,7 +179,7 @@ def _opened(where: str, text: str, content: bytes) -> Network:
     if (found := _hash(body, content)) != stated:
         raise ValueError(
             f"{where}: program and weights disagree: together they should have the SHA-256 {stated[:12]}..., but have "
-            f"{found[:12]}.... One of {_PROGRAM} and {_WEIGHTS} was changed, or is from another network: copy both "
+            f"{found[:12]}.... One of {PROGRAM} and {_WEIGHTS} was changed, or is from another network: copy both "
             "again."
         )
     try:

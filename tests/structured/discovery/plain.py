@@ -280,3 +280,13 @@ def network(name: str, seed: int = 0) -> jp.Network:
 
 def images(count: int = 3) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(count, 4, 4, 3)) if count else np.zeros((0, 4, 4, 3))
+
+
+@jax.custom_jvp
+def ruled_product(x, w):
+    return jnp.tanh(x) @ w
+
+
+@ruled_product.defjvp
+def _(given, moves):
+    return ruled_product(*given), 0.1 * moves[0] @ given[1] + given[0] @ moves[1]

@@ -10,6 +10,7 @@ import jaxprune as jp
 from jaxprune.sites.program import with_inner
 from jaxprune.structured import compact, discover, gated
 from tests.structured.discovery.comparing import measured, same, sliced
+from tests.structured.discovery.plain import ruled_product
 
 
 @jax.custom_vjp
@@ -88,17 +89,7 @@ def _own_product(x, w):
 _own_product.defvjp(lambda x, w: (_own_product(x, w), (x, w)), lambda kept, g: (0.1 * g @ kept[1].T, kept[0].T @ g))
 
 
-@jax.custom_jvp
-def _ruled_product(x, w):
-    return jnp.tanh(x) @ w
-
-
-@_ruled_product.defjvp
-def _(given, moves):
-    return _ruled_product(*given), 0.1 * moves[0] @ given[1] + given[0] @ moves[1]
-
-
-@pytest.mark.parametrize("product", [_own_product, _ruled_product], ids=["custom_vjp", "custom_jvp"])
+@pytest.mark.parametrize("product", [_own_product, ruled_product], ids=["custom_vjp", "custom_jvp"])
 def test_compact_rewrites_rules_that_make_units_and_rules_that_sum_over_them(product):
     """The rules are not the derivatives of the functions: what is compared are theirs."""
     rng = np.random.default_rng(0)
@@ -132,7 +123,7 @@ def test_compact_rewrites_the_rule_of_a_rule():
     """Products with the Hessian, through a rule that calls the function itself."""
     rng = np.random.default_rng(0)
     params, given = {"in": rng.normal(size=(3, 6)), "out": rng.normal(size=(6, 2))}, rng.normal(size=(5, 3))
-    net = jp.Network(lambda p, s, x: _ruled_product(jax.nn.relu(x @ p["in"]), p["out"]), params)
+    net = jp.Network(lambda p, s, x: ruled_product(jax.nn.relu(x @ p["in"]), p["out"]), params)
     found = discover(net, given)
     gates = {"in": np.arange(6) % 2 > 0}
     small, switched = compact(net, found, gates), gated(net, found, gates)
