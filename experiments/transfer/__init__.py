@@ -28,7 +28,7 @@ from experiments.shared.splits import Inputs
 from experiments.transfer import page, protocol
 from experiments.transfer.estimate import estimate
 from experiments.transfer.results import Results, claims
-from experiments.transfer.settings import Run, Settings, open_study, plan
+from experiments.transfer.settings import Run, Rung, Settings, open_study, plan
 from jaxprune import check
 from jaxprune.evaluate import transfer
 
@@ -40,9 +40,14 @@ def prepare_seed(settings: Settings, inputs: Inputs, seed: int) -> World:
 
 
 def measure(world: World, run: Run) -> dict[str, Any]:
-    """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again."""
+    """Prunes, evaluates, fine-tunes on the source task through its frozen head, and evaluates again.
+
+    A lower rung of a certificate is only pruned, and asked by that.
+    """
     inputs = world.inputs
     pruned, mask, gradients = prune(world, run, run.sparsity)
+    if isinstance(run, Rung):
+        return {"certificate": answers(world, pruned), **sparsities(world, mask)}
     tuned = finetuned(world, pruned, mask)
     separate = inputs.tests is not None and inputs.protocol == "leak-free"
     return {
@@ -92,6 +97,8 @@ def increase(world: World, pruned: Any) -> dict[str, float]:
 
 def outcome(run: Run, metrics: dict[str, Any]) -> str:
     """Says what came out of a run."""
+    if isinstance(run, Rung):
+        return "a rung of the certificate"
     shown = [metrics[stage]["frozen"][metrics["source"]]["accuracy"] for stage in ("pruned", "finetuned")]
     return f"source {shown[0]:.3f} -> {shown[1]:.3f}"
 

@@ -22,7 +22,7 @@ from experiments.shared.pages import counted, duration, joined
 from experiments.shared.pretrained import Weights
 from experiments.shared.splits import PROTOCOLS, Inputs
 from experiments.shared.work import part
-from experiments.transfer.settings import Settings, plan
+from experiments.transfer.settings import Rung, Settings, plan
 from jaxprune import memory, sites
 from jaxprune.evaluate import transfer
 
@@ -91,10 +91,12 @@ def estimate(settings: Settings, inputs: Inputs, console: Console) -> None:
 
 
 def _say_inputs(settings: Settings, inputs: Inputs, say: Callable[[str], None]) -> None:
+    runs = plan(settings, inputs)
+    lower = ", and at lower ones for certificates" if any(isinstance(run, Rung) for run in runs) else ""
     say(
-        f"{counted(len(plan(settings, inputs)), 'run')}: {counted(len(settings.seeds), 'seed')}, the dense network and "
-        f"{counted(len(settings.methods), 'method')}, each at {counted(len(settings.sparsities), 'share')} of zeros. "
-        f"Results go to {settings.out}."
+        f"{counted(len(runs), 'run')}: {counted(len(settings.seeds), 'seed')}, the dense network and "
+        f"{counted(len(settings.methods), 'method')}, each at {counted(len(settings.sparsities), 'share')} of zeros"
+        f"{lower}. Results go to {settings.out}."
     )
     if inputs.weights is not None:
         _say_weights(inputs.weights, say)
@@ -235,7 +237,8 @@ def _seconds(
     tuning *= len(settings.finetune_rates)
     runs = part(plan(settings, inputs), settings.shard, lambda run: run.seed)
     total = len({run.seed for run in runs}) * ((sizes["head"] + sizes["selection"]) / speeds.features + 2 * gradient)
-    total += len(runs) * (2 * looking + tuning + (_PRODUCT + 1) * gradient)
+    tested = sum(not isinstance(run, Rung) for run in runs)  # what others take is a look at a few images
+    total += tested * (2 * looking + tuning + (_PRODUCT + 1) * gradient)
     scored = {(run.seed, run.word, run.sparsity if settings.rounds > 1 else None) for run in runs}
     unknown = []
     for _, word, _ in scored:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from experiments.shared.methods import word_of
 from experiments.shared.results import DIFFERENCES, SHARES, Case, Claim, Table, above_zero, interval, keeps, paired
+from experiments.transfer.settings import Rung
 from jaxprune import stats
 
 STAGES, HEADS = ("pruned", "finetuned"), ("frozen", "refitted")
@@ -23,10 +24,19 @@ GROUPS = {
 
 
 class Results:
-    """The records of the study, looked up by method and sparsity."""
+    """The records of the study, looked up by method and sparsity.
+
+    Attributes:
+      records: of the networks that were tested.
+      sparsities: of these.
+      rungs: lower ones, of networks that only serve certificates.
+    """
 
     def __init__(self, records: Sequence[dict[str, Any]], inputs: Any) -> None:
-        self.records, self.inputs = records, inputs
+        kinds = [record["config"]["@type"] == Rung.__name__ for record in records]
+        self.records = [record for record, lower in zip(records, kinds, strict=True) if not lower]
+        self.rungs = sorted({one["config"]["sparsity"] for one, lower in zip(records, kinds, strict=True) if lower})
+        self.inputs = inputs
         self.data = records[0]["data"]
         self._cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
         self._examples: dict[str, list[np.ndarray]] = {}
@@ -34,9 +44,10 @@ class Results:
             config = record["config"]
             self._cells.setdefault((word_of(config), config["sparsity"]), []).append(record["metrics"])
         self.methods = list(dict.fromkeys(method for method, _ in self._cells if method != "dense"))
-        self.sparsities = sorted({sparsity for method, sparsity in self._cells if method != "dense"})
+        tested = {sparsity for method, sparsity in self._cells if method != "dense"}
+        self.sparsities = sorted(tested - set(self.rungs))
         self.seeds = sorted({record["config"]["seed"] for record in records})
-        shifted = any(entry["shift"] for entry in records[0]["metrics"]["domains"].values())
+        shifted = any(entry["shift"] for entry in self.records[0]["metrics"]["domains"].values())
         self.groups = [group for group in GROUPS if shifted or "shifted" not in group]
 
     def metrics(self, method: str, sparsity: float) -> list[dict[str, Any]]:

@@ -37,6 +37,11 @@ class Run(Decisive, Method):
     sparsity: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rung(Run):
+    """A network of a lower sparsity, which is pruned and asked by what certifies; neither fine-tuned nor tested."""
+
+
 @dataclass(frozen=True)
 class Settings(Decisive, Execution):
     """Every method at every sparsity for every seed, and the dense network for every seed."""
@@ -56,6 +61,9 @@ class Settings(Decisive, Execution):
     loss if it has such an argument.  Of a ViT, unless you name some, labels score by Fisher and snip, since their exact
     Hessian would take a product for every weight, the diagonal is that of the logits, and no rounds are by labels."""
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9)
+    rungs: tuple[float, ...] = (0.25,)
+    """Lower sparsities at which certificates begin: a first rung that fails ends everything.  Cheap: networks there are
+    neither fine-tuned nor tested, and 0.25 is a round that others pass through."""
     out: Path = Path("results/transfer")
     margin: float = 0.05
     """A network keeps an accuracy if it loses less than this, and a certificate allows as much; only verdicts, and
@@ -69,6 +77,9 @@ def open_study(settings: Settings) -> Inputs:
     for sparsity in settings.sparsities:
         check.sparsity(sparsity, "sparsities")
     each_once("sparsities", settings.sparsities)
+    for rung in settings.rungs:
+        check.sparsity(rung, "rungs")
+    each_once("rungs", settings.rungs or ("none",))
     check.positive("margin", settings.margin)
     conditions.check_conditions(settings)
     check.choice("protocol", settings.protocol, PROTOCOLS)
@@ -91,6 +102,8 @@ def open_study(settings: Settings) -> Inputs:
     certifies = settings.protocol == "leak-free"
     if certifies and not min(settings.sparsities) > 0:
         raise ValueError("sparsities: expected numbers above 0, each a rung of a certificate, but got 0. Leave it out.")
+    if certifies and not min(settings.rungs, default=1) > 0:
+        raise ValueError("rungs: expected numbers above 0, each a rung of a certificate, but got 0. Leave it out.")
     if certifies and not settings.margin < 1:
         raise ValueError(
             f"margin: expected a share of the images below 1, but got {settings.margin}. 0.05 is 5 points."
@@ -104,9 +117,11 @@ def open_study(settings: Settings) -> Inputs:
 def plan(settings: Settings, inputs: Any) -> list[Run]:
     """Lists the runs of a study, in an order that keeps a seed, and a method, together."""
     fields = fields_of(settings, Decisive)
-    cells = [(DENSE, 0.0), *itertools.product(parsed(settings), settings.sparsities)]
+    lower = [one for one in sorted(settings.rungs) if one < min(settings.sparsities)] if inputs.certifies else []
+    kinds = [*((Rung, one) for one in lower), *((Run, one) for one in settings.sparsities)]
+    cells = [(DENSE, (Run, 0.0)), *itertools.product(parsed(settings), kinds)]
     return [
-        Run(**fields, **vars(method), seed=seed, sparsity=sparsity)
+        kind(**fields, **vars(method), seed=seed, sparsity=sparsity)
         for seed in settings.seeds
-        for method, sparsity in cells
+        for method, (kind, sparsity) in cells
     ]

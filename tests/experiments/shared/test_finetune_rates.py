@@ -162,7 +162,8 @@ def test_transfer_records_the_rate_of_every_network_and_tunes_the_dense_one_by_t
     monkeypatch.setattr(frozen_heads, "selection_accuracy", lambda world, network: next(found))
     text = run(transfer.STUDY, asked(tmp_path, finetune_rates=RATES), Console(file=io.StringIO())).read_text()
     records = [json.loads(path.read_text()) for path in (tmp_path / "records").glob("*.json")]
-    assert {one["config"]["score"]: one["metrics"]["finetune_rate"] for one in records} == {
+    tuned = [one for one in records if one["config"]["@type"] == "Run"]
+    assert {one["config"]["score"]: one["metrics"]["finetune_rate"] for one in tuned} == {
         "dense": RATES[1],
         "magnitude": RATES[0],
     }

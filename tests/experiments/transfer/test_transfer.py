@@ -12,6 +12,7 @@ from experiments import transfer
 from experiments.shared import check_page, frozen_heads
 from experiments.shared.architectures import filled
 from experiments.shared.study import run
+from experiments.transfer.settings import Rung
 from jaxprune.store import Store
 from tests.experiments import studies
 
@@ -53,7 +54,7 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
     found = studies.digests(made.whole)
     inputs = transfer.open_study(asked(made.whole))
     runs = transfer.plan(inputs.settings, inputs)
-    assert len(runs) == len(found) == 5
+    assert len(runs) == len(found) == 7
     store = Store(made.whole, "transfer", version=transfer.STUDY.version, data=inputs.fingerprint)
     for one in runs:
         record = store.read(one)
@@ -64,6 +65,11 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
             one.sparsity,
         )
         np.testing.assert_allclose(record["metrics"]["sparsity"], one.sparsity, atol=1e-3)
+        assert set(record["metrics"]["certificate"]) == {"0-4", "5-9"}
+        if isinstance(one, Rung):
+            assert one.sparsity == 0.25
+            assert "pruned" not in record["metrics"]
+            continue
         assert set(record["metrics"]["domains"]) == {"0-4", "5-9", "0-4 + noise", "5-9 + noise"}
         for stage in ("pruned", "finetuned"):
             for kind in ("frozen", "refitted"):
@@ -129,8 +135,9 @@ def test_transfer_names_a_folder_that_cannot_be_written_before_anything_expensiv
         run(transfer.STUDY, asked(tmp_path / "file" / "results"))
 
 
-def test_plan_holds_every_cell_once_and_every_seeds_dense_network():
-    runs = transfer.plan(asked(Path(), seeds=(0, 1)), None)
+def test_plan_holds_every_cell_once_and_every_seeds_dense_network(tmp_path):
+    inputs = transfer.open_study(asked(tmp_path, seeds=(0, 1)))
+    runs = [one for one in transfer.plan(inputs.settings, inputs) if not isinstance(one, Rung)]
     cells = [(one.seed, one.score, one.sparsity) for one in runs]
     assert len(set(cells)) == len(cells) == 2 * (1 + 2 * 2)
     assert [cell[2] for cell in cells if cell[1] == "dense"] == [0.0, 0.0]
