@@ -13,7 +13,6 @@ files may be put there by hand.
 
 import gzip
 import hashlib
-import math
 import os
 import re
 import subprocess
@@ -22,14 +21,15 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 import jaxprune as jp
 from jaxprune import files
-from jaxprune.models.efficientnet import EfficientNetLite
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = "efficientnet_lite_pytorch/lite0"
@@ -39,7 +39,7 @@ RIGHT = 18
 
 # The study: every option that is not its default.  Images and batches are few enough for 4 GB.
 STUDY = ["--image", str(SIDE), "--seeds", "0", "1", "2", "--most-per-class", "50", "--largest-batch", "50"]
-STUDY += ["--sketch", "32", "--blocks", "128"]
+STUDY += ["--sketch", "32", "--blocks", "128", "--price-flat"]
 MEMORY = "4e9"
 # What --quick changes of it: one seed, one method, few images.
 QUICK = ["--seeds", "0", "--most-per-class", "20", "--largest-batch", "20", "--batch-size", "10"]
@@ -182,38 +182,32 @@ def evaluate(network: jp.Network, images: np.ndarray) -> jax.Array:
 
 
 def counted(weights: Path, pictures: Path) -> None:
-    """Says how many weights have a second-order score of exactly 0, and how many of them could have no other."""
+    """Says how many weights have a second-order score of exactly 0, and what deleting these does to the pictures."""
     found = jp.models.read(weights, ARCHITECTURE, image=SIDE)
+    network, params = found.network, found.network.params
     source = jp.data.Preprocessed(jp.data.idx(pictures), found.preprocess)
     images = jp.data.normalise(source.images(np.arange(SCORED)), found.preprocess)
     # Random signs: where the diagonal is 0 they say so, and elsewhere they almost never do.
-    loss, batches = jp.losses.distillation("squared"), [{"image": each} for each in np.split(images, 4)]
-    diagonal = jp.curvature.estimate(found.network, loss, batches, "diagonal", probes=1).value
-    kernels = [
-        leaf for name, leaf in jp.tree.by_name(diagonal).items() if name.endswith("kernel") and "head" not in name
-    ]
-    zeros, total = sum(int((leaf == 0).sum()) for leaf in kernels), sum(leaf.size for leaf in kernels)
-    padding = behind_the_edge(found.module, SIDE)
+    score = jp.scores.diagonal_hessian(jp.losses.distillation(), probes=1)
+    batches = [{"image": each} for each in np.split(images, 4)]
+    scores, prunable = score(network, batches), jp.tree.prunable(params, exclude="^head/")
+    priced = jp.scores.price_flat(lambda *_: scores)(network, batches)
+    free = jax.tree.map(lambda one, flag: (one == 0) & flag, priced, prunable)
+    flat = jax.tree.map(lambda one, other, flag: (one == 0) & (other != 0) & flag, scores, priced, prunable)
+    total = sum(leaf.size for leaf, flag in zip(*map(jax.tree.leaves, (params, prunable)), strict=True) if flag)
+    before = np.asarray(evaluate(network, images))
+
+    def said(gone: Any) -> str:
+        rest = jax.tree.map(lambda leaf, each: jnp.where(each, 0, leaf), params, gone)
+        moved = np.linalg.norm(np.asarray(evaluate(network.replace(params=rest), images)) - before)
+        share = sum(int(leaf.sum()) for leaf in jax.tree.leaves(gone)) / total
+        return f"{share:.1%}, which together move the outputs by {moved / np.linalg.norm(before):.2g} of their norm"
+
     say(
-        f"Of {total:,} prunable weights {zeros / total:.1%} have a diagonal of exactly 0 on {SCORED} pictures of "
-        f"{SIDE} x {SIDE} pixels: {padding / total:.1%} are taps that see padding alone, on any picture; the others "
-        "are zero on these pictures, as where a channel is at 0 or at 6 on all of them."
+        f"Of {total:,} prunable weights some have a diagonal of exactly 0 on {SCORED} pictures of {SIDE} x {SIDE} "
+        f"pixels. Of an input that is 0 everywhere, such as padding: {said(free)}. Of a unit behind which nothing "
+        f"changes: {said(flat)}; the study prices them as it does those of other units."
     )
-
-
-def behind_the_edge(module: EfficientNetLite, side: int) -> int:
-    """Counts the weights of depthwise kernels that meet nothing but padding, for images of this size."""
-    count, side, channels = 0, math.ceil(side / 2), module.stem
-    for shape in module.blocks:
-        stage = module.stages[shape.stage - 1]
-        stride, inner = stage.stride if shape.number == 0 else 1, shape.hidden or channels
-        made = math.ceil(side / stride)
-        before = max(0, (made - 1) * stride + stage.kernel - side) // 2
-        places = np.arange(made)[:, None] * stride + np.arange(stage.kernel) - before
-        seen = int(np.sum(np.any((places >= 0) & (places < side), axis=0)))
-        count += (stage.kernel**2 - seen**2) * inner
-        side, channels = made, stage.filters
-    return count
 
 
 def say(text: str) -> None:

@@ -107,6 +107,7 @@ FUNCTIONS = {
     "scores.fisher": lambda net, data: jp.scores.fisher(LOSS)(net, data),
     "scores.diagonal_hessian": lambda net, data: jp.scores.diagonal_hessian(LOSS)(net, data),
     "scores.block_hessian": lambda net, data: jp.scores.block_hessian(LOSS, form="obs", matrix="ggn")(net, data),
+    "scores.price_flat": lambda net, data: jp.scores.price_flat(jp.scores.fisher(LOSS))(net, data),
     "scores.surgeon_update": lambda net, data: jp.scores.surgeon_update(LOSS, matrix="ggn")(net, data, mask(net)),
 }
 GROUPS = (Group("units", 3, (Member("w1", 1), Member("w2", 0, reads=True)), ("hidden",)),)

@@ -33,6 +33,7 @@ SCORES = {
     "quadratic": lambda scope: jp.scores.block_hessian(LOSS, form="quadratic", scope=scope),
     "signed": lambda scope: jp.scores.block_hessian(LOSS, form="quadratic", ranking="signed", scope=scope),
     "surgeon": lambda scope: jp.scores.block_hessian(LOSS, form="obs", matrix="ggn", damping=0.1, scope=scope),
+    "priced": lambda scope: jp.scores.price_flat(jp.scores.fisher(LOSS)),
     "greedy": lambda scope: jp.scores.block_hessian(LOSS, form="greedy", matrix="ggn", damping=0.1, scope=scope),
 }
 TRACEABLE = ("magnitude", "random", "synflow")

@@ -73,6 +73,9 @@ class Conditions:
     sketch: int = 0
     """Random directions that stand for the outputs, of scores and surgeon by logits and features: for many classes.
     0: every output, exactly.  Rounds and adam move weights by all outputs."""
+    price_flat: bool = False
+    """Weights of units behind which nothing changes on any scoring image, whose diagonal, greedy or fisher score is 0,
+    cost what they would in another unit of their layer.  Else they go first."""
     damping: float = 1e-2
     """Of greedy, obs and surgeon, relative to the mean diagonal of a leaf."""
     recalibrate: bool = False

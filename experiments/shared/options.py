@@ -50,6 +50,7 @@ class ScoreOptions:
     seed: int
     damping: float
     blocks: str | int = "unit"
+    price_flat: bool = False
 
     def block_hessian(self, form: str, **more: Any) -> Score:
         """Makes a score of blocks."""
@@ -70,6 +71,10 @@ SCORES: Mapping[str, Callable[[ScoreOptions], Score]] = {
     "synflow": lambda o: jp.scores.synflow(),
     "random": lambda o: jp.scores.random(jax.random.key(o.seed)),
 }
+
+
+GROW_AS_SQUARES = ("diagonal", "diagonal-estimate", "greedy", "fisher")
+"""Scores of which ``jp.scores.price_flat`` knows what a weight of a flat unit would cost in another."""
 
 
 def check_score(setting: str, word: str | Callable[..., Any]) -> None:
@@ -99,6 +104,7 @@ def score(setting: str, word: str | Callable[..., Any], options: ScoreOptions) -
     it gets that of the study.
     """
     if isinstance(word, str) and word in SCORES:
-        return SCORES[word](options)
+        made = SCORES[word](options)
+        return jp.scores.price_flat(made) if options.price_flat and word in GROW_AS_SQUARES else made
     own = named.find(setting, word)
     return partial(own, loss=options.loss) if reads_loss(setting, word) else own

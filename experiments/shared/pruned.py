@@ -174,5 +174,6 @@ def _rounds(world: World, method: Method, steps: tuple[float, ...]) -> list[Comp
 
 def _score(world: World, method: Method, loss: Loss) -> Score:
     settings = world.settings
-    given = options.ScoreOptions(loss, world.prunable, world.seed, settings.damping, settings.blocks or "unit")
+    blocks = settings.blocks or "unit"
+    given = options.ScoreOptions(loss, world.prunable, world.seed, settings.damping, blocks, settings.price_flat)
     return options.score("methods", method.score, given)

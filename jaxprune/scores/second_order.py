@@ -32,7 +32,8 @@ def diagonal_hessian(
       seed: of the signs of an estimate.
 
     Returns:
-      A ``Score``.  Off a minimum H_jj may be negative: then deleting the weight lowers the quadratic model.
+      A ``Score``.  Off a minimum H_jj may be negative: then deleting the weight lowers the quadratic model.  Where it
+      is exactly 0 the weight may be free, or its unit flat: ``jp.scores.price_flat`` tells them apart.
 
     Source: LeCun, Denker and Solla (1989); exact here, without the approximations of that paper.
 
@@ -97,8 +98,9 @@ def block_hessian(
       scope: which leaves to score; others come back zero and cost nothing.  None: every leaf.
 
     Returns:
-      A ``Score``.  A dead weight, whose row of the block is zero because its input always is, scores 0 in every form:
-      deleting it is free whatever its size, and damping does not change that.
+      A ``Score``.  A weight whose row of the block is zero scores 0 in every form, and damping does not change that.
+      If its input is always zero, deleting it is free whatever its size; if what follows its unit has no slope, the
+      Hessian does not say what deleting many such weights costs: ``jp.scores.price_flat``.
 
     Raises:
       ValueError: an unknown option; or, for "obs" and "greedy", a block that the damping does not make positive
