@@ -6,9 +6,11 @@ from jaxprune import memory
 
 
 def test_available_is_half_of_what_the_limit_of_the_environment_leaves(monkeypatch):
-    unlimited = memory.available(None)
+    # What is free changes with whatever else the machine does.
+    monkeypatch.setattr(memory, "_free", lambda: 10**10)
+    assert memory.available(None) == 5 * 10**9
     monkeypatch.setenv("JAXPRUNE_MEMORY", "1e15")
-    assert memory.available(None) == pytest.approx(unlimited, rel=0.2)
+    assert memory.available(None) == 5 * 10**9
     monkeypatch.setenv("JAXPRUNE_MEMORY", "1e5")  # Python alone holds more
     assert memory.available(None) == 0
     with pytest.raises(MemoryError, match="needs"):
