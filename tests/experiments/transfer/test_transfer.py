@@ -177,7 +177,7 @@ def test_command_of_transfer_ends_with_the_code_of_its_signal(tmp_path, sent, co
     """In the middle of compiling, whose threads crash an interpreter that shuts down under them."""
     words = [sys.executable, "-m", "experiments.transfer", "--seeds", "0", "--out", str(tmp_path)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        count = 1 + len(transfer.Settings.methods) * len(transfer.Settings.sparsities)
+        count = 1 + len(transfer.Settings.methods) * len(transfer.Settings.rungs + transfer.Settings.sparsities)
         assert running.stdout.readline() == f"{count} runs, {count} of them to do here.\n"
         running.send_signal(sent)
         _, text = running.communicate(timeout=900)
