@@ -231,6 +231,10 @@ class _Saving:
             self._last = monotonic()
 
 
+# As a program: op by op a key takes as long as the batch of a small network.
+_key_of = jax.jit(jax.random.fold_in)
+
+
 def _train(
     state: Any,
     functions: Functions,
@@ -251,7 +255,7 @@ def _train(
         last: dict[str, Any] | None = None
         for number, batch in zip(numbers, batches, strict=True):
             previous = last
-            *state, last = step(*state, batch, jax.random.fold_in(key, number), **functions.static)
+            *state, last = step(*state, batch, _key_of(key, number), **functions.static)
             done, end = number + 1, number + 1 == numbers.stop
             # Read once: the signal may come at any moment.  What comes to one of several processes JAX tells all.
             stopping = processes.stopping(done) if saving.together else bool(stop)
