@@ -124,11 +124,13 @@ class Classes:
       label: the class of every node; that of ``STAYS`` is ``fixed``.
       factors: for every class that is a product, its two factors.
       edges: all that were joined, also because of products.
+      recomputed: the classes that a statistic is over, where it is recomputed over what is left.
     """
 
     label: np.ndarray
     factors: dict[int, tuple[int, int]]
     edges: tuple[Edge, ...]
+    recomputed: frozenset[int] = frozenset()
     _atoms: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property

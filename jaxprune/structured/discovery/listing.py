@@ -49,7 +49,7 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
     alike: dict[object, list[int]] = {}
     for atom, places in sorted(owned.items(), key=lambda item: _first(item[1])):
         key = tuple((place, len(indices), (atom, place) in reads) for place, indices in sorted(places.items()))
-        alike.setdefault((key, problems[atom], atom in sealed), []).append(atom)
+        alike.setdefault((key, problems[atom], atom in sealed, atom in classes.recomputed), []).append(atom)
     apart = [one for atoms in alike.values() for one in _apart(atoms, owned) if len(one) > 1]
     units: dict[object, list[int]] = dict(enumerate(apart))
     offered = {number: atoms for number, atoms in units.items() if not problems[atoms[0]]}
@@ -72,8 +72,9 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
         names[name] += 1
         name = name if names[name] == 1 else f"{name}#{names[name]}"
         notes = tuple(dict.fromkeys(note for nodes, note in facts.notes if classes.of(nodes) & set(atoms)))
-        by_readers = atoms[0] in sealed
-        group = Group(name, len(atoms), members, (), by_readers=by_readers, by_sums=not by_readers)
+        recomputed, by_readers = atoms[0] in classes.recomputed, atoms[0] in sealed
+        gated = {"recomputed": True} if recomputed else {"by_readers": by_readers, "by_sums": not by_readers}
+        group = Group(name, len(atoms), members, (), **gated)
         found.append(Found(group, tuple(atoms), number in inner, problems[atoms[0]], notes))
     return tuple(found)
 
@@ -128,7 +129,7 @@ def _ends(
         mixed = [place for place in places if atom not in sealed and "makes" in facts.uses.get(place, ())]
         if not made and not mixed:
             problems[atom] = "no leaf makes it"
-        if atom in sealed:
+        if atom in sealed and atom not in classes.recomputed:
             readers = [place for place in places if (atom, place) in reads]
             problems[atom] = _of_readers(leaves, facts, readers, ends[atom]) or problems[atom]
     return reads, problems, sealed
