@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from jaxprune import check, losses, tree
 from jaxprune.curvature import signals
@@ -79,6 +78,8 @@ class Estimate:
 
         def reach(error: Any, effective: Any) -> Any:
             freedom = np.asarray(effective, np.float64) - 1
+            from scipy import stats  # takes longer to import than JAX
+
             quantile = stats.t.ppf((1 + confidence) / 2, np.maximum(freedom, 1e-9))
             return np.where(freedom > 0, quantile * np.asarray(error, np.float64), np.inf)
 

@@ -152,7 +152,9 @@ class Classes:
 
     def of(self, nodes: Nodes) -> set[int]:
         """The classes, none of them products, of which some nodes are made."""
-        return {atom for label in np.unique(self.label[nodes]) for atom in self.atoms(int(label))}
+        labels = np.unique(self.label[nodes]).tolist()
+        plain = set(labels) - self.factors.keys() - {self.fixed}
+        return plain.union(*(self.atoms(label) for label in labels if label in self.factors))
 
 
 def close(indices: Indices) -> Classes:

@@ -97,11 +97,14 @@ def _apart(atoms: Sequence[int], owned: Mapping[int, Mapping[Place, Sequence[int
 def owned_by(leaves: Sequence[Leaf], classes: Classes) -> dict[int, dict[Place, list[int]]]:
     """Lists which indices of which axes of the leaves every class owns."""
     owned: dict[int, dict[Place, list[int]]] = {}
+    fixed, factors = classes.fixed, classes.factors
     for number, leaf in enumerate(leaves):
         for axis, nodes in enumerate(leaf.axes):
+            place = number, axis
             for index, label in enumerate(classes.label[nodes].tolist()):
-                for atom in classes.atoms(label):
-                    owned.setdefault(atom, {}).setdefault((number, axis), []).append(index)
+                if label != fixed:
+                    for atom in classes.atoms(label) if label in factors else (label,):
+                        owned.setdefault(atom, {}).setdefault(place, []).append(index)
     return owned
 
 
@@ -117,11 +120,19 @@ def _ends(
     ends: dict[int, list[tuple[str, list[list[Place]]]]] = {}
     sealed: set[int] = set()
     for one in facts.contractions:
+        sides = [sorted(places) for places in one.leaves]
+        known: dict[tuple[Place, ...], list[list[Place]]] = {}  # of thousands of units few own different leaves
         for atom in classes.of(one.nodes) & owned.keys():
-            factors = [sorted(place for place in leaves if place in owned[atom]) for leaves in one.leaves]
-            ends.setdefault(atom, []).append((one.step, factors))
-            reads.update((atom, place) for place in next(filter(None, factors), [])[:1])
-            sealed |= {atom} if one.gated is None else set()
+            mine = tuple(owned[atom])
+            if mine not in known:
+                known[mine] = [[place for place in side if place in owned[atom]] for side in sides]
+            ends.setdefault(atom, []).append((one.step, known[mine]))
+            for places in known[mine]:
+                if places:
+                    reads.add((atom, places[0]))
+                    break
+            if one.gated is None:
+                sealed.add(atom)
     problems = {}
     for atom, places in owned.items():
         problems[atom] = "" if atom in ends else "nothing reads it"
