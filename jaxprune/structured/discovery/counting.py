@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.structured.discovery.indices import Nodes
+from jaxprune.structured.discovery.indices import CONSTANT, WEIGHTS, Nodes
 
 Path = tuple[int, ...]
 NONE: frozenset[int] = frozenset()
@@ -40,7 +40,7 @@ _NUMBERS: dict[str, Any] = {
 # Arrays that are looked at.
 _MANY = 100_000
 # How near a number must be to one that counts units, in units of the rounding of its type.
-_ROUNDING = 8
+_ROUNDING = 1
 
 
 class Counted(NamedTuple):
@@ -80,7 +80,7 @@ class Sum(NamedTuple):
     is_statistic: bool
 
     @property
-    def count(self) -> int:
+    def terms(self) -> int:
         """How many numbers are summed."""
         return math.prod(map(len, self.nodes))
 
@@ -140,9 +140,7 @@ class Counts:
     scales: list[Scale] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
 
-    def step(
-        self, place: Path, step: Any, operands: Sequence[Any], made: tuple[Any, Any], words: str, *, of_leaf: bool
-    ) -> Counted:
+    def step(self, place: Path, step: Any, operands: Sequence[Any], made: tuple[Any, Any], words: str) -> Counted:
         """Says what the results of a step have to do with how many units there are.
 
         Args:
@@ -151,14 +149,17 @@ class Counts:
           operands: values.
           made: its results: their axes, and their types.
           words: the step in words.
-          of_leaf: whether one of the operands is made of leaves alone.
         """
         name, params = step.name, step.params
         axes, kind = made
         if name in ("dot_general", "conv_general_dilated"):
-            dot = name == "dot_general"
+            dot, values = name == "dot_general", all(one.source != WEIGHTS for one in operands)
             over = params["dimension_numbers"][0][0] if dot else [params["dimension_numbers"].rhs_spec[1]]
-            found = self._summed(place, name, operands[0 if dot else 1], over, is_statistic=not of_leaf)
+            found = self._summed(place, name, operands[0 if dot else 1], over, is_statistic=values)
+            for one in found:
+                if any(side.source == CONSTANT and abs(side.counted.number or 0) != 1 for side in operands):
+                    why = "a sum over the units is weighted by an array of the program's own"
+                    self.doubts.append(Doubt(self.sums[one].nodes, why, words))
             return Counted(None, found, found)
         if name not in RECOMPUTED:
             return self._follow(place, name, operands, axes, _eps(kind.dtype), words)
@@ -214,19 +215,24 @@ class Counts:
         statistics = [one for one in sums if one.is_statistic]
         divided = name == "div" and side == 1
         if len(sums) == 1 and statistics and (name == "mul" or divided):
-            count = statistics[0].count
+            count = statistics[0].terms
             if _near(number, count if divided else 1 / count, eps):
                 self.means[place] = Mean(side, divided, statistics[0])
                 return NONE, scales
         for one in statistics if abs(number) != 1 else ():
             how = "divided" if divided else "multiplied"
-            why = f"a sum over the units is {how} by {number:g}, which is not the number of what it sums, {one.count}"
+            why = f"a sum over the units is {how} by {number:g}, which is not the number of what it sums, {one.terms}"
             why = f"several sums over units are {how} by {number:g} together" if len(sums) > 1 else why
             self.doubts.append(Doubt(one.nodes, why, step))
         along = [(nodes,) for nodes in other.axes if nodes.any()]
         along += [self.sums[one].nodes for one in sorted(other.counted.touched)]
         self.scales.append(Scale(number, eps, step, along))
         return other.counted.linear, scales | {len(self.scales) - 1}
+
+    def behind(self, operands: Sequence[Any]) -> Counted:
+        """What the results of a function have to do with it that nothing is known of but its operands."""
+        touched, scales = (frozenset().union(*(one.counted[place] for one in operands)) for place in (2, 3))
+        return Counted(None, NONE, touched, scales)
 
     def leave(self, values: Sequence[Any], step: str) -> None:
         """Notes values that leave a loop, or a branch, behind which nothing is known of the sums that they are."""

@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprune.structured.discovery.counting import UNCOUNTED, Counted, Counts
-from jaxprune.structured.discovery.indices import Indices, Nodes
-
-# What a value is made of, the later the more.
-CONSTANT, WEIGHTS, IMAGES = range(3)
+from jaxprune.structured.discovery.indices import CONSTANT, WEIGHTS, Indices, Nodes
 
 
 @dataclass(frozen=True)

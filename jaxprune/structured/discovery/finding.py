@@ -17,8 +17,8 @@ from jaxprune.structured.discovery import reasons
 from jaxprune.structured.discovery.counting import RECOMPUTED
 from jaxprune.structured.discovery.described import Description
 from jaxprune.structured.discovery.described import check as check_description
-from jaxprune.structured.discovery.facts import IMAGES, WEIGHTS, Facts, Origin, Value
-from jaxprune.structured.discovery.indices import STAYS, Classes, close
+from jaxprune.structured.discovery.facts import Facts, Origin, Value
+from jaxprune.structured.discovery.indices import IMAGES, STAYS, WEIGHTS, Classes, close
 from jaxprune.structured.discovery.layers import branches
 from jaxprune.structured.discovery.listing import Found, Leaf, listed
 from jaxprune.structured.discovery.printing import table
@@ -306,18 +306,21 @@ def closed(facts: Facts) -> Classes:
     while True:
         classes = close(facts.indices)
         returning = _returning(facts, classes)
-        stay = [nodes for place, nodes in returning if facts.counts is None or place in facts.closed_in]
-        doubts = []
+        stay, doubts = [nodes for _, nodes in returning], []
         if facts.counts is not None:
             sums = [nodes for one in facts.counts.sums if one.name in RECOMPUTED for nodes in one.nodes]
-            over = [*sums, *(nodes for place, nodes in returning if place not in facts.closed_in)]
-            classes = replace(classes, recomputed=frozenset[int]().union(*map(classes.of, over)))
-            doubts = facts.counts.doubted(classes.recomputed, classes.of)
+            recomputed = frozenset[int]().union(*map(classes.of, [*sums, *stay]))
+            classes = replace(classes, recomputed=recomputed)
+            sealed = [np.concatenate(facts.statistics[place]) for place in facts.closed_in]
+            stay = [nodes for nodes in sealed if classes.of(nodes) & recomputed]
+            doubts = facts.counts.doubted(recomputed, classes.of)
         if not stay and not doubts:
             return classes
         facts.indices.step = "a statistic"
+        why = "a statistic over the units returns to them by a broadcast"
+        why = why if facts.counts is None else "a statistic over the units inside of a derivative rule of its own"
         for nodes in stay:
-            facts.indices.fix(nodes, "a statistic over the units returns to them by a broadcast")
+            facts.indices.fix(nodes, why)
         for one in doubts:
             facts.indices.step = one.step
             for nodes in one.nodes:

@@ -16,6 +16,9 @@ Nodes = np.ndarray
 
 STAYS = 0
 
+# What a value is made of, the later the more.
+CONSTANT, WEIGHTS, IMAGES = range(3)
+
 
 class Edge(NamedTuple):
     """Nodes that were joined, and the step of the program that did it."""

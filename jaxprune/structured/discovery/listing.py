@@ -73,8 +73,9 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
         name = name if names[name] == 1 else f"{name}#{names[name]}"
         notes = tuple(dict.fromkeys(note for nodes, note in facts.notes if classes.of(nodes) & set(atoms)))
         recomputed, by_readers = atoms[0] in classes.recomputed, atoms[0] in sealed
-        gated = {"recomputed": True} if recomputed else {"by_readers": by_readers, "by_sums": not by_readers}
-        group = Group(name, len(atoms), members, (), **gated)
+        by_sums = not recomputed and not by_readers
+        by_readers = by_readers and not recomputed
+        group = Group(name, len(atoms), members, (), by_readers=by_readers, by_sums=by_sums, recomputed=recomputed)
         found.append(Found(group, tuple(atoms), number in inner, problems[atoms[0]], notes))
     return tuple(found)
 

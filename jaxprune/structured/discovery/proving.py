@@ -106,7 +106,7 @@ class _Bench:
             left, params, state = cut(shape, self._network.params, self._network.state, gates)
             small = left.network(params, state)
             if any(group.recomputed for group in groups):
-                want, like = self._recomputed(left, small, partial(_cut_state, shape, gates))
+                want, like = self._recomputed(shape.without(gates), small, partial(_cut_state, shape, gates))
             else:
                 want = self._seen(gated(self._network, self._gateable, gates), partial(_cut_state, shape, gates))
                 like = "gated ones"
@@ -127,8 +127,8 @@ class _Bench:
         try:
             jax.eval_shape(_run, own, self._images, self._more, self._keys)
         except Exception:  # whatever a module of fixed widths raises
-            apply, train = (one and Masked(one, left.full) for one in (own.apply, own.train_apply))
-            whole = Network(apply, self._network.params, self._network.state, train)
+            train = None if own.train_apply is None else Masked(own.train_apply, left.full)
+            whole = Network(Masked(own.apply, left.full), self._network.params, self._network.state, train)
             return self._seen(whole, cut_state), "those of the whole network without them in its statistics"
         return self._seen(own), "those of the function at the smaller width (is one written into it?)"
 

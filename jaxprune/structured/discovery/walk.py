@@ -15,8 +15,8 @@ from jaxprune.sites.rules import Backward, backward_rule, floating, forward_rule
 from jaxprune.structured.discovery import layout, products
 from jaxprune.structured.discovery.counting import UNCOUNTED, Counted, Counts, number_of
 from jaxprune.structured.discovery.described import Description, by_letters
-from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, WEIGHTS, Contraction, Facts, Origin, Step, Value
-from jaxprune.structured.discovery.indices import STAYS, Nodes
+from jaxprune.structured.discovery.facts import Contraction, Facts, Origin, Step, Value
+from jaxprune.structured.discovery.indices import CONSTANT, IMAGES, STAYS, WEIGHTS, Nodes
 from jaxprune.structured.discovery.table import PRODUCTS, RULES
 
 Axes = tuple[Nodes, ...]
@@ -133,6 +133,8 @@ class Walk:
             results = self.program(*opened(equation.params[CALLS[name]]), operands, here)
             if name in ("custom_jvp_call", "custom_vjp_call"):
                 self._rule(equation, operands, results, here)
+                if self.facts.counts is not None:
+                    results = [replace(one, counted=self.facts.counts.behind(operands)) for one in results]
             self.facts.sealed = before
             return results
         if name in ("scan", "while", "cond") and name not in self._describe:
@@ -143,9 +145,7 @@ class Walk:
         counted = UNCOUNTED
         if self.facts.counts is not None and not self.facts.sealed and len(results) == 1:
             made: Any = results[0], equation.outvars[0].aval
-            leaf = any(one.source == WEIGHTS for one in operands)
-            words = self.facts.indices.step
-            counted = self.facts.counts.step(self.facts.place, step, operands, made, words, of_leaf=leaf)
+            counted = self.facts.counts.step(self.facts.place, step, operands, made, self.facts.indices.step)
         for operand in operands:
             marks |= operand.marks
         source = max((operand.source for operand in operands), default=CONSTANT)

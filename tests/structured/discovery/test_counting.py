@@ -100,6 +100,15 @@ REFUSED = {
         "leaves a loop or a branch",
     ),
     "a rule of its own": (lambda h: _ruled(h), "a sum or mean over the units"),
+    "behind a rule of its own": (
+        lambda h: h * (jax.nn.relu(h.sum(-1, keepdims=True)) / WIDTH),
+        "scaled by 12, 12, their number",
+    ),
+    "a product inside of a rule": (lambda h: layernorm(h) * _ruled_product(h, h), "inside of a derivative rule of"),
+    "a product with shares": (
+        lambda h: h * (h @ np.full((WIDTH, 1), 1 / WIDTH)),
+        "weighted by an array of the program's own",
+    ),
     "a running sum": (lambda h: rmsnorm(jnp.cumsum(h, -1)), "cumsum along the units"),
 }
 
@@ -110,6 +119,14 @@ def _ruled(h):
 
 
 _ruled.defjvp(lambda given, moves: (_ruled(*given), _ruled(*moves)))
+
+
+@jax.custom_jvp
+def _ruled_product(left, right):
+    return jnp.einsum("bd,bd->b", left, right)[:, None] / WIDTH
+
+
+_ruled_product.defjvp(lambda given, moves: (_ruled_product(*given), _ruled_product(moves[0], given[1])))
 
 
 @pytest.mark.parametrize("name", REFUSED)
