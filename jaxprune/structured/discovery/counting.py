@@ -187,9 +187,12 @@ class Counts:
         number = _number(name, [one.number for one in known])
         if number is not None:
             return Counted(number)
-        if name == "broadcast_in_dim":
-            for one in scales:
-                self.scales[one].along += [(nodes,) for nodes in axes if nodes.any()]
+        for operand in operands:
+            if operand.counted.scales and operand.shape != tuple(map(len, axes)):
+                alike = len(operand.axes) == len(axes)
+                new = [(nodes,) for at, nodes in enumerate(axes) if not alike or len(operand.axes[at]) != len(nodes)]
+                for one in operand.counted.scales:
+                    self.scales[one].along += [nodes for nodes in new if nodes[0].any()]
         linear = known[0].linear if name in _SAME else NONE
         if name in ("add", "sub"):
             linear = frozenset().union(*(one.linear for one in known))

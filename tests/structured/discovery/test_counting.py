@@ -100,6 +100,10 @@ REFUSED = {
         "leaves a loop or a branch",
     ),
     "a rule of its own": (lambda h: _ruled(h), "a sum or mean over the units"),
+    "spread along the units": (
+        lambda h: layernorm(h) * (jnp.arange(1.0 * len(h))[:, None] / WIDTH),
+        "scaled by 12, 12, their number",
+    ),
     "behind a rule of its own": (
         lambda h: h * (jax.nn.relu(h.sum(-1, keepdims=True)) / WIDTH),
         "scaled by 12, 12, their number",
