@@ -134,6 +134,8 @@ class Group:
         lists such.
       by_sums: whether it has no sites, and is gated wherever the network's program sums over its units: at the value
         that a kernel is multiplied by, found anew for every shape of the images.
+      recomputed: whether a statistic over its units is recomputed over those that are left, so that to remove them is
+        not to gate them: they can be cut, and not gated.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Group:
     stage: str = ""
     by_readers: bool = False
     by_sums: bool = False
+    recomputed: bool = False
 
     @property
     def is_layer(self) -> bool:

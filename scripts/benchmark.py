@@ -35,6 +35,7 @@ CASES = {
         "benchmark_discovered:large",
         "benchmark_discovered:twelve_networks",
         "benchmark_discovered:faster",
+        "benchmark_torch_pruning:side_by_side",
     ],
     "representation": ["benchmark_representation:integrated_gradients", "benchmark_representation:lost"],
     "rounds": ["benchmark_rounds:prices"],
@@ -66,7 +67,16 @@ CASES = {
         "benchmark_accelerator:vit_small",
     ],
 }
-PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "torch", "backpack-for-pytorch", "curvlinops-for-pytorch")
+PACKAGES = (
+    "jaxprune",
+    "jax",
+    "jaxlib",
+    "flax",
+    "torch",
+    "backpack-for-pytorch",
+    "curvlinops-for-pytorch",
+    "torch-pruning",
+)
 DEFAULTS = {
     # On an accelerator JAX would take most of the memory beforehand, and leave PyTorch little.
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 import jaxprune as jp
+from experiments.shared.discovered import behind_head, units
 from experiments.shared.frozen_heads import World
 from experiments.shared.methods import DENSE, Method
 from experiments.shared.pruned import Goal, goal, without_labels
@@ -84,7 +85,10 @@ class Scene:
 
     @cached_property
     def groups(self) -> tuple[Any, ...]:
-        """The heads and the hidden units of every block."""
+        """The heads and the hidden units of every block; of a network of the user's own what its program has."""
+        inputs = self.world.inputs
+        if self.world.settings.network and inputs.weights is not None:
+            return units(inputs.weights, inputs.images.image_shape)
         return tuple(group for group in self.dense.module.groups() if not group.is_layer)
 
     @cached_property
@@ -110,7 +114,7 @@ class Scene:
             return compensation.named(self.groups, np.diagonal(self.hessian(distance)))
         if word not in self.ratings:
             make = CONTROLS.get(word, partial(_criterion, lambda _: criteria.random(jax.random.key(self.world.seed))))
-            self.ratings[word] = make(goal(self.world, "label"), self.groups)
+            self.ratings[word] = make(goal(self.world, "label"), behind_head(self.groups, self.dense))
         return self.ratings[word]
 
     def factors(self, run: Any) -> dict[str, dict[str, np.ndarray]]:

@@ -19,12 +19,10 @@ _STAGES = {"pruned": "pruned", "finetuned": "fine-tuned"}
 
 def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     """Puts the page together."""
-    dense = results.of(method="dense")
-    right = float(np.mean([one["pretrained"]["accuracy"] for one in dense]))
     lead = (
-        f"A ViT trained on {pages.pretraining(settings)} ({percent(right)} of test images right) loses attention heads "
-        f"and hidden units, chosen with images of {settings.source} alone. Is it better to judge all gates jointly, by "
-        f"the exact Hessian of the distance to the dense network, than unit by unit? {_found(settings, results)}"
+        f"{_who(settings, results)}, chosen with images of {settings.source} alone. Is it better to judge all gates "
+        "jointly, by the exact Hessian of the distance to the dense network, than unit by unit? "
+        f"{_found(settings, results)}"
     )
     caption = (
         f"Above: KL to the dense network; middle and below: accuracy with the frozen head of each task, pruned and "
@@ -46,6 +44,15 @@ def compose(settings: Any, results: Results, tested: Table) -> report.Page:
     made.section("How it was done")
     made.points(_method(settings) | pages.done(settings, results))
     return made
+
+
+def _who(settings: Any, results: Results) -> str:
+    """Says what loses which units."""
+    data = pages.pretraining(settings)
+    if settings.network:
+        return f"A network trained on {data} loses units that are found in its program"
+    right = float(np.mean([one["pretrained"]["accuracy"] for one in results.of(method="dense")]))
+    return f"A ViT trained on {data} ({percent(right)} of test images right) loses attention heads and hidden units"
 
 
 def _found(settings: Any, results: Results) -> str:

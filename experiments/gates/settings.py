@@ -1,13 +1,14 @@
 """What the study of gates computes: its settings, its runs, and the check of every value."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from experiments.gates.arms import DISTANCES, METHODS, has_distance
 from experiments.shared import conditions
 from experiments.shared.conditions import Conditions
+from experiments.shared.discovered import units
 from experiments.shared.methods import DENSE, Method
 from experiments.shared.results import fields_of
 from experiments.shared.settings import Execution, each_once, listed
@@ -32,7 +33,8 @@ class Settings(Conditions, Execution):
     """Every method at every share for every seed, and the dense network for every seed."""
 
     architecture: str = "vit"
-    """The network that is trained first, whose heads and hidden units go."""
+    """The network that is trained first, whose heads and hidden units go; of ``network`` go the units that are found in
+    its program before its features."""
     methods: Annotated[tuple[str, ...], listed(METHODS, alias="--method")] = tuple(METHODS)
     """[objective/]score[+update].  Updates: readjusted, by the joint Hessian at the dense network; rounds, by that of
     each round."""
@@ -47,7 +49,9 @@ class Settings(Conditions, Execution):
 
 def open_study(settings: Settings) -> Inputs:
     """Opens the data, and finds every bad value before anything expensive starts."""
-    check.choice("architecture", settings.architecture, ("vit",))
+    if settings.network and settings.architecture == Settings.architecture:
+        settings = replace(settings, architecture="")
+    check.choice("architecture", settings.architecture, ("",) if settings.network else ("vit",))
     for name, known in (("methods", METHODS), ("distances", DISTANCES)):
         each_once(name, getattr(settings, name))
         for value in getattr(settings, name):
@@ -60,7 +64,10 @@ def open_study(settings: Settings) -> Inputs:
         if getattr(settings, name) != getattr(Settings, name):
             raise ValueError(f"{name}: expected none, as gates have neither; it is of weights. Leave it out.")
     conditions.check_conditions(settings, None)
-    return conditions.completed(open_inputs(settings), methods=tuple(settings.methods))
+    inputs = open_inputs(settings)
+    if settings.network and inputs.weights is not None:
+        units(inputs.weights, inputs.images.image_shape, prove=False)
+    return conditions.completed(inputs, methods=tuple(settings.methods))
 
 
 def plan(settings: Settings, inputs: Any) -> list[Run]:

@@ -1,14 +1,18 @@
 """A network of the user's own, of which the structure is found in its program: nothing is declared."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import jaxprune as jp
 from experiments.shared import named
+from experiments.shared.pretrained import Weights
 from jaxprune import check
+from jaxprune.groups import Group
 
 
 class Discovered(NamedTuple):
@@ -56,3 +60,41 @@ def discovered(function: Any, image_shape: Sequence[int], classes: int) -> Disco
             "print(jp.structured.discover(network, images, prove=True)) and its .fixed say why."
         )
     return Discovered(jp.structured.Traced.of(made, found), made)
+
+
+def units(weights: Weights, image_shape: Sequence[int], *, prove: bool = True) -> tuple[Group, ...]:
+    """Finds the units of a network that are summed over before its features, which heads read as they are.
+
+    Args:
+      weights: the network, trained, and what its images are.
+      image_shape: (h, w, c) of what it is given.
+      prove: whether those alone that are proven.
+
+    Raises:
+      ValueError: there are none.
+    """
+    kind = np.float32 if weights.preprocess is None else np.uint8
+    images = jax.ShapeDtypeStruct((2, *image_shape), kind)
+    found = jp.structured.discover(jp.sites.outputs_at(weights.network, "features"), images, prove=prove)
+    found = found.proven if prove else found
+    if not found:
+        raise ValueError(
+            f"network: expected units that can be gated before the features, but in the program of {weights.name} none "
+            "was found and proven. Tag features behind a layer that reads hidden units; jp.structured.discover("
+            'jp.sites.outputs_at(network, "features"), images, prove=True).fixed says why others stay.'
+        )
+    return found.groups
+
+
+def behind_head(groups: Sequence[Group], network: jp.Network) -> tuple[Group, ...]:
+    """The groups as they are called in the network with a head on it, whose state is a part of another."""
+    state = set(jp.tree.names(network.state))
+    return tuple(
+        replace(
+            group,
+            members=tuple(
+                replace(one, leaf=f"network/{one.leaf}") if one.leaf in state else one for one in group.members
+            ),
+        )
+        for group in groups
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from jaxprune import check, losses, tree
 from jaxprune.curvature import signals
@@ -79,7 +79,7 @@ class Estimate:
 
         def reach(error: Any, effective: Any) -> Any:
             freedom = np.asarray(effective, np.float64) - 1
-            quantile = stats.t.ppf((1 + confidence) / 2, np.maximum(freedom, 1e-9))
+            quantile = special.stdtrit(np.maximum(freedom, 1e-9), (1 + confidence) / 2)
             return np.where(freedom > 0, quantile * np.asarray(error, np.float64), np.inf)
 
         reaches = jax.tree.map(reach, self.error, self.effective)

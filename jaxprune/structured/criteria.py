@@ -29,7 +29,7 @@ from jaxprune.network import Network
 from jaxprune.sites import read
 from jaxprune.structured.discovery.placing import magnitudes
 from jaxprune.structured.gates import check as check_gates
-from jaxprune.structured.gates import gated
+from jaxprune.structured.gates import check_gating, gated
 from jaxprune.structured.removal import kept
 from jaxprune.types import Batch
 
@@ -178,6 +178,7 @@ def _scales(network: Network) -> dict[str, np.ndarray]:
 
 def _activation(network: Network, groups: Sequence[Group], gates: Gates, batches: Iterable[Batch]) -> Ratings:
     check.network(network)
+    check_gating(groups)
     if groups and all(group.by_sums for group in groups):
         return _at_sums(network, tuple(groups), check_gates(groups, gates), listed(batches))
     for group in groups:

@@ -11,7 +11,7 @@ from jaxprune import check, tree
 from jaxprune.groups import Group
 from jaxprune.network import Network
 from jaxprune.structured.equality import GAIN, difference, evaluated, rounding, told, widened
-from jaxprune.structured.gates import factored
+from jaxprune.structured.gates import check_gating, factored
 from jaxprune.structured.probes import randomised
 from jaxprune.structured.removal import check_members
 
@@ -44,6 +44,7 @@ def fold(network: Network, groups: Sequence[Group], factors: Factors) -> Network
     Array([0., 2.], dtype=float32)
     """
     check_members(groups, network.params, network.state)
+    check_gating(groups)
     known, leaves = {group.name: group for group in groups}, tree.by_name(network.params)
     for name, values in factors.items():
         check.choice("factors", name, known)

@@ -56,6 +56,21 @@ def check(groups: Sequence[Group], gates: Gates) -> dict[str, np.ndarray]:
     return {**ones(groups), **{name: np.array(value) for name, value in gates.items()}}
 
 
+def check_gating(groups: Iterable[Group]) -> None:
+    """Checks that to remove units is to gate them.
+
+    Raises:
+      ValueError: a statistic over some is recomputed over what is left; the message names their groups.
+    """
+    if recomputed := [group.name for group in groups if group.recomputed]:
+        raise ValueError(
+            f"groups: expected units that can be gated, but a statistic over those of {', '.join(recomputed[:10])} is "
+            'recomputed over what is left (normalised="recompute"), so to remove them is not to gate them. Rate them '
+            "by their weights (criteria.l1, l2) and remove them with jp.structured.compact, or leave them out: "
+            "jp.structured.limited(groups, ignored=[...])."
+        )
+
+
 def gated(network: Network, groups: Sequence[Group], gates: Gates) -> Network:
     """Makes the network in which units are switched off by gates, ``a <- where(gate, a, 0)`` at every site.
 
@@ -123,6 +138,7 @@ class Site(NamedTuple):
 
 def _sites(groups: Sequence[Group]) -> tuple[Site, ...]:
     check_groups(groups)
+    check_gating(groups)
     for group in groups:
         read = group.by_readers and any(member.reads for member in group.members)
         if not group.sites and not read and not group.by_sums:

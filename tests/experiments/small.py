@@ -117,6 +117,25 @@ def network(tag: str = "features") -> jp.Network:
     return jp.Network(apply, params)
 
 
+def deeper() -> jp.Network:
+    """A network with units before its features: an own function with statistics, and two convolutions."""
+    draw = np.random.default_rng(0)
+    shapes = {"first": (3, 3, 1, 6), "second": (3, 3, 6, 4), "head": (4, 10)}
+    params = {name: {"kernel": (draw.normal(size=shape) / 3).astype(np.float32)} for name, shape in shapes.items()}
+    params["first"]["scale"] = (1 + draw.normal(size=6) / 9).astype(np.float32)
+    state = {"mean": (draw.normal(size=6) / 9).astype(np.float32)}
+
+    def conv(images: Any, kernel: Any) -> Any:
+        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", None, None, ("NHWC", "HWIO", "NHWC"))
+
+    def apply(params: Any, state: Any, images: Any) -> Any:
+        hidden = (conv(images, params["first"]["kernel"]) - state["mean"]) * params["first"]["scale"]
+        features = jax.nn.relu(conv(jax.nn.relu(hidden), params["second"]["kernel"])).mean((1, 2))
+        return checkpoint_name(features, "features") @ params["head"]["kernel"]
+
+    return jp.Network(apply, params, state)
+
+
 def network_without_tags() -> jp.Network:
     return network("")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxprune.structured.discovery.counting import RECOMPUTED
 from jaxprune.structured.discovery.facts import Facts, Step, Value
 from jaxprune.structured.discovery.indices import STAYS, Nodes
 
@@ -161,9 +162,13 @@ def recast(facts: Facts, step: Step, operand: Value) -> list[Axes]:
 
 
 def reduction(facts: Facts, step: Step, *operands: Value) -> list[Axes]:
-    """A sum or maximum over an axis: its indices stay, since their number may be in the program (a mean)."""
+    """A sum or maximum over an axis: its indices stay, since their number may be in the program (a mean).
+
+    Where statistics are recomputed, it is followed instead.
+    """
     gone = step.params["axes"]
-    for operand in operands:
+    recomputed = facts.counts is not None and not facts.sealed and step.name in RECOMPUTED
+    for operand in () if recomputed else operands:
         for axis in gone:
             facts.indices.fix(operand.axes[axis], _over(step.name))
     kept = [axis for axis in range(len(operands[0].axes)) if axis not in gone]

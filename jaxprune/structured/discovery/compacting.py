@@ -1,5 +1,6 @@
 """The same program at smaller sizes, for any network: what was discovered is really removed."""
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,8 +31,9 @@ from jaxprune.types import Apply, TrainApply
 def compact(network: Network, groups: Discovered, gates: Gates) -> Network:
     """Removes the units whose gates are False from any network: its own program, with smaller arrays.
 
-    The result computes what ``gated(network, groups, gates)`` does.  A residual branch, one of ``groups.layers``, is
-    left out where its gate is False: its leaves are gone, and nothing of it is computed.
+    The result computes what ``gated(network, groups, gates)`` does; where groups are ``recomputed``, what the same
+    function of the smaller width does: means over their units are of those that are left.  A residual branch, one of
+    ``groups.layers``, is left out where its gate is False: its leaves are gone, and nothing of it is computed.
 
     Its ``apply`` compares by value and is traced anew for every shape of the images, so it can be evaluated at other
     sizes, compiled, differentiated and discovered again.  Divisors and scales of the program stay as they are; random
@@ -111,7 +113,7 @@ class Traced:
                 f"groups: expected primitives that jaxprune knows, but {', '.join(groups.described)} was described. "
                 "Units are gated there, but the primitive cannot be made smaller: use jp.structured.Declared."
             )
-        full = Full.of(network)
+        full = Full.of(network, recompute=groups.is_recomputed)
         if full.shapes != groups.shapes:
             raise ValueError(
                 "groups: expected those of this network, but they were discovered in one with leaves of other shapes. "
@@ -143,7 +145,8 @@ class Traced:
         shapes = [list(shape) for shape in self.full.shapes]
         groups = Declared(self.apply, self.declared).describe()["groups"]
         gone = sorted(self.full.gone)
-        return {"family": "traced", "groups": groups, "shapes": shapes, "masks": masks, "gone": gone}
+        found = {"family": "traced", "groups": groups, "shapes": shapes, "masks": masks, "gone": gone}
+        return {**found, "recompute": True} if self.full.recompute else found
 
     @staticmethod
     def described(values: Mapping[str, Any], network: Network) -> "Traced":
@@ -152,7 +155,7 @@ class Traced:
         Raises:
           ValueError: it was of a network with other leaves.
         """
-        full = Full.of(network)
+        full = Full.of(network, recompute=values.get("recompute", False))
         if [list(shape) for shape in full.shapes] != [list(shape) for shape in values["shapes"]]:
             raise ValueError(
                 "network: expected the whole network that was made smaller, but its leaves have other shapes. Pass it "
@@ -184,25 +187,33 @@ class _CompactedTraining:
 
 def _evaluated(function: Any, full: Full, leaves: Any, others: tuple[Any, ...]) -> Any:
     full.check(leaves)
-    values, structure = jax.tree.flatten(others)
     left = iter(jax.tree.leaves(leaves))
     given = [None if name in full.gone else next(left) for name in full.names()]
     # The program of the types that are given: another would round otherwise.
     floats = [leaf for leaf in given if leaf is not None and is_float(leaf)]
     usual = jax.numpy.result_type(*floats) if floats else jax.numpy.result_type(float)
     types = tuple(usual if leaf is None else jax.numpy.result_type(leaf) for leaf in given)
-    kinds = tuple(_kind(value) for value in values)
-    program, cutting, shapes, made = _planned(function, full, types, structure, kinds)
+    program, cutting, shapes, made = planned(function, full, types, others)
     given = [
         jax.numpy.zeros(cutting.shape(axes), usual) if leaf is None else leaf
         for leaf, axes in zip(given, shapes, strict=True)
     ]
-    result = jax.tree.unflatten(made, cutting.run(program, [*given, *values]))
+    result = jax.tree.unflatten(made, cutting.run(program, [*given, *jax.tree.leaves(others)]))
     return (result[0], *full.left(result[1:])) if full.gone and len(others) > 1 else result
 
 
 def _kind(value: Any) -> tuple[tuple[int, ...], Any]:
     return np.shape(value), jax.numpy.result_type(value)
+
+
+def planned(function: Any, full: Full, types: tuple[Any, ...], others: tuple[Any, ...]) -> Any:
+    """Follows the whole program of a function, for these types of its leaves and these images, once.
+
+    Returns:
+      It, how it is evaluated without what is gone, the axes of its leaves, and the structure of its results.
+    """
+    values, structure = jax.tree.flatten(others)
+    return _planned(function, full, types, structure, tuple(_kind(value) for value in values))
 
 
 @lru_cache(maxsize=32)
@@ -213,7 +224,6 @@ def _planned(
     structure: Any,
     kinds: tuple[tuple[tuple[int, ...], Any], ...],
 ) -> Any:
-    """Follows the whole program for some shape of the images, once."""
     others = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     params, state = full.structs(types)
     names = full.names()
@@ -223,12 +233,13 @@ def _planned(
     program = program_of(function, params, state, *others)
     if full.gone:
         _demand_unused(program, names, full.gone)
-    walk = Walk({})
+    walk = Walk({}, recompute=full.recompute)
     leaves = follow(walk, program, names, tied=tied)
     classes = closed(walk.facts)
     alive = living_classes(leaves, classes, full.masks, full.gone)
     shapes = [leaf.axes for leaf in leaves]
-    return program, Cutting(walk, lambda nodes: alive[classes.label[nodes]]), shapes, made
+    cutting = Cutting(walk, lambda nodes: alive[classes.label[nodes]], _counts_left(walk, classes, alive))
+    return program, cutting, shapes, made
 
 
 def _demand_unused(program: Any, names: Sequence[str], gone: frozenset[str]) -> None:
@@ -242,6 +253,16 @@ def _demand_unused(program: Any, names: Sequence[str], gone: frozenset[str]) -> 
             f"network: expected branches that can be left out as when they were removed, but for images of this shape "
             f"{', '.join(left[:3])} is read elsewhere too. Discover and compact it at this shape."
         )
+
+
+def _counts_left(walk: Walk, classes: Classes, alive: np.ndarray) -> dict[tuple[int, ...], tuple[int, float]]:
+    """By the place of every mean that is recomputed its operand that counts, and what that becomes."""
+    found = {}
+    for place, mean in walk.facts.counts.means.items() if walk.facts.counts else ():
+        if any(classes.of(nodes) & classes.recomputed for nodes in mean.of.nodes):
+            count = math.prod(int(alive[classes.label[nodes]].sum()) for nodes in mean.of.nodes)
+            found[place] = mean.side, count if mean.divides else 1 / count
+    return found
 
 
 def living_classes(

@@ -6,8 +6,8 @@ Derivative rules of a function's own are programs too, and evaluated in the same
 asked at the full size.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -48,10 +48,13 @@ class Cutting:
     Attributes:
       walk: that followed it.
       alive: says of nodes which of them live: bool of the same length.
+      left: by the place of an equation which operand counts the units of a mean, and the number of those that are left,
+        or one over it.
     """
 
     walk: Walk
     alive: Callable[[Nodes], np.ndarray]
+    left: Mapping[Path, tuple[int, float]] = field(default_factory=dict)
 
     def cut(self, value: Any, axes: Axes) -> Any:
         """Takes the living indices of a whole value."""
@@ -90,6 +93,9 @@ class Cutting:
                 self.cut(atom.val, axes) if isinstance(atom, core.Literal) else values[atom]
                 for atom, axes in zip(equation.invars, record.before, strict=True)
             ]
+            if here in self.left:
+                side, number = self.left[here]
+                operands[side] = counted(number, operands[side])
             results = self._step(equation, operands, record, here)
             for variable, result, axes in zip(equation.outvars, results, record.after, strict=True):
                 if np.shape(result) != self.shape(axes):
@@ -221,3 +227,8 @@ class Cutting:
 
         made, moves = jax.jvp(at_full_size, [operands[place] for place in moving], given[len(operands) :])
         return [*made, *(moves[place] for place in floating([variable.aval for variable in equation.outvars]))]
+
+
+def counted(number: float, value: Any) -> Any:
+    """Another number of units, or one over it, like the one that stood there."""
+    return np.full(np.shape(value), number, jnp.result_type(value))

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.structured.discovery.indices import Indices, Nodes
-
-# What a value is made of, the later the more.
-CONSTANT, WEIGHTS, IMAGES = range(3)
+from jaxprune.structured.discovery.counting import UNCOUNTED, Counted, Counts
+from jaxprune.structured.discovery.indices import CONSTANT, WEIGHTS, Indices, Nodes
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Value:
       origins: the leaves that it is, or is a multiple of.
       marks: the statistics that it depends on, as bits.
       known: its numbers, where they are the program's own and whole.
+      counted: what it has to do with how many units there are; only where statistics are recomputed.
     """
 
     axes: tuple[Nodes, ...]
@@ -42,6 +41,7 @@ class Value:
     origins: tuple[Origin, ...] = ()
     marks: int = 0
     known: np.ndarray | None = None
+    counted: Counted = UNCOUNTED
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,6 +112,9 @@ class Facts:
       operations: multiplications by a leaf, by the leaf and the place.
       place: that of the equation that is looked at, and of those that called it.
       sealed: whether it stands inside of a function with a derivative rule of its own, or is described by hand.
+      counts: the numbers that count units, where statistics over these are recomputed; None: units that a statistic
+        is over stay.
+      closed_in: places of statistics inside of what is sealed, where nothing is recomputed.
     """
 
     indices: Indices = field(default_factory=Indices)
@@ -123,6 +126,8 @@ class Facts:
     operations: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     place: tuple[int, ...] = ()
     sealed: bool = False
+    counts: Counts | None = None
+    closed_in: set[tuple[int, ...]] = field(default_factory=set)
 
     def spread(self, nodes: Nodes, marks: int) -> None:
         """Notes that a value is spread along indices."""
@@ -149,6 +154,7 @@ class Facts:
         self.contractions.append(Contraction(nodes, tuple(leaves), self.indices.step, self.place, gated))
         if any(side.value.source == WEIGHTS for side in sides):
             return 0
+        self.closed_in |= {self.place} if self.sealed else set()
         self.statistics.setdefault(self.place, []).append(nodes)  # again in every turn of a loop, under the same bit
         return 1 << list(self.statistics).index(self.place)
 

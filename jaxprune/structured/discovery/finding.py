@@ -14,15 +14,19 @@ from jaxprune.groups import Group
 from jaxprune.network import Network
 from jaxprune.sites.program import opened, trace
 from jaxprune.structured.discovery import reasons
+from jaxprune.structured.discovery.counting import RECOMPUTED
 from jaxprune.structured.discovery.described import Description
 from jaxprune.structured.discovery.described import check as check_description
-from jaxprune.structured.discovery.facts import IMAGES, WEIGHTS, Facts, Origin, Value
-from jaxprune.structured.discovery.indices import STAYS, Classes, close
+from jaxprune.structured.discovery.facts import Facts, Origin, Value
+from jaxprune.structured.discovery.indices import IMAGES, STAYS, WEIGHTS, Classes, close
 from jaxprune.structured.discovery.layers import branches
 from jaxprune.structured.discovery.listing import Found, Leaf, listed
 from jaxprune.structured.discovery.printing import table
 from jaxprune.structured.discovery.walk import Walk
 from jaxprune.types import TrainApply
+
+NORMALISED = ("fixed", "recompute")
+"""What becomes of units that a statistic is over: they stay, or it is recomputed over those that are left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class Discovered(Sequence[Group]):
       layers: residual branches, which can be left out as a whole by a function that skips what it has no leaves for;
         offered beside the groups, not among them.
       found: every one, with what is to be said of it.
-      proof: for every group that is offered why it is not proven, "" where it is.  None: that was not asked.
+      proof: for every group and layer that is offered why it is not proven, "" where it is.  None: that was not asked.
     """
 
     groups: tuple[Group, ...]
@@ -74,26 +78,31 @@ class Discovered(Sequence[Group]):
         return tuple(tuple(map(len, leaf.axes)) for leaf in self._leaves)
 
     @property
+    def is_recomputed(self) -> bool:
+        """Whether statistics over units are recomputed over those that are left."""
+        return self._facts.counts is not None
+
+    @property
     def described(self) -> tuple[str, ...]:
         """The primitives that were described by hand."""
         return tuple(self._describe)
 
     @property
     def proven(self) -> "Discovered":
-        """Those groups alone that are proven.
+        """Those groups, and layers, alone that are proven.
 
         Raises:
           ValueError: they were not proven.
         """
         if self.proof is None:
             raise ValueError("groups: expected groups of which a proof was asked. Call discover(..., prove=True).")
-        kept = tuple(group for group in self.groups if not self.proof[group.name])
-        return replace(self, groups=kept, proof={group.name: "" for group in kept})
+        kept, layers = (tuple(one for one in some if not self.proof[one.name]) for some in (self.groups, self.layers))
+        return replace(self, groups=kept, layers=layers, proof={one.name: "" for one in (*kept, *layers)})
 
     @property
     def unproven(self) -> dict[str, str]:
-        """Groups among these whose proof failed, and why, by name."""
-        names = {group.name for group in self.groups}
+        """Groups and layers among these whose proof failed, and why, by name."""
+        names = {one.name for one in (*self.groups, *self.layers)}
         return {name: why for name, why in (self.proof or {}).items() if why and name in names}
 
     def __getitem__(self, index: Any) -> Any:
@@ -117,6 +126,7 @@ def discover(
     prove: bool = False,
     rngs: Collection[str] = ("dropout",),
     describe: Mapping[str, Description] = MappingProxyType({}),
+    normalised: str = "fixed",
 ) -> Discovered:
     """Finds the units of any network in its program: nothing is declared.
 
@@ -130,8 +140,16 @@ def discover(
     of units that it was written with (``1 / sqrt(k)``), the smaller network does too.  ``found.notes`` names groups
     along which the program has arrays or counts of its own.
 
-    Residual branches, values that are added to the very stream they are made from, are ``found.layers``.  Statistics
-    that are recomputed over fewer units, and dimensions that differ from head to head, are out of scope.
+    With ``normalised="recompute"``, units that a statistic is over (LayerNorm, RMSNorm, a softmax) are offered too: the
+    statistic is then of those that are left.  A sum over units that is divided by their number, a constant of the
+    program equal to it, is a mean, whose divisor becomes the new number, so cutting equals the same function built at
+    the smaller width.  Such groups are ``recomputed``: to remove their units is not to gate them, and what gates
+    refuses them.  Where a number may count units and is no such divisor (their root, one less), they stay,
+    and ``found.fixed`` names it; numbers elsewhere in the program stay as they are, as do sums inside of functions with
+    derivative rules of their own.
+
+    Residual branches, values that are added to the very stream they are made from, are ``found.layers``.  Dimensions
+    that differ from head to head are out of scope.
 
     Nothing is evaluated or compiled but for a proof.  ``train_apply`` is analysed too, where there is one; state that
     it returns goes with state that it reads.
@@ -141,13 +159,16 @@ def discover(
       images: [b, ...], or a ``jax.ShapeDtypeStruct``: only shape and type matter.
       inner: whether to offer also what lies inside other units: dimensions of heads, channels inside the groups of a
         convolution.
-      prove: whether to cut all groups, and to compare with gates, on random weights and images in float64, in
-        evaluation mode; what fails is found by bisection.  ``print`` then marks what is proven, and nothing that is not
-        can be removed.  It compiles two programs.
+      prove: whether to cut all groups, and all of ``found.layers``, and to compare with gates, on random weights and
+        images in float64, in evaluation mode and, where there is ``train_apply``, a training step with the state that
+        comes back; what fails is found by bisection.  Groups that are ``recomputed`` are compared with the function of
+        the smaller leaves, or with the whole program without them in its statistics.  ``print`` then marks what is
+        proven, and nothing that is not can be removed.  It compiles two or three programs, twice as large in training.
       rngs: names of the random streams of ``train_apply``, as in ``jp.train.fit``.
       describe: what primitives do that jaxprune does not know, by their names: a function of the static parameters and
         the shapes of the operands that returns the axes in letters, ``lambda params, *shapes: "b c, c k -> b k"``.  A
         letter of two operands that no result has is summed over, of their product; ``_`` stays.
+      normalised: what becomes of units that a statistic is over: "fixed", they stay, or "recompute".
 
     Returns:
       The groups, gated where they are summed over: they have no sites.  ``jp.structured.gated`` and ``verify`` take
@@ -171,12 +192,13 @@ def discover(
     """
     check.network(network)
     check_description(describe)
+    check.choice("normalised", normalised, NORMALISED)
     check.takes(network, images, "images")
     names = check.distinct([*tree.names(network.params), *tree.names(network.state)])
-    walk = Walk(describe)
+    walk = Walk(describe, recompute=normalised == "recompute")
     leaves = follow(walk, program_of(network.apply, network.params, network.state, images), names)
+    keys = {name: jax.random.key(0) for name in rngs}
     if network.train_apply is not None:
-        keys = {name: jax.random.key(0) for name in rngs}
         tied = len(tree.names(network.params))
         training = program_of(network.train_apply, network.params, network.state, images, keys)
         _check_state(network.train_apply, network, images, keys)
@@ -189,11 +211,11 @@ def discover(
     taken = {group.name for group in offered}
     layers = tuple(replace(one, name=f"{one.name}#layer") if one.name in taken else one for one in layers)
     result = Discovered(offered, layers, found, leaves, walk.facts, classes, max(1, np.shape(images)[0]), describe)
-    if not prove or not offered:
+    if not prove or not (offered or layers):
         return replace(result, proof={}) if prove else result
     from jaxprune.structured.discovery.proving import proven  # by ``compact``, which takes what was discovered
 
-    return replace(result, proof=proven(network, result, images))
+    return replace(result, proof=proven(network, result, images, keys))
 
 
 def _check_state(train_apply: TrainApply, network: Network, images: Any, keys: Any) -> None:
@@ -277,20 +299,38 @@ def follow(
 
 
 def closed(facts: Facts) -> Classes:
-    """Draws what follows, until no statistic returns to the indices that it is over."""
+    """Draws what follows, until no statistic returns to the indices that it is over, unless it is recomputed.
+
+    Then until nothing that cannot be recomputed over fewer units is over units that may go.
+    """
     while True:
         classes = close(facts.indices)
         returning = _returning(facts, classes)
-        if not returning:
+        stay, doubts = [nodes for _, nodes in returning], []
+        if facts.counts is not None:
+            sums = [nodes for one in facts.counts.sums if one.name in RECOMPUTED for nodes in one.nodes]
+            recomputed = frozenset[int]().union(*map(classes.of, [*sums, *stay]))
+            classes = replace(classes, recomputed=recomputed)
+            sealed = [np.concatenate(facts.statistics[place]) for place in facts.closed_in]
+            stay = [nodes for nodes in sealed if classes.of(nodes) & recomputed]
+            doubts = facts.counts.doubted(recomputed, classes.of)
+        if not stay and not doubts:
             return classes
         facts.indices.step = "a statistic"
-        for nodes in returning:
-            facts.indices.fix(nodes, "a statistic over the units returns to them by a broadcast")
+        why = "a statistic over the units returns to them by a broadcast"
+        why = why if facts.counts is None else "a statistic over the units inside of a derivative rule of its own"
+        for nodes in stay:
+            facts.indices.fix(nodes, why)
+        for one in doubts:
+            facts.indices.step = one.step
+            for nodes in one.nodes:
+                facts.indices.fix(nodes, one.why)
 
 
-def _returning(facts: Facts, classes: Classes) -> list[np.ndarray]:
-    events = [np.concatenate(nodes) for nodes in facts.statistics.values()]
-    over = [classes.of(nodes) for nodes in events]
+def _returning(facts: Facts, classes: Classes) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """The statistics that return to what they are over: their place, and the indices."""
+    events = [(place, np.concatenate(nodes)) for place, nodes in facts.statistics.items()]
+    over = [classes.of(nodes) for _, nodes in events]
     found = []
     for nodes, marks in facts.spreads:
         along = classes.of(nodes)

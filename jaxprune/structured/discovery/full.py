@@ -22,19 +22,21 @@ class Full:
       shapes: of every leaf.
       masks: for every axis of every leaf which indices live, in bytes; None where all do.
       gone: the names of leaves of which nothing is left, those of branches that are left out.
+      recompute: whether statistics over units are recomputed over those that are left.
     """
 
     structure: Any
     shapes: tuple[tuple[int, ...], ...]
     masks: tuple[tuple[bytes | None, ...], ...]
     gone: frozenset[str] = frozenset()
+    recompute: bool = False
 
     @staticmethod
-    def of(network: Network) -> "Full":
+    def of(network: Network, *, recompute: bool = False) -> "Full":
         """Those of a whole network."""
         leaves, structure = jax.tree.flatten((network.params, network.state))
         shapes = tuple(tuple(np.shape(leaf)) for leaf in leaves)
-        return Full(structure, shapes, tuple((None,) * len(shape) for shape in shapes))
+        return Full(structure, shapes, tuple((None,) * len(shape) for shape in shapes), recompute=recompute)
 
     def structs(self, types: Sequence[Any] | None = None) -> Any:
         """(params, state) of the whole network, as shapes, of these types."""

@@ -16,6 +16,9 @@ Nodes = np.ndarray
 
 STAYS = 0
 
+# What a value is made of, the later the more.
+CONSTANT, WEIGHTS, IMAGES = range(3)
+
 
 class Edge(NamedTuple):
     """Nodes that were joined, and the step of the program that did it."""
@@ -124,11 +127,13 @@ class Classes:
       label: the class of every node; that of ``STAYS`` is ``fixed``.
       factors: for every class that is a product, its two factors.
       edges: all that were joined, also because of products.
+      recomputed: the classes that a statistic is over, where it is recomputed over what is left.
     """
 
     label: np.ndarray
     factors: dict[int, tuple[int, int]]
     edges: tuple[Edge, ...]
+    recomputed: frozenset[int] = frozenset()
     _atoms: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -150,7 +155,9 @@ class Classes:
 
     def of(self, nodes: Nodes) -> set[int]:
         """The classes, none of them products, of which some nodes are made."""
-        return {atom for label in np.unique(self.label[nodes]) for atom in self.atoms(int(label))}
+        labels = np.unique(self.label[nodes]).tolist()
+        plain = set(labels) - self.factors.keys() - {self.fixed}
+        return plain.union(*(self.atoms(label) for label in labels if label in self.factors))
 
 
 def close(indices: Indices) -> Classes:

@@ -49,7 +49,7 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
     alike: dict[object, list[int]] = {}
     for atom, places in sorted(owned.items(), key=lambda item: _first(item[1])):
         key = tuple((place, len(indices), (atom, place) in reads) for place, indices in sorted(places.items()))
-        alike.setdefault((key, problems[atom], atom in sealed), []).append(atom)
+        alike.setdefault((key, problems[atom], atom in sealed, atom in classes.recomputed), []).append(atom)
     apart = [one for atoms in alike.values() for one in _apart(atoms, owned) if len(one) > 1]
     units: dict[object, list[int]] = dict(enumerate(apart))
     offered = {number: atoms for number, atoms in units.items() if not problems[atoms[0]]}
@@ -72,8 +72,10 @@ def listed(leaves: Sequence[Leaf], facts: Facts, classes: Classes) -> tuple[Foun
         names[name] += 1
         name = name if names[name] == 1 else f"{name}#{names[name]}"
         notes = tuple(dict.fromkeys(note for nodes, note in facts.notes if classes.of(nodes) & set(atoms)))
-        by_readers = atoms[0] in sealed
-        group = Group(name, len(atoms), members, (), by_readers=by_readers, by_sums=not by_readers)
+        recomputed, by_readers = atoms[0] in classes.recomputed, atoms[0] in sealed
+        by_sums = not recomputed and not by_readers
+        by_readers = by_readers and not recomputed
+        group = Group(name, len(atoms), members, (), by_readers=by_readers, by_sums=by_sums, recomputed=recomputed)
         found.append(Found(group, tuple(atoms), number in inner, problems[atoms[0]], notes))
     return tuple(found)
 
@@ -96,11 +98,14 @@ def _apart(atoms: Sequence[int], owned: Mapping[int, Mapping[Place, Sequence[int
 def owned_by(leaves: Sequence[Leaf], classes: Classes) -> dict[int, dict[Place, list[int]]]:
     """Lists which indices of which axes of the leaves every class owns."""
     owned: dict[int, dict[Place, list[int]]] = {}
+    fixed, factors = classes.fixed, classes.factors
     for number, leaf in enumerate(leaves):
         for axis, nodes in enumerate(leaf.axes):
+            place = number, axis
             for index, label in enumerate(classes.label[nodes].tolist()):
-                for atom in classes.atoms(label):
-                    owned.setdefault(atom, {}).setdefault((number, axis), []).append(index)
+                if label != fixed:
+                    for atom in classes.atoms(label) if label in factors else (label,):
+                        owned.setdefault(atom, {}).setdefault(place, []).append(index)
     return owned
 
 
@@ -116,11 +121,19 @@ def _ends(
     ends: dict[int, list[tuple[str, list[list[Place]]]]] = {}
     sealed: set[int] = set()
     for one in facts.contractions:
+        sides = [sorted(places) for places in one.leaves]
+        known: dict[tuple[Place, ...], list[list[Place]]] = {}  # of thousands of units few own different leaves
         for atom in classes.of(one.nodes) & owned.keys():
-            factors = [sorted(place for place in leaves if place in owned[atom]) for leaves in one.leaves]
-            ends.setdefault(atom, []).append((one.step, factors))
-            reads.update((atom, place) for place in next(filter(None, factors), [])[:1])
-            sealed |= {atom} if one.gated is None else set()
+            mine = tuple(owned[atom])
+            if mine not in known:
+                known[mine] = [[place for place in side if place in owned[atom]] for side in sides]
+            ends.setdefault(atom, []).append((one.step, known[mine]))
+            for places in known[mine]:
+                if places:
+                    reads.add((atom, places[0]))
+                    break
+            if one.gated is None:
+                sealed.add(atom)
     problems = {}
     for atom, places in owned.items():
         problems[atom] = "" if atom in ends else "nothing reads it"
@@ -128,7 +141,7 @@ def _ends(
         mixed = [place for place in places if atom not in sealed and "makes" in facts.uses.get(place, ())]
         if not made and not mixed:
             problems[atom] = "no leaf makes it"
-        if atom in sealed:
+        if atom in sealed and atom not in classes.recomputed:
             readers = [place for place in places if (atom, place) in reads]
             problems[atom] = _of_readers(leaves, facts, readers, ends[atom]) or problems[atom]
     return reads, problems, sealed

@@ -38,7 +38,10 @@ def table(
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join([*lines, *(f"{name} is not proven: {why}." for name, why in (proof or {}).items() if why)])
+    lines += [f"{name} is not proven: {why}." for name, why in (proof or {}).items() if why]
+    if recomputed := [group.name for group in groups if group.recomputed]:
+        lines.append(f"Statistics are recomputed: to remove units of {_joined(recomputed)} is not to gate them.")
+    return "\n".join(lines)
 
 
 def _row(group: Group, leaves: Sequence[Leaf], facts: Facts, batch: int) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxprune.structured.discovery.facts import WEIGHTS, Facts, Origin, Side, Step, Value
-from jaxprune.structured.discovery.indices import STAYS, Nodes
+from jaxprune.structured.discovery.facts import Facts, Origin, Side, Step, Value
+from jaxprune.structured.discovery.indices import STAYS, WEIGHTS, Nodes
 from jaxprune.structured.discovery.layout import stays
 
 Axes = tuple[Nodes, ...]

@@ -1,53 +1,69 @@
-"""Proof by cutting: units that were discovered are really removed, and compared with zeros, in float64."""
+"""Proof by cutting: what was discovered is really removed, and compared with zeros, in float64."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check
+from jaxprune import check, tree
 from jaxprune.groups import Group
 from jaxprune.network import Network
 from jaxprune.sites.program import coarsest
-from jaxprune.structured.discovery.compacting import compact
+from jaxprune.structured.discovery.compacting import Traced
 from jaxprune.structured.discovery.finding import Discovered
+from jaxprune.structured.discovery.masking import Masked
 from jaxprune.structured.equality import GAIN, difference, told
 from jaxprune.structured.gates import gated
 from jaxprune.structured.probes import is_float, randomised
+from jaxprune.structured.removal import cut
 
-# Images on which programs are compared, and the integers in them.
-_IMAGES, _WHOLE = 2, 2
+# Images on which programs are compared, more of them in training, whose statistics are over them, and the integers in
+# them.
+_IMAGES, _TRAINED, _WHOLE = 2, 4, 2
 # Programs that run once: optimising them would take longer than that.
 _IN_HASTE: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def proven(network: Network, found: Discovered, images: Any, *, seed: int = 0) -> dict[str, str]:
-    """Removes a random half of the units of all groups at once, and compares with gates, on random weights in float64.
+def proven(
+    network: Network, found: Discovered, images: Any, keys: Mapping[str, Any], *, seed: int = 0
+) -> dict[str, str]:
+    """Cuts groups and layers on random weights in float64, and compares with what they should be.
 
-    Where that fails, halves of the groups are cut by themselves until those are found that are wrong; what is left is
-    cut together once more.  Outputs must agree within sqrt(eps) of the largest, eps that of the coarsest type that the
-    program makes anything of: 1.5e-8 where everything is float64, half of its digits.
+    A random half of the units of all groups at once is compared with gates, and so is the network without any residual
+    branch.  A random half of the units of all groups that are ``recomputed`` is compared with the network's own
+    function of the smaller leaves, where it takes such, and else with the whole program in which what is gone is left
+    out of every sum.  Where that fails, halves of the groups are cut by themselves until those are found that are
+    wrong; what is left is cut together once more.
+
+    Outputs must agree within sqrt(eps) of the largest, eps that of the coarsest type that the program makes anything
+    of: 1.5e-8 where everything is float64, half of its digits.  So must the outputs of ``train_apply``, and every leaf
+    of the state that it returns, where there is one.
 
     Args:
       network: its leaves may be ``jax.ShapeDtypeStruct``: random ones take their place.
       found: what was discovered in it.
       images: [b, ...], only shape and type matter.
+      keys: of the random streams of ``train_apply``, by name.
       seed: of weights, images and units.
 
     Returns:
-      For every group that is offered, by name: why it is not proven, or "" where it is.
+      For every group and layer that is offered, by name: why it is not proven, or "" where it is.
     """
     host = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(host), jax.default_matmul_precision("highest"):
-        bench = _Bench(network, found, images, seed)
-        reasons = {group.name: bench.wrong for group in found}
-        if not bench.wrong:
-            reasons |= bench.halved(found.groups)
-            left = [group for group in found if not reasons[group.name]]
-            if len(left) < len(found) and left and (why := bench.compared(left)):
+        bench = _Bench(network, found, images, keys, seed)
+        reasons = {one.name: bench.wrong for one in (*found.groups, *found.layers)}
+        recomputed = [group for group in found if group.recomputed]
+        for kind in ([group for group in found if not group.recomputed], recomputed, list(found.layers)):
+            if not kind or bench.wrong:
+                continue
+            reasons |= bench.halved(kind)
+            left = [group for group in kind if not reasons[group.name]]
+            if len(left) < len(kind) and left and (why := bench.compared(left)):
                 reasons |= {group.name: f"together with others {why}" for group in left}
     return reasons
 
@@ -59,27 +75,23 @@ class _Bench:
       wrong: why nothing can be compared; "" where it can.
     """
 
-    def __init__(self, network: Network, found: Discovered, images: Any, seed: int) -> None:
-        self._found, self._rng = found, np.random.default_rng(seed)
+    def __init__(self, network: Network, found: Discovered, images: Any, keys: Mapping[str, Any], seed: int) -> None:
+        self._found, self._rng, self._keys = found, np.random.default_rng(seed), dict(keys)
+        self._gateable = [*(group for group in found if not group.recomputed), *found.layers]
         self._network, self._images = _wide(network, images, seed)
-        self._whole = np.zeros(0)
+        self._more = _as_many(self._network, self._images, self._keys, seed)
         self._tolerance, self.wrong = 0.0, ""
         try:
-            self._tolerance = math.sqrt(
-                float(
-                    jnp.finfo(
-                        coarsest(jax.make_jaxpr(lambda one, images: one(images))(self._network, self._images))
-                    ).eps
-                )
-            )
-            self._whole = _evaluated(self._network, self._images)
+            program = jax.make_jaxpr(_run)(self._network, self._images, self._more, self._keys)
+            self._tolerance = math.sqrt(float(jnp.finfo(coarsest(program)).eps))
+            self._whole = self._seen(self._network)["the outputs"]
         except Exception as error:  # whatever a network raises for random numbers
             self.wrong = f"on random weights it raises {check.first_line(error)}"
         if not self.wrong and not np.isfinite(self._whole).all():
             self.wrong = "on random weights and images the outputs are not finite"
 
     def halved(self, groups: Sequence[Group]) -> dict[str, str]:
-        """Cuts all groups, and halves of them where that is not gating."""
+        """Cuts all groups, and halves of them where that is wrong."""
         why = self.compared(groups)
         if not why or len(groups) < 2:
             return {group.name: why for group in groups}
@@ -87,27 +99,64 @@ class _Bench:
         return self.halved(groups[:middle]) | self.halved(groups[middle:])
 
     def compared(self, groups: Sequence[Group]) -> str:
-        """Says what is wrong with a cut of these groups; nothing where it is gating."""
+        """Says what is wrong with a cut of these groups; nothing where it is what it should be."""
         gates = {group.name: self._half(group) for group in groups}
         try:
-            want = _evaluated(gated(self._network, self._found, gates), self._images)
-            got = _evaluated(compact(self._network, self._found, gates), self._images)
+            shape = Traced.of(self._network, self._found, layers=True)
+            left, params, state = cut(shape, self._network.params, self._network.state, gates)
+            small = left.network(params, state)
+            if any(group.recomputed for group in groups):
+                want, like = self._recomputed(shape.without(gates), small, partial(_cut_state, shape, gates))
+            else:
+                want = self._seen(gated(self._network, self._gateable, gates), partial(_cut_state, shape, gates))
+                like = "gated ones"
+            got = self._seen(small)
         except Exception as error:  # whatever a program raises for smaller arrays
             return f"cut, it raises {check.first_line(error)}"
-        if difference(want, self._whole) <= self._tolerance:
+        if difference(want["the outputs"], self._whole) <= self._tolerance:
             return "nothing of it acts on the outputs"
-        apart = difference(got, want)
-        return f"cut, the outputs {told(apart)} from gated ones" if not apart <= self._tolerance else ""
+        for what, one in want.items():
+            # In training, random statistics may overflow.
+            if np.isfinite(one).any() and not (apart := difference(got[what], one)) <= self._tolerance:
+                return f"cut, {what} {told(apart)} from {like}"
+        return ""
+
+    def _recomputed(self, left: Traced, small: Network, cut_state: Any) -> tuple[dict[str, np.ndarray], str]:
+        """What a network with smaller statistics should be: its own function, or the whole one with smaller sums."""
+        own = self._network.replace(params=small.params, state=small.state)
+        try:
+            jax.eval_shape(_run, own, self._images, self._more, self._keys)
+        except Exception:  # whatever a module of fixed widths raises
+            train = None if own.train_apply is None else Masked(own.train_apply, left.full)
+            whole = Network(Masked(own.apply, left.full), self._network.params, self._network.state, train)
+            return self._seen(whole, cut_state), "those of the whole network without them in its statistics"
+        return self._seen(own), "those of the function at the smaller width (is one written into it?)"
+
+    def _seen(self, network: Network, cut_state: Any = None) -> dict[str, np.ndarray]:
+        """What networks are compared by, in words: outputs in evaluation and training, and the state of a step."""
+        outputs, training = _compiled(network, self._images, self._more, self._keys)
+        seen = {"the outputs": _plain(outputs)}
+        if training is not None:
+            state = training[1] if cut_state is None else cut_state(training[1])
+            seen["the outputs in training"] = _plain(training[0])
+            seen |= {f"the state {name!r} of a step": _plain(leaf) for name, leaf in tree.by_name(state).items()}
+        return seen
 
     def _half(self, group: Group) -> np.ndarray:
+        if group.is_layer:
+            return np.zeros(1, bool)
         kept = max(group.floor, (group.size + 1) // 2)
         return np.isin(np.arange(group.size), self._rng.permutation(group.size)[:kept])
 
 
+def _cut_state(shape: Traced, gates: Mapping[str, Any], state: Any) -> Any:
+    """What is left of the state of a whole network, gated or not."""
+    gated_state = isinstance(state, Mapping) and set(state) == {"gates", "network"}
+    return cut(shape, {}, jax.tree.map(np.asarray, state["network"] if gated_state else state), gates)[2]
+
+
 def _wide(network: Network, images: Any, seed: int) -> tuple[Network, Any]:
     """Random weights and images in float64, or in the types of the network where it takes no others."""
-    shape = (min(np.shape(images)[0], _IMAGES), *np.shape(images)[1:])
-    draw = np.random.default_rng((seed, 1))
 
     def made(leaf: Any, kind: Any) -> Any:
         if not is_float(leaf):
@@ -117,11 +166,9 @@ def _wide(network: Network, images: Any, seed: int) -> tuple[Network, Any]:
     def with_types(wide: bool) -> tuple[Network, Any]:
         given = [np.float64 if wide else jnp.result_type(leaf) for leaf in jax.tree.leaves(network)]
         leaves = [made(leaf, kind) for leaf, kind in zip(jax.tree.leaves(network), given, strict=True)]
-        kind = jnp.result_type(images)
-        floating = is_float(images)
-        values = draw.normal(size=shape) if floating else draw.integers(0, _WHOLE, size=shape)
-        kind = np.float64 if wide and floating else kind
-        return randomised(jax.tree.unflatten(jax.tree.structure(network), leaves), (seed, 0), GAIN), values.astype(kind)
+        drawn = randomised(jax.tree.unflatten(jax.tree.structure(network), leaves), (seed, 0), GAIN)
+        kind = np.float64 if wide and is_float(images) else jnp.result_type(images)
+        return drawn, _drawn(images, min(np.shape(images)[0], _IMAGES), kind, (seed, 1))
 
     widened = with_types(True)
     try:
@@ -131,7 +178,32 @@ def _wide(network: Network, images: Any, seed: int) -> tuple[Network, Any]:
     return widened
 
 
-def _evaluated(network: Network, images: Any) -> np.ndarray:
-    """The outputs, of a program compiled in haste."""
-    compiled = jax.jit(lambda one, images: one(images)).lower(network, images).compile(_IN_HASTE)
-    return np.asarray(compiled(network, images)).astype(np.float64)
+def _as_many(network: Network, images: Any, keys: Mapping[str, Any], seed: int) -> Any:
+    """Images of a training step: some more, so that statistics over them are no accident, where it takes as many."""
+    if network.train_apply is None:
+        return None
+    more = _drawn(images, _TRAINED, images.dtype, (seed, 2))
+    try:
+        jax.eval_shape(network.train_apply, network.params, network.state, more, keys)
+    except Exception:  # whatever a network raises that is made for one number of images
+        return images
+    return more
+
+
+def _drawn(images: Any, count: int, kind: Any, seed: Sequence[int]) -> np.ndarray:
+    draw, shape = np.random.default_rng(seed), (count, *np.shape(images)[1:])
+    return (draw.normal(size=shape) if is_float(images) else draw.integers(0, _WHOLE, size=shape)).astype(kind)
+
+
+def _run(network: Network, images: Any, more: Any, keys: Any) -> Any:
+    """The outputs, and what a training step returns where there is one."""
+    train = network.train_apply
+    return network(images), None if train is None else train(network.params, network.state, more, keys)
+
+
+_compiled = jax.jit(_run, compiler_options=_IN_HASTE)
+
+
+def _plain(values: Any) -> np.ndarray:
+    values = jax.random.key_data(values) if jnp.issubdtype(values.dtype, jax.dtypes.prng_key) else values
+    return np.asarray(values).astype(np.float64)

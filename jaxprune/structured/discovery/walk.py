@@ -13,9 +13,10 @@ from jaxprune.sites.operations import multiplications
 from jaxprune.sites.program import needed, opened, scan_parts
 from jaxprune.sites.rules import Backward, backward_rule, floating, forward_rule
 from jaxprune.structured.discovery import layout, products
+from jaxprune.structured.discovery.counting import UNCOUNTED, Counted, Counts, number_of
 from jaxprune.structured.discovery.described import Description, by_letters
-from jaxprune.structured.discovery.facts import CONSTANT, IMAGES, WEIGHTS, Contraction, Facts, Origin, Step, Value
-from jaxprune.structured.discovery.indices import STAYS, Nodes
+from jaxprune.structured.discovery.facts import Contraction, Facts, Origin, Step, Value
+from jaxprune.structured.discovery.indices import CONSTANT, IMAGES, STAYS, WEIGHTS, Nodes
 from jaxprune.structured.discovery.table import PRODUCTS, RULES
 
 Axes = tuple[Nodes, ...]
@@ -52,6 +53,7 @@ class Walk:
 
     Args:
       describe: rules of the user's own, by the name of a primitive.
+      recompute: whether statistics over units are recomputed over those that are left, rather than keep them.
 
     Attributes:
       facts: what was found.
@@ -61,8 +63,8 @@ class Walk:
       hidden: the sums in these rules.
     """
 
-    def __init__(self, describe: Mapping[str, Description]) -> None:
-        self.facts = Facts()
+    def __init__(self, describe: Mapping[str, Description], *, recompute: bool = False) -> None:
+        self.facts = Facts(counts=Counts() if recompute else None)
         self.records: dict[tuple[int, ...], Record] = {}
         self.constants: dict[tuple[int, ...], list[Axes]] = {}
         self.rules: dict[tuple[int, ...], core.ClosedJaxpr | Backward] = {}
@@ -108,16 +110,17 @@ class Walk:
     def constant(self, number: Any) -> Value:
         """Makes the value of a number, or array, that the program has."""
         shape = np.shape(number)
-        known = None
+        known, counted = None, UNCOUNTED
         if not isinstance(number, Tracer) and not jax.dtypes.issubdtype(
             jax.numpy.result_type(number), jax.dtypes.prng_key
         ):
             known = np.asarray(number) if np.size(number) <= _MANY and np.asarray(number).dtype.kind in "iub" else None
+            counted = Counted(number_of(number)) if self.facts.counts is not None else counted
         axes = tuple(self.facts.indices.fresh(length) for length in shape)
         for nodes in axes:
             if len(nodes) > 1:
                 self.facts.notes.append((nodes, "an array of the program's own lies along its units"))
-        return Value(axes, CONSTANT, known=known)
+        return Value(axes, CONSTANT, known=known, counted=counted)
 
     def _equation(self, equation: core.JaxprEqn, operands: Sequence[Value], scope: str) -> list[Value]:
         name = equation.primitive.name
@@ -130,18 +133,24 @@ class Walk:
             results = self.program(*opened(equation.params[CALLS[name]]), operands, here)
             if name in ("custom_jvp_call", "custom_vjp_call"):
                 self._rule(equation, operands, results, here)
+                if self.facts.counts is not None:
+                    results = [replace(one, counted=self.facts.counts.behind(operands)) for one in results]
             self.facts.sealed = before
             return results
         if name in ("scan", "while", "cond") and name not in self._describe:
             loop = {"scan": self._scan, "while": self._while, "cond": self._cond}[name]
             return loop(equation.params, operands, here)
-        shapes = tuple(map(extents, equation.outvars))
-        results, marks, origins = self._followed(Step(name, equation.params, shapes), operands)
+        step = Step(name, equation.params, tuple(map(extents, equation.outvars)))
+        results, marks, origins = self._followed(step, operands)
+        counted = UNCOUNTED
+        if self.facts.counts is not None and not self.facts.sealed and len(results) == 1:
+            made: Any = results[0], equation.outvars[0].aval
+            counted = self.facts.counts.step(self.facts.place, step, operands, made, self.facts.indices.step)
         for operand in operands:
             marks |= operand.marks
         source = max((operand.source for operand in operands), default=CONSTANT)
         known = _known(equation, operands)
-        return [Value(tuple(axes), source, origins, marks, known) for axes in results]
+        return [Value(tuple(axes), source, origins, marks, known, counted) for axes in results]
 
     def _rule(self, equation: core.JaxprEqn, operands: Sequence[Value], results: Sequence[Value], here: str) -> None:
         """Follows the derivative rule of a function too: in it, indices may go together that do not in the function.
@@ -239,6 +248,7 @@ class Walk:
         """Follows a loop until what it carries is known: a leaf that it changes is none any more."""
         for operand in carry:
             self.facts.use(operand)
+        self._leave(carry)
         carry = [Value(one.axes, one.source, (), one.marks) for one in carry]
         while True:
             results = self.program(*opened(body), [*fixed, *carry, *turns], scope)
@@ -249,9 +259,15 @@ class Walk:
                 after.append(Value(before.axes, max(before.source, new.source), (), before.marks | new.marks))
             for one in results:
                 self.facts.use(one)
+            self._leave(results)
             if all((old.source, old.marks) == (new.source, new.marks) for old, new in zip(carry, after, strict=True)):
                 return after, results[len(carry) :]
             carry = after
+
+    def _leave(self, values: Sequence[Value]) -> None:
+        """Notes what is carried into another turn, or out of a loop or branch: nothing is known of its sums there."""
+        if self.facts.counts is not None:
+            self.facts.counts.leave(values, self.facts.indices.step)
 
     def _while(self, params: Mapping[str, Any], operands: Sequence[Value], scope: str) -> list[Value]:
         asked, fixed = params["cond_nconsts"], params["body_nconsts"]
@@ -268,6 +284,7 @@ class Walk:
         branches = [self.program(*opened(branch), operands[1:], scope) for branch in params["branches"]]
         merged = []
         for results in zip(*branches, strict=True):
+            self._leave(results)
             for other in results[1:]:
                 for left, right in zip(results[0].axes, other.axes, strict=True):
                     self.facts.indices.join(left, right)

@@ -198,7 +198,8 @@ def test_plan_does_once_what_depends_on_no_distance(scene):
         ({"rounds": 0}, "rounds: expected"),
         ({"damping": 0.0}, "damping: expected"),
         ({"weights": __file__}, "architecture: unknown value 'vit'"),
-        ({"network": "tests.experiments.small:network"}, "weights, architecture: expected none beside network"),
+        ({"network": "tests.experiments.small:network"}, "network: expected units that can be gated before the feat"),
+        ({"network": "tests.experiments.small:deeper", "architecture": "x"}, "architecture: unknown value 'x'"),
     ],
 )
 def test_gates_finds_a_bad_value_before_anything_expensive(tmp_path, monkeypatch, change, message):

@@ -100,28 +100,6 @@ def test_compact_computes_in_the_type_that_it_is_given():
     same(wide(images()), gated(whole, found, halves(found))(images()))
 
 
-def test_compact_trains_as_the_gated_network_does():
-    """BatchNorm and dropout, drawn at the full size: outputs, statistics and gradients of a step."""
-    net = built(VGG(), train={"train": True})
-    found = discover(net, images())
-    gates = halves(found)
-    small, switched = compact(net, found, gates), gated(net, found, gates)
-
-    @jax.jit
-    def step(network):
-        def read(params):
-            outputs, state = network.train_apply(params, network.state, images(), {"dropout": jax.random.key(1)})
-            return jnp.sum(jnp.sin(outputs)), state
-
-        return jax.value_and_grad(read, has_aux=True)(network.params)
-
-    (loss, state), slopes = step(small)
-    (want, whole), gradients = step(switched)
-    same(loss, want)
-    same(slopes, sliced(gradients, found, gates))
-    same(state, sliced(whole["network"], found, gates))
-
-
 def test_compact_keeps_exact_second_order():
     """Products with the Hessian of both, in the same direction."""
     net = built(Pooled())
@@ -210,23 +188,6 @@ def test_traced_is_the_specification_of_a_network_of_fixed_widths(tmp_path):
     assert opened[0] == least
     with pytest.raises(ValueError, match="the whole network that was made smaller"):
         Traced.described(least.describe(), built(Pooled()))
-
-
-def test_traced_is_searched():
-    net = built(VGG())
-    found = discover(net, images())
-    search = jp.structured.Search(
-        criteria={"neurons": jp.structured.criteria.l1()},
-        chooser=jp.structured.choosers.always("neurons"),
-        tune=lambda network, parent, step, stage: network,
-        scoring=[{"image": images(), "label": np.zeros(4, int)}],
-        image_shape=(8, 8, 3),
-        target=0.5,
-        budget=jp.structured.budgets.macs(0.3),
-    )
-    last = list(search(Traced.of(net, found), net))[-1]
-    assert last.macs <= 0.5 * jp.cost.macs(net, (8, 8, 3))
-    assert last.network(images()[:1]).shape == (1, 3)
 
 
 def test_compact_refuses_primitives_that_were_described():

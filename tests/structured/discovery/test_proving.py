@@ -7,7 +7,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.structured import Traced, compact, discover, gated, prune_jointly, verify
-from jaxprune.structured.discovery import arithmetic, proving, walk
+from jaxprune.structured.discovery import arithmetic, compacting, proving, walk
 from tests.structured.discovery import plain
 
 RNG = np.random.default_rng(0)
@@ -27,14 +27,14 @@ def wrong(monkeypatch):
     return jp.Network(summed, PARAMS)
 
 
-@pytest.mark.parametrize("name", ["residual", "attention", "unet"])
-def test_proven_are_all_groups_of_plain_networks(name):
-    net = plain.network(name)
+def test_proven_are_groups_inside_of_others_too():
+    net = plain.network("attention")
     found = discover(net, plain.images(), prove=True, inner=True)
-    assert found.proof == dict.fromkeys((group.name for group in found), "")
-    assert (found.unproven, found.proven.groups) == ({}, found.groups)
+    assert [layer.name for layer in found.layers] == ["out", "down"]
+    assert found.proof == dict.fromkeys((one.name for one in (*found, *found.layers)), "")
+    assert (found.unproven, found.proven.groups, found.proven.layers) == ({}, found.groups, found.layers)
     assert " proven " in str(found).splitlines()[0]
-    assert str(found).count(" yes ") == len(found)
+    assert str(found).count(" yes ") == len(found) + 2
 
 
 def test_proven_is_in_float64_whatever_the_weights_are():
@@ -100,6 +100,43 @@ def test_proven_says_where_nothing_can_be_compared(monkeypatch):
     def broken(*given):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(proving, "compact", broken)
+    monkeypatch.setattr(proving, "cut", broken)
     found = discover(plain.network("glu"), plain.images(), prove=True)
     assert found.unproven == {"in": "cut, it raises RuntimeError: no such luck"}
+
+
+def _stepped(p, s, x, rngs):
+    """In training, and nowhere else, a running sum along the units of ``b``."""
+    hidden = jnp.tanh(x.reshape(len(x), -1) @ p["a"])
+    units = jnp.cumsum(hidden @ p["b"], 1) if "sum" in s else hidden @ p["b"]
+    state = {name: leaf + jnp.cumsum(units, 1).mean(0) for name, leaf in s.items()}
+    return jax.nn.sigmoid(units @ p["c"]) @ p["d"], state
+
+
+@pytest.mark.parametrize(("name", "what"), [("sum", "the outputs in training"), ("kept", "the state 'kept' of a step")])
+def test_proven_is_of_a_training_step_and_its_state_too(name, what, monkeypatch):
+    monkeypatch.setitem(walk.RULES, "cumsum", arithmetic.identity)
+    right = lambda p, s, x: _stepped(p, {}, x, {})[0]  # noqa: E731
+    net = jp.Network(right, PARAMS, {name: np.ones(5)}, _stepped)
+    found = discover(net, IMAGES, prove=True)
+    assert {one: bool(why) for one, why in (found.proof or {}).items()} == {"a": False, "b": True, "c": False}
+    assert found.unproven["b"].startswith(f"cut, {what} differ")
+    assert not discover(jp.Network(right, PARAMS), IMAGES, prove=True).unproven
+
+
+def test_proven_are_residual_branches(monkeypatch):
+    """One that is left out where another stream goes on is found, alone, and cannot be removed."""
+    net = plain.network("residual")
+    honest = compacting.left_out
+
+    def forgetful(function, gone, names, tied):
+        made = honest(function, gone, names, tied)
+        return (lambda *given: jax.tree.map(lambda one: 2 * one, made(*given))) if "a1" in gone else made
+
+    monkeypatch.setattr(compacting, "left_out", forgetful)
+    found = discover(net, plain.images(), prove=True)
+    assert {name: why[:17] for name, why in found.unproven.items()} == {"b1": "cut, the outputs "}
+    assert "b1 is not proven" in str(found)
+    assert [layer.name for layer in found.proven.layers] == ["b0#layer"]
+    with pytest.raises(ValueError, match="expected groups that are proven, but b1 is not"):
+        compact(net, found, {})

@@ -2,11 +2,7 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +22,6 @@ from tests.structured.networks import random_weights
 
 LOSS = jp.losses.cross_entropy
 PROGRAM, WEIGHTS = "program.json", "weights.safetensors"
-ROOT = Path(__file__).parents[3]
 
 
 @jax.custom_vjp
@@ -173,33 +168,6 @@ def test_load_program_trains_as_the_network_does(tmp_path):
     assert train is not None
     with pytest.raises(ValueError, match=r"expected those that the network was saved with, \['dropout'\]"):
         train(got.params, got.state, plain.images(), {"noise": jax.random.key(0)})
-
-
-def test_load_program_needs_no_code_of_the_owner(tmp_path):
-    """In a process of its own, that has jaxprune and not this module."""
-    net = between(lambda p, x: jax.nn.relu(x) * jax.nn.sigmoid(x @ p["square"]))
-    net = net.replace(params=jax.tree.map(np.float32, net.params))
-    save_program(tmp_path / "saved", net, np.float32(inputs()))
-    np.save(tmp_path / "outputs.npy", net(np.float32(inputs())))
-    code = f"""
-import sys
-import numpy as np, jaxprune as jp
-net = jp.structured.load_program({str(tmp_path / "saved")!r})
-images = np.array({inputs().tolist()}, np.float32)
-np.testing.assert_allclose(net(images), np.load({str(tmp_path / "outputs.npy")!r}), rtol=1e-6, atol=1e-6)
-batch = {{"image": images, "label": np.array([0, 1, 1, 0, 1])}}
-exact = jp.curvature.diagonal(net, jp.losses.cross_entropy, batch)
-assert all(np.isfinite(leaf).all() for leaf in jp.tree.by_name(exact).values())
-print([group.name for group in jp.structured.discover(net, images)], "tests" in sys.modules)
-"""
-    (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "jaxprune").symlink_to(ROOT / "jaxprune")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "alone")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['in'] False"
 
 
 def edited(folder, change, *, forged=True):
