@@ -114,7 +114,7 @@ def opened(make: Callable[[], Plan]) -> Plan:
         if "error" in one:
             raise ValueError(f"process {place}: {one['error']}")
     every = [one["same"] for one in found]
-    for name in sorted({name for one in every for name in one}, key=lambda name: name not in every[0]):
+    for name in dict.fromkeys(name for one in every for name in one):  # in one order on all of them
         if any(one.get(name) != every[0].get(name) for one in every):
             processes.agree(name, every[processes.index()].get(name))
     processes.demand_shared("out", made.settings.out)
