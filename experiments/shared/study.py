@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import tyro
 from rich.console import Console
 
-from experiments.shared import engine, named, pages, together
+from experiments.shared import ending, engine, named, pages, together
 from experiments.shared.pages import counted
 from experiments.shared.profiling import keep_programs
 from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
@@ -105,10 +105,10 @@ def command(study: Study, settings: type[Any], description: str | None) -> NoRet
     try:
         try:
             asked = _read(study.name, settings, description)
-            if not asked.worker and together.joined():
+            if not asked.worker and ending.joined():
                 # JAX takes the signal for itself, and would hear it between the steps of a training only.
                 signal.signal(signal.SIGTERM, _terminate)
-                console, unwatch = Console(quiet=not processes.is_first()), together.watch(lambda: plan)
+                console, unwatch = Console(quiet=not processes.is_first()), ending.watch(lambda: plan)
             plan = _begin(study, asked)
         except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
             unwatch()
@@ -118,9 +118,9 @@ def command(study: Study, settings: type[Any], description: str | None) -> NoRet
         _end(INTERRUPTED, f"interrupted: {_kept(plan)}", plan)
     except SystemExit as ended:
         if ended.code == TERMINATED:
-            _end(TERMINATED, f"{together.reason()}: {_kept(plan)}", plan)
+            _end(TERMINATED, f"{ending.reason()}: {_kept(plan)}", plan)
         raise
-    except (OSError, together.FirstFailedError, together.LostError) as error:
+    except (OSError, together.FirstFailedError, ending.LostError) as error:
         # A full disk, a folder that is gone, other processes: not ours, and no traceback helps.
         _end(BROKEN, f"error: {str(error).rstrip('.')}. {_kept(plan)}", plan, error)
     except Exception:
@@ -316,8 +316,8 @@ def _kept(plan: Plan | None) -> str:
 def _end(code: int, line: str, plan: Plan | None = None, error: BaseException | None = None) -> NoReturn:
     if line:
         print(line, file=sys.stderr, flush=True)
-    if code in (BROKEN, INTERRUPTED, TERMINATED) and together.has_joined():
-        together.leave(code, plan, error)
+    if code in (BROKEN, INTERRUPTED, TERMINATED) and ending.has_joined():
+        ending.leave(code, plan, error)
     if code in (INTERRUPTED, TERMINATED):
         sys.stdout.flush()
         # XLA may still be compiling in threads of its own, and crashes in an interpreter that shuts down.

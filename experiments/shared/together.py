@@ -1,28 +1,23 @@
 """A study done by several processes of one JAX program: the same command on every host.
 
 Process 0 has the folder: it says which run is next, and all of them do it.  What fails on one of them fails on all, and
-is kept with its traceback.  Whoever is told to end tells the others, and all end with its exit code.
+is kept with its traceback.
 """
 
 import hashlib
 import json
 import math
-import os
-import signal
-import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
 import experiments
 import jaxprune
-from experiments.shared import named
+from experiments.shared import ending, named
 from experiments.shared.work import Plan
 from jaxprune import processes, records
 
@@ -31,20 +26,6 @@ PATIENCE = 300.0
 
 More than it takes JAX to find that a process is dead, so that no run is blamed for that.
 """
-GRACE = 5.0
-"""Seconds in which a process that is told to end does so by itself."""
-
-
-class LostError(BaseException):
-    """A run failed here, and others do not come out of it: only a new start helps.
-
-    No exception that a study might catch; its cause is what failed.
-
-    Attributes:
-      failure: what the others are told of it: {"run", "error", "traceback"}.
-    """
-
-    failure: dict[str, Any] | None = None
 
 
 class FirstFailedError(Exception):
@@ -52,25 +33,6 @@ class FirstFailedError(Exception):
 
 
 # --------------------------------------------------------------------------------------------------- before anything
-
-
-def joined() -> bool:
-    """Joins the other processes of this program, if the environment names them; says whether there are any.
-
-    Raises:
-      ConnectionError: some did not come.
-    """
-    try:
-        processes.start()
-    except RuntimeError as error:
-        raise ConnectionError(str(error)) from None
-    return has_joined()
-
-
-def has_joined() -> bool:
-    """Whether there are other processes of this program."""
-    # Not asked of JAX where it has not begun: it would take the devices.
-    return jax.distributed.is_initialized() and processes.count() > 1
 
 
 def demand_possible(settings: Any) -> None:
@@ -130,7 +92,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         **settings,
         "code": _code(),
         "versions": {**about["packages"], "python": about["python"]},
-        "jax_enable_x64": bool(jax.config.jax_enable_x64),
+        "jax_enable_x64": jax.dtypes.canonicalize_dtype("float64") == "float64",
         "devices of a process": jax.local_device_count(),
         "data": plan.inputs.fingerprint,
         "runs": records.digest([plan.key(one) for one in plan.runs]),
@@ -191,8 +153,8 @@ class Leader:
         processes.first(lambda: [what, self._places[self._plan.key(run)]], what="order")
         try:
             made, error = _everywhere(what, function)
-        except LostError as lost:
-            _note(self._plan, run, lost.__cause__)
+        except ending.LostError as lost:
+            ending.note(self._plan, run, lost.__cause__)
             raise
         if error is not None:
             raise error
@@ -228,10 +190,10 @@ def follow(plan: Plan) -> tuple[Path, int]:
         try:
             if what == "prepare":
                 world, key = None, study.shared(run)
-                world, _ = _everywhere(what, lambda key=key: study.prepare(plan.settings, plan.inputs, key))
+                world, _ = _everywhere(what, partial(study.prepare, plan.settings, plan.inputs, key))
             else:
-                _everywhere(what, lambda run=run, world=world: study.measure(world, run))
-        except LostError as lost:
+                _everywhere(what, partial(study.measure, world, run))
+        except ending.LostError as lost:
             lost.failure = {"run": about, **_said(lost.__cause__)}
             raise
 
@@ -247,13 +209,17 @@ def _everywhere(what: str, function: Callable[[], Any]) -> tuple[Any, Exception 
         made = function()
     except Exception as caught:
         error = caught
-    said = _said(error) if error is not None else {"numbers": _digests(made) if what == "measure" else {}}
+    said = (
+        _said(error)
+        if error is not None
+        else {"numbers": _digests(made) if made is not None and what == "measure" else {}}
+    )
     try:
         found = processes.gathered(what, said, limit=math.inf if error is None else PATIENCE)
     except RuntimeError as lost:
         if error is None:
             raise
-        raise LostError(f"{type(error).__name__}: {error}; and {lost}") from error
+        raise ending.LostError(f"{type(error).__name__}: {error}; and {lost}") from error
     return made, error or _of_others(found)
 
 
@@ -274,7 +240,7 @@ def _digests(metrics: Mapping[str, Any]) -> dict[str, str]:
 def _of_others(found: list[dict[str, Any]]) -> Exception | None:
     for place, one in enumerate(found):
         if "error" in one:
-            return _remote(place, one)
+            return ending.remote(place, one)
     every = [one["numbers"] for one in found]
     differing = [name for name in every[0] if any(one.get(name) != every[0][name] for one in every)]
     if differing or any(one.keys() != every[0].keys() for one in every):
@@ -283,84 +249,3 @@ def _of_others(found: list[dict[str, Any]]) -> Exception | None:
             f"{', '.join(differing) or 'their names'}. Use equal hosts; a function of your own must not draw by itself."
         )
     return None
-
-
-def _remote(place: int, said: Mapping[str, str]) -> Exception:
-    error = RuntimeError(f"process {place} failed with {said['error']}")
-    error.add_note(f"On process {place}:\n{said['traceback']}")
-    return error
-
-
-def _note(plan: Plan, run: Any, error: BaseException | None) -> None:
-    if plan.store is not None and isinstance(error, Exception):
-        plan.store.fail(run, error)
-
-
-# ------------------------------------------------------------------------------------------------------------- the end
-
-
-def watch(plan: Callable[[], Plan | None]) -> Callable[[], None]:
-    """Ends this process as soon as another one says that all are to end: by SIGTERM, and if that is in vain by force.
-
-    Returns:
-      What ends the watch.
-    """
-    done, main = threading.Event(), threading.main_thread().ident
-    assert main is not None
-
-    def wait() -> None:
-        with suppress(jax.errors.JaxRuntimeError):  # the coordinator is gone
-            while not done.is_set():
-                if (said := processes.told("end", limit=1.0)) is not None:
-                    if said["process"] == processes.index():
-                        return
-                    signal.pthread_kill(main, signal.SIGTERM)
-                    # It may wait inside a program for those who have gone.
-                    if not done.wait(GRACE):
-                        _depart(said, plan())
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-
-    def end() -> None:
-        done.set()
-        thread.join()
-
-    return end
-
-
-def reason() -> str:
-    """Says why this process is told to end."""
-    said = processes.told("end") if has_joined() else None
-    return "stopped by SIGTERM" if said is None else f"ended with process {said['process']}"
-
-
-def leave(code: int, plan: Plan | None, error: BaseException | None = None) -> NoReturn:
-    """Ends all processes with an exit code, or with that of whoever was first; and this one now.
-
-    Args:
-      code: of this process.
-      plan: of the study.
-      error: why, where something failed.
-    """
-    said = {"code": code, "process": processes.index(), "failure": getattr(error, "failure", None)}
-    _depart(processes.tell("end", said) or said, plan)
-
-
-def _depart(said: dict[str, Any], plan: Plan | None) -> NoReturn:
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):  # nothing more can be asked of it
-            signal.signal(number, signal.SIG_IGN)
-    processes.tell(f"end/{processes.index()}", True)
-    if processes.is_first():
-        if plan is not None and (failure := said["failure"]) is not None:
-            _note(plan, plan.runs[failure["run"]], _remote(said["process"], failure))
-        # JAX ends whoever is left when this process is gone, with a code of its own.
-        end = time.monotonic() + 2 * GRACE
-        for place in range(1, processes.count()):
-            processes.told(f"end/{place}", limit=max(0.0, end - time.monotonic()))
-        time.sleep(0.5)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # XLA may be in the middle of a program, and waits in an interpreter that shuts down.
-    os._exit(said["code"])

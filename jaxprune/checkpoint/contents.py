@@ -87,6 +87,8 @@ def load(path: Path, like: Any) -> list[Any]:
         rows = manifest["leaves"]
         if manifest["sha256"] != _digest_rows(manifest):
             raise ValueError("its hash does not fit")
+        if manifest["step"] != int(path.name):
+            raise ValueError(f"it is that of step {manifest['step']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"its manifest cannot be read: {error}") from error
     targets = jax.tree.leaves(like)
