@@ -164,6 +164,17 @@ def test_count_only_remembers_by_shapes_and_takes_arrays_or_shapes():
     assert first.bytes == 48
 
 
+def test_count_only_counts_of_what_devices_keep_the_part_of_one():
+    placement = jp.mesh.Placement(jp.mesh.make())
+    weights, images = shape(32, 32), shape(16, 32)
+
+    def kept(weights, images):  # weights as they are, and what is made of the images
+        return jp.mesh.each_shard(lambda w, x, _: ((), (w, x @ w)), placement, weights, images)[1]
+
+    assert jax.eval_shape(kept, weights, images)[0].shape == (8, 32, 32)
+    assert count_only(jax.jit(kept), (weights, images), {}).results == 4 * (32 * 32 + 2 * 32)
+
+
 def tasks(network, batch, matrix):
     request = blocks.request(network, LOSS, batch, matrix, "unit", None)
     found = [*routes.diagonal_tasks(request), *routes.product_tasks(request, request.network.params)]
