@@ -168,11 +168,14 @@ def test_count_only_counts_of_what_devices_keep_the_part_of_one():
     placement = jp.mesh.Placement(jp.mesh.make())
     weights, images = shape(32, 32), shape(16, 32)
 
-    def kept(weights, images):  # weights as they are, and what is made of the images
-        return jp.mesh.each_shard(lambda w, x, _: ((), (w, x @ w)), placement, weights, images)[1]
+    def kept(weights, images):  # what is known before it runs, and what is made of the images
+        def of_part(whole, split, _):
+            return (), (jnp.zeros((64, 64)), split @ whole)
 
-    assert jax.eval_shape(kept, weights, images)[0].shape == (8, 32, 32)
-    assert count_only(jax.jit(kept), (weights, images), {}).results == 4 * (32 * 32 + 2 * 32)
+        return jp.mesh.each_shard(of_part, placement, weights, images)[1]
+
+    assert jax.eval_shape(kept, weights, images)[0].shape == (8, 64, 64)
+    assert count_only(jax.jit(kept), (weights, images), {}).results == 4 * (64 * 64 + 2 * 32)
 
 
 def tasks(network, batch, matrix):
