@@ -170,7 +170,7 @@ def test_count_only_counts_of_what_devices_keep_the_part_of_one():
 
     def kept(weights, images):  # what is known before it runs, and what is made of the images
         def of_part(whole, split, _):
-            return (), (jnp.zeros((64, 64)), split @ whole)
+            return (), (jnp.zeros((64, 64), split.dtype), split @ whole)
 
         return jp.mesh.each_shard(of_part, placement, weights, images)[1]
 
