@@ -241,7 +241,7 @@ def _on_first(function: Any) -> Any:
 def _tried(path: Path, like: Any) -> tuple[list[Any], str | None]:
     """The leaves of a checkpoint, or what is wrong with it."""
     try:
-        return contents.load(path, like), None
+        return contents.load(path, like, int(path.name)), None
     except contents.DamagedError as damage:
         return [], str(damage)
 
