@@ -222,7 +222,7 @@ def demand_shared(name: str, folder: str | os.PathLike[str]) -> None:
     first(lambda: mark.unlink(missing_ok=True), what=name)
     if blind := [place for place, seen in enumerate(sees) if not seen]:
         raise ValueError(
-            f"{name}: expected a folder that all {len(sees)} processes share, but {_listed(blind)} has not seen what "
+            f"{name}: expected one that all {len(sees)} processes share, but {_listed(blind)} has not seen what "
             f"process 0 wrote into {str(path)!r}. Choose one on a disk of all hosts, by its whole path."
         )
 
