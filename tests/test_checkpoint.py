@@ -422,12 +422,12 @@ def test_restore_takes_the_newest_where_the_one_it_reads_is_deleted(tmp_path, mo
         checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
     load, reads = checkpoint.contents.load, []
 
-    def slow(path: Path, like: Any, *step: Any) -> Any:
+    def slow(path: Path, like: Any, *named: Any) -> Any:
         reads.append(path.name)
         if len(reads) == 1:
             for step in (3, 4):
                 checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
-        return load(path, like, *step)
+        return load(path, like, *named)
 
     monkeypatch.setattr(checkpoint.contents, "load", slow)
     same(checkpoint.restore(tmp_path, {"w": np.zeros(3, int)}), (4, {"w": np.full(3, 4)}))
