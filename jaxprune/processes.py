@@ -10,16 +10,17 @@ With one process everything here returns at once.
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax._src import clusters
-from jax._src import distributed as _distributed
 from jax.experimental import multihost_utils
 
-from jaxprune import check, rendezvous
+from jaxprune import check, rendezvous, words
 
 LIMIT = 60.0
 """Seconds that processes wait for each other, where ``start`` was told of no other number."""
@@ -27,7 +28,7 @@ LIMIT = 60.0
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 # In the coordinator's store, so that nothing of it lives in this module.
-_LIMIT_OF, _CALLS_OF = "jaxprune/limit of {}", "jaxprune/calls of {}"
+_LIMIT_OF, _CALLS_OF, _TOLD = "jaxprune/limit of {}", "jaxprune/calls of {}", "jaxprune/told"
 # Whoever waits for the first process waits longer than that one does for the others: it says who is missing.
 _MARGIN = 5.0
 
@@ -83,7 +84,7 @@ def start(
             f"start: JAX ran in this process before ({error}). Call jp.processes.start() before anything else of JAX, "
             "on every host."
         ) from error
-    _client().key_value_set(_LIMIT_OF.format(index), str(limit), allow_overwrite=True)
+    words.say(_LIMIT_OF.format(index), str(limit), over=True)
     meet("start")
 
 
@@ -148,7 +149,7 @@ def gathered(name: str, value: Any, *, limit: float | None = None) -> list[Any]:
     Args:
       name: of the value, for errors.
       value: as JSON has it.
-      limit: seconds; None: what ``start`` was told.
+      limit: seconds, perhaps infinite; None: what ``start`` was told.
 
     Raises:
       RuntimeError: a process did not come.
@@ -182,12 +183,12 @@ def first(function: Callable[[], Any], *, what: str = "first", limit: float | No
         try:
             result = function()
             said = {"result": result}
-            _client().key_value_set(key, json.dumps(said))
+            words.say(key, json.dumps(said))
         except BaseException as error:
-            _client().key_value_set(key, json.dumps({"error": f"{type(error).__name__}: {error}"}))
+            words.say(key, json.dumps({"error": f"{type(error).__name__}: {error}"}))
             raise
         return result
-    said = _heard(key, _seconds(limit))
+    said = words.heard(key, _seconds(limit))
     if said is None:
         raise RuntimeError(f"{what}: process 0 did not come within {_seconds(limit):g} s. {_REMEDY}")
     found = json.loads(said)
@@ -205,6 +206,44 @@ def read(tree: Any) -> Any:
     {'w': array([1., 1.], dtype=float32)}
     """
     return jax.tree.map(_read, tree)
+
+
+def demand_shared(name: str, folder: str | os.PathLike[str]) -> None:
+    """Checks that all processes see what process 0 writes into a folder; it has to be there.
+
+    Raises:
+      ValueError: some do not, on every process; the message names them.
+      RuntimeError: a process did not come, or process 0 cannot write there.
+    """
+    path = Path(folder)
+    mark = path / first(lambda: f".tmp-{uuid.uuid4().hex}", what=name)
+    first(mark.touch, what=name)
+    sees = gathered(name, mark.exists())
+    first(lambda: mark.unlink(missing_ok=True), what=name)
+    if blind := [place for place, seen in enumerate(sees) if not seen]:
+        raise ValueError(
+            f"{name}: expected one that all {len(sees)} processes share, but {_listed(blind)} has not seen what "
+            f"process 0 wrote into {str(path)!r}. Choose one on a disk of all hosts, by its whole path."
+        )
+
+
+def tell(name: str, value: Any) -> Any:
+    """Tells all processes something, once, without waiting for them; returns what is told: of several, the first.
+
+    Args:
+      name: of it.
+      value: as JSON has it.
+    """
+    if count() == 1:
+        return value
+    words.say(f"{_TOLD}/{name}", json.dumps(value))
+    return told(name)
+
+
+def told(name: str, *, limit: float = 0.0) -> Any:
+    """Returns what a process has told by ``tell``; None where none has, within so many seconds."""
+    found = None if count() == 1 else words.heard(f"{_TOLD}/{name}", limit)
+    return None if found is None else json.loads(found)
 
 
 def stopping(step: int, wanted: bool = False) -> bool:
@@ -239,14 +278,14 @@ def _exchanged(what: str, said: str, limit: float | None) -> list[str]:
     """What every process said: the first one hears all, and tells all what it heard, or who is missing."""
     if count() == 1:
         return [said]
-    key, client, seconds = _next(what), _client(), _seconds(limit)
-    client.key_value_set(f"{key}/{index()}", said)
+    key, seconds = _next(what), _seconds(limit)
+    words.say(f"{key}/{index()}", said)
     if is_first():
         end = time.monotonic() + seconds
-        heard = [_heard(f"{key}/{place}", max(0.0, end - time.monotonic())) for place in range(count())]
-        client.key_value_set(f"{key}/all", json.dumps(heard))
+        heard = [words.heard(f"{key}/{place}", max(0.0, end - time.monotonic())) for place in range(count())]
+        words.say(f"{key}/all", json.dumps(heard))
     else:
-        told = _heard(f"{key}/all", seconds + _MARGIN)
+        told = words.heard(f"{key}/all", seconds + _MARGIN)
         heard = [None] if told is None else json.loads(told)
     missing = [place for place, one in enumerate(heard) if one is None]
     if missing:
@@ -257,33 +296,14 @@ def _exchanged(what: str, said: str, limit: float | None) -> list[str]:
 def _next(what: str) -> str:
     # The same number on all of them, or somebody took another way; what it is about is part of it, so that those who
     # did do not take each other for the same one.
-    return f"jaxprune/{_client().key_value_increment(_CALLS_OF.format(index()), 1)}/{what}"
-
-
-def _heard(key: str, seconds: float) -> str | None:
-    try:
-        return _client().blocking_key_value_get(key, max(1, int(1000 * seconds)))
-    except Exception as error:
-        if "DEADLINE_EXCEEDED" in str(error):
-            return None
-        raise
+    return f"jaxprune/{words.counted(_CALLS_OF.format(index()))}/{what}"
 
 
 def _seconds(limit: float | None) -> float:
     if limit is not None:
         return limit
-    try:
-        return float(_client().key_value_try_get(_LIMIT_OF.format(index())))
-    except jax.errors.JaxRuntimeError:  # somebody else has initialised JAX, and named none
-        return LIMIT
-
-
-def _client() -> Any:
-    # JAX has no public name for it; orbax reads it here too.
-    client = _distributed.global_state.client
-    if client is None:
-        raise RuntimeError("processes: expected jax.distributed to be initialised. Call jp.processes.start() first.")
-    return client
+    told = words.there(_LIMIT_OF.format(index()))
+    return LIMIT if told is None else float(told)  # somebody else has initialised JAX, and named none
 
 
 def _detected(limit: float) -> tuple[str, int, int] | None:

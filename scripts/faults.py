@@ -1,7 +1,7 @@
 """Breaks things on purpose, and counts what is lost: ``python scripts/faults.py`` prints a row for each fault.
 
-Arguments choose among them (``F1 F4``); ``--small`` is the size that the tests run.  The exit code is 1 where a row
-breaks its promise.
+Arguments choose among them (``F1 F4``); ``--small`` is the size that the tests run.  ``--processes``: those of several
+processes of one JAX program, which take minutes.  The exit code is 1 where a row breaks its promise.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faults_processes
 import faults_study
 
 from jaxprune import sweep
@@ -240,6 +241,13 @@ def second_writer(folder: Path, small: bool) -> Row:
     return row
 
 
+def of_processes(fault: Callable[[Path, Row, bool], None], folder: Path, small: bool) -> Row:
+    """F12, F13, F14: what happens to several processes of one program."""
+    row = Row()
+    fault(folder, row, small)
+    return row
+
+
 def killed_jobs(folder: Path, small: bool) -> Row:
     """A job of submitit is killed."""
     row = Row()
@@ -257,20 +265,29 @@ FAULTS: dict[str, Callable[[Path, bool], Row]] = {
 }
 """(an empty folder, whether it is to be small) -> what was counted."""
 
+OF_PROCESSES: dict[str, Callable[[Path, bool], Row]] = {
+    "F12": partial(of_processes, faults_processes.kills),
+    "F13": partial(of_processes, faults_processes.damaged),
+    "F14": partial(of_processes, faults_processes.stops),
+}
+"""The same, of several processes."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Prints the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", help=f"of {', '.join(FAULTS)}; all where there are none")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--processes", action="store_true", help=f"of {', '.join(OF_PROCESSES)}")
     chosen = parser.parse_args(words)
-    if unknown := set(chosen.faults) - set(FAULTS):
-        parser.error(f"unknown faults {', '.join(sorted(unknown))}; choose among {', '.join(FAULTS)}")
+    table = OF_PROCESSES if chosen.processes else FAULTS
+    if unknown := set(chosen.faults) - set(table):
+        parser.error(f"unknown faults {', '.join(sorted(unknown))}; choose among {', '.join(table)}")
     broken = 0
-    for name in chosen.faults or FAULTS:
+    for name in chosen.faults or table:
         with tempfile.TemporaryDirectory() as folder:
             begin = time.perf_counter()
-            row = FAULTS[name](Path(folder) / name, chosen.small)
+            row = table[name](Path(folder) / name, chosen.small)
             row.count("s", f"{time.perf_counter() - begin:.1f}")
         broken += bool(row.broken)
         sys.stdout.write(f"{name} {row}\n")

@@ -1,13 +1,16 @@
 """What a device does of work that is divided, on 1 to 64 simulated devices; nothing is run but what compiles.
 
     python scripts/scaling.py [--devices 1 2 8 64] [--images 8] [--only diagonal]
+    python scripts/scaling.py paper      # what large networks would take on a pod, from plans alone
 
 A row for each quantity, network and number of devices, at as many images a device: bytes of temporaries, the turns of
-its longest loop, numbers in the largest all-gather, and operations by the library's own counter, each of one device.
-Beside them, for all images on one device, operations once more: 1 / devices of these is what can be had.
+its longest loop, numbers in the largest all-gather, and operations, each of one device: by the library's own counter
+where it divides loops itself, by the compiler's where that divides all.  Beside them, for all images on one device,
+operations once more: 1 / devices of these is what can be had.
 """
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import scaling_paper
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxprune as jp
@@ -25,6 +30,7 @@ from jaxprune.curvature.compiled import Compiled
 from jaxprune.curvature.counting import count_only
 from jaxprune.curvature.requests import why_signals
 from jaxprune.scores import one_block, surgeon
+from jaxprune.train import stepping
 
 LOSS = jp.losses.cross_entropy
 GATHER = re.compile(r"= \(?([^=]*?)\)? all-gather(?:-start)?\(")
@@ -153,6 +159,38 @@ def of_solve(name: str, _: Any, devices: int, units: int, *, compiles: bool = Tr
     return figures
 
 
+def of_whole(name: str, network: jp.Network, devices: int, images: int, *, compiles: bool = True) -> Figures:
+    """Compiles what the compiler divides, for so many images on so many devices; always, since it counts too."""
+    del compiles
+    mesh = jp.mesh.make(jax.devices()[:devices])
+    batch = {"image": np.zeros((images, 16, 16, 3), np.float32), "label": np.arange(images) % 10}
+    batch = jp.mesh.shard_batch(mesh, batch)
+    figures = Figures()
+    program, arguments, options = WHOLE[name](jp.mesh.replicate(mesh, network), batch)
+    figures.measure(program, arguments, options)
+    analysis = program.lower(*arguments, **options).compile().cost_analysis()
+    figures.operations = analysis["flops"]
+    return figures
+
+
+def _training(network: Any, batch: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    tx = optax.adam(1e-3)
+    options = {"loss": LOSS, "update": tx.update}
+    return stepping.step, (network, tx.init(network.params), batch, jax.random.key(0)), options
+
+
+_GRADIENT = jax.jit(lambda network, batch: jp.curvature.gradient(network, LOSS, batch))
+_HVP = jax.jit(lambda network, batch: jp.curvature.hvp(network, LOSS, batch, network.params))
+_OUTPUTS = jax.jit(lambda network, images: jnp.argmax(network(images), axis=-1))
+
+WHOLE: dict[str, Callable[[Any, Any], tuple[Any, tuple[Any, ...], dict[str, Any]]]] = {
+    "gradient": lambda network, batch: (_GRADIENT, (network, batch), {}),
+    "hvp": lambda network, batch: (_HVP, (network, batch), {}),
+    "training step": _training,
+    "evaluation": lambda network, batch: (_OUTPUTS, (network, batch["image"]), {}),
+}
+"""(network, batch) -> (program, arguments, options)."""
+
 SOLVES = {
     "obs": one_block.costs_alone,
     "greedy": one_block.costs_in_turn,
@@ -166,15 +204,15 @@ def rows(devices: list[int], images: int, only: str | None = None) -> Iterator[s
     yield f"{'':18} devices  images a device  temporaries  longest loop  largest gather    operations  of one device"
     for kind, network in networks().items():
         most = max(leaf.size for leaf in jax.tree.leaves(network.params))
-        for name in (*TASKS, *(SOLVES if kind == "relu" else ())):
+        for name in (*WHOLE, *TASKS, *(SOLVES if kind == "relu" else ())):
             if only is not None and only != name:
                 continue
             for count in devices:
-                figures = of_task if name in TASKS else of_solve
+                figures = of_task if name in TASKS else of_whole if name in WHOLE else of_solve
                 here = figures(name, network, count, images * count)
                 alone = figures(name, network, 1, images * count, compiles=False)
                 share = here.operations / alone.operations
-                leaf = most if name in TASKS else 96 * images * count
+                leaf = 96 * images * count if name in SOLVES else most
                 yield (
                     f"{kind + ' ' + name:18} {count:7}  {images:15}  {here.temporaries:11}  {here.trips:12}  "
                     f"{here.gathered:7} of {leaf:6}  {here.operations:10.4g}  {share:13.3f}"
@@ -184,13 +222,17 @@ def rows(devices: list[int], images: int, only: str | None = None) -> Iterator[s
 def main() -> None:
     """Prints every row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", nargs="?", choices=["rows", "paper"], default="rows")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 8, 64])
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--only", choices=[*TASKS, *SOLVES])
+    parser.add_argument("--only", choices=[*WHOLE, *TASKS, *SOLVES])
     given = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(given.devices))
     jax.config.update("jax_disable_most_optimizations", True)
-    for row in rows(given.devices, given.images, given.only):
+    written = rows(given.devices, given.images, given.only)
+    if given.what == "paper":
+        written = itertools.chain(scaling_paper.rows(), (scaling_paper.divided() for _ in range(1)))
+    for row in written:
         sys.stdout.write(f"{row}\n")
         sys.stdout.flush()
 

@@ -32,10 +32,13 @@ def address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def run(folder: Path, script: str, count: int = 2, devices: int = 2, lost: int | None = None) -> list[str]:
+def run(
+    folder: Path, script: str, count: int = 2, devices: int = 2, lost: int | None = None, code: int = 0
+) -> list[str]:
     """Runs a script in some processes that know of each other, and returns what each wrote.
 
-    Where one fails the others are ended, and its errors are raised; but ``lost`` has to be killed.
+    Where one fails the others are ended, and its errors are raised; but ``lost`` has to be killed, and all have to end
+    with ``code`` by themselves.
     """
     path, where = folder / "process.py", address()
     path.write_text(_BEGIN + script)
@@ -57,7 +60,7 @@ def run(folder: Path, script: str, count: int = 2, devices: int = 2, lost: int |
         ]
         end = time.monotonic() + LIMIT + 300
         while time.monotonic() < end and any(process.poll() is None for process in started):
-            if any(process.poll() for process in started):
+            if not code and any(process.poll() for process in started):
                 break
             time.sleep(0.1)
         for process in started:
@@ -67,5 +70,5 @@ def run(folder: Path, script: str, count: int = 2, devices: int = 2, lost: int |
         assert started[lost].returncode == -signal.SIGKILL, (folder / f"errors-{lost}").read_text()[-3000:]
         return [(folder / f"output-{place}").read_text() for place in range(count)]
     for place, process in enumerate(started):
-        assert process.returncode == 0, (folder / f"errors-{place}").read_text()[-3000:]
+        assert process.returncode == code, (folder / f"errors-{place}").read_text()[-3000:]
     return [(folder / f"output-{place}").read_text() for place in range(count)]

@@ -13,7 +13,7 @@ import jaxprune as jp
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
-    {"types", "check", "files", "exclusive", "rendezvous"},
+    {"types", "check", "files", "exclusive", "rendezvous", "words"},
     {"processes"},
     {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
     {"network", "losses", "finite", "store"},

@@ -140,6 +140,15 @@ def test_restore_falls_back_by_a_flipped_byte_in_any_array_file_or_changes_nothi
     assert damaged > 0
 
 
+def test_restore_warns_of_a_step_under_the_name_of_another(tmp_path):
+    older, newest = (checkpoint.save(tmp_path, step, state(float(step))) for step in (1, 2))
+    shutil.rmtree(newest)
+    shutil.copytree(older, newest)
+    with pytest.warns(UserWarning, match="00000002' is damaged .*it is that of step 1"):
+        got = checkpoint.restore(tmp_path, state())
+    same(got, (1, state(1.0)))
+
+
 def test_restore_warns_of_changed_numbers_that_orbax_restores_without_a_word(tmp_path):
     # Random bytes are stored as they are; where bytes are packed, unpacking finds most of the damage by itself.
     def leaf(seed: int) -> dict[str, Any]:
@@ -413,12 +422,12 @@ def test_restore_takes_the_newest_where_the_one_it_reads_is_deleted(tmp_path, mo
         checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
     load, reads = checkpoint.contents.load, []
 
-    def slow(path: Path, like: Any) -> Any:
+    def slow(path: Path, like: Any, *named: Any) -> Any:
         reads.append(path.name)
         if len(reads) == 1:
             for step in (3, 4):
                 checkpoint.save(tmp_path, step, {"w": np.full(3, step)})
-        return load(path, like)
+        return load(path, like, *named)
 
     monkeypatch.setattr(checkpoint.contents, "load", slow)
     same(checkpoint.restore(tmp_path, {"w": np.zeros(3, int)}), (4, {"w": np.full(3, 4)}))

@@ -18,7 +18,7 @@ from experiments.gates.settings import Run, Settings, open_study, plan
 from experiments.shared import study
 from experiments.shared.frozen_heads import accuracies, finetuned, prepare
 from experiments.shared.methods import DENSE
-from jaxprune import losses
+from jaxprune import losses, processes
 from jaxprune.structured.gates import outputs
 
 
@@ -60,7 +60,8 @@ def divergences(scene: Scene, network: jp.Network, data: dict[str, Any]) -> np.n
     parts = []
     for batch in scene.world.batches(data):
         p, q = (jax.nn.log_softmax(outputs(one, batch["image"])) for one in (scene.dense, network))
-        parts.append(np.asarray(jnp.sum(jnp.exp(p) * (p - q), axis=-1))[np.asarray(losses.weights(batch)) > 0])
+        distance, weights = processes.read((jnp.sum(jnp.exp(p) * (p - q), axis=-1), losses.weights(batch)))
+        parts.append(distance[weights > 0])
     return np.concatenate(parts)
 
 

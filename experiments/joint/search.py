@@ -16,7 +16,7 @@ import jaxprune as jp
 from experiments.joint.options import BUDGETS, CHOOSERS, CRITERIA, LOSS
 from experiments.joint.settings import CONTROL, Run, search_identity, trajectory_folder
 from experiments.joint.trajectory import Build, Trajectory
-from jaxprune import check, exclusive, records
+from jaxprune import check, exclusive, processes, records
 from jaxprune.evaluate import robustness
 from jaxprune.structured import Step
 
@@ -31,7 +31,7 @@ class World:
     module: jp.structured.Specification
     dense: jp.Network
     suite: robustness.Suite
-    console: Console = dataclasses.field(default_factory=lambda: Console(stderr=True))
+    console: Console = dataclasses.field(default_factory=lambda: Console(stderr=True, quiet=not processes.is_first()))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from jaxprune import check, exclusive, records
+from experiments.shared import hosts
+from jaxprune import check, processes, records
 from jaxprune.types import Loss
 
 
@@ -31,7 +32,8 @@ def trained(
 ) -> jp.Network:
     """Trains a network, or loads it, in a folder that is named by all that decides it.
 
-    Another process that wants the same network waits for it.
+    Another process that wants the same network waits for it; several processes of one program train it together, over
+    all their devices, and each has it on its first device then.
 
     Args:
       out: the folder of the study.
@@ -48,6 +50,13 @@ def trained(
     named["start"] = records.fingerprint(*map(np.asarray, jax.tree.leaves(start)))
     named["data"] = records.fingerprint(data["image"], data["label"])
     folder = check.writable("out", out / "checkpoints" / records.digest(named)[:16])
-    with exclusive.wait(folder.with_suffix(".claim")):
+    with hosts.held(folder.with_suffix(".claim")):
         masked = tx if mask is None else jp.optim.with_mask(tx, mask)
-        return jp.train.fit(network, loss, masked, data, folder=folder, **fit)
+        return hosts.here(fitted(network, loss, masked, data, folder=folder, **fit))
+
+
+def fitted(*arguments: Any, **fit: Any) -> jp.Network:
+    """Trains as ``jp.train.fit`` does, over the devices of all processes; then the network lies on all of them."""
+    if not processes.is_first():
+        fit = {**fit, "progress": None}
+    return jp.train.fit(*arguments, placement=hosts.placement(), **fit)

@@ -15,9 +15,10 @@ import numpy as np
 import optax
 
 import jaxprune as jp
-from experiments.shared import options
+from experiments.shared import hosts, options
 from experiments.shared.architectures import architecture_of
-from experiments.shared.checkpoints import initialised, trained
+from experiments.shared.checkpoints import fitted, initialised, trained
+from experiments.shared.hosts import batches
 from experiments.shared.splits import Inputs
 from jaxprune import check, records
 from jaxprune.evaluate import transfer
@@ -133,7 +134,10 @@ def prepare(
     shifts: Sequence[str] = (),
     transformation: Callable[[float, int], optax.GradientTransformation] = adam,
 ) -> World:
-    """Splits the data, pretrains the network (or takes the one that was loaded) and fits the frozen heads."""
+    """Splits the data, pretrains the network (or takes the one that was loaded) and fits the frozen heads.
+
+    Of several processes of one program each fits the heads, of features that all have; networks lie on all devices.
+    """
     tasks, largest = inputs.tasks, settings.largest_batch
     dense, pretrained = the_dense_network(settings, seed, inputs)
     data = {
@@ -146,7 +150,7 @@ def prepare(
         fitting = data[task.name, "head"]
         features = transfer.features(quick, batches(fitting, largest))
         makers[task.name] = choose_head(settings, quick, features, fitting["label"], data[task.name, "selection"])
-        heads[task.name] = makers[task.name](features, fitting["label"], len(task.classes))
+        heads[task.name] = hosts.everywhere(makers[task.name](features, fitting["label"], len(task.classes)))
     clean = [Domain(task, None, data[task.name, "test"]) for task in tasks]
     shifted = [Domain(task, shift, inputs.shifted(seed, task.classes, shift)) for task in tasks for shift in shifts]
     return World(
@@ -169,19 +173,11 @@ def prepare(
     )
 
 
-def batches(data: dict[str, Any], largest: int, name: str = "images") -> Sequence[dict[str, Any]]:
-    """Cuts data into batches of at most so many examples; those from disk come to the device ahead, with a bar."""
-    cut = jp.data.Batches(data, min(largest, len(data["label"])))
-    if not isinstance(data["image"], jp.data.Stream):
-        return cut
-    return jp.data.with_progress(jp.data.prefetch(cut, place=jax.device_put), name)
-
-
 def the_dense_network(settings: Any, seed: int, inputs: Inputs) -> tuple[jp.Network, dict[str, float] | None]:
     """Returns the network that is pruned, and its accuracy on all classes where it was trained here."""
     if inputs.weights is not None:
-        return inputs.weights.network, None
-    dense = pretrain(settings, seed, inputs.part(seed, "pretraining"), len(inputs.images.classes))
+        return hosts.everywhere(inputs.weights.network), None
+    dense = hosts.everywhere(pretrain(settings, seed, inputs.part(seed, "pretraining"), len(inputs.images.classes)))
     return dense, transfer.accuracy(batches(inputs.part(seed, "test"), settings.largest_batch))(dense)
 
 
@@ -326,7 +322,7 @@ def finetuned_at(world: World, pruned: jp.Network, mask: Any, rate: float, order
       order: the seed of the order of the images; None: that of the world.
     """
     steps = world.settings.finetune_steps
-    tuned = jp.train.fit(
+    tuned = fitted(
         world.headed(pruned),
         options.LOSSES[world.settings.finetune_loss],
         jp.optim.with_mask(world.transformation(rate, steps), mask),

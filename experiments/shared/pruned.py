@@ -8,7 +8,8 @@ import jax
 
 import jaxprune as jp
 from experiments.shared import options
-from experiments.shared.frozen_heads import World, batches, recalibrated
+from experiments.shared.frozen_heads import World, recalibrated
+from experiments.shared.hosts import batches
 from experiments.shared.methods import DENSE, Method
 from jaxprune import check
 from jaxprune.pruning import Compensated

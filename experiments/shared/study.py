@@ -11,19 +11,20 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import tyro
 from rich.console import Console
 
-from experiments.shared import engine, named, pages
+from experiments.shared import ending, engine, named, pages, together
 from experiments.shared.pages import counted
 from experiments.shared.profiling import keep_programs
 from experiments.shared.results import Claim, Results, Table, complete, metrics, verdicts
 from experiments.shared.settings import Execution, check_execution
 from experiments.shared.work import Plan, part, work
-from jaxprune import exclusive, files, report
+from jaxprune import exclusive, files, processes, report
 from jaxprune.store import Store
 
 BROKEN, BAD_INPUT, FAILED_RUNS, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -79,13 +80,14 @@ class Outcome(NamedTuple):
 def run(study: Study, settings: Any, console: Console | None = None) -> Path:
     """Computes what is missing of a study, tests its claims, and writes its tables and page.
 
-    A run that fails is kept with its traceback, and the others go on.
+    A run that fails is kept with its traceback, and the others go on.  Of several processes of one JAX program all have
+    to call this, with the same settings and a folder that they share: process 0 says which run is next, and all do it.
 
     Returns:
       The page; or the folder, where there is no page yet: a dry run, or runs that are left to others.
 
     Raises:
-      ValueError: bad settings, before anything is computed.
+      ValueError: bad settings, or processes that differ, before anything is computed.
     """
     return _carry_out(_begin(study, settings), console or Console()).path
 
@@ -99,23 +101,32 @@ def command(study: Study, settings: type[Any], description: str | None) -> NoRet
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     # Of the process as it starts: what training does with a signal ends in the same exceptions.
     signal.signal(signal.SIGTERM, _terminate)
+    unwatch = lambda: None  # noqa: E731
     try:
         try:
-            plan = _begin(study, _read(study.name, settings, description))
+            asked = _read(study.name, settings, description)
+            if not asked.worker and ending.joined():
+                # JAX takes the signal for itself, and would hear it between the steps of a training only.
+                signal.signal(signal.SIGTERM, _terminate)
+                console, unwatch = Console(quiet=not processes.is_first()), ending.watch(lambda: plan)
+            plan = _begin(study, asked)
         except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
+            unwatch()
             _end(BAD_INPUT, f"error: {error}")
         outcome = _carry_out(plan, console)
     except KeyboardInterrupt:
-        _end(INTERRUPTED, f"interrupted: {_kept(plan)}")
+        _end(INTERRUPTED, f"interrupted: {_kept(plan)}", plan)
     except SystemExit as ended:
         if ended.code == TERMINATED:
-            _end(TERMINATED, f"stopped by SIGTERM: {_kept(plan)}")
+            _end(TERMINATED, f"{ending.reason()}: {_kept(plan)}", plan)
         raise
-    except OSError as error:  # a full disk, a folder that is gone: not ours, and no traceback helps
-        _end(BROKEN, f"error: {error}. {_kept(plan)}")
+    except (OSError, together.FirstFailedError, ending.LostError) as error:
+        # A full disk, a folder that is gone, other processes: not ours, and no traceback helps.
+        _end(BROKEN, f"error: {str(error).rstrip('.')}. {_kept(plan)}", plan, error)
     except Exception:
         traceback.print_exc()
-        _end(BROKEN, f"error: this is a fault of the study. {_kept(plan)}")
+        _end(BROKEN, f"error: this is a fault of the study. {_kept(plan)}", plan)
+    unwatch()
     _end(FAILED_RUNS if outcome.failed else 0, "")
 
 
@@ -123,21 +134,43 @@ def command(study: Study, settings: type[Any], description: str | None) -> NoRet
 
 
 def _begin(study: Study, settings: Any) -> Plan:
+    return together.opened(lambda: _opened(study, settings))
+
+
+def _opened(study: Study, settings: Any) -> Plan:
     settings = dataclasses.replace(settings, out=Path(settings.out))
     check_execution(settings)
     keep_programs(settings.compile_cache)
     asked, inputs = settings, study.open(settings)
     settings = getattr(inputs, "settings", settings)
     runs = list(study.plan(settings, inputs))
-    store = Store(settings.out, study.name, version=study.version, data=inputs.fingerprint)
-    if len({store.key(one) for one in runs}) < len(runs):
+    together.demand_possible(settings)
+    made = partial(Store, settings.out, study.name, version=study.version, data=inputs.fingerprint)
+    store = made() if processes.is_first() else None
+    plan = Plan(study, asked, settings, inputs, runs, store, part(runs, settings.shard, study.shared))
+    if len({plan.key(one) for one in runs}) < len(runs):
         raise ValueError("plan: expected runs that differ, but two of them are equal. Name every value once.")
     if settings.engine:
         engine.executor(settings)  # raises where it cannot be had
-    return Plan(study, asked, settings, inputs, runs, store, part(runs, settings.shard, study.shared))
+    return plan
 
 
 def _carry_out(plan: Plan, console: Console) -> Outcome:
+    """Does a study; of several processes the first one leads, and the others follow."""
+    if processes.count() == 1:
+        return _done(plan, console)
+    if not processes.is_first():
+        return Outcome(*together.follow(plan))
+    try:
+        outcome = _done(plan, console)
+    except Exception as error:
+        together.give_up(error)
+        raise
+    together.end(*outcome)
+    return outcome
+
+
+def _done(plan: Plan, console: Console) -> Outcome:
     study, settings, store = plan.study, plan.settings, plan.store
     if settings.status:
         for one in plan.runs:
@@ -157,7 +190,7 @@ def _carry_out(plan: Plan, console: Console) -> Outcome:
     if settings.engine:
         engine.submit(plan, console)
     else:
-        work(plan, console)
+        work(plan, console, together.Leader if processes.count() > 1 else None)
     return finish(plan, console)
 
 
@@ -274,15 +307,17 @@ def _kept(plan: Plan | None) -> str:
     if plan is None:
         return "nothing was computed."
     with contextlib.suppress(OSError):
-        return (
-            f"{plan.done()} of {len(plan.runs)} runs are kept in {plan.settings.out}; the same command does the others."
-        )
+        if plan.store is not None:
+            done, out = plan.done(), plan.settings.out
+            return f"{done} of {len(plan.runs)} runs are kept in {out}; the same command does the others."
     return f"What is done is kept in {plan.settings.out}; the same command does the others."
 
 
-def _end(code: int, line: str) -> NoReturn:
+def _end(code: int, line: str, plan: Plan | None = None, error: BaseException | None = None) -> NoReturn:
     if line:
         print(line, file=sys.stderr, flush=True)
+    if code in (BROKEN, INTERRUPTED, TERMINATED) and ending.has_joined():
+        ending.leave(code, plan, error)
     if code in (INTERRUPTED, TERMINATED):
         sys.stdout.flush()
         # XLA may still be compiling in threads of its own, and crashes in an interpreter that shuts down.

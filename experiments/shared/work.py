@@ -12,8 +12,7 @@ from rich.console import Console
 from experiments.shared.methods import Method
 from experiments.shared.pages import counted, duration
 from experiments.shared.profiling import Profiled
-from jaxprune import sweep
-from jaxprune.store import Store
+from jaxprune import records, sweep
 
 _PATIENCE = 1.0  # seconds between two looks at runs that others hold
 
@@ -28,7 +27,7 @@ class Plan:
       settings: the same, with everything filled in.
       inputs: what ``open`` returned.
       runs: all of them.
-      store: the folder.
+      store: the folder; None on all processes of one program but the first.
       mine: the runs that this command may do.
     """
 
@@ -37,8 +36,12 @@ class Plan:
     settings: Any
     inputs: Any
     runs: Sequence[Any]
-    store: Store
+    store: Any
     mine: Sequence[Any]
+
+    def key(self, run: Any) -> str:
+        """Names a run, as its record is named."""
+        return records.key(self.study.name, run, version=self.study.version, data=self.inputs.fingerprint)
 
     def done(self) -> int:
         """Counts the records, of all runs."""
@@ -96,15 +99,25 @@ def part(runs: Sequence[Any], shard: str, shared: Callable[[Any], Hashable]) -> 
     return [one for group in groups[int(index) - 1 :: int(count)] for one in group]
 
 
-def work(plan: Plan, console: Console) -> None:
+def work(plan: Plan, console: Console, lead: Callable[[Plan, Any], Any] | None = None) -> None:
     """Does the runs that nobody has, until none is left; and waits for those of others, if that was asked for.
 
     A run whose process has died is free again.  A worker, and a shard, ends as soon as nothing is free.
+
+    Args:
+      plan: of the study.
+      console: where lines go.
+      lead: (plan, measure) -> what prepares and measures on all processes of one program, in ``prepare`` and
+        ``measure``; None: this process does.
     """
     study, store, alone = plan.study, plan.store, not plan.settings.worker and len(plan.mine) == len(plan.runs)
     progress = _Progress(plan, console)
     folder = plan.settings.profile
     measure = study.measure if folder is None else Profiled(study.measure, folder)
+    prepare = partial(study.prepare, plan.settings, plan.inputs)
+    if lead is not None:
+        leader = lead(plan, measure)
+        prepare, measure = leader.prepare, leader.measure
     store.sweep()
     todo = sum(store.state(one) in ("waiting", "running") for one in plan.mine)
     console.print(f"{len(plan.runs)} runs, {todo} of them to do here.", highlight=False)
@@ -116,7 +129,7 @@ def work(plan: Plan, console: Console) -> None:
                 store,
                 plan.mine,
                 measure,
-                prepare=partial(study.prepare, plan.settings, plan.inputs),
+                prepare=prepare,
                 shared=study.shared,
                 finished=progress,
             )

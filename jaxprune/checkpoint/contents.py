@@ -75,8 +75,8 @@ def _digest_rows(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def load(path: Path, like: Any) -> list[Any]:
-    """Loads the leaves of a checkpoint, where those of ``like`` lie.
+def load(path: Path, like: Any, step: int | None = None) -> list[Any]:
+    """Loads the leaves of a checkpoint, where those of ``like`` lie; ``step``: of which it has to be.
 
     Raises:
       DamagedError: its files are not as they were written.
@@ -87,6 +87,8 @@ def load(path: Path, like: Any) -> list[Any]:
         rows = manifest["leaves"]
         if manifest["sha256"] != _digest_rows(manifest):
             raise ValueError("its hash does not fit")
+        if step is not None and manifest["step"] != step:
+            raise ValueError(f"it is that of step {manifest['step']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"its manifest cannot be read: {error}") from error
     targets = jax.tree.leaves(like)

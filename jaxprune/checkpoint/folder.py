@@ -79,7 +79,11 @@ class Writer:
             self._take()
             return
         processes.first(self._take, what="folder")
-        self._demand_shared()
+        try:
+            processes.demand_shared("folder", self.root)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def _take(self) -> None:
         check.writable("folder", self.root)
@@ -91,19 +95,6 @@ class Writer:
                     "Wait until it ends, or choose another folder."
                 )
         self._hold = hold
-
-    def _demand_shared(self) -> None:
-        """Checks that all processes see the file that process 0 holds, and not one that they might hold themselves."""
-        name = processes.first(lambda: _touched(self.root), what="folder")
-        sees = processes.gathered("folder", (self.root / name).exists())
-        processes.first(lambda: (self.root / name).unlink(missing_ok=True), what="folder")
-        if blind := [str(index) for index, seen in enumerate(sees) if not seen]:
-            self.__exit__()
-            raise ValueError(
-                f"folder: expected one that all {len(sees)} processes share, but process {', '.join(blind)} has not "
-                f"seen what process 0 wrote into {str(self.root)!r}. Choose one on a disk of all hosts, by its whole "
-                "path."
-            )
 
     def __enter__(self) -> "Writer":
         return self
@@ -174,12 +165,6 @@ def _published(temporary: Path, final: Path, keep: int) -> None:
         (root / f"{old:08d}").rename(root / f".tmp-{uuid.uuid4().hex}")
     for leftover in root.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _touched(root: Path) -> str:
-    path = root / f".tmp-{uuid.uuid4().hex}"
-    path.touch()
-    return path.name
 
 
 def _is_spread(state: Any) -> bool:
@@ -256,7 +241,7 @@ def _on_first(function: Any) -> Any:
 def _tried(path: Path, like: Any) -> tuple[list[Any], str | None]:
     """The leaves of a checkpoint, or what is wrong with it."""
     try:
-        return contents.load(path, like), None
+        return contents.load(path, like, int(path.name)), None
     except contents.DamagedError as damage:
         return [], str(damage)
 

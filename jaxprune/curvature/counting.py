@@ -64,6 +64,7 @@ def _counted(program: Any, structure: Any, shapes: Any, options: Any, float64: b
     flat = Flat(found)
     # Of a program that every device runs on its part, a device holds its part of the results.
     made = {number: aval for step in flat.steps for number, aval in zip(step.outputs, step.makes, strict=True)}
+    made |= flat.parts
     results = (made.get(number, aval) for number, aval in zip(flat.outputs, found.out_avals, strict=True))
     return replace(_count(flat), results=sum(map(_bytes, results)))
 

@@ -61,6 +61,7 @@ class Flat:
       inputs: the numbers of arguments and constants.
       outputs: the numbers of the results.
       known: the values known before the program runs, by number; None: known, but not one number everywhere.
+      parts: the avals of what a device has of the results of ``shard_map``, by number.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -74,6 +75,7 @@ class Flat:
     inputs: set[int] = field(default_factory=set)
     outputs: list[int] = field(default_factory=list)
     known: dict[int, float | None] = field(default_factory=dict)
+    parts: dict[int, Any] = field(default_factory=dict)
     _numbers: int = 0
     _same: dict[Any, tuple[int, ...]] = field(default_factory=dict)
 
@@ -111,6 +113,8 @@ class Flat:
             inputs = [self._number(atom, numbers) for atom in equation.invars]
             inner = _called(equation)
             made = self._enter(inner, inputs) if inner is not None else self._step(equation, inputs)
+            if equation.primitive.name == "shard_map":
+                self.parts.update(zip(made, (atom.aval for atom in opened(inner).outvars), strict=True))
             numbers.update(zip(equation.outvars, made, strict=True))
         return [self._number(atom, numbers) for atom in jaxpr.outvars]
 

@@ -6,6 +6,7 @@ whose images are features: ``head(features [b, d]) -> outputs [b, classes]``, la
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -146,7 +147,13 @@ def _affine_apply(params: Any, state: Any, features: Any) -> Any:
 def _centred(points: np.ndarray, dtype: Any) -> dict[str, Any]:
     """Points [n, d], told from their mean: of numbers that are far from zero the squares would leave no digits."""
     centre = points.mean(axis=0, dtype=np.float64).astype(dtype)
-    return {"points": jnp.asarray(points.astype(dtype) - centre), "centre": jnp.asarray(centre)}
+    # In the place of the only copy: a bank may be as large as what memory there is.
+    return {"points": _moved(jnp.array(points, dtype), centre[None, :]), "centre": jnp.asarray(centre)}
+
+
+@partial(jax.jit, donate_argnames="points")
+def _moved(points: Any, centre: Any) -> Any:
+    return points - centre
 
 
 def _negative_distances(params: Any, state: Any, features: Any) -> Any:

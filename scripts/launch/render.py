@@ -3,8 +3,8 @@
     python scripts/launch/render.py jobset --hosts 4 --command "python train.py" --image IMAGE > job.yaml
     python scripts/launch/render.py slurm --hosts 2 --command "python train.py" > job.sh
 
-The program calls ``jp.processes.start()`` before anything else of JAX.  A study is not such a program: its runs are
-done by workers that know nothing of each other (``--worker``), on as many machines as share its folder.
+The program calls ``jp.processes.start()`` before anything else of JAX.  A study (``python -m experiments.transfer``)
+does so by itself, and is done by all hosts together; they have to share its folder.
 
 Written for the schedulers' own documentation, and checked as text; the one for ssh was run with two processes on one
 machine.  None was run on a TPU.

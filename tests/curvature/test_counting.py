@@ -164,6 +164,20 @@ def test_count_only_remembers_by_shapes_and_takes_arrays_or_shapes():
     assert first.bytes == 48
 
 
+def test_count_only_counts_of_what_devices_keep_the_part_of_one():
+    placement = jp.mesh.Placement(jp.mesh.make())
+    weights, images = shape(32, 32), shape(16, 32)
+
+    def kept(weights, images):  # what is known before it runs, and what is made of the images
+        def of_part(whole, split, _):
+            return (), (jnp.zeros((64, 64), split.dtype), split @ whole)
+
+        return jp.mesh.each_shard(of_part, placement, weights, images)[1]
+
+    assert jax.eval_shape(kept, weights, images)[0].shape == (8, 64, 64)
+    assert count_only(jax.jit(kept), (weights, images), {}).results == 4 * (64 * 64 + 2 * 32)
+
+
 def tasks(network, batch, matrix):
     request = blocks.request(network, LOSS, batch, matrix, "unit", None)
     found = [*routes.diagonal_tasks(request), *routes.product_tasks(request, request.network.params)]
