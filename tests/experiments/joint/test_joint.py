@@ -22,6 +22,7 @@ from jaxprune import exclusive, records
 from tests.experiments import studies
 
 TINY: dict[str, Any] = {
+    "data": "tests.experiments.small:few_digits",
     "width": 2,
     "pretrain_steps": 3,
     "brief_steps": 1,

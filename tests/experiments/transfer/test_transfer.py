@@ -18,6 +18,7 @@ from tests.experiments import studies
 
 ROOT = Path(__file__).parents[3]
 SMOKE: dict[str, Any] = {
+    "data": "tests.experiments.small:few_digits",
     "pretrain_steps": 20,
     "finetune_steps": 2,
     "finetune_rate": 2e-3,
