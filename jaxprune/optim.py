@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxprune import check, masks
+from jaxprune import check, masks, tree
 
 
 class MaskedState(NamedTuple):
@@ -78,7 +78,7 @@ class _MaskedInit:
         inner = self.tx.init(hidden)
         refuse_lookahead(inner)
         # The state owns its copy of the mask: a step that donates its state must not delete the caller's mask.
-        return MaskedState(jax.tree.map(jnp.array, self.mask), inner)
+        return MaskedState(tree.copied(self.mask), inner)
 
 
 def _is_placeholder(params: Any) -> bool:

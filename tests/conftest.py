@@ -35,6 +35,8 @@ QUICKLY = {
     "structured",
     "test_docs.py",
     "test_contract.py",
+    "test_hooks.py",
+    "test_identity.py",
     "test_optim.py",
     "test_scaling.py",
 }

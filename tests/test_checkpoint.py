@@ -81,6 +81,15 @@ def test_restore_gives_jax_arrays_back_as_jax_arrays(tmp_path):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
 
 
+def test_restore_binds_to_a_device_what_was_bound_to_it(tmp_path):
+    free, bound = jnp.zeros(3), jax.device_put(jnp.zeros(3), jax.devices()[1])
+    checkpoint.save(tmp_path, 1, [free, bound])
+    _, got = checkpoint.restore(tmp_path, [free, bound]) or (None, None)
+    # Another would be another argument to jit, which compiles every program of the network anew.
+    assert [leaf.committed for leaf in got] == [False, True]
+    assert [leaf.devices() for leaf in got] == [free.devices(), bound.devices()]
+
+
 def test_restore_takes_the_newest_of_the_few_that_save_keeps(tmp_path):
     for step in (1, 9, 10, 200):
         checkpoint.save(tmp_path, step, state(step))

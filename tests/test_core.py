@@ -52,6 +52,28 @@ def test_prunable_refuses_patterns_that_leave_nothing_to_prune(options):
         jp.tree.prunable(TREE, **options)
 
 
+def test_copied_copies_where_an_array_lies_and_compiles_nothing():
+    seen = []
+
+    def listen(event, duration, **_):
+        seen.append(event)
+
+    there = jax.device_put(jnp.ones((3, 7)), jax.devices()[1])
+    here, numpy = jnp.asarray(np.ones((3, 7))), np.ones(2)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        got = jp.tree.copied([here, there, numpy])
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not [event for event in seen if event.endswith("backend_compile_duration")]
+    assert [leaf.devices() for leaf in got[:2]] == [here.devices(), there.devices()]
+    assert [leaf.committed for leaf in got] == [False, True, False]
+    for leaf in (here, there):
+        leaf.delete()
+    numpy[:] = 0
+    assert all((np.asarray(leaf) == 1).all() for leaf in got)
+
+
 def test_replace_changes_a_leaf_and_nothing_else():
     replaced = jp.tree.replace(TREE, "block/w1", "new")
     assert jp.tree.leaf(replaced, "block/w1") == "new"

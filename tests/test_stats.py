@@ -160,8 +160,11 @@ def test_simultaneous_of_a_statistic_that_is_a_mean_changes_nothing():
 # ---------------------------------------------------------------------------------------------------------- coverage
 
 
-def test_interval_holds_as_often_as_it_says(monkeypatch):
-    """A few cells of ``scripts/coverage.py``: with as many draws the standard error is 0.007."""
+def test_interval_holds_as_often_as_it_says(monkeypatch, unchecked):
+    """A few cells of ``scripts/coverage.py``: with as many draws the standard error is 0.007.
+
+    Checking the annotations at every draw would take three times as long as the draws.
+    """
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     coverage = importlib.import_module("coverage")

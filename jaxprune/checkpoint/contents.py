@@ -139,6 +139,8 @@ def _place(value: np.ndarray, target: Any) -> Any:
     sharding = getattr(target, "sharding", None)
     if sharding is None:
         return value
+    if not getattr(target, "committed", True):  # bound to that device, it would have every program compiled anew
+        return jax.device_put(value)
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

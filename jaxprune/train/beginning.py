@@ -48,7 +48,7 @@ def prepared(
         begun = optimizer
     program = optim.demand_served(tx, begun, network.params)
     # Copies: the step donates its buffers, and what is the caller's must stay alive.
-    return _committed(jax.tree.map(jnp.array, (network, begun))), program
+    return _committed(tree.copied((network, begun))), program
 
 
 def _committed(tree: Any) -> Any:

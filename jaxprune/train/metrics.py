@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from jaxprune import check, files
+from jaxprune import check, files, tree
 from jaxprune.network import Network
 from jaxprune.types import Evaluator
 
@@ -78,7 +75,7 @@ def evaluated(evaluate: Evaluator, network: Network, number: int) -> dict[str, f
       TypeError, ValueError: what ``evaluate`` returns are no finite numbers by names of their own.
     """
     # A copy, which may be kept: the next step donates the buffers of the network itself.
-    found = evaluate(jax.tree.map(jnp.array, network))
+    found = evaluate(tree.copied(network))
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise TypeError(f"evaluate: expected it to return {{name: number}}, but after step {number} got {found!r}.")
     if clash := sorted(set(found) & set(_OWN)):

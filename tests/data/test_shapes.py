@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import chi2_contingency
 from sklearn.neighbors import KNeighborsClassifier
 
+from jaxprune.data import _layout
 from jaxprune.data._layout import PALETTE, grain, layout, turned
 from jaxprune.data._outlines import OUTLINES, coverage, visible
 from jaxprune.data.shapes import COLOURS, SHAPES, TEXTURES, Scenes, scenes
@@ -110,8 +111,12 @@ def test_layout_lets_objects_overlap_but_show_half_of_their_pixels(objects, diff
     assert (shown < own).any() or difficulty < 0.5
 
 
-def test_layout_fits_every_object_into_its_cell():
-    # So the last resort of the placement, each object in its own cell, hides nothing.
+def test_layout_fits_every_object_into_its_cell(monkeypatch):
+    # So the last resort of the placement, each object in its own cell, hides nothing.  Sizes are drawn before places,
+    # and what the textures are does not matter.
+    monkeypatch.setattr(_layout, "_places", lambda key, first, shape, *_: np.zeros((*shape.shape, 2)))
+    textures = dict.fromkeys(("period", "weave", "phase", "table"), np.zeros(0))
+    monkeypatch.setattr(_layout, "_weaving", lambda *_: textures)
     for difficulty, number in itertools.product(np.linspace(0.0, 1.0, 21), range(2, 10)):
         plan = layout(5, 0, 200, (number, number), float(difficulty), (None, None, None))
         assert plan.size.max() * np.ceil(np.sqrt(number)) <= 1.0

@@ -13,6 +13,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
+from experiments.shared.images import Sources, halves
 from experiments.shared.results import Claim, above_zero, case
 from experiments.shared.settings import Execution
 from experiments.shared.study import Study
@@ -157,3 +158,11 @@ def images() -> jp.data.Source:
     whole = jp.data.digits()
     few = np.arange(600)
     return dataclasses.replace(whole, name="few digits", labels=whole.labels[few], pixels=whole.images(few))
+
+
+def few_digits() -> Sources:
+    """As many as a study can be made of in a test, with the tasks that the digits have."""
+    whole = jp.data.digits()
+    few = np.arange(400)
+    source = dataclasses.replace(whole, name="400 digits", labels=whole.labels[few], pixels=whole.images(few))
+    return Sources(source, None, halves(10, ("0-4", "5-9")))

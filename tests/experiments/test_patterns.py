@@ -13,6 +13,7 @@ from jaxprune.store import Store
 from tests.experiments import studies
 
 SMOKE: dict[str, Any] = {
+    "data": "tests.experiments.small:few_digits",
     "pretrain_steps": 5,
     "finetune_steps": 2,
     "finetune_rate": 2e-3,

@@ -1,5 +1,6 @@
 """What the field would use: moments of inputs, layerwise methods, empirical-Fisher blocks, iterated thresholding."""
 
+import functools
 import itertools
 
 import jax
@@ -25,9 +26,10 @@ class _Small(nn.Module):
         return nn.Dense(3, name="head")(jnp.mean(nn.relu(x), axis=(1, 2)))
 
 
+@functools.cache
 def small(seed=0):
     module, random = _Small(), np.random.default_rng(seed)
-    variables = module.init(jax.random.key(seed), jnp.zeros((1, 7, 7, 2)))
+    variables = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 7, 7, 2)))
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf + 0.3 * random.standard_normal(leaf.shape)), variables)
     variables["batch_stats"]["norm"]["var"] = jnp.asarray(random.uniform(0.5, 2, 4))
     return jp.Network.from_linen(module, variables)

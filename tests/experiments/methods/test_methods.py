@@ -16,6 +16,7 @@ from experiments.shared.methods import Method
 from tests.experiments import studies
 
 SMOKE: dict[str, Any] = {
+    "data": "tests.experiments.small:few_digits",
     "pretrain_steps": 20,
     "finetune_steps": 2,
     "finetune_rates": (2e-3,),
