@@ -144,7 +144,7 @@ def estimate(
         leaf for which the Hessian is not known to be the Gauss-Newton matrix, with the reason.
       MemoryError: it does not fit.
 
-    Source: the signs are those of Hutchinson (1990), over the columns of the output Hessian as in Dangel, Kunstner and
+    Source: the signs are those of Hutchinson (1989), over the columns of the output Hessian as in Dangel, Kunstner and
     Hennig (2020), arXiv 1912.10985, by which the diagonal of single examples needs no other estimate.
 
     >>> from jaxprune import losses
