@@ -1,11 +1,12 @@
 """What second order of large networks takes on two cores: ResNet-50 and ViT-B/16 on images of 224x224.
 
 With a thousand outputs exact quantities take hundreds of gradients.  So they are measured whole with ten outputs, and
-with a thousand one call of the sixty-three or so: all do the same work.
+with a thousand one call of all that there are, which do the same work.  Seconds are of CPU, on both cores together:
+they are the same beside other jobs, or nearly so.
 """
 
-import time
 from collections.abc import Callable, Iterator
+from time import process_time
 from typing import Any
 
 import jax
@@ -56,22 +57,11 @@ def _prices(name: str, module: Callable[[int], nn.Module], rounds: int) -> Itera
 
 
 def _rows(here: Subject, works: dict[str, Callable[[], Any]], rounds: int) -> Iterator[Row]:
-    """A row for each piece of work, with what it takes of the cores and of memory."""
-    spent: dict[str, list[float]] = {name: [] for name in works}
-
-    def clocked(name: str) -> Callable[[], Any]:
-        def work() -> Any:
-            start = time.process_time()
-            result = jax.block_until_ready(works[name]())
-            spent[name].append(time.process_time() - start)
-            return result
-
-        return work
-
-    for name, timing in measure(here.gradient, {name: clocked(name) for name in works}, rounds).items():
+    """A row for each piece of work, with what a gradient takes, and the process of memory."""
+    for name, timing in measure(here.gradient, works, rounds, process_time).items():
         gradient = min(second / ratio for second, ratio in zip(timing.seconds, timing.gradients, strict=True))
-        note = f"{IMAGES} images of {SIDE}; {spent[name][-1]:.1f} s of CPU, a gradient {gradient:.1f} s"
-        yield timing.row(name, note=f"{note}; peak of the process so far {resident() / 1000:.1f} GB")
+        note = f"{IMAGES} images of {SIDE}; a gradient {gradient:.1f} s; peak of the process so far {_peak()}"
+        yield timing.row(name, note=note)
 
 
 def _columns(name: str, here: Subject, rounds: int) -> Iterator[Row]:
@@ -80,13 +70,17 @@ def _columns(name: str, here: Subject, rounds: int) -> Iterator[Row]:
     total = 0.0
     for task in routes.diagonal_tasks(asked):
         task.begun()
-        begin, point = timed(task.begun)
+        begin, point = timed(task.begun, process_time)
         chunks = task.chunks()
         works = {"columns": lambda task=task, point=point, first=chunks[0]: task.of_columns(point, first)}
-        timing = measure(here.gradient, works, rounds)["columns"]
+        timing = measure(here.gradient, works, rounds, process_time)["columns"]
         part = "before the head" if task.wanted.head else "at the outputs"
         note = f"{len(task.paths)} kernels; one of {len(chunks)} calls, {begin:.1f} s before the first"
         yield timing.row(f"exact diagonal, {name}, {MANY} outputs, {part}: a call", note=note)
         total += (begin + len(chunks) * min(timing.seconds)) * min(timing.gradients) / min(timing.seconds)
-    note = f"extrapolated from these calls; peak of the process so far {resident() / 1000:.1f} GB"
+    note = f"extrapolated from these calls; peak of the process so far {_peak()}"
     yield Row(f"  all of its calls, in gradients, {name}", (total,), "times", note=note)
+
+
+def _peak() -> str:
+    return f"{resident() / 1000:.1f} GB"
