@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from time import process_time
 from typing import Any
 
-import jax
 from benchmark_memory import resident
 from benchmark_networks import Subject, subject
 from benchmark_rows import Row, measure, timed
