@@ -53,19 +53,32 @@ def fits(
       remedy: what to do, in a sentence, where that is neither smaller blocks nor a smaller batch.
 
     Raises:
-      MemoryError: it does not; the message says what it needs, what there is, and what to choose instead.
+      MemoryError: it does not; the message is that of ``refusal``.
+    """
+    if said := refusal(what, needed, memory, largest, remedy=remedy):
+        raise MemoryError(said)
+
+
+def refusal(
+    what: str, needed: int, memory: int | None, largest: Callable[[int], str] | None = None, *, remedy: str = ""
+) -> str:
+    """Says of what does not fit what it needs, what there is, and what to choose instead; nothing of what fits.
+
+    >>> refusal("a matrix", 10**9, 10**9)
+    ''
     """
     there = available(memory)
-    if needed > there:
-        smaller = 'smaller blocks (blocks="unit" or an int such as 128)' if largest is None else largest(there)
-        usual = (
-            f"Choose {smaller}, a smaller batch (averages over batches are exact), or products, which never form a "
-            "block: jp.curvature.block_product."
-        )
-        raise MemoryError(
-            f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of "
-            f"what is free{_under()}). {remedy or usual}"
-        )
+    if needed <= there:
+        return ""
+    smaller = 'smaller blocks (blocks="unit" or an int such as 128)' if largest is None else largest(there)
+    usual = (
+        f"Choose {smaller}, a smaller batch (averages over batches are exact), or products, which never form a "
+        "block: jp.curvature.block_product."
+    )
+    return (
+        f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of "
+        f"what is free{_under()}). {remedy or usual}"
+    )
 
 
 def _free() -> int:

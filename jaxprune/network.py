@@ -74,7 +74,8 @@ class Network:
           module: the module.  Called without further arguments it must mean evaluation mode.
           variables: what ``module.init`` returned.  Leaves may be ``jax.ShapeDtypeStruct``.
           train: the keyword arguments that mean training mode, such as ``{"train": True}``.  None: the training step
-            evaluates the network as it stands (BatchNorm frozen, no dropout).
+            evaluates the network as it stands (BatchNorm frozen, no dropout), of which ``jp.train.fit`` warns where
+            there are ``"batch_stats"``; ``{}`` says that this is meant.
 
         Raises:
           ValueError: variables without ``"params"``.

@@ -40,6 +40,7 @@ CASES = {
     "representation": ["benchmark_representation:integrated_gradients", "benchmark_representation:lost"],
     "rounds": ["benchmark_rounds:prices"],
     "heads": ["benchmark_heads:neighbours", "benchmark_heads:ridge"],
+    "large": ["benchmark_large:resnet50", "benchmark_large:vit_b16"],
     "safety": ["benchmark_safety:guarantee"],
     "pretrained": ["benchmark_pretrained:transformers", "benchmark_pretrained:residual"],
     "pipeline": ["benchmark_pipeline:decoding", "benchmark_pipeline:consumed"],

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import jax
 import pytest
@@ -14,21 +16,13 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
-@pytest.fixture
-def executed(monkeypatch):
-    monkeypatch.syspath_prepend(str(DOCS))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    return importlib.import_module("executed")
+def loaded(name: str) -> ModuleType:
+    """A module of the documentation, which is no package."""
+    with mock.patch.object(sys, "path", [str(DOCS), *sys.path]), mock.patch.object(sys, "dont_write_bytecode", True):
+        return importlib.import_module(name)
 
 
-@pytest.fixture
-def reference(monkeypatch):
-    monkeypatch.syspath_prepend(str(DOCS))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    return importlib.import_module("reference")
-
-
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))]
+executed, reference = loaded("executed"), loaded("reference")
 
 
 @pytest.fixture
@@ -38,12 +32,12 @@ def float32():
 
 
 @pytest.mark.usefixtures("float32")
-@pytest.mark.parametrize("page", PAGES)
-def test_run_finds_that_a_page_does_what_it_says(executed, page):
-    assert executed.run(ROOT / page) == (ROOT / page).read_text().count("\n```python\n")
+@pytest.mark.parametrize("page", executed.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_run_finds_that_a_page_does_what_it_says(page):
+    assert executed.run(page) == page.read_text().count("\n```python\n")
 
 
-def test_run_names_the_line_that_fails(executed, tmp_path, monkeypatch):
+def test_run_names_the_line_that_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(executed, "ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text("words\n\n```python\nx = 1\nx / 0\n```\n")
@@ -59,14 +53,14 @@ def test_run_names_the_line_that_fails(executed, tmp_path, monkeypatch):
     assert executed.run(page) == 1
 
 
-def test_notebook_has_the_text_and_the_code_of_a_page(executed):
+def test_notebook_has_the_text_and_the_code_of_a_page():
     cells = json.loads(executed.notebook(DOCS / "walk.md"))["cells"]
     code = ["".join(one["source"]) for one in cells if one["cell_type"] == "code"]
     assert code == [block.code.rstrip() for block in executed.blocks(DOCS / "walk.md")]
     assert "# A walk of ten minutes" in cells[0]["source"][0]
 
 
-def test_names_of_the_reference_are_all_that_is_public(reference, tmp_path):
+def test_names_of_the_reference_are_all_that_is_public(tmp_path):
     reference.write(tmp_path / "api")
     entries = set()
     for page in (tmp_path / "api").glob("*.rst"):
@@ -79,7 +73,7 @@ def test_names_of_the_reference_are_all_that_is_public(reference, tmp_path):
     assert all((module.__doc__ or "").strip() for module in reference.modules())
 
 
-def test_write_makes_pages_that_build_without_a_warning(executed, tmp_path):
+def test_write_makes_pages_that_build_without_a_warning(tmp_path):
     """The build checks links between pages and anchors in them; pictures of the walk are made by its code."""
     pictures = [DOCS / "_pictures" / name for name in ("walk.ipynb", "walk_curves.svg", "walk_path.svg")]
     for picture in pictures:

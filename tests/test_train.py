@@ -19,6 +19,7 @@ import rich
 import rich.console
 import rich.progress
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 import jaxprune as jp
 from tests import haste
@@ -94,23 +95,40 @@ class Normalised(nn.Module):
         return nn.BatchNorm(use_running_average=not train)(nn.Dense(3)(images.reshape(len(images), -1)))
 
 
-def test_fit_moves_batch_statistics_in_training_mode_alone():
+def moved(net, trained):
+    return [bool(np.any(np.asarray(a != b))) for a, b in zip(*map(jax.tree.leaves, (net, trained)), strict=True)]
+
+
+def normalised(train):
     module = Normalised()
-    variables = jax.jit(module.init)(jax.random.key(0), data()["image"][:1])
-    for train, moves in ((None, False), ({"train": True}, True)):
-        net = jp.Network.from_linen(module, variables, train=train)
+    return jp.Network.from_linen(module, jax.jit(module.init)(jax.random.key(0), data()["image"][:1]), train=train)
+
+
+@pytest.mark.parametrize(("train", "moves"), [({}, False), ({"train": True}, True)])
+def test_fit_moves_batch_statistics_in_training_mode_alone(train, moves):
+    net = normalised(train)
+    trained = fit(net, optax.sgd(0.1), steps=2)
+    assert moved(net.state, trained.state) == [moves, moves]
+    assert all(moved(net.params["Dense_0"], trained.params["Dense_0"]))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
+
+
+def test_fit_warns_of_batch_statistics_that_nothing_moves():
+    net = normalised(None)
+    with pytest.warns(UserWarning, match=r"network: its state has BatchNorm stat.*train=\{\"train\": True\}") as said:
         trained = fit(net, optax.sgd(0.1), steps=2)
-        moved = [
-            np.any(np.asarray(a != b)) for a, b in zip(*map(jax.tree.leaves, (net.state, trained.state)), strict=True)
-        ]
-        assert all(moved) if moves else not any(moved)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
+    assert len(said) == 1
+    assert not any(moved(net.state, trained.state))
+    head = jp.Network(lambda params, state, x: x @ params["w"], {"w": jnp.ones((3, 3))})
+    fit(jp.evaluate.transfer.with_head(named(net), head), optax.sgd(0.1), steps=1)  # frozen on purpose: not a word
+
+
+def named(net):
+    return jp.Network(lambda p, s, x: checkpoint_name(net.apply(p, s, x), "features"), net.params, net.state)
 
 
 def test_recalibrate_replaces_statistics_by_those_of_the_batches_and_nothing_else():
-    module, batches = Normalised(), [data(16), data(16, seed=1)]
-    variables = jax.jit(module.init)(jax.random.key(0), batches[0]["image"][:1])
-    net = jp.Network.from_linen(module, variables, train={"train": True})
+    net, batches = normalised({"train": True}), [data(16), data(16, seed=1)]
     got = jp.train.recalibrate(net, batches, jax.random.key(0))
     dense = net.params["Dense_0"]
     hidden = [one["image"].reshape(16, -1) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"]) for one in batches]
@@ -139,14 +157,31 @@ def test_recalibrate_measures_with_what_training_leaves_alone():
     np.testing.assert_allclose(got["average"], expected, rtol=1e-5)
 
 
-def test_recalibrate_needs_statistics_and_batches_without_padding():
+def test_recalibrate_cuts_padding_off_and_counts_every_image_once():
+    net, images = normalised({"train": True}), data(11)
+    batches = list(jp.data.Batches(images, 8))
+    assert batches[1]["weight"].tolist() == [1] * 3 + [0] * 5
+    parts = [{name: values[rows] for name, values in images.items()} for rows in (slice(8), slice(8, None))]
+    empty = {**data(8, seed=1), "weight": np.zeros(8)}
+    got, padded = (
+        jp.train.recalibrate(net, given, jax.random.key(0)).state["batch_stats"]["BatchNorm_0"]
+        for given in (parts, [*batches, empty])
+    )
+    same(padded, got)
+    hidden = images["image"].reshape(11, -1) @ np.asarray(net.params["Dense_0"]["kernel"])
+    np.testing.assert_allclose(got["mean"], hidden.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_recalibrate_needs_statistics_images_and_no_weights_but_of_padding():
     net = network().replace(train_apply=train_apply)
     with pytest.raises(ValueError, match="network: expected a train_apply"):
         jp.train.recalibrate(network(), [data()], jax.random.key(0))
-    with pytest.raises(ValueError, match="batches: expected no padding"):
-        jp.train.recalibrate(net, jp.data.Batches(data(30), 16), jax.random.key(0))
-    with pytest.raises(ValueError, match="batches: expected at least one batch, but got none"):
-        jp.train.recalibrate(net, [], jax.random.key(0))
+    weights = np.array([0.5, 2, 0], np.float32)
+    with pytest.raises(ValueError, match=r"batches: expected weights of 0, for .* but got 0\.5 and 2\. Leave 'weight'"):
+        jp.train.recalibrate(net, [{**data(3), "weight": weights}], jax.random.key(0))
+    for nothing in ([], [{**data(3), "weight": 0 * weights}]):
+        with pytest.raises(ValueError, match="batches: expected at least one batch with an image"):
+            jp.train.recalibrate(net, nothing, jax.random.key(0))
 
 
 def test_recalibrate_refuses_what_is_no_average():

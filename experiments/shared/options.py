@@ -86,8 +86,20 @@ def check_score(setting: str, word: str | Callable[..., Any]) -> None:
                 "colon before the function, and dots between the modules."
             )
         check.choice(setting, word, SCORES)
-    else:
-        named.find(setting, word)
+    elif not _is_maker(found := named.find(setting, word)):
+        given = {"loss": None} if reads_loss(setting, word) else {}
+        try:
+            inspect.signature(found).bind(None, None, **given)
+        except TypeError as error:
+            raise ValueError(
+                f"{setting}: expected a score, (network, batches) -> scores, which may take loss= too, or (loss) -> "
+                f"score, but {named.label(named.name(word))} takes {inspect.signature(found)}."
+            ) from error
+
+
+def _is_maker(function: Callable[..., Any]) -> bool:
+    """Says whether a function makes a score of a loss, as those of ``jp.scores`` do."""
+    return list(inspect.signature(function).parameters) == ["loss"]
 
 
 def reads_loss(setting: str, word: str | Callable[..., Any]) -> bool:
@@ -101,10 +113,12 @@ def score(setting: str, word: str | Callable[..., Any], options: ScoreOptions) -
     """Makes the score of a name.
 
     A function of the user's is the score itself, ``(network, batches) -> scores``; where it has an argument ``loss``,
-    it gets that of the study.
+    it gets that of the study.  Where that is all it takes, it makes the score.
     """
     if isinstance(word, str) and word in SCORES:
         made = SCORES[word](options)
         return jp.scores.price_flat(made) if options.price_flat and word in GROW_AS_SQUARES else made
     own = named.find(setting, word)
+    if _is_maker(own):
+        return own(options.loss)
     return partial(own, loss=options.loss) if reads_loss(setting, word) else own

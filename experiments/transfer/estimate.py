@@ -216,10 +216,9 @@ def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], method:
         "scope": options.prunable(headed.params, "^head/"),
         "probes": options.PROBES if score == "diagonal-estimate" else None,
     }
-    try:
-        plan = jp.curvature.plan(headed, loss, batch, quantity, **asked)
-    except MemoryError as error:
-        return Cost(None, 0, str(error))
+    plan = jp.curvature.plan(headed, loss, batch, quantity, **asked)
+    if not plan.fits:
+        return Cost(None, plan.bytes, plan.refusal)
     return Cost(plan.gradients, plan.bytes, f"{plan.gradients:.1f} gradients: {plan.route}")
 
 

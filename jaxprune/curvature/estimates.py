@@ -23,8 +23,7 @@ from jaxprune.curvature.compiled import compile_only
 from jaxprune.curvature.requests import Request, is_idle, reason_against_signals
 from jaxprune.curvature.rows import Rows, sides
 from jaxprune.curvature.stream import NO_BATCH, Alike, total_weight
-from jaxprune.curvature.tasks import Measure
-from jaxprune.memory import fits
+from jaxprune.curvature.tasks import Measure, fitted
 from jaxprune.mesh import Placement, each_shard, kept
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params, Scope
@@ -145,7 +144,7 @@ def estimate(
         leaf for which the Hessian is not known to be the Gauss-Newton matrix, with the reason.
       MemoryError: it does not fit.
 
-    Source: the signs are those of Hutchinson (1990), over the columns of the output Hessian as in Dangel, Kunstner and
+    Source: the signs are those of Hutchinson (1989), over the columns of the output Hessian as in Dangel, Kunstner and
     Hennig (2020), arXiv 1912.10985, by which the diagonal of single examples needs no other estimate.
 
     >>> from jaxprune import losses
@@ -200,6 +199,7 @@ class SketchTask:
       quantity: see ``estimate``.
       probes: random signs for each example.
       placement: over which devices the examples are divided.
+      count: 0: all signals lie in memory together.
     """
 
     paths: tuple[str, ...]
@@ -211,6 +211,7 @@ class SketchTask:
     quantity: str
     probes: int
     placement: Placement | None = None
+    count: int = 0
     route: str = SKETCH
     why: str = "unbiased for any number of classes, with a standard error; asked for as an estimate"
 
@@ -221,8 +222,7 @@ class SketchTask:
 
     def fitted(self, memory: int | None, measure: Measure = compile_only) -> "SketchTask":
         """Checks that it fits into ``memory`` bytes; only a smaller batch takes less."""
-        fits(f"{SKETCH} of {', '.join(self.paths[:3])}", self.cost(measure)[2], memory)
-        return self
+        return fitted(self, memory, measure)
 
     def cost(self, measure: Measure = compile_only) -> tuple[int, float, int]:
         """The number of calls, the operations of all of them, and the bytes of temporaries and results."""

@@ -1,6 +1,8 @@
 """What a quantity would take, before it is computed."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from jaxprune import check, tree
 from jaxprune.curvature import blocks as quantities
@@ -10,6 +12,8 @@ from jaxprune.curvature.counting import count_only
 from jaxprune.curvature.estimates import SketchTask, sketch_task
 from jaxprune.curvature.products import gradient_cost
 from jaxprune.curvature.requests import Request
+from jaxprune.curvature.tasks import Measure, narrowed
+from jaxprune.memory import available
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Scope
 
@@ -25,8 +29,11 @@ class Leg:
       paths: the leaves that it serves.
       why: the reason, in words.
       calls: how often the compiled program is called.
-      gradients: the cost of all calls, in gradients of the same batch.
-      bytes: what the program takes at its peak for temporaries and results.
+      gradients: the cost of all calls, in gradients of the same batch.  NaN of dense blocks that do not fit, which
+        are not traced.
+      bytes: what the program takes at its peak for temporaries and results, with as much side by side as fits.
+      refusal: where it does not fit, what it needs, what there is and the remedy, as the quantity itself says it when
+        it raises; nothing where it fits.
     """
 
     route: str
@@ -35,6 +42,7 @@ class Leg:
     calls: int
     gradients: float
     bytes: int
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,16 @@ class Plan:
         return max((leg.bytes for leg in self.legs), default=0)
 
     @property
+    def fits(self) -> bool:
+        """Whether memory suffices; where it does not, the quantity raises what ``refusal`` says."""
+        return not self.refusal
+
+    @property
+    def refusal(self) -> str:
+        """What does not fit, what it needs, what there is and the remedy; nothing where all fits."""
+        return " ".join(leg.refusal for leg in self.legs if leg.refusal)
+
+    @property
     def route(self) -> str:
         """The names of the routes."""
         return ", ".join(dict.fromkeys(leg.route for leg in self.legs))
@@ -78,7 +96,7 @@ class Plan:
     def __str__(self) -> str:
         """Writes the plan as text, a line for each route and reason."""
         how = "exact" if self.exact else f"an estimate from {self.probes} probes, not exact"
-        head = f"{self.quantity} of the {self.matrix}, {how}: {self.gradients:.1f} gradients, {_bytes(self.bytes)}"
+        head = f"{self.quantity} of the {self.matrix}, {how}: {_gradients(self.gradients)}, {_bytes(self.bytes)}"
         merged: dict[tuple[str, str], list[Leg]] = {}
         for leg in self.legs:
             merged.setdefault((leg.route, leg.why), []).append(leg)
@@ -88,7 +106,8 @@ class Plan:
             named = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]}, {paths[1]} and {len(paths) - 2} more"
             cost = sum(leg.gradients for leg in legs)
             calls = sum(leg.calls for leg in legs)
-            lines.append(f"  {route}: {cost:.1f} gradients in {calls} calls, because {why}\n    {named}")
+            lines.append(f"  {route}: {_gradients(cost)} in {calls} calls, because {why}\n    {named}")
+            lines += [f"    does not fit: {leg.refusal}" for leg in legs if leg.refusal]
         return "\n".join([head, *lines])
 
 
@@ -109,7 +128,8 @@ def plan(
     """Says by which route a quantity would be computed, why, what it costs, and what it takes at its peak.
 
     Nothing is computed, but the programs are compiled: the computation that follows does not compile them again.
-    ``compile=False`` counts in their traces alone, which takes a second where compiling takes minutes.
+    ``compile=False`` counts in their traces alone, which takes a second where compiling takes minutes.  What does not
+    fit is no error here: the plan says so (``fits``, ``refusal``).
 
     Args:
       network: the network.
@@ -133,7 +153,6 @@ def plan(
 
     Raises:
       ValueError: an unknown option; probes of what has no estimate.
-      MemoryError: not even one signal or product at a time fits.
 
     >>> import jax.numpy as jnp
     >>> from jaxprune import losses
@@ -158,11 +177,27 @@ def plan(
     measure = compile_only if compile else count_only
     # A gradient that is zero costs nothing.
     unit = max(1.0, gradient_cost(request.network, request.loss, request.batch, measure))
-    legs = []
-    for task in tasks:
-        calls, operations, peak = task.fitted(memory, measure).cost(measure)
-        legs.append(Leg(task.route, task.paths, task.why, calls, operations / unit, peak))
+    there = available(memory)
+    if quantity == "block" and (against := _too_large(request, there)):
+        legs = [Leg(tasks[0].route, tasks[0].paths, tasks[0].why, 0, math.nan, *against)]
+    else:
+        legs = [_leg(task, there, measure, unit) for task in tasks]
     return Plan(quantity, matrix, tuple(legs), probes is None, probes)
+
+
+def _leg(task: Any, there: int, measure: Measure, unit: float) -> Leg:
+    narrow, against = narrowed(task, there, measure)
+    calls, operations, peak = narrow.cost(measure)
+    return Leg(task.route, task.paths, task.why, calls, operations / unit, peak, against)
+
+
+def _too_large(request: Request, there: int) -> tuple[int, str] | None:
+    """The bytes of dense blocks that do not fit, and why not."""
+    try:
+        quantities.blocks_fit(request, request.paths, max(there, 1))
+    except MemoryError as error:
+        return quantities.block_bytes(request, request.paths[0]), str(error)
+    return None
 
 
 def _sketch(request: Request, quantity: str, probes: int) -> SketchTask:
@@ -175,6 +210,10 @@ def _sketch(request: Request, quantity: str, probes: int) -> SketchTask:
         )
     check.choice("matrix", request.matrix, estimates.MATRICES)
     return sketch_task(request, str(blocks), probes)
+
+
+def _gradients(count: float) -> str:
+    return "gradients not counted" if math.isnan(count) else f"{count:.1f} gradients"
 
 
 def _bytes(count: float) -> str:

@@ -13,7 +13,7 @@ from jaxprune import losses
 from jaxprune.curvature import loops, signals
 from jaxprune.curvature.compiled import Compiled, compile_only, shape_of, struct_of
 from jaxprune.curvature.signals import Wanted
-from jaxprune.memory import available, fits
+from jaxprune.memory import available, refusal
 from jaxprune.mesh import Placement, each_shard, kept
 from jaxprune.network import Network
 from jaxprune.types import Batch
@@ -78,8 +78,8 @@ class Task:
         return loops.total(self.call, self.chunks(), traced)
 
     def fitted(self, memory: int | None, measure: Measure = compile_only) -> "Task":
-        """Returns the task with as many products side by side as fit into ``memory`` bytes, see ``_fitted``."""
-        return self if loops.is_traced(self.arguments) or self.program is None else _fitted(self, memory, measure)
+        """Returns the task with as many products side by side as fit into ``memory`` bytes, see ``fitted``."""
+        return self if loops.is_traced(self.arguments) or self.program is None else fitted(self, memory, measure)
 
     def cost(self, measure: Measure = compile_only) -> tuple[int, float, int]:
         """The number of calls, the operations of all of them, and the bytes of temporaries and results."""
@@ -186,8 +186,8 @@ class SignalTask:
         return signals.begin(*self._beginning(), wanted=self.wanted, placement=self.placement)
 
     def fitted(self, memory: int | None, measure: Measure = compile_only) -> "SignalTask":
-        """Returns the task with as many signals side by side as fit into ``memory`` bytes, see ``_fitted``."""
-        return self if loops.is_traced(self._beginning()) else _fitted(self, memory, measure)
+        """Returns the task with as many signals side by side as fit into ``memory`` bytes, see ``fitted``."""
+        return self if loops.is_traced(self._beginning()) else fitted(self, memory, measure)
 
     def cost(self, measure: Measure = compile_only) -> tuple[int, float, int]:
         """The number of calls of all programs, their operations, and the most bytes that are held at a time."""
@@ -236,7 +236,7 @@ def _signal_cost(
     return 1 + len(chunks) + len(last), operations, first.results + max(first.bytes - first.results, *held)
 
 
-def _fitted(task: Any, memory: int | None, measure: Measure) -> Any:
+def fitted(task: Any, memory: int | None, measure: Measure) -> Any:
     """Returns a task with as many products or signals side by side as fit into ``memory`` bytes.
 
     Not inside ``jax.jit``: what fits cannot be known there.
@@ -244,9 +244,16 @@ def _fitted(task: Any, memory: int | None, measure: Measure) -> Any:
     Raises:
       MemoryError: not even one at a time fits.
     """
-    there, smaller = available(memory), task
-    while (needed := smaller.cost(measure)[2]) > there:
-        if not smaller.count or smaller.width == 1:
-            fits(f"{task.route} of {', '.join(task.paths[:3])}", needed, max(there, 1))
-        smaller = replace(smaller, width=max(1, smaller.width // 2))
-    return smaller
+    narrow, against = narrowed(task, available(memory), measure)
+    if against:
+        raise MemoryError(against)
+    return narrow
+
+
+def narrowed(task: Any, there: int, measure: Measure) -> tuple[Any, str]:
+    """Returns a task with as many side by side as fit into so many bytes, and why not even one does, or nothing."""
+    while (needed := task.cost(measure)[2]) > there:
+        if not task.count or task.width == 1:
+            return task, refusal(f"{task.route} of {', '.join(task.paths[:3])}", needed, max(there, 1))
+        task = replace(task, width=max(1, task.width // 2))
+    return task, ""

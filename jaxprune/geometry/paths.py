@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, curvature, losses, processes, train, tree
+from jaxprune import check, curvature, losses, train, tree
 from jaxprune.geometry.operators import PRODUCTS, ready
 from jaxprune.network import Network
 from jaxprune.types import Batch, Loss, Mask, Params
@@ -94,8 +94,8 @@ def barrier(
 
     Where the network has a ``train_apply`` and a state, every point of the path, its ends included, is given the
     BatchNorm statistics of its own activations (``jp.train.recalibrate``): the statistics of A and B mean nothing in
-    between, and would show as a barrier.  With one batch of calibration these statistics are exact; with several they
-    are the mean over batches, so pass batches of one size.  Elsewhere the state is interpolated as the weights are.
+    between, and would show as a barrier.  With one batch of calibration these statistics are exact; with several a
+    variance is the mean of those within batches.  Elsewhere the state is interpolated as the weights are.
 
     Args:
       network: A, evaluated in evaluation mode.
@@ -104,7 +104,7 @@ def barrier(
       other: B, with the same ``apply`` and structure.
       key: for dropout while recalibrating, where the network has any.
       points: of the path, 2 or more.
-      calibration: what the statistics are taken from.  None: the batches.  Padding is left out.
+      calibration: what the statistics are taken from, without weights other than those of padding.  None: the batches.
 
     Returns:
       The height, and the losses along the path.
@@ -133,11 +133,10 @@ def barrier(
         other, loss, held if calibration is None else calibration, "batches, calibration", slope=False
     )
     moves = network.train_apply is not None and bool(jax.tree.leaves(network.state))
-    own = [one for batch in source if (one := _unpadded(batch)) is not None] if moves else []
 
     def at(share: float) -> float:
         point = _between(network, other, share)
-        return average_loss(train.recalibrate(point, own, key) if moves else point, loss, held)
+        return average_loss(train.recalibrate(point, source, key) if moves else point, loss, held)
 
     found = np.array([at(share) for share in shares])
     rise = found - ((1 - shares) * found[0] + shares * found[-1])
@@ -178,11 +177,6 @@ def _shares(points: int) -> np.ndarray:
     if points < 2:
         raise ValueError(f"points: expected 2 or more, the two ends, but got {points!r}.")
     return np.linspace(0, 1, points)
-
-
-def _unpadded(batch: Batch) -> Batch | None:
-    counts = processes.read(losses.weights(batch)) > 0
-    return {name: processes.read(entry)[counts] for name, entry in batch.items()} if counts.any() else None
 
 
 def _deletion(keep: Any, weight: Any) -> Any:

@@ -5,7 +5,6 @@ weights.safetensors    every leaf by its name, "params/..." and "state/..."
 network.py             on demand: the builder that makes it in PyTorch; jaxprune itself neither reads nor runs it
 """
 
-import hashlib
 import json
 import os
 import tempfile
@@ -17,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from jaxprune import check, files, tree
@@ -26,9 +24,10 @@ from jaxprune.network import Network
 from jaxprune.structured.probes import float_type
 from jaxprune.structured.programs.folders import PROGRAM, load_program, save_program
 from jaxprune.structured.removal import check_members
+from jaxprune.structured.sealed import WEIGHTS, opened, seal
 from jaxprune.types import Preprocess
 
-_SHAPE, _WEIGHTS, _BUILDER = "specification.json", "weights.safetensors", "network.py"
+_SHAPE, _BUILDER = "specification.json", "network.py"
 # Kept as text, since it imports PyTorch, which nothing here does.
 _TEMPLATE = Path(__file__).with_name("network.py.txt")
 _IN_PYTORCH = ("clip_resnet", "efficientnet_lite", "resnet", "swin_v2", "vit")
@@ -70,12 +69,12 @@ def save(
     _demand_agreement("image_shape, params", specification, specification.network(params, state), image_shape)
     root = check.writable("folder", folder)
     content = safetensors.numpy.save(arrays)
-    files.write(root / _WEIGHTS, content)
+    files.write(root / WEIGHTS, content)
     shape: dict[str, Any] = {"image_shape": list(image_shape), "specification": specification.describe()}
     if preprocess is not None:
         shape["preprocess"] = asdict(preprocess)
     # Not sorted: the order of the blocks is that of the network.
-    files.write(root / _SHAPE, json.dumps({"sha256": _hash(shape, content), **shape}, indent=1) + "\n")
+    files.write(root / _SHAPE, json.dumps({"sha256": seal(json.dumps(shape), content), **shape}, indent=1) + "\n")
     return root
 
 
@@ -95,27 +94,20 @@ def load(
       ValueError: a file is missing or damaged, or specification and weights disagree; nothing is unpickled or run.
     """
     root = Path(folder)
-    for name in (_SHAPE, _WEIGHTS):
+    for name in (_SHAPE, WEIGHTS):
         if not (root / name).is_file():
             program = (root / PROGRAM).is_file()
             raise ValueError(
-                f"folder: expected a saved network with {_SHAPE} and {_WEIGHTS}, but {str(root)!r} has no {name}. "
+                f"folder: expected a saved network with {_SHAPE} and {WEIGHTS}, but {str(root)!r} has no {name}. "
                 + ("It is a program: load_program reads it." if program else "Was the run that wrote it interrupted?")
             )
-    values, content = _json(root / _SHAPE), (root / _WEIGHTS).read_bytes()
-    found = _hash({name: value for name, value in values.items() if name != "sha256"}, content)
-    if found != values["sha256"]:
-        raise ValueError(
-            f"folder: specification and weights in {str(root)!r} disagree: together they should have the SHA-256 "
-            f"{str(values['sha256'])[:12]}..., but have {found[:12]}.... One of {_SHAPE} and {_WEIGHTS} was changed, "
-            "or is from another network: copy both again."
-        )
-    try:
-        arrays = safetensors.numpy.load(content)
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"folder: {str(root / _WEIGHTS)!r} is no safetensors file ({error}). Copy it again."
-        ) from error
+    values, content = _json(root / _SHAPE), (root / WEIGHTS).read_bytes()
+    document = json.dumps({name: value for name, value in values.items() if name != "sha256"})
+    named = {
+        "both": f"folder: specification and weights in {str(root)!r}",
+        "weights": f"folder: {str(root / WEIGHTS)!r}",
+    }
+    arrays = opened(document, content, str(values["sha256"]), document=_SHAPE, **named)
     params, state = (_nested(arrays, where) for where in ("params", "state"))
     specification = build(values["specification"])
     check_specification(specification)
@@ -245,11 +237,6 @@ def _stored(name: str, leaf: Any) -> np.ndarray:
             "number is one."
         )
     return array
-
-
-def _hash(shape: Mapping[str, Any], content: bytes) -> str:
-    """The SHA-256 of a shape and its weights: they belong together."""
-    return hashlib.sha256(json.dumps(shape).encode() + content).hexdigest()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where a training starts from, once all is checked that can be known before its first step."""
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -39,6 +40,7 @@ def prepared(
         )
     network = network.replace(params=optim.start(tx, network.params))
     check.network(network)
+    _warn_of_frozen_statistics(network)
     # As small as can be; but an augmentation may need the others of a batch.
     batch = abstract_batch(data, 1) if augment is None else _augmented(augment, abstract_batch(data, batch_size))
     _check_outputs(network, loss, data, batch, augment is None)
@@ -49,6 +51,23 @@ def prepared(
     program = optim.demand_served(tx, begun, network.params)
     # Copies: the step donates its buffers, and what is the caller's must stay alive.
     return _committed(tree.copied((network, begun))), program
+
+
+def _warn_of_frozen_statistics(network: Network) -> None:
+    """Says that BatchNorm will not learn, where that is more likely forgotten than meant.
+
+    A head that is frozen puts the network's state a level down, and every other library's networks have a training
+    mode: what is left is a function of Flax's own variables that was given none.
+    """
+    state = network.state
+    if network.train_apply is None and isinstance(state, Mapping) and jax.tree.leaves(state.get("batch_stats")):
+        warnings.warn(
+            "network: its state has BatchNorm statistics ('batch_stats'), but it has no training mode, so they stay as "
+            "they are: it is trained as it is evaluated, without dropout. Pass the keyword arguments of the module "
+            'that mean training, Network.from_linen(module, variables, train={"train": True}), or train={} where that '
+            "is meant; a function of your own takes train_apply=.",
+            stacklevel=4,
+        )
 
 
 def _committed(tree: Any) -> Any:

@@ -168,7 +168,8 @@ def fit(
       RuntimeError: on the other hosts, where the first one raises; or a host did not come.
 
     Warns:
-      UserWarning: another version of JAX began the run, or a checkpoint is damaged.
+      UserWarning: the network has BatchNorm statistics ("batch_stats") and no ``train_apply``, which would move them;
+        another version of JAX began the run, or a checkpoint is damaged.
 
     >>> import jax.numpy as jnp
     >>> import jaxprune as jp

@@ -1,13 +1,14 @@
 """Running statistics of a network, measured anew."""
 
-import functools
 from collections.abc import Collection, Iterable
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxprune import check, losses, tree
+from jaxprune import check, losses, processes, tree
 from jaxprune.network import Network
 from jaxprune.train.stepping import forward, stream_names
 from jaxprune.types import Batch
@@ -19,12 +20,12 @@ def recalibrate(
     """Replaces the running statistics of a network by those of its own activations on these batches.
 
     An explicit step, for example after pruning: nothing in jaxprune does it unasked.  Every statistic s that
-    ``train_apply`` updates as ``m s + (1 - m) b`` becomes the mean of b over the batches (for a variance: the mean of
-    the variances within batches).  What it does not update stays.
+    ``train_apply`` updates as ``m s + (1 - m) b`` becomes the mean of b over the batches, by their examples (for a
+    variance: the mean of the variances within batches).  What it does not update stays.
 
     Args:
       network: one with a ``train_apply``.
-      batches: without padding, which would enter the statistics.
+      batches: images.  Those of weight 0, padding, are cut off before anything is computed; the others count alike.
       key: for dropout and other random streams, where the network has any.
       rngs: the names of the random streams of ``train_apply``, as in ``fit``.
 
@@ -32,35 +33,62 @@ def recalibrate(
       The network with the new statistics; its weights are the same.
 
     Raises:
-      ValueError: the network has no ``train_apply``, or there is no batch, or one that is padded; or a statistic is
-        updated in another way; ``rngs`` are no different names.
+      ValueError: the network has no ``train_apply``; there is no image of weight above 0, or weights above 0 differ; a
+        statistic is updated in another way; ``rngs`` are no different names.
+
+    >>> net = Network(
+    ...     lambda params, state, images: images - state["mean"],
+    ...     {},
+    ...     {"mean": jnp.zeros(1)},
+    ...     lambda params, state, images, rngs: (
+    ...         images - images.mean(0), {"mean": 0.9 * state["mean"] + 0.1 * images.mean(0)}
+    ...     ),
+    ... )
+    >>> batch = {"image": jnp.array([[1.0], [3.0], [0.0]]), "weight": jnp.array([1, 1, 0])}
+    >>> recalibrate(net, [batch], jax.random.key(0)).state["mean"]
+    Array([2.], dtype=float32)
     """
     streams = stream_names(rngs)
     if network.train_apply is None:
         raise ValueError("network: expected a train_apply, whose statistics are averaged, but it has none.")
-    found = []
+    found, counts = [], []
     check.network(network)
     for batch in batches:
         check.batch(batch)
         check.finite_batch(batch)
-        if not bool(jnp.all(losses.weights(batch) > 0)):
-            raise ValueError(
-                "batches: expected no padding, which would enter the statistics. Choose a size that divides."
-            )
-        statistics, averaged = _statistics(network, batch["image"], key, rngs=streams)
+        images = _counted(batch)
+        if not len(images):
+            continue
+        statistics, averaged = _statistics(network, images, key, rngs=streams)
         _demand_averages(averaged)
         found.append(statistics)
+        counts.append(len(images))
     if not found:
-        raise ValueError("batches: expected at least one batch, but got none.")
-    return network.replace(state=jax.tree.map(_average, *found))
+        raise ValueError("batches: expected at least one batch with an image of weight above 0, but got none.")
+    return network.replace(state=jax.tree.map(partial(_average, counts), *found))
 
 
-def _average(*values: Any) -> Any:
+def _counted(batch: Batch) -> Any:
+    """The images that are no padding, of which there are none where all are."""
+    weights = processes.read(losses.weights(batch))
+    counts = weights > 0
+    if counts.all() and np.ptp(weights) == 0:
+        return batch["image"]
+    if len(different := np.unique(weights[counts])) > 1:
+        raise ValueError(
+            "batches: expected weights of 0, for padding, and one other, since statistics of training know no weights, "
+            f"but got {different[0]:.3g} and {different[-1]:.3g}. Leave 'weight' out, and every image counts once."
+        )
+    return processes.read(batch["image"])[counts]
+
+
+def _average(counts: list[int], *values: Any) -> Any:
     if not jnp.issubdtype(jnp.result_type(values[0]), jnp.floating):
         return values[0]
     # What stays keeps its bits; a sum would round, or overflow.
-    same = functools.reduce(jnp.logical_and, [value == values[0] for value in values])
-    return jnp.where(same, values[0], sum(values) / len(values))
+    same = reduce(jnp.logical_and, [value == values[0] for value in values])
+    mean = sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
+    return jnp.where(same, values[0], mean)
 
 
 def _demand_averages(averaged: Any) -> None:
@@ -73,7 +101,7 @@ def _demand_averages(averaged: Any) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames="rngs")
+@partial(jax.jit, static_argnames="rngs")
 def _statistics(network: Network, images: Any, key: jax.Array, *, rngs: tuple[str, ...]) -> tuple[Any, Any]:
     """The statistics of one batch, and whether each is an average.
 

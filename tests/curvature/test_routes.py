@@ -240,8 +240,13 @@ def test_plan_of_less_memory_has_narrower_chunks_and_the_same_numbers(route):
     assert narrower.bytes <= memory
     close(flat(compute(memory)), flat(compute(10**9)), 1e-12)
     message = rf"{widest.route} of {path}: needs .* GB, but 1e-09 GB may be taken.*Choose smaller blocks.*batch"
-    with pytest.raises(MemoryError, match=message):
+    with pytest.raises(MemoryError, match=message) as raised:
         compute(1)
+    least = plan(1)
+    assert (widest.fits, narrower.fits, least.fits) == (True, True, False)
+    assert least.refusal == str(raised.value)
+    assert f"\n    does not fit: {least.refusal}" in str(least)
+    assert f"needs {least.bytes / 1e9:.3g} GB" in least.refusal
 
 
 @pytest.mark.parametrize(("blocks", "needed"), [("layer", "115"), ("unit", "0.288"), (299, "0.572")])
@@ -251,8 +256,14 @@ def test_block_refuses_what_does_not_fit_before_it_is_allocated(blocks, needed):
     message = (
         rf"blocks={blocks!r} of w: needs {needed} GB, but 0.01 GB may be taken.*the largest that fit are.*block_product"
     )
-    with pytest.raises(MemoryError, match=message):
+    with pytest.raises(MemoryError, match=message) as raised:
         jp.curvature.block(network, LOSS, batch, "w", blocks, memory=10**7)
+    # Not even traced: of a block that large that alone would take minutes.
+    options = {"path": "w", "blocks": blocks, "memory": 10**7, "compile": False}
+    plan = jp.curvature.plan(network, LOSS, batch, "block", **options)
+    assert (plan.fits, plan.refusal) == (False, str(raised.value))
+    assert f"{plan.bytes / 1e9:.3g}" == needed
+    assert str(plan).startswith("block of the hessian, exact: gradients not counted, ")
 
 
 def test_block_without_a_limit_takes_half_of_what_is_free_as_one():

@@ -4,7 +4,6 @@ program.json           what is computed, of which arrays, and the SHA-256 of bot
 weights.safetensors    every leaf by its name, "params/..." and "state/...", and arrays of the program, "constants/..."
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -14,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from jaxprune import check, files, tree
@@ -22,8 +20,9 @@ from jaxprune.network import Network
 from jaxprune.structured.programs import networks
 from jaxprune.structured.programs.networks import Written
 from jaxprune.structured.programs.values import STORED, Unknown
+from jaxprune.structured.sealed import WEIGHTS, opened, seal
 
-PROGRAM, _WEIGHTS = "program.json", "weights.safetensors"
+PROGRAM = "program.json"
 _FORMAT, _VERSION = "jaxprune program", 1
 _PARTS = ("format", "version", "jax", "image", "rngs", "params", "state", "constants", "apply", "train")
 _LONGEST = 500_000_000
@@ -77,9 +76,9 @@ def save_program(
     document |= trees | {"constants": [[one.dtype.name, list(one.shape)] for one in constants]}
     document |= {"format": _FORMAT, "version": _VERSION, "jax": jax.__version__}
     body = {key: document[key] for key in _PARTS}
-    text = json.dumps({"sha256": _hash(body, content), **body}, separators=(",", ":"), allow_nan=False)
+    text = json.dumps({"sha256": seal(_compact(body), content), **body}, separators=(",", ":"), allow_nan=False)
     _demand_same(network, _opened("folder", text, content), image, sorted(rngs))
-    files.write(root / _WEIGHTS, content)
+    files.write(root / WEIGHTS, content)
     files.write(root / PROGRAM, text + "\n")
     return root
 
@@ -99,17 +98,17 @@ def load_program(folder: str | os.PathLike[str]) -> Network:
         not known here; the program does not give what it says, such as one in float64 where ``jax_enable_x64`` is off.
     """
     root = Path(folder)
-    for name in (PROGRAM, _WEIGHTS):
+    for name in (PROGRAM, WEIGHTS):
         if not (root / name).is_file():
             raise ValueError(
-                f"folder: expected a network that save_program wrote, with {PROGRAM} and {_WEIGHTS}, but "
+                f"folder: expected a network that save_program wrote, with {PROGRAM} and {WEIGHTS}, but "
                 f"{str(root)!r} has no {name}. Was the run that wrote it interrupted? What jp.structured.save wrote, "
                 "jp.structured.load reads."
             )
     where = f"folder: {str(root)!r}"
     if (root / PROGRAM).stat().st_size > _LONGEST:
         raise ValueError(f"{where}: {PROGRAM} is longer than any program, {_LONGEST} bytes.")
-    return _opened(where, (root / PROGRAM).read_text(), (root / _WEIGHTS).read_bytes())
+    return _opened(where, (root / PROGRAM).read_text(), (root / WEIGHTS).read_bytes())
 
 
 def _trees(network: Network) -> dict[str, Any]:
@@ -176,16 +175,8 @@ def _opened(where: str, text: str, content: bytes) -> Network:
             f"{where}: expected {_FORMAT!r} of version {_VERSION}, but got {str(body['format'])[:40]!r} of version "
             f"{str(body['version'])[:40]}. Use the version of jaxprune that wrote it."
         )
-    if (found := _hash(body, content)) != stated:
-        raise ValueError(
-            f"{where}: program and weights disagree: together they should have the SHA-256 {stated[:12]}..., but have "
-            f"{found[:12]}.... One of {PROGRAM} and {_WEIGHTS} was changed, or is from another network: copy both "
-            "again."
-        )
-    try:
-        arrays = safetensors.numpy.load(content)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{where}: {_WEIGHTS} is no safetensors file ({error}). Copy it again.") from error
+    both, weights = f"{where}: program and weights", f"{where}: {WEIGHTS}"
+    arrays = opened(_compact(body), content, stated, document=PROGRAM, both=both, weights=weights)
     try:
         network = _network(body, arrays, stated)
         wide = [name for name, one in tree.by_name((network.params, network.state)).items() if one.dtype.itemsize == 8]
@@ -264,6 +255,5 @@ def _bits(array: np.ndarray) -> np.ndarray:
     )
 
 
-def _hash(body: Mapping[str, Any], content: bytes) -> str:
-    """The SHA-256 of a program and its weights: they belong together."""
-    return hashlib.sha256(json.dumps(body, separators=(",", ":")).encode() + content).hexdigest()
+def _compact(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, separators=(",", ":"))

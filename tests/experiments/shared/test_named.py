@@ -6,6 +6,7 @@ import importlib
 import io
 import linecache
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import transfer
-from experiments.shared import images, named, pretrained
+from experiments.shared import images, named, options, pretrained
 from experiments.shared.study import run
 from jaxprune.store import Store
 from tests.experiments import small, studies
@@ -47,6 +48,25 @@ def kept(folder, score: str) -> str:
     store = Store(folder, "transfer", version=transfer.STUDY.version, data=inputs.fingerprint)
     (one,) = [one for one in transfer.plan(inputs.settings, inputs) if named.label(one.score) == score]
     return store.read(one)["metrics"]["mask"]
+
+
+def asks(network, batches, loss):
+    return loss, network
+
+
+def makes(loss):
+    return lambda network, batches: (loss, network)
+
+
+def test_score_gives_the_loss_to_a_score_that_asks_for_it_and_to_what_makes_one_of_it():
+    given = SimpleNamespace(loss="the loss")
+    for own in (asks, makes):
+        options.check_score("methods", own)
+        assert options.reads_loss("methods", own)
+        assert options.score("methods", own, given)("the network", []) == ("the loss", "the network")
+    for wrong in (lambda network: 0, lambda loss, damping: 0):
+        with pytest.raises(ValueError, match=r"methods: expected a score, \(network, batches\) -> scores.* takes \("):
+            options.check_score("methods", wrong)
 
 
 def test_run_takes_a_network_a_score_and_data_of_ones_own(folder):
