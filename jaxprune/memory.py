@@ -1,6 +1,7 @@
 """What fits into memory, asked before anything is allocated."""
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -79,6 +80,15 @@ def refusal(
         f"{what}: needs {needed / 1e9:.3g} GB, but {there / 1e9:.3g} GB may be taken (memory=None takes half of "
         f"what is free{_under()}). {remedy or usual}"
     )
+
+
+def forget_programs() -> None:
+    """Gives back what compiled programs take, which on a CPU is memory as any other.
+
+    Whichever is called again is compiled again.
+    """
+    jax.clear_caches()
+    gc.collect()
 
 
 def _free() -> int:

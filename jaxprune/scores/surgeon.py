@@ -22,7 +22,7 @@ from jaxprune.curvature.products import MATRICES
 from jaxprune.curvature.requests import Request
 from jaxprune.curvature.routes import factor_columns
 from jaxprune.curvature.stream import NO_BATCH, total_weight
-from jaxprune.memory import available
+from jaxprune.memory import available, forget_programs
 from jaxprune.mesh import Placement
 from jaxprune.network import Network
 from jaxprune.scores import one_block
@@ -213,16 +213,20 @@ def _solved(
     A sweep for as many leaves at a time as fit into memory together.
     """
     options, placement = {"matrix": asked.matrix, "blocks": asked.blocks}, mesh.found(asked.batch)
-    groups = _groups(asked, paths)[::-1]
+    groups, forgotten = _groups(asked, paths)[::-1], False
     while groups:
         group = groups.pop()
         scope = tree.map_named(lambda path, _, group=group: path in group, asked.network.params)
         try:
             gram = sweep(asked.network, asked.loss, batches, ("gram",), scope=scope, **options).gram or {}
         except MemoryError:  # said before anything is computed; what the blocks are made of takes memory too
-            if len(group) == 1:
+            if len(group) > 1:
+                groups += [group[len(group) // 2 :], group[: len(group) // 2]]
+                continue
+            if forgotten:
                 raise
-            groups += [group[len(group) // 2 :], group[: len(group) // 2]]
+            forget_programs()
+            groups, forgotten = [*groups, group], True
             continue
         members = [asked.members(path) for path in group]
         reads = _read([leaves[path] for path in group], [kept[path] for path in group], gram, members, tuple(group))

@@ -521,3 +521,26 @@ def test_deletion_costs_of_leaves_that_do_not_fit_together_are_those_of_each_alo
     assert max(sizes) > 1
     for one, other in zip(*map(jax.tree.leaves, (whole, found)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_deletion_costs_look_again_without_compiled_programs_once(monkeypatch):
+    net = jp.Network(lambda p, s, x: x @ p, jnp.asarray(np.random.default_rng(0).standard_normal((4, 3))))
+    batch = {"image": jnp.asarray(np.random.default_rng(1).standard_normal((16, 4)))}
+    score = jp.scores.block_hessian(jp.losses.distillation(), form="greedy")
+    whole, room, real = score(net, [batch]), [], surgeon.sweep
+
+    def full(*arguments, **options):
+        if not room:
+            raise MemoryError("programs take it")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(surgeon, "sweep", full)
+    monkeypatch.setattr(surgeon, "forget_programs", lambda: room.append(1))
+    np.testing.assert_allclose(score(net, [batch]), whole, rtol=1e-12)
+    assert room == [1]
+    forgotten: list[int] = []
+    monkeypatch.setattr(surgeon, "sweep", lambda *arguments, **options: (_ for _ in ()).throw(MemoryError("never")))
+    monkeypatch.setattr(surgeon, "forget_programs", lambda: forgotten.append(1))
+    with pytest.raises(MemoryError, match="never"):
+        score(net, [batch])
+    assert forgotten == [1]
