@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from experiments.shared.architectures import filled
 from experiments.shared.study import run
 from experiments.transfer.settings import Rung
 from jaxprune.store import Store
-from tests import haste
 from tests.experiments import studies
 
 ROOT = Path(__file__).parents[3]
@@ -178,16 +176,12 @@ def test_command_of_transfer_runs_as_a_module():
 )
 def test_command_of_transfer_ends_with_the_code_of_its_signal(tmp_path, sent, code, line):
     """In the middle of compiling, whose threads crash an interpreter that shuts down under them."""
-    # A network that compiles in a second; in parts, by threads, as without these flags.
-    words = [sys.executable, "-m", "experiments.transfer", "--width", "4", "--seeds", "0", "--out", str(tmp_path)]
-    environment = {**os.environ, "XLA_FLAGS": haste.FLAGS.replace("split_count=1", "split_count=32")}
-    with subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
+    words = [sys.executable, "-m", "experiments.transfer", "--seeds", "0", "--out", str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         shown = running.stdout.readline()
         running.send_signal(sent)
         _, text = running.communicate(timeout=900)
-    settings = transfer.Settings(width=4, seeds=(0,), out=tmp_path)
+    settings = transfer.Settings(seeds=(0,), out=tmp_path)
     count = len(transfer.plan(settings, transfer.open_study(settings)))
     assert shown == f"{count} runs, {count} of them to do here.\n"
     assert running.returncode == code
