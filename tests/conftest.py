@@ -104,7 +104,8 @@ def float64():
 def compiled_quickly(request):
     """Programs of the long batteries run a few times only: optimising them would take longer than that.
 
-    The laws of masks, training, checkpoints and data, float32 and its extremes above all, run as users run them.
+    The laws of masks, training (but its hooks), checkpoints and data, float32 and its extremes above all, run as users
+    run them.
     """
     with haste.everywhere() if any(name in request.path.parts for name in QUICKLY) else nullcontext():
         yield

@@ -161,10 +161,8 @@ def test_simultaneous_of_a_statistic_that_is_a_mean_changes_nothing():
 
 
 def test_interval_holds_as_often_as_it_says(monkeypatch, unchecked):
-    """A few cells of ``scripts/coverage.py``: with as many draws the standard error is 0.007.
-
-    Checking the annotations at every draw would take three times as long as the draws.
-    """
+    """A few cells of ``scripts/coverage.py``: with as many draws the standard error is 0.007."""
+    # Annotations are checked by the other tests, and not at every draw.
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     coverage = importlib.import_module("coverage")
