@@ -175,7 +175,8 @@ def test_main_refuses_an_unknown_part(load, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         load("benchmark").main()
     known = (
-        "masks or structured or discovered or representation or rounds or safety or pretrained or pipeline or curvature"
+        "masks or structured or discovered or representation or rounds or heads or safety or pretrained or pipeline or "
+        "curvature"
     )
     assert f"expected {known}, but got mask." in capsys.readouterr().err
 

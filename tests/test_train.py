@@ -184,6 +184,34 @@ def test_recalibrate_needs_statistics_images_and_no_weights_but_of_padding():
             jp.train.recalibrate(net, nothing, jax.random.key(0))
 
 
+def test_recalibrate_averages_beyond_the_range_of_half_precision():
+    net = jp.Network(
+        lambda params, state, images: images,
+        {},
+        {"mean": jnp.zeros(1, jnp.float16)},
+        lambda params, state, images, rngs: (
+            images,
+            {"mean": (0.9 * state["mean"] + 0.1 * images.mean(0)).astype(jnp.float16)},
+        ),
+    )
+    batches = [{"image": jnp.full((1024, 1), value, jnp.float16)} for value in (100.0, 101.0)]
+    found = jp.train.recalibrate(net, batches, jax.random.key(0)).state["mean"]
+    assert found.dtype == jnp.float16
+    np.testing.assert_allclose(found, [100.5], rtol=0.02)  # a tenth of what rounds in half precision
+
+
+def test_recalibrate_refuses_weights_that_differ_between_batches():
+    net = jp.Network(
+        lambda params, state, images: images,
+        {},
+        {"mean": jnp.zeros(1)},
+        lambda params, state, images, rngs: (images, {"mean": 0.9 * state["mean"] + 0.1 * images.mean(0)}),
+    )
+    batches = [{"image": jnp.ones((2, 1)), "weight": jnp.full(2, weight)} for weight in (1.0, 3.0)]
+    with pytest.raises(ValueError, match="weights of 0, for padding, and one other"):
+        jp.train.recalibrate(net, batches, jax.random.key(0))
+
+
 def test_recalibrate_refuses_what_is_no_average():
     """A statistic that the training step normalises by, as some libraries' BatchNorm does, would come out wrong."""
 

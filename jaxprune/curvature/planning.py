@@ -117,7 +117,7 @@ def plan(
     batch: Batch,
     quantity: str,
     *,
-    blocks: str | int = "unit",
+    blocks: str | int | None = None,
     matrix: str = "hessian",
     scope: Scope = None,
     path: str | None = None,
@@ -136,7 +136,7 @@ def plan(
       loss: per-example loss.
       batch: images, what the loss reads, and optional weights.
       quantity: "diagonal", "block_product" or "block".
-      blocks: as in ``block_product``.
+      blocks: as in ``block_product``.  None: what the quantity takes where nothing is said, "layer" for "block".
       matrix: "hessian", "ggn" or "empirical_fisher".
       scope: static tree of bools; None: every leaf.
       path: for "block": the leaf.
@@ -165,6 +165,7 @@ def plan(
     check.concrete("network, batch", (network, batch), "Ask for the plan outside; it is of shapes alone.")
     if quantity == "block":
         check.choice("path", str(path), tree.names(network.params))
+    blocks = ("layer" if quantity == "block" else "unit") if blocks is None else blocks
     request = quantities.request(network, loss, batch, matrix, blocks, scope, path if quantity == "block" else None)
     if probes is not None:
         tasks = [_sketch(request, quantity, probes)]

@@ -26,9 +26,9 @@ def price_flat(score: Score) -> Score:
     at 64 x 64, 8.8 % of the weights see nothing and 8.1 % are of flat units: without the first the outputs stay as they
     are, without the others they move by 0.85 of their norm, on the very pictures that scored them (``scripts/real``).
 
-    The median is over the units v of the leaf whose score at the same input i is not 0.  Where there are none the input
-    is taken as unseen, and 0 stays; so it does for a weight that is zero.  Where each unit has inputs of its own, as in
-    a depthwise convolution, a unit that sees nothing is priced as well: it is kept longer than it need be.
+    The median is over the units v of the leaf whose score at the same input i is above 0.  Where there are none the
+    input is taken as unseen, and 0 stays; so it does for a weight that is zero.  Where each unit has inputs of its own,
+    as in a depthwise convolution, a unit that sees nothing is priced as well: it is kept longer than it need be.
 
     Args:
       score: one that grows as the square of a weight: ``diagonal_hessian``, ``fisher``, ``block_hessian`` of the form
@@ -39,7 +39,7 @@ def price_flat(score: Score) -> Score:
 
     Raises:
       TypeError: the score is no function.
-      ValueError: no batch; else as the score.
+      ValueError: no batch, scores that do not fit the parameters; else as the score.
 
     Source: ours; the medians impute what is missing, as Little and Rubin (1987) call it.
 
@@ -68,10 +68,16 @@ def price_flat(score: Score) -> Score:
             raise ValueError(NO_BATCH)
         check.batch(first)
         found, scored = survey(network, first["image"]), score(network, batches)
+        check.same_structure("scores", scored, "network.params", network.params)
 
         def leaf(path: str, w: Any, values: Any) -> Any:
+            if np.shape(values) != np.shape(w):
+                raise ValueError(
+                    f"scores: expected one for each weight, but those of {path!r} are {np.shape(values)}, and its "
+                    f"weights {np.shape(w)}. Return a tree like network.params."
+                )
             members = partition.members(np.shape(w), "unit", found.unit_axes(path, np.ndim(w)))
-            return _priced(w, values, members)
+            return _priced(w, tree.wide(jnp.asarray(values, jnp.result_type(values, jnp.float32))), members)
 
         return tree.map_named(leaf, weights, scored)
 
@@ -82,7 +88,7 @@ def price_flat(score: Score) -> Score:
 def _priced(w: Any, scores: Any, members: Any) -> Any:
     squares = (w.astype(scores.dtype) ** 2).ravel()[members]
     values = scores.ravel()[members]
-    known = (values != 0) & (squares > 0)
+    known = (values > 0) & (squares > 0)
     rates = jnp.where(known, values / jnp.where(known, squares, 1), jnp.nan)
     typical = jnp.nan_to_num(jnp.nanmedian(rates, axis=0))
     filled = jnp.where(values == 0, squares * typical[None], values)

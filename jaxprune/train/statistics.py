@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxprune import check, losses, processes, tree
 from jaxprune.network import Network
@@ -45,18 +44,18 @@ def recalibrate(
     ...     ),
     ... )
     >>> batch = {"image": jnp.array([[1.0], [3.0], [0.0]]), "weight": jnp.array([1, 1, 0])}
-    >>> recalibrate(net, [batch], jax.random.key(0)).state["mean"]
+    >>> jnp.round(recalibrate(net, [batch], jax.random.key(0)).state["mean"], 3)
     Array([2.], dtype=float32)
     """
     streams = stream_names(rngs)
     if network.train_apply is None:
         raise ValueError("network: expected a train_apply, whose statistics are averaged, but it has none.")
-    found, counts = [], []
+    found, counts, weights = [], [], set()
     check.network(network)
     for batch in batches:
         check.batch(batch)
         check.finite_batch(batch)
-        images = _counted(batch)
+        images = _counted(batch, weights)
         if not len(images):
             continue
         statistics, averaged = _statistics(network, images, key, rngs=streams)
@@ -68,18 +67,17 @@ def recalibrate(
     return network.replace(state=jax.tree.map(partial(_average, counts), *found))
 
 
-def _counted(batch: Batch) -> Any:
-    """The images that are no padding, of which there are none where all are."""
+def _counted(batch: Batch, seen: set[float]) -> Any:
+    """The images that are no padding, of which there are none where all are; their weight joins those seen before."""
     weights = processes.read(losses.weights(batch))
     counts = weights > 0
-    if counts.all() and np.ptp(weights) == 0:
-        return batch["image"]
-    if len(different := np.unique(weights[counts])) > 1:
+    seen.update(weights[counts].tolist())
+    if len(different := sorted(seen)) > 1:
         raise ValueError(
             "batches: expected weights of 0, for padding, and one other, since statistics of training know no weights, "
             f"but got {different[0]:.3g} and {different[-1]:.3g}. Leave 'weight' out, and every image counts once."
         )
-    return processes.read(batch["image"])[counts]
+    return batch["image"] if counts.all() else processes.read(batch["image"])[counts]
 
 
 def _average(counts: list[int], *values: Any) -> Any:
@@ -87,8 +85,8 @@ def _average(counts: list[int], *values: Any) -> Any:
         return values[0]
     # What stays keeps its bits; a sum would round, or overflow.
     same = reduce(jnp.logical_and, [value == values[0] for value in values])
-    mean = sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
-    return jnp.where(same, values[0], mean)
+    parts = [tree.wide(value) * (count / sum(counts)) for count, value in zip(counts, values, strict=True)]
+    return jnp.where(same, values[0], sum(parts).astype(values[0].dtype))
 
 
 def _demand_averages(averaged: Any) -> None:

@@ -69,7 +69,7 @@ def test_plan_gives_every_leaf_its_route_which_is_right_outside_of_jit(name):
     close(flat(jp.curvature.diagonal(*arguments)), np.diag(dense.matrices["hessian"]))
 
     path = OUTSIDE[name]
-    plan = jp.curvature.plan(*arguments, "block", path=path)
+    plan = jp.curvature.plan(*arguments, "block", path=path, blocks="unit")
     assert served(plan) == {path: LETTERS[net.leaves[path].routes[2]]}
     expected = dense.blocks(path, net.leaves[path].units, "unit", "hessian")
     close(jp.curvature.block(*arguments, path, "unit"), expected)
@@ -271,3 +271,12 @@ def test_block_without_a_limit_takes_half_of_what_is_free_as_one():
     batch = {"image": np.ones((2, 3000)), "label": np.zeros(2, int)}
     with pytest.raises(MemoryError, match=r"blocks='layer' of w: needs 1.15e\+06 GB, but .* GB may be taken"):
         jp.curvature.block(network, LOSS, batch, "w", "layer")
+
+
+def test_plan_of_a_block_is_of_the_blocks_that_are_computed_where_nothing_is_said():
+    network = jp.Network(lambda p, s, x: jnp.tanh(x @ p["w"]), {"w": jnp.zeros((40, 64))})
+    batch = {"image": np.ones((2, 40)), "label": np.zeros(2, int)}
+    plan = jp.curvature.plan(network, LOSS, batch, "block", path="w", memory=10**6)
+    with pytest.raises(MemoryError) as raised:
+        jp.curvature.block(network, LOSS, batch, "w", memory=10**6)
+    assert (plan.fits, plan.refusal) == (False, str(raised.value))

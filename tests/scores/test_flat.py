@@ -77,6 +77,21 @@ def test_price_flat_keeps_a_score_that_prices_everything_and_a_leaf_that_nobody_
     assert not np.asarray(priced["first"]).any()
 
 
+def test_price_flat_does_not_let_a_flat_unit_go_first_where_others_are_negative():
+    net = jp.Network(lambda p, s, x: x @ p, jnp.asarray([[1.0, 5.0], [1.0, 4.0]]))
+    priced = jp.scores.price_flat(lambda *_: jnp.asarray([[-3.0, 0.0], [2.0, 0.0]]))(net, [{"image": jnp.ones((1, 2))}])
+    np.testing.assert_array_equal(priced, [[-3, 0], [2, 32]])
+
+
+def test_price_flat_takes_whole_numbers_and_names_scores_that_do_not_fit():
+    net, batches = jp.Network(lambda p, s, x: x @ p["w"], {"w": jnp.ones((2, 2))}), [{"image": jnp.ones((1, 2))}]
+    whole = jp.scores.price_flat(lambda *_: {"w": np.array([[2, 0], [0, 0]])})(net, batches)
+    np.testing.assert_array_equal(whole["w"], [[2, 2], [0, 0]])
+    for wrong in ({"w": jnp.zeros((4, 4))}, {"q": jnp.zeros((2, 2))}):
+        with pytest.raises(ValueError, match="scores: "):
+            jp.scores.price_flat(lambda *_, wrong=wrong: wrong)(net, batches)
+
+
 def test_price_flat_names_a_score_that_is_none(unchecked):
     with pytest.raises(TypeError, match="score: expected a function"):
         jp.scores.price_flat("diagonal")
