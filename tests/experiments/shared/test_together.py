@@ -39,6 +39,7 @@ def measure(settings, run):
         if breaking == "one":
             if index == 1:
                 raise FloatingPointError("only [here]")
+            processes.first(lambda: 1)  # which the other one leaves out
             return small.measure(settings, run)
         if breaking == "differ":
             return {"value": 1.0, "parts": {"half": 0.5 + index}}
@@ -164,6 +165,23 @@ def test_command_ends_both_processes_where_one_gets_sigterm_and_keeps_what_is_do
     assert len(list((folder / "told" / "records").iterdir())) == 4
     assert not [path for path in (folder / "told").rglob("*") if path.name.startswith(".tmp-")]
     assert not list((folder / "told" / "failed").iterdir())
+
+
+def test_digests_tell_whatever_a_record_tells_and_refuse_the_rest():
+    values = np.arange(5000.0)
+    other = np.where(values == 2500, 0, values)
+    found = [together._digests({"x": one.tolist(), "provenance": object()}) for one in (values, values, other)]
+    assert found[0] == found[1] != found[2]
+    assert found[0].keys() == {"x"}
+    for bad in (values, {1: 2, "a": 3}, float("nan")):
+        with pytest.raises((TypeError, ValueError), match=r"metrics\[.x.\]: expected"):
+            together._digests({"x": bad})
+
+
+def test_everywhere_returns_what_no_record_can_have_as_the_failure_of_the_run():
+    _, error = together._everywhere("measure", lambda: {"x": {1: 2, "a": 3}})
+    assert isinstance(error, TypeError)
+    assert "metrics['x']: expected text" in str(error)
 
 
 def test_demand_possible_wants_a_batch_that_all_devices_share(monkeypatch, tmp_path):
