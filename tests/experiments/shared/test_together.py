@@ -256,7 +256,8 @@ def transferred(tmp_path_factory):
         script = TRANSFER.replace("NAME", repr(name)).replace("DEADLY", str(deadly))
         many.run(folder, script, devices=1, lost=1 if deadly else None)
         if deadly:
-            assert len(list((folder / name / "records").iterdir())) == 1
+            # The dense network, and the rung below, which is not trained.
+            assert len(list((folder / name / "records").iterdir())) == 2
     return folder
 
 
@@ -269,7 +270,7 @@ def contents(folder: Path) -> tuple[dict, dict]:
 
 def test_run_of_two_processes_killed_and_restarted_gives_the_same_bytes(transferred):
     records, tables = contents(transferred / "whole")
-    assert len(records) == 2
+    assert len(records) == 3
     assert len(tables) > 2
     assert contents(transferred / "killed") == (records, tables)
     assert not list((transferred / "killed" / "claims").iterdir())
@@ -285,7 +286,9 @@ def test_run_of_two_processes_finds_the_scores_the_mask_and_the_accuracies_of_on
     np.testing.assert_array_equal(alone["mask"][~tied], both["mask"][~tied])
     found = [contents(transferred / name)[0] for name in ("alone", "whole")]
     assert found[0].keys() == found[1].keys()
-    for name, one in found[0].items():
+    tested = {name: one for name, one in found[0].items() if one["config"]["@type"] == "Run"}
+    assert len(tested) == 2
+    for name, one in tested.items():
         for stage in ("pruned", "finetuned"):
             for task, result in one["metrics"][stage]["frozen"].items():
                 other = found[1][name]["metrics"][stage]["frozen"][task]["accuracy"]
