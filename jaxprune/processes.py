@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from jaxprune import check, rendezvous, words
@@ -25,10 +24,8 @@ from jaxprune import check, rendezvous, words
 LIMIT = 60.0
 """Seconds that processes wait for each other, where ``start`` was told of no other number."""
 
-_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-
 # In the coordinator's store, so that nothing of it lives in this module.
-_LIMIT_OF, _CALLS_OF, _TOLD = "jaxprune/limit of {}", "jaxprune/calls of {}", "jaxprune/told"
+_LIMIT_OF, _TOLD = "jaxprune/limit of {}", "jaxprune/told"
 # Whoever waits for the first process waits longer than that one does for the others: it says who is missing.
 _MARGIN = 5.0
 
@@ -65,7 +62,7 @@ def start(
     if jax.distributed.is_initialized():
         return
     if address is None or count is None or index is None:
-        found = _detected(limit)
+        found = rendezvous.detected(limit)
         if found is None:
             return
         address, count, index = found
@@ -160,6 +157,18 @@ def gathered(name: str, value: Any, *, limit: float | None = None) -> list[Any]:
     return [json.loads(one) for one in _exchanged(name, json.dumps(value), limit)]
 
 
+def realign() -> None:
+    """Counts calls anew from here on, on every process: for what all come to, also where one has failed before.
+
+    Processes take a call of ``meet``, ``agree``, ``gathered`` and ``first`` for the same one by its number, so whoever
+    leaves one out is waited for in vain.  All have to call this equally often.
+
+    >>> realign()
+    """
+    if count() > 1:
+        words.count_anew(index())
+
+
 def first(function: Callable[[], Any], *, what: str = "first", limit: float | None = None) -> Any:
     """Calls a function on process 0 alone, and returns its result on all of them: for files that all share.
 
@@ -212,13 +221,18 @@ def demand_shared(name: str, folder: str | os.PathLike[str]) -> None:
     """Checks that all processes see what process 0 writes into a folder; it has to be there.
 
     Raises:
-      ValueError: some do not, on every process; the message names them.
-      RuntimeError: a process did not come, or process 0 cannot write there.
+      ValueError: some do not, or process 0 cannot write there, on every process; the message names them.
+      RuntimeError: a process did not come.
     """
     path = Path(folder)
-    mark = path / first(lambda: f".tmp-{uuid.uuid4().hex}", what=name)
-    first(mark.touch, what=name)
-    sees = gathered(name, mark.exists())
+    marked, refused = first(lambda: _marked(path), what=name)
+    if refused is not None:
+        raise ValueError(
+            f"{name}: process 0 cannot write in {str(path)!r} ({refused}). Choose a folder on a disk of all hosts that "
+            "it may write to."
+        )
+    mark = path / marked
+    sees = gathered(name, os.access(mark, os.F_OK))  # False too where it must not look
     first(lambda: mark.unlink(missing_ok=True), what=name)
     if blind := [place for place, seen in enumerate(sees) if not seen]:
         raise ValueError(
@@ -274,6 +288,16 @@ def _read(leaf: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
+def _marked(path: Path) -> tuple[str, str | None]:
+    """Leaves a file in a folder: (its name, why that cannot be)."""
+    name = f".tmp-{uuid.uuid4().hex}"
+    try:
+        (path / name).touch()
+    except OSError as error:
+        return name, error.strerror or str(error)
+    return name, None
+
+
 def _exchanged(what: str, said: str, limit: float | None) -> list[str]:
     """What every process said: the first one hears all, and tells all what it heard, or who is missing."""
     if count() == 1:
@@ -296,7 +320,7 @@ def _exchanged(what: str, said: str, limit: float | None) -> list[str]:
 def _next(what: str) -> str:
     # The same number on all of them, or somebody took another way; what it is about is part of it, so that those who
     # did do not take each other for the same one.
-    return f"jaxprune/{words.counted(_CALLS_OF.format(index()))}/{what}"
+    return f"jaxprune/{words.counted(index())}/{what}"
 
 
 def _seconds(limit: float | None) -> float:
@@ -304,22 +328,6 @@ def _seconds(limit: float | None) -> float:
         return limit
     told = words.there(_LIMIT_OF.format(index()))
     return LIMIT if told is None else float(told)  # somebody else has initialised JAX, and named none
-
-
-def _detected(limit: float) -> tuple[str, int, int] | None:
-    """What the environment says of this process: address, count and index; None where it is the only one."""
-    said = [os.environ.get(name) for name in _VARIABLES]
-    if any(said):
-        if not all(said) or not (said[1] or "").isdecimal() or not (said[2] or "").isdecimal():
-            raise ValueError(
-                f"{', '.join(_VARIABLES)}: expected an address and two whole numbers in the environment, or none of "
-                f"them, but got {said}. Set all three, as scripts/launch does."
-            )
-        return str(said[0]), int(said[1] or 0), int(said[2] or 0)
-    address, count, index, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, None, None, int(np.ceil(limit))
-    )
-    return None if address is None or count is None or index is None else (address, count, index)
 
 
 def _listed(places: Sequence[int]) -> str:

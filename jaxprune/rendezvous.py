@@ -1,4 +1,4 @@
-"""Who is there, asked over a plain socket before JAX connects.
+"""Who this process is, as its environment says; and who is there, asked over a plain socket before JAX connects.
 
 JAX ends a process whose peers do not come within its time, and cannot say which of them are missing.  So all meet once
 before, on the port that JAX takes afterwards: it is the one that every host can reach.
@@ -6,11 +6,32 @@ before, on the port that JAX takes afterwards: it is the one that every host can
 
 import contextlib
 import json
+import os
 import socket
 import time
 
+import numpy as np
+from jax._src import clusters
+
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _GREETING = "jaxprune "
 _PAUSE = 0.1  # seconds between two tries
+
+
+def detected(limit: float) -> tuple[str, int, int] | None:
+    """What the environment says of this process: address, count and index; None where it is the only one."""
+    said = [os.environ.get(name) for name in _VARIABLES]
+    if any(said):
+        if not all(said) or not (said[1] or "").isdecimal() or not (said[2] or "").isdecimal():
+            raise ValueError(
+                f"{', '.join(_VARIABLES)}: expected an address and two whole numbers in the environment, or none of "
+                f"them, but got {said}. Set all three, as scripts/launch does."
+            )
+        return str(said[0]), int(said[1] or 0), int(said[2] or 0)
+    address, count, index, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, int(np.ceil(limit))
+    )
+    return None if address is None or count is None or index is None else (address, count, index)
 
 
 def missing(address: str, count: int, index: int, limit: float) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax._src import distributed as _distributed
 
+_TURN_OF, _CALLS_OF = "jaxprune/turn of {}", "jaxprune/calls of {} in turn {}"
 _SLICE = 1.0  # seconds: Python hears no signal while JAX waits
 
 
@@ -32,15 +33,14 @@ def say(key: str, text: str, *, over: bool = False) -> bool:
 def heard(key: str, seconds: float) -> str | None:
     """Waits for a word; None where nobody left it within so many seconds, which may be infinite."""
     end = time.monotonic() + seconds
-    while True:
-        left = end - time.monotonic()
+    # Asked for first, and once more in the end: a wait that is too short for an answer says nothing.
+    while (found := there(key)) is None and (left := end - time.monotonic()) > 0:
         try:
             return client().blocking_key_value_get(key, max(1, int(1000 * min(left, _SLICE))))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
-        if left <= _SLICE:
-            return None
+    return found
 
 
 def there(key: str) -> str | None:
@@ -53,9 +53,16 @@ def there(key: str) -> str | None:
         return None
 
 
-def counted(key: str) -> int:
-    """Counts one up, and says how far."""
-    return client().key_value_increment(key, 1)
+def counted(process: int) -> str:
+    """Counts a call of a process, and says which it is: the turn, and its number in that."""
+    turn = there(_TURN_OF.format(process)) or "0"
+    return f"{turn}/{client().key_value_increment(_CALLS_OF.format(process, turn), 1)}"
+
+
+def count_anew(process: int) -> None:
+    """Begins the next turn of a process."""
+    turn = int(there(_TURN_OF.format(process)) or 0)
+    say(_TURN_OF.format(process), str(turn + 1), over=True)
 
 
 def client() -> Any:

@@ -90,6 +90,14 @@ def test_restore_binds_to_a_device_what_was_bound_to_it(tmp_path):
     assert [leaf.devices() for leaf in got] == [free.devices(), bound.devices()]
 
 
+def test_restore_leaves_free_what_was_free_on_the_device_where_it_lay(tmp_path):
+    with jax.default_device(jax.devices()[1]):
+        free = jnp.zeros(3)
+    checkpoint.save(tmp_path, 1, [free])
+    _, (got,) = checkpoint.restore(tmp_path, [free]) or (None, [None])
+    assert (got.devices(), got.committed) == (free.devices(), False) == ({jax.devices()[1]}, False)
+
+
 def test_restore_takes_the_newest_of_the_few_that_save_keeps(tmp_path):
     for step in (1, 9, 10, 200):
         checkpoint.save(tmp_path, step, state(step))
@@ -109,6 +117,44 @@ def test_save_refuses_an_existing_step_and_leaves_it_as_it_was(tmp_path):
     with pytest.raises(ValueError, match=r"step: '.*00000003' exists\. Resume from it, or choose another folder"):
         checkpoint.save(tmp_path, 3, state(2.0))
     same(checkpoint.restore(tmp_path, state()), (3, state()))
+
+
+def test_save_refuses_a_step_below_the_newest_before_anything_is_written(tmp_path):
+    for step in (900, 1000):
+        checkpoint.save(tmp_path, step, state(step))
+    with pytest.raises(ValueError, match=r"step: expected one above 1000, the newest in '.*', but got 8\. Restore"):
+        checkpoint.save(tmp_path, 8, state(8))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000900", "00001000"]
+
+
+def test_save_goes_on_from_an_older_step_where_the_newer_one_is_damaged(tmp_path):
+    for step in (4, 8):
+        checkpoint.save(tmp_path, step, state(step))
+    (tmp_path / "00000008" / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match="00000008' is damaged"):
+        same(checkpoint.restore(tmp_path, state()), (4, state(4)))
+    for step in (6, 8):
+        assert checkpoint.save(tmp_path, step, state(-step)).is_dir()
+    same(checkpoint.restore(tmp_path, state()), (8, state(-8)))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("step", [-1, 2.0, "3", True])
+def test_save_refuses_what_is_no_step(tmp_path, step):
+    with pytest.raises(ValueError, match="step: expected a whole number of 0 or more, but got"):
+        checkpoint.save(tmp_path, step, SMALL)
+
+
+@pytest.mark.parametrize("name", ["5", "000000007", "²", "\u0663" * 8])
+def test_steps_are_folders_that_save_would_name_so(tmp_path, name):
+    checkpoint.save(tmp_path, 3, SMALL)
+    (tmp_path / name).mkdir()
+    assert checkpoint.steps(tmp_path) == [3]
+    same(checkpoint.restore(tmp_path, SMALL), (3, SMALL))
+    for step in (4, 10**8):
+        checkpoint.save(tmp_path, step, SMALL, keep=1)
+    assert checkpoint.steps(tmp_path) == [10**8]
+    assert (tmp_path / name).is_dir()
 
 
 def test_save_names_a_folder_that_cannot_be_written(tmp_path):

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune import rendezvous
+from jaxprune import rendezvous, words
 from tests import many
 
 SCRIPT = """
@@ -39,6 +39,16 @@ except ZeroDivisionError:
     assert index == 0
 except RuntimeError as error:
     assert index == 1 and "publishing: process 0 failed with ZeroDivisionError" in str(error), error
+if index == 0:
+    processes.first(lambda: 1, what="left out by the other")
+processes.realign()
+assert processes.gathered("after", index) == [0, 1]
+try:
+    processes.demand_shared("out", "/nowhere")
+except ValueError as error:
+    assert str(error).startswith("out: process 0 cannot write in '/nowhere' (No such file or directory)."), error
+else:
+    raise AssertionError
 placement = jp.mesh.Placement(jp.mesh.make())
 assert placement.host == (index, 2)
 for name, values in stations(placement).items():
@@ -85,7 +95,8 @@ def stations(placement=None):
     found["features"] = jp.evaluate.transfer.features(net, batches)
     found["accuracy"] = [jp.evaluate.transfer.accuracy(batches)(net)["accuracy"]]
     found["loss"] = [jp.evaluate.transfer.mean_loss(jp.losses.cross_entropy, batches)(net)["loss"]]
-    found["recalibrated"] = jp.train.recalibrate(net, batches[:1], jax.random.key(0)).state
+    unweighted = {name: one for name, one in batches[0].items() if name != "weight"}  # statistics know no weights
+    found["recalibrated"] = jp.train.recalibrate(net, [unweighted], jax.random.key(0)).state
     read = jp.processes.read(found)
     return {name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for name, tree in read.items()}
 
@@ -128,10 +139,33 @@ def test_missing_is_process_0_where_nobody_answers():
     assert rendezvous.missing(many.address(), 2, 0, 0.3) == [1]
 
 
+def test_heard_finds_a_word_for_which_a_wait_is_too_short(monkeypatch):
+    found = {"there": "said"}
+
+    class Slow:
+        """A store that answers no wait in time."""
+
+        def blocking_key_value_get(self, key, milliseconds):
+            found["late"] = "said"
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED")
+
+        def key_value_try_get(self, key):
+            if key not in found:
+                raise jax.errors.JaxRuntimeError("NOT_FOUND")
+            return found[key]
+
+    monkeypatch.setattr(words, "client", Slow)
+    assert words.heard("nowhere", 0.0) is None
+    assert words.heard("there", 0.0) == "said"
+    assert words.heard("late", 0.9) == "said"
+    assert words.heard("nowhere", 1e-3) is None
+
+
 def test_start_alone_changes_nothing_and_asks_for_all_arguments_or_none():
     jp.processes.start()
     assert (jp.processes.index(), jp.processes.count(), jp.processes.is_first()) == (0, 1, True)
     jp.processes.meet("nothing")
+    jp.processes.realign()
     jp.processes.agree("seed", 1)
     assert jp.processes.gathered("x", {"a": 1}) == [{"a": 1}]
     assert jp.processes.first(lambda: 3) == 3

@@ -126,7 +126,8 @@ def search_steps(run: Run, world: World) -> list[Step]:
     """Runs a search, or what is left of it, and saves every step."""
     config = records.plain(run)
     folder = check.writable("out", world.out / trajectory_folder(config, world.fingerprint))
-    # Runs that differ only in what is measured share a search.
+    # Runs that differ only in what is measured share a search.  So do processes of one program: none has a part of it,
+    # so whoever is first searches, and the others read what it found.
     with exclusive.wait(folder.with_suffix(".claim")):
         saved = Trajectory(folder, search_identity(config, world.fingerprint), _build(world))
         steps = saved.steps()

@@ -5,7 +5,6 @@ is kept with its traceback.
 """
 
 import hashlib
-import json
 import math
 import traceback
 from collections.abc import Callable, Mapping
@@ -68,6 +67,7 @@ def opened(make: Callable[[], Plan]) -> Plan:
     except (ValueError, TypeError, MemoryError, OSError, ImportError) as caught:
         error = caught
     said = {"error": str(error)} if made is None else {"same": _identity(made)}
+    processes.realign()  # what failed may have left calls out
     found = processes.gathered("settings", said, limit=math.inf)
     if error is not None:
         raise error
@@ -201,19 +201,20 @@ def follow(plan: Plan) -> tuple[Path, int]:
 def _everywhere(what: str, function: Callable[[], Any]) -> tuple[Any, Exception | None]:
     """Calls a function that all processes call; returns (its result, why it failed on one of them).
 
+    Whatever one of them left out, all meet here, as this is called once for every order.
+
     Raises:
       LostError: it failed here, and others do not come out of it.
     """
-    made, error = None, None
+    made, numbers, error = None, {}, None
     try:
         made = function()
+        if what == "measure":
+            numbers = _digests(made)
     except Exception as caught:
         error = caught
-    said = (
-        _said(error)
-        if error is not None
-        else {"numbers": _digests(made) if made is not None and what == "measure" else {}}
-    )
+    said = {"numbers": numbers} if error is None else _said(error)
+    processes.realign()
     try:
         found = processes.gathered(what, said, limit=math.inf if error is None else PATIENCE)
     except RuntimeError as lost:
@@ -229,12 +230,14 @@ def _said(error: BaseException | None) -> dict[str, str]:
 
 
 def _digests(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes what enters a record; what a clock measured may differ."""
-    return {
-        name: hashlib.sha256(json.dumps(one, sort_keys=True, default=repr).encode()).hexdigest()
-        for name, one in metrics.items()
-        if name != "provenance"
-    }
+    """Hashes what enters a record, as it is written there; what a clock measured may differ.
+
+    Raises:
+      TypeError, ValueError: a metric is nothing that a record has (the message names it).
+    """
+    written = {name: one for name, one in metrics.items() if name != "provenance"}
+    found = records.as_json("metrics", written, infinite=False)
+    return {name: records.digest(one) for name, one in found.items()}
 
 
 def _of_others(found: list[dict[str, Any]]) -> Exception | None:

@@ -140,7 +140,9 @@ def _place(value: np.ndarray, target: Any) -> Any:
     if sharding is None:
         return value
     if not getattr(target, "committed", True):  # bound to that device, it would have every program compiled anew
-        return jax.device_put(value)
+        (device,) = sharding.device_set
+        with jax.default_device(device):
+            return jax.device_put(value)
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

@@ -29,7 +29,7 @@ def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -
 
     Args:
       folder: where checkpoints live, one folder each.
-      step: names the checkpoint.
+      step: names the checkpoint; 0 or more, and above all that are there: what is restored is the newest.
       state: any tree of arrays that are not empty (a network, an optimizer state).  Where some lie on several hosts,
         all of these have to call this, with a folder that they share.
       keep: how many checkpoints stay, the newest; 1 or more.
@@ -38,9 +38,9 @@ def save(folder: str | os.PathLike[str], step: int, state: Any, keep: int = 2) -
       The folder of the checkpoint, complete.
 
     Raises:
-      ValueError: the folder cannot be written, has a checkpoint of this step, or somebody else writes into it at this
-        time (another process, or another thread of this one; a ``jp.train.fit`` does until it ends); its file system
-        has no locks; or a leaf is empty or a PRNG key.
+      ValueError: the folder cannot be written, has a checkpoint of this step or of a later one, or somebody else writes
+        into it at this time (another process, or another thread of this one; a ``jp.train.fit`` does until it ends);
+        its file system has no locks; or a leaf is empty or a PRNG key.  Nothing has been written then.
 
     >>> import tempfile
     >>> import numpy as np
@@ -106,7 +106,7 @@ class Writer:
     def save(self, step: int, state: Any, keep: int = 2) -> Path:
         """Saves as ``jp.checkpoint.save`` does."""
         check.positive("keep", keep)
-        final = self.root / f"{step:08d}"
+        final = self.root / _name(check.whole("step", step, 0))
         contents.demand_savable(state)
         if self._together:
             self._save_together(final, step, state, keep)
@@ -150,6 +150,13 @@ def _begun(root: Path, final: Path) -> Path:
     """Makes the folder that becomes a checkpoint."""
     if final.exists():
         raise ValueError(f"step: {str(final)!r} exists. Resume from it, or choose another folder.")
+    # It would be the first to be deleted, and a restore would never take it.  Whoever restored an older one has put the
+    # damaged ones above it aside.
+    if (newest := max(steps(root), default=-1)) > int(final.name):
+        raise ValueError(
+            f"step: expected one above {newest}, the newest in {str(root)!r}, but got {int(final.name)}. Restore, "
+            "which says where to go on and puts damaged ones aside; delete the newer ones; or choose another folder."
+        )
     temporary = root / f".tmp-{uuid.uuid4().hex}"
     temporary.mkdir()
     return temporary
@@ -162,7 +169,7 @@ def _published(temporary: Path, final: Path, keep: int) -> None:
     files.sync_folder(root)
     for old in steps(root)[:-keep]:
         # Renamed first: whoever is killed in the middle leaves no half under a final name.
-        (root / f"{old:08d}").rename(root / f".tmp-{uuid.uuid4().hex}")
+        (root / _name(old)).rename(root / f".tmp-{uuid.uuid4().hex}")
     for leftover in root.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -173,7 +180,7 @@ def _is_spread(state: Any) -> bool:
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
-    """Lists the steps that have a checkpoint, whole or damaged, in order.
+    """Lists the steps that have a checkpoint, whole or damaged, in order; folders of other names are nobody's.
 
     >>> steps("nowhere")
     []
@@ -181,7 +188,12 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     root = Path(folder)
     if not root.is_dir():
         return []
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit() and path.is_dir())
+    names = [path.name for path in root.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted(int(name) for name in names if name == _name(int(name)))
+
+
+def _name(step: int) -> str:
+    return f"{step:08d}"
 
 
 def restore(folder: str | os.PathLike[str], like: Any) -> tuple[int, Any] | None:
@@ -217,7 +229,7 @@ def _restore(root: Path, like: Any, writer: Writer | None, together: bool) -> tu
     first = _on_first if together else lambda function: function()
     damaged: set[int] = set()
     while left := [step for step in first(lambda: steps(root)) if step not in damaged]:
-        path = root / f"{left[-1]:08d}"
+        path = root / _name(left[-1])
         leaves, damage = _tried(path, like)
         if together:  # what one of them cannot read none of them takes
             damage = next((one for one in processes.gathered("checkpoint", damage) if one is not None), None)
