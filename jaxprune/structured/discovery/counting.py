@@ -208,7 +208,7 @@ class Counts:
         if name not in _SHIFTS:
             nodes += [nodes for one in operands if one.source != CONSTANT for nodes in one.axes if nodes.any()]
         if nodes:
-            why = "numbers of the program's own that cannot be worked out meet it: whether they count units cannot be told"
+            why = "numbers of the program's own that cannot be worked out meet a statistic over the units, or these"
             self.doubts.append(Doubt(tuple(nodes), why, step))
 
     def _unfollowed(self, known: Sequence[Counted], step: str) -> None:
@@ -267,7 +267,7 @@ class Counts:
 
     def _scaled(self, place: Path, name: str, side: int, operands: Sequence[Any], kind: Any, step: str) -> Counted:
         """A product with, or a quotient by, numbers of the program's own: a mean, or a scale."""
-        number, known, other = operands[side].counted, operands[1 - side].counted, operands[1 - side]
+        number, known = operands[side].counted, operands[1 - side].counted
         sums, divided = [self.sums[one] for one in sorted(known.open)], name == "div" and side == 1
         if len(sums) == 1 and known.open == known.linear and (name == "mul" or divided):
             count = sums[0].terms
@@ -276,9 +276,11 @@ class Counts:
                 return known._replace(linear=NONE, open=NONE)
         if is_plain(number.numbers):
             return known if name == "mul" or divided else known._replace(linear=NONE)
+        how, which = "divided" if divided else "multiplied", told(number.numbers)
         for one in sums:
-            how, which = "divided" if divided else "multiplied", told(number.numbers)
-            why = f"a sum over the units is {how} by {which}, which is not the number of what it sums, {one.terms}"
+            of = "the number" if divided else "one over the number"
+            why = f"a sum over the units is {how} by {which}, which is not {of} of what it sums, {one.terms}"
+            why = why if known.open == known.linear else f"a power of a sum over the units is {how} by {which}"
             why = f"several sums over units are {how} by {which} together" if len(sums) > 1 else why
             self.doubts.append(Doubt(one.nodes, why, step))
         new = self._noted(place, operands, side, kind, step)
@@ -296,7 +298,7 @@ class Counts:
     def behind(self, operands: Sequence[Any]) -> Counted:
         """What the results of a function have to do with it that nothing is known of but its operands."""
         known = [one.counted for one in operands]
-        return carried(known)._replace(open=_union(known, "open"), factored=any(one.factored for one in known))
+        return passed(known)._replace(open=_union(known, "open"), factored=any(one.factored for one in known))
 
     def leave(self, values: Sequence[Any], step: str) -> None:
         """Notes values that enter a loop, or leave one or a branch, behind which sums are not followed."""
@@ -316,12 +318,12 @@ class Counts:
             for nodes in scale.along:
                 which = like(scale.numbers, math.prod(map(len, nodes)), scale.eps)
                 if which and any(of(one) & set(atoms) for one in nodes):
-                    why = f"what has to do with a statistic over the units is scaled by, or added to, {which}"
+                    why = f"what has to do with a statistic over the units meets {which}"
                     found.append(Doubt(nodes, f"{why}: whether it counts them cannot be told", scale.step))
         return found
 
 
-def carried(values: Sequence[Counted]) -> Counted:
+def passed(values: Sequence[Counted]) -> Counted:
     """What is left of values behind a loop or a branch."""
     return Counted(touched=_union(values, "touched"), scales=_union(values, "scales"))
 

@@ -22,6 +22,7 @@ def is_plain(numbers: np.ndarray | None) -> bool:
 
 
 def told(numbers: np.ndarray) -> str:
+    """Numbers in words."""
     return f"{numbers[0]:g}" if len(numbers) == 1 else "different numbers"
 
 
@@ -41,7 +42,6 @@ def like(numbers: np.ndarray, count: int, eps: float) -> str:
         f"the root of their number, {count}": math.sqrt(count),
         f"the logarithm of their number, {count}": math.log(count),
         f"one less than their number, {count}": count - 1,
-        f"one more than their number, {count}": count + 1,
         f"{count} / {count - 1}": count / (count - 1),
         f"the root of {count} / {count - 1}": math.sqrt(count / (count - 1)),
     }

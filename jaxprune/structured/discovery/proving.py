@@ -40,8 +40,8 @@ def proven(
     branch.  A random half of the units of all groups that are ``recomputed`` is compared with the network's own
     function of the smaller leaves, where it takes such.  Where it takes none, it is compared with the whole program in
     which what is gone is left out of every sum: that may find a fault, but takes the counts of the analysis itself, so
-    it proves nothing of these, and the reason is ``UNCHECKED``.  Where a comparison fails, halves of the groups are cut by themselves until those are found that are
-    wrong; what is left is cut together once more.
+    it proves nothing of these, and the reason is ``UNCHECKED``.  Where a comparison fails, halves of the groups are cut
+    by themselves until those are found that are wrong; what is left is cut together once more.
 
     Outputs must agree within sqrt(eps) of the largest, eps that of the coarsest type that the program makes anything
     of: 1.5e-8 where everything is float64, half of its digits.  So must the outputs of ``train_apply``, and every leaf
@@ -152,11 +152,11 @@ class _Bench:
 
     def _recomputed(self, left: Traced, small: Network, cut_state: Any) -> tuple[dict[str, np.ndarray], str]:
         """What a network with smaller statistics should be: its own function, or the whole one with smaller sums."""
+        own = self._network.replace(params=small.params, state=small.state)
         if not self._runs(small):
             train = None if own.train_apply is None else Masked(own.train_apply, left.full)
             whole = Network(Masked(own.apply, left.full), self._network.params, self._network.state, train)
             return self._seen(whole, cut_state), "those of the whole network without them in its statistics"
-        own = self._network.replace(params=small.params, state=small.state)
         return self._seen(own), "those of the function at the smaller width (is one written into it?)"
 
     def _seen(self, network: Network, cut_state: Any = None) -> dict[str, np.ndarray]:

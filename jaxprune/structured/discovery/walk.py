@@ -12,7 +12,7 @@ from jaxprune.sites.operations import multiplications
 from jaxprune.sites.program import needed, opened, scan_parts
 from jaxprune.sites.rules import Backward, backward_rule, floating, forward_rule
 from jaxprune.structured.discovery import constants, layout, products
-from jaxprune.structured.discovery.counting import RECOMPUTED, UNCOUNTED, Counts, carried
+from jaxprune.structured.discovery.counting import RECOMPUTED, UNCOUNTED, Counts, passed
 from jaxprune.structured.discovery.described import Description, by_letters
 from jaxprune.structured.discovery.facts import Contraction, Facts, Origin, Step, Value
 from jaxprune.structured.discovery.indices import CONSTANT, IMAGES, STAYS, WEIGHTS, Nodes
@@ -240,7 +240,7 @@ class Walk:
         self._turns //= max(1, params["length"])
         first = np.full(params["length"], STAYS)
         stacked = [
-            Value((first, *one.axes), one.source, (), one.marks, counted=carried([one.counted])) for one in results
+            Value((first, *one.axes), one.source, (), one.marks, counted=passed([one.counted])) for one in results
         ]
         return [*carry, *stacked]
 
@@ -251,14 +251,14 @@ class Walk:
         for operand in carry:
             self.facts.use(operand)
         self._leave(carry)
-        carry = [Value(one.axes, one.source, (), one.marks, counted=carried([one.counted])) for one in carry]
+        carry = [Value(one.axes, one.source, (), one.marks, counted=passed([one.counted])) for one in carry]
         while True:
             results = self.program(*opened(body), [*fixed, *carry, *turns], scope)
             after = []
             for before, new in zip(carry, results, strict=False):
                 for left, right in zip(before.axes, new.axes, strict=True):
                     self.facts.indices.join(left, right)
-                counted = carried([before.counted, new.counted])
+                counted = passed([before.counted, new.counted])
                 source, marks = max(before.source, new.source), before.marks | new.marks
                 after.append(Value(before.axes, source, (), marks, counted=counted))
             for one in results:
@@ -303,7 +303,7 @@ class Walk:
                 self.facts.use(one)
             source, counted = (
                 max(one.source for one in results),
-                carried([one.counted for one in (operands[0], *results)]),
+                passed([one.counted for one in (operands[0], *results)]),
             )
             merged.append(Value(results[0].axes, source, (), marks, counted=counted))
         return merged

@@ -9,7 +9,7 @@ from jax import lax
 
 import jaxprune as jp
 from jaxprune.structured import Search, Traced, choosers, compact, criteria, discover, effects, gated, verify
-from jaxprune.structured.discovery import counting, masking
+from jaxprune.structured.discovery import counting, masking, proving
 from tests.structured.discovery.comparing import measured, same
 from tests.structured.networks import random_weights
 
@@ -86,27 +86,30 @@ def _scaled(by):
 
 
 REFUSED = {
-    "a root": (_scaled(WIDTH**0.5), "scaled by 3.4641, the root of their number, 12"),
+    "a root": (_scaled(WIDTH**0.5), "a power of a sum over the units is multiplied by 3.4641"),
     "one over a root, before": (lambda h: layernorm(h * WIDTH**-0.5), "one over the root of their number, 12"),
     "one less": (lambda h: h / h.std(-1, ddof=1, keepdims=True), "divided by 11, which is not the number of what"),
-    "shares": (lambda h: h * (h / WIDTH).sum(-1, keepdims=True), "scaled by 12, 12, their number"),
-    "another number": (lambda h: h * (h.sum(-1, keepdims=True) * 0.3), "multiplied by 0.3, which is not the number"),
+    "shares": (lambda h: h * (h / WIDTH).sum(-1, keepdims=True), "meets 12, 12, their number"),
+    "another number": (
+        lambda h: h * (h.sum(-1, keepdims=True) * 0.3),
+        "multiplied by 0.3, which is not one over the number",
+    ),
     "two sums": (
         lambda h: h * ((h.sum(-1) + jnp.sin(h).sum(-1)) / 12)[:, None],
         "several sums over units are divided by 12",
     ),
     "out of a loop": (
         lambda h: h * lax.fori_loop(0, 2, lambda _, c: h.sum(-1), jnp.zeros(len(h)))[:, None] / WIDTH,
-        "leaves a loop or a branch",
+        "enters or leaves a loop or a branch",
     ),
     "a rule of its own": (lambda h: _ruled(h), "a sum or mean over the units"),
     "spread along the units": (
         lambda h: layernorm(h) * (jnp.arange(1.0 * len(h))[:, None] / WIDTH),
-        "scaled by 12, 12, their number",
+        "meets 12, 12, their number",
     ),
     "behind a rule of its own": (
         lambda h: h * (jax.nn.relu(h.sum(-1, keepdims=True)) / WIDTH),
-        "scaled by 12, 12, their number",
+        "meets 12, 12, their number",
     ),
     "a product inside of a rule": (lambda h: layernorm(h) * _ruled_product(h, h), "inside of a derivative rule of"),
     "a product with shares": (
@@ -190,7 +193,9 @@ def test_proven_is_against_the_function_or_the_whole_program_where_statistics_ar
     net = linen(WIDTH)
     assert discover(network(layernorm), IMAGES, prove=True, **RECOMPUTE).proof == {"in": ""}
     found = discover(net, PICTURES, prove=True, **RECOMPUTE)
-    assert found.proof == {found[0].name: ""}
+    assert found.proof == {found[0].name: proving.UNCHECKED}
+    assert not found.proven
+    assert f"Conv_0 is not proven: {proving.UNCHECKED}." in str(found).splitlines()
     assert str(found).splitlines()[-1] == "Statistics are recomputed: to remove units of Conv_0 is not to gate them."
     fixed = network(lambda h: h * (h.sum(-1) / 12)[:, None])  # twelve, whatever the width
     assert (
