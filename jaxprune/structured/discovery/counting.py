@@ -22,35 +22,16 @@ NONE: frozenset[int] = frozenset()
 RECOMPUTED = frozenset(["reduce_sum", "reduce_max", "reduce_min"])
 """Statistics that can be taken over fewer units."""
 
-_LINEAR = frozenset(
-    ["convert_element_type", "copy", "copy_p", "neg", "name", "stop_gradient", "sharding_constraint", "transpose"]
-    + ["squeeze", "broadcast_in_dim", "reshape", "reduce_precision", "optimization_barrier", "slice", "split", "rev"]
-    + ["dynamic_slice", "concatenate", "pad", "tile", "stack", "unstack", "add", "sub", "add_any", "max", "min"]
-    + ["select_n", "clamp"]
-)
-"""What is done to a sum, and to what is divided by a number, in either order."""
 _SHIFTS = frozenset(["add", "sub", "add_any", "max", "min", "select_n", "clamp"])
-_CURVED = frozenset(
-    ["exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "erf", "erfc", "erf_inv", "sign"]
-    + [
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "is_finite",
-        "and",
-        "or",
-        "not",
-        "floor",
-        "ceil",
-        "round",
-        "argmax",
-        "argmin",
-    ]
-)
-"""What is no multiple of anything, whatever its operand is a multiple of."""
+_COPIES = frozenset(["convert_element_type", "copy", "copy_p", "neg", "name", "stop_gradient", "sharding_constraint"])
+_MOVES = frozenset(["transpose", "squeeze", "broadcast_in_dim", "reshape", "slice", "split", "rev", "tile", "pad"])
+_LAYS = frozenset(["dynamic_slice", "concatenate", "stack", "unstack", "reduce_precision", "optimization_barrier"])
+# What is done to a sum, and to what is divided by a number, in either order.
+_LINEAR = _SHIFTS | _COPIES | _MOVES | _LAYS
+_TOLD = frozenset(["sign", "is_finite", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "argmax", "argmin"])
+_BENT = frozenset(["exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "erf", "erfc"])
+# What is no multiple of anything, whatever its operand is a multiple of.
+_CURVED = _TOLD | _BENT | {"erf_inv", "floor", "ceil", "round"}
 _MEETING = _SHIFTS | {"mul", "div", "pow", "atan2", "rem", "dot_general", "conv_general_dilated"}
 # Different numbers in an array that is added: where there are more, it is a table.
 _TABLE = 64
@@ -187,7 +168,8 @@ class Counts:
             if any(side.source == CONSTANT and not is_plain(side.counted.numbers) for side in operands):
                 why = "a sum over the units is weighted by an array of the program's own"
                 self.doubts.append(Doubt(self.sums[one].nodes, why, words))
-        inside, open_sums, factored = _union(known, "linear"), _union(known, "open"), any(one.factored for one in known)
+        inside, open_sums = _union(known, "linear"), _union(known, "open")
+        factored = any(one.factored for one in known)
         if not values:
             self._unfollowed(known, words)
         for one in open_sums:

@@ -252,7 +252,10 @@ class Walk:
             self.facts.use(operand)
         self._leave(carry)
         carry = [Value(one.axes, one.source, (), one.marks, counted=passed([one.counted])) for one in carry]
+        doubts = [] if self.facts.counts is None else self.facts.counts.doubts
+        before_turns = len(doubts)
         while True:
+            del doubts[before_turns:]  # of turns that did not yet know all that they carry
             results = self.program(*opened(body), [*fixed, *carry, *turns], scope)
             after = []
             for before, new in zip(carry, results, strict=False):
