@@ -197,7 +197,7 @@ class Counts:
         """Doubts sums that nothing divides, where they meet what a number multiplies: it may hide how many there are."""
         if any(one.factored for one in known):
             for one in _union(known, "open"):
-                why = "a sum over the units that is not divided by their number meets what is multiplied by a number"
+                why = "a sum over the units that is not divided by their number meets what a number multiplies"
                 self.doubts.append(Doubt(self.sums[one].nodes, why, step))
 
     def own(self, place: Path, step: Any, operand: Any, words: str) -> None:

@@ -104,7 +104,7 @@ REFUSED = {
     "one less": (lambda h: h / h.std(-1, ddof=1, keepdims=True), "divided by 11, which is not the number of what"),
     "shares": (
         lambda h: h * (h / WIDTH).sum(-1, keepdims=True),
-        "not divided by their number meets what is multiplied",
+        "not divided by their number meets what a number",
     ),
     "another number": (
         lambda h: h * (h.sum(-1, keepdims=True) * 0.3),
@@ -140,7 +140,7 @@ REFUSED = {
     ),
     "a maximum of a sum": (lambda h: h * jnp.maximum(_total(h), 0.1) / (2 * WIDTH), "divided by 24"),
     "a sum times a value": (lambda h: h * (_total(h) * h[:, :1] / (3 * WIDTH)), "divided by 36"),
-    "a quarter of their number": (lambda h: h * (WIDTH * 0.25) / _total(jnp.abs(h)), "meets what is multiplied"),
+    "a quarter of their number": (lambda h: h * (WIDTH * 0.25) / _total(jnp.abs(h)), "meets what a number multiplies"),
     "half of a root": (
         lambda h: h / jnp.linalg.norm(h, axis=-1, keepdims=True) * (0.5 * WIDTH**0.5),
         "a power of a sum over the units is multiplied by 1.73",
@@ -173,7 +173,9 @@ REFUSED = {
     "out of a map": (lambda h: h + lax.map(lambda row: jnp.tanh(row.sum()), h)[:, None] / WIDTH, "meets 12, 12, their"),
     "out of a branch": (
         lambda h: (
-            h + lax.cond(jnp.arange(2).sum() > 0, lambda h: jnp.tanh(_total(h)), lambda h: h[:, :1] * 0, h) / WIDTH
+            h
+            + lax.cond(jnp.arange(2).sum() > 0, lambda h: jnp.tanh(_total(h)), lambda h: jnp.zeros((len(h), 1)), h)
+            / WIDTH
         ),
         "meets 12, 12, their number",
     ),
