@@ -194,7 +194,7 @@ class Counts:
             self.doubts.append(Doubt(tuple(nodes), why, step))
 
     def _unfollowed(self, known: Sequence[Counted], step: str) -> None:
-        """Doubts sums that nothing divides, where they meet what a number multiplies: it may hide how many there are."""
+        """Doubts sums that nothing divides, where they meet what a number multiplies, which may hide their number."""
         if any(one.factored for one in known):
             for one in _union(known, "open"):
                 why = "a sum over the units that is not divided by their number meets what a number multiplies"
