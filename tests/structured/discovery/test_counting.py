@@ -169,30 +169,36 @@ REFUSED = {
         lambda h: h + lax.cond(jnp.arange(2).sum() > 0, lambda h: _total(h**2) ** 0.5, _total, h) / WIDTH**0.5,
         "enters or leaves a loop or a branch",
     ),
-    "into a map": (lambda h: h + lax.map(lambda one: one / WIDTH, jnp.tanh(_total(h))), "meets 12, 12, their number"),
-    "out of a map": (lambda h: h + lax.map(lambda row: jnp.tanh(row.sum()), h)[:, None] / WIDTH, "meets 12, 12, their"),
-    "out of a branch": (
-        lambda h: (
-            h
-            + lax.cond(jnp.arange(2).sum() > 0, lambda h: jnp.tanh(_total(h)), lambda h: jnp.zeros((len(h), 1)), h)
-            / WIDTH
-        ),
-        "meets 12, 12, their number",
-    ),
-    "in another turn": (
-        lambda h: h + lax.fori_loop(0, 2, lambda _, c: c / WIDTH + jnp.tanh(_total(h)), jnp.zeros((len(h), 1))),
-        "meets 12, 12, their number",
-    ),
-    "into a loop": (
-        lambda h: h + lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c / WIDTH), jnp.tanh(_total(h))),
-        "meets 12, 12, their number",
-    ),
     "one less in a coarse type": (
         lambda h: h * (_total(jnp.tile(h, 32).astype(jnp.bfloat16)) / (32 * WIDTH - 1)),
         "divided by 384",
     ),
     "a running sum": (lambda h: rmsnorm(jnp.cumsum(h, -1)), "cumsum along the units"),
 }
+
+
+LOOPS = {
+    "into a map": lambda h: lax.map(lambda one: one / WIDTH, jnp.tanh(_total(h))),
+    "out of a map": lambda h: lax.map(lambda row: jnp.tanh(row.sum(keepdims=True)), h) / WIDTH,
+    "out of a branch": lambda h: (
+        lax.cond(jnp.arange(2).sum() > 0, lambda h: jnp.tanh(_total(h)), lambda h: jnp.zeros((len(h), 1)), h) / WIDTH
+    ),
+    "in another turn": lambda h: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(_total(h)) - c / WIDTH, jnp.zeros((4, 1))),
+    "into a loop": lambda h: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c / WIDTH), jnp.tanh(_total(h))),
+    "out of a loop": lambda h: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(_total(h)), jnp.zeros((4, 1))) / WIDTH,
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_discover_follows_statistics_through_loops_and_branches(name):
+    """They are not spread along the units again, so that nothing but the walk says what they are made of."""
+
+    def apply(p, s, x):
+        h = x.reshape(len(x), -1) @ p["in"]
+        return h @ p["out"] + LOOPS[name](h)
+
+    found = discover(jp.Network(apply, {"in": PARAMS["in"], "out": PARAMS["out"]}), IMAGES, **RECOMPUTE)
+    assert "meets 12, 12, their number" in found.fixed["in", 1]
 
 
 @jax.custom_jvp
