@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core
 
 from jaxprune.structured.discovery.arithmetic import ELEMENTWISE
@@ -29,7 +30,7 @@ def given(number: Any, *, counted: bool) -> tuple[np.ndarray | None, Counted]:
       number: it.
       counted: whether numbers that are not whole matter, since they may count units.
     """
-    if isinstance(number, jax.core.Tracer) or jnp.issubdtype(jnp.result_type(number), jax.dtypes.prng_key):
+    if isinstance(number, Tracer) or jnp.issubdtype(jnp.result_type(number), jax.dtypes.prng_key):
         return None, Counted()
     few = np.size(number) <= _MANY and (counted or np.asarray(number).dtype.kind in "iub")
     return np.asarray(number) if few else None, Counted(distinct(number), rounding(number)) if counted else Counted()
@@ -53,24 +54,23 @@ def followed(equation: core.JaxprEqn, operands: Sequence[Value], known: np.ndarr
     eps = max([rounding(aval), *(one.counted.eps for one in operands)])
     if known is not None:
         return Counted(distinct(known), eps)
-    name, numbers = equation.primitive.name, [one.counted.numbers for one in operands]
-    made: Any = None
-    if not numbers or any(one is None for one in numbers):
+    name, made = equation.primitive.name, None
+    numbers = [one.counted.numbers for one in operands if one.counted.numbers is not None]
+    if not numbers or len(numbers) < len(operands):
         return Counted(None, eps)
     if name in _LAID_OUT:
         made = numbers[0]
     elif name in _TOGETHER:
-        made = distinct(np.concatenate(numbers))  # pyright: ignore[reportArgumentType]
-    elif name in RECOMPUTED and len(numbers[0]) == 1:  # pyright: ignore[reportArgumentType]
+        made = distinct(np.concatenate(numbers))
+    elif name in RECOMPUTED and len(numbers[0]) == 1:
         terms = math.prod(len(operands[0].axes[axis]) for axis in equation.params["axes"])
-        made = numbers[0] * (terms if name == "reduce_sum" else 1)  # pyright: ignore[reportOptionalOperand]
-    elif name in ELEMENTWISE and sum(len(one) > 1 for one in numbers if one is not None) <= 1:
-        longest = max(len(one) for one in numbers if one is not None)
-        if longest <= _MANY:
-            types: list[Any] = [atom.aval for atom in equation.invars]
-            entries = zip(numbers, types, strict=True)
-            made = _bound(equation, [np.full(longest, one).astype(kind.dtype) for one, kind in entries])
-            made = None if made is None else distinct(made)
+        made = numbers[0] * (terms if name == "reduce_sum" else 1)
+    elif name in ELEMENTWISE and sum(len(one) > 1 for one in numbers) <= 1:
+        types: list[Any] = [atom.aval for atom in equation.invars]
+        longest = max(map(len, numbers))
+        values = [np.full(longest, one).astype(kind.dtype) for one, kind in zip(numbers, types, strict=True)]
+        bound = _bound(equation, values) if longest <= _MANY else None
+        made = None if bound is None else distinct(bound)
     return Counted(made, eps)
 
 

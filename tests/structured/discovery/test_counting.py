@@ -178,14 +178,14 @@ REFUSED = {
 
 
 LOOPS = {
-    "into a map": lambda h: lax.map(lambda one: one / WIDTH, jnp.tanh(_total(h))),
-    "out of a map": lambda h: lax.map(lambda row: jnp.tanh(row.sum(keepdims=True)), h) / WIDTH,
-    "out of a branch": lambda h: (
+    "into a map": lambda h, x: lax.map(lambda one: one / WIDTH, jnp.tanh(_total(h))),
+    "out of a map": lambda h, x: lax.map(lambda row: jnp.tanh(row.sum(keepdims=True)), h) / WIDTH,
+    "out of a branch": lambda h, x: (
         lax.cond(jnp.arange(2).sum() > 0, lambda h: jnp.tanh(_total(h)), lambda h: jnp.zeros((len(h), 1)), h) / WIDTH
     ),
-    "in another turn": lambda h: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(_total(h)) - c / WIDTH, jnp.zeros((4, 1))),
-    "into a loop": lambda h: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c / WIDTH), jnp.tanh(_total(h))),
-    "out of a loop": lambda h: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(_total(h)), jnp.zeros((4, 1))) / WIDTH,
+    "in another turn": lambda h, x: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(_total(h)) - c / WIDTH, x[:, :1]),
+    "into a loop": lambda h, x: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(c / WIDTH), jnp.tanh(_total(h))),
+    "out of a loop": lambda h, x: lax.fori_loop(0, 2, lambda _, c: jnp.tanh(_total(h)), jnp.zeros((4, 1))) / WIDTH,
 }
 
 
@@ -194,8 +194,8 @@ def test_discover_follows_statistics_through_loops_and_branches(name):
     """They are not spread along the units again, so that nothing but the walk says what they are made of."""
 
     def apply(p, s, x):
-        h = x.reshape(len(x), -1) @ p["in"]
-        return h @ p["out"] + LOOPS[name](h)
+        x = x.reshape(len(x), -1)
+        return x @ p["in"] @ p["out"] + LOOPS[name](x @ p["in"], x)
 
     found = discover(jp.Network(apply, {"in": PARAMS["in"], "out": PARAMS["out"]}), IMAGES, **RECOMPUTE)
     assert "meets 12, 12, their number" in found.fixed["in", 1]
