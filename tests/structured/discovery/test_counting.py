@@ -133,6 +133,10 @@ REFUSED = {
         "weighted by an array of the program's own",
     ),
     "a sum of sums": (lambda h: h * (_twice(h).sum(-1).sum(-1) / (2 * WIDTH))[:, None], "divided by 24"),
+    "a sum of roots": (
+        lambda h: h * (jnp.sqrt((_twice(h) ** 2).sum(-1)).sum(-1) * 0.3)[:, None],
+        "a power of a sum over the units is multiplied by 0.3",
+    ),
     "part of a sum": (lambda h: h * _total(h)[:, :1] / (2 * WIDTH), "divided by 24"),
     "sums side by side": (
         lambda h: h * jnp.concatenate([_total(h), _total(h**2)], -1)[:, :1] / (2 * WIDTH),
@@ -234,6 +238,7 @@ MEANS = {
     "many": lambda h: h - _total(h) * (jnp.full(120_000, 1.0 * h.shape[-1]) ** -1)[: len(h), None],
     "a maximum": lambda h: h / jnp.sqrt(jnp.maximum(_total(h * h), 1e-6) / h.shape[-1]),
     "a sum of sums": lambda h: h * (_twice(h).sum(-1).sum(-1) / h.shape[-1])[:, None],
+    "a part": lambda h: h - jnp.tile(_total(h), 2)[:, :1] / h.shape[-1],
     "times a value": lambda h: h + _total(h) * jnp.sin(_total(jnp.sin(h)) / h.shape[-1]) / h.shape[-1],
 }
 
