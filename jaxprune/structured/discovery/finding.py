@@ -144,9 +144,9 @@ def discover(
     statistic is then of those that are left.  A sum over units that is divided by their number, a constant of the
     program equal to it, is a mean, whose divisor becomes the new number, so cutting equals the same function built at
     the smaller width.  Such groups are ``recomputed``: to remove their units is not to gate them, and what gates
-    refuses them.  Where a number may count units and is no such divisor (their root, one less), they stay,
-    and ``found.fixed`` names it; numbers elsewhere in the program stay as they are, as do sums inside of functions with
-    derivative rules of their own.
+    refuses them.  Where a number multiplies a sum, or a power of it, and is no such divisor, or looks like a number of
+    units (their root, one less) where statistics are, they stay, and ``found.fixed`` names it; numbers elsewhere in the
+    program stay as they are, as do sums inside of functions with derivative rules of their own.
 
     Residual branches, values that are added to the very stream they are made from, are ``found.layers``.  Dimensions
     that differ from head to head are out of scope.
@@ -162,8 +162,9 @@ def discover(
       prove: whether to cut all groups, and all of ``found.layers``, and to compare with gates, on random weights and
         images in float64, in evaluation mode and, where there is ``train_apply``, a training step with the state that
         comes back; what fails is found by bisection.  Groups that are ``recomputed`` are compared with the function of
-        the smaller leaves, or with the whole program without them in its statistics.  ``print`` then marks what is
-        proven, and nothing that is not can be removed.  It compiles two or three programs, twice as large in training.
+        the smaller leaves; where it has its widths written into it, their counts are not checked, and they are not
+        proven.  ``print`` then marks what is proven, and nothing that is not can be removed.  It compiles two or three
+        programs, twice as large in training.
       rngs: names of the random streams of ``train_apply``, as in ``jp.train.fit``.
       describe: what primitives do that jaxprune does not know, by their names: a function of the static parameters and
         the shapes of the operands that returns the axes in letters, ``lambda params, *shapes: "b c, c k -> b k"``.  A

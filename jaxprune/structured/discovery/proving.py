@@ -27,6 +27,9 @@ _IMAGES, _TRAINED, _WHOLE = 2, 4, 2
 # Programs that run once: optimising them would take longer than that.
 _IN_HASTE: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
+# What nothing but the analysis itself says.
+UNCHECKED = "its counts are not checked: the function has its widths written into it"
+
 
 def proven(
     network: Network, found: Discovered, images: Any, keys: Mapping[str, Any], *, seed: int = 0
@@ -35,9 +38,10 @@ def proven(
 
     A random half of the units of all groups at once is compared with gates, and so is the network without any residual
     branch.  A random half of the units of all groups that are ``recomputed`` is compared with the network's own
-    function of the smaller leaves, where it takes such, and else with the whole program in which what is gone is left
-    out of every sum.  Where that fails, halves of the groups are cut by themselves until those are found that are
-    wrong; what is left is cut together once more.
+    function of the smaller leaves, where it takes such.  Where it takes none, it is compared with the whole program in
+    which what is gone is left out of every sum: that may find a fault, but takes the counts of the analysis itself, so
+    it proves nothing of these, and the reason is ``UNCHECKED``.  Where a comparison fails, halves of the groups are cut
+    by themselves until those are found that are wrong; what is left is cut together once more.
 
     Outputs must agree within sqrt(eps) of the largest, eps that of the coarsest type that the program makes anything
     of: 1.5e-8 where everything is float64, half of its digits.  So must the outputs of ``train_apply``, and every leaf
@@ -57,13 +61,13 @@ def proven(
     with jax.enable_x64(True), jax.default_device(host), jax.default_matmul_precision("highest"):
         bench = _Bench(network, found, images, keys, seed)
         reasons = {one.name: bench.wrong for one in (*found.groups, *found.layers)}
-        recomputed = [group for group in found if group.recomputed]
-        for kind in ([group for group in found if not group.recomputed], recomputed, list(found.layers)):
+        recomputed = {True: [], False: []} if bench.wrong else bench.sorted([one for one in found if one.recomputed])
+        for kind in ([one for one in found if not one.recomputed], *recomputed.values(), list(found.layers)):
             if not kind or bench.wrong:
                 continue
             reasons |= bench.halved(kind)
-            left = [group for group in kind if not reasons[group.name]]
-            if len(left) < len(kind) and left and (why := bench.compared(left)):
+            left = [group for group in kind if reasons[group.name] in ("", UNCHECKED)]
+            if len(left) < len(kind) and left and (why := bench.compared(left)) not in ("", UNCHECKED):
                 reasons |= {group.name: f"together with others {why}" for group in left}
     return reasons
 
@@ -90,22 +94,32 @@ class _Bench:
         if not self.wrong and not np.isfinite(self._whole).all():
             self.wrong = "on random weights and images the outputs are not finite"
 
+    def sorted(self, groups: Sequence[Group]) -> dict[bool, list[Group]]:
+        """Groups by whether the function itself takes what is left without their units."""
+        kinds: dict[bool, list[Group]] = {True: [], False: []}
+        for group in groups:
+            try:
+                runs = self._runs(self._cut({group.name: self._half(group)})[1])
+            except Exception:  # whatever a program raises for smaller arrays: comparing tells it
+                runs = False
+            kinds[runs].append(group)
+        return kinds
+
     def halved(self, groups: Sequence[Group]) -> dict[str, str]:
         """Cuts all groups, and halves of them where that is wrong."""
         why = self.compared(groups)
-        if not why or len(groups) < 2:
+        if why in ("", UNCHECKED) or len(groups) < 2:
             return {group.name: why for group in groups}
         middle = len(groups) // 2
         return self.halved(groups[:middle]) | self.halved(groups[middle:])
 
     def compared(self, groups: Sequence[Group]) -> str:
         """Says what is wrong with a cut of these groups; nothing where it is what it should be."""
-        gates = {group.name: self._half(group) for group in groups}
+        gates, unchecked = {group.name: self._half(group) for group in groups}, ""
         try:
-            shape = Traced.of(self._network, self._found, layers=True)
-            left, params, state = cut(shape, self._network.params, self._network.state, gates)
-            small = left.network(params, state)
+            shape, small = self._cut(gates)
             if any(group.recomputed for group in groups):
+                unchecked = "" if self._runs(small) else UNCHECKED
                 want, like = self._recomputed(shape.without(gates), small, partial(_cut_state, shape, gates))
             else:
                 want = self._seen(gated(self._network, self._gateable, gates), partial(_cut_state, shape, gates))
@@ -119,14 +133,27 @@ class _Bench:
             # In training, random statistics may overflow.
             if np.isfinite(one).any() and not (apart := difference(got[what], one)) <= self._tolerance:
                 return f"cut, {what} {told(apart)} from {like}"
-        return ""
+        return unchecked
 
-    def _recomputed(self, left: Traced, small: Network, cut_state: Any) -> tuple[dict[str, np.ndarray], str]:
-        """What a network with smaller statistics should be: its own function, or the whole one with smaller sums."""
+    def _cut(self, gates: Mapping[str, np.ndarray]) -> tuple[Traced, Network]:
+        """The specification of the whole network, and the one that is left."""
+        shape = Traced.of(self._network, self._found, layers=True)
+        left, params, state = cut(shape, self._network.params, self._network.state, gates)
+        return shape, left.network(params, state)
+
+    def _runs(self, small: Network) -> bool:
+        """Whether the network's own function takes the leaves that are left."""
         own = self._network.replace(params=small.params, state=small.state)
         try:
             jax.eval_shape(_run, own, self._images, self._more, self._keys)
         except Exception:  # whatever a module of fixed widths raises
+            return False
+        return True
+
+    def _recomputed(self, left: Traced, small: Network, cut_state: Any) -> tuple[dict[str, np.ndarray], str]:
+        """What a network with smaller statistics should be: its own function, or the whole one with smaller sums."""
+        own = self._network.replace(params=small.params, state=small.state)
+        if not self._runs(small):
             train = None if own.train_apply is None else Masked(own.train_apply, left.full)
             whole = Network(Masked(own.apply, left.full), self._network.params, self._network.state, train)
             return self._seen(whole, cut_state), "those of the whole network without them in its statistics"

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.core import Tracer
 from jax.extend import core
 
 from jaxprune.sites.operations import multiplications
 from jaxprune.sites.program import needed, opened, scan_parts
 from jaxprune.sites.rules import Backward, backward_rule, floating, forward_rule
-from jaxprune.structured.discovery import layout, products
-from jaxprune.structured.discovery.counting import UNCOUNTED, Counted, Counts, number_of
+from jaxprune.structured.discovery import constants, layout, products
+from jaxprune.structured.discovery.counting import RECOMPUTED, UNCOUNTED, Counts, passed
 from jaxprune.structured.discovery.described import Description, by_letters
 from jaxprune.structured.discovery.facts import Contraction, Facts, Origin, Step, Value
 from jaxprune.structured.discovery.indices import CONSTANT, IMAGES, STAYS, WEIGHTS, Nodes
@@ -33,8 +32,6 @@ CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-# Constants that are worked out on the way, since they may say where to look: whole numbers, and not many.
-_MANY = 100_000
 # Of derivative rules, and rules of these rules: curvature needs no more.
 ORDERS = 2
 _RESHAPED = frozenset(["transpose", "squeeze", "broadcast_in_dim", "reshape", "slice", "split", "rev"])
@@ -110,12 +107,7 @@ class Walk:
     def constant(self, number: Any) -> Value:
         """Makes the value of a number, or array, that the program has."""
         shape = np.shape(number)
-        known, counted = None, UNCOUNTED
-        if not isinstance(number, Tracer) and not jax.dtypes.issubdtype(
-            jax.numpy.result_type(number), jax.dtypes.prng_key
-        ):
-            known = np.asarray(number) if np.size(number) <= _MANY and np.asarray(number).dtype.kind in "iub" else None
-            counted = Counted(number_of(number)) if self.facts.counts is not None else counted
+        known, counted = constants.given(number, counted=self.facts.counts is not None)
         axes = tuple(self.facts.indices.fresh(length) for length in shape)
         for nodes in axes:
             if len(nodes) > 1:
@@ -134,7 +126,8 @@ class Walk:
             if name in ("custom_jvp_call", "custom_vjp_call"):
                 self._rule(equation, operands, results, here)
                 if self.facts.counts is not None:
-                    results = [replace(one, counted=self.facts.counts.behind(operands)) for one in results]
+                    behind = self.facts.counts.behind(operands)
+                    results = [one if one.source == CONSTANT else replace(one, counted=behind) for one in results]
             self.facts.sealed = before
             return results
         if name in ("scan", "while", "cond") and name not in self._describe:
@@ -142,15 +135,22 @@ class Walk:
             return loop(equation.params, operands, here)
         step = Step(name, equation.params, tuple(map(extents, equation.outvars)))
         results, marks, origins = self._followed(step, operands)
-        counted = UNCOUNTED
-        if self.facts.counts is not None and not self.facts.sealed and len(results) == 1:
-            made: Any = results[0], equation.outvars[0].aval
-            counted = self.facts.counts.step(self.facts.place, step, operands, made, self.facts.indices.step)
         for operand in operands:
             marks |= operand.marks
         source = max((operand.source for operand in operands), default=CONSTANT)
-        known = _known(equation, operands)
-        return [Value(tuple(axes), source, origins, marks, known, counted) for axes in results]
+        known = constants.evaluated(equation, operands, counted=self.facts.counts is not None)
+        made = []
+        for axes, variable in zip(results, equation.outvars, strict=True):
+            counted = UNCOUNTED
+            if self.facts.counts is not None and source == CONSTANT:
+                counted = constants.followed(equation, operands, known)
+                if name in RECOMPUTED and not self.facts.sealed:
+                    self.facts.counts.own(self.facts.place, step, operands[0], self.facts.indices.step)
+            elif self.facts.counts is not None and not self.facts.sealed:
+                kinds: Any = axes, variable.aval
+                counted = self.facts.counts.step(self.facts.place, step, operands, kinds, self.facts.indices.step)
+            made.append(Value(tuple(axes), source, origins, marks, known, counted))
+        return made
 
     def _rule(self, equation: core.JaxprEqn, operands: Sequence[Value], results: Sequence[Value], here: str) -> None:
         """Follows the derivative rule of a function too: in it, indices may go together that do not in the function.
@@ -239,7 +239,9 @@ class Walk:
         carry, results = self._repeated(params["jaxpr"], fixed, carry, turns, scope)
         self._turns //= max(1, params["length"])
         first = np.full(params["length"], STAYS)
-        stacked = [Value((first, *one.axes), one.source, (), one.marks) for one in results]
+        stacked = [
+            Value((first, *one.axes), one.source, (), one.marks, counted=passed([one.counted])) for one in results
+        ]
         return [*carry, *stacked]
 
     def _repeated(
@@ -249,20 +251,30 @@ class Walk:
         for operand in carry:
             self.facts.use(operand)
         self._leave(carry)
-        carry = [Value(one.axes, one.source, (), one.marks) for one in carry]
+        carry = [Value(one.axes, one.source, (), one.marks, counted=passed([one.counted])) for one in carry]
+        doubts = [] if self.facts.counts is None else self.facts.counts.doubts
+        before_turns = len(doubts)
         while True:
+            del doubts[before_turns:]  # of turns that did not yet know all that they carry
             results = self.program(*opened(body), [*fixed, *carry, *turns], scope)
             after = []
             for before, new in zip(carry, results, strict=False):
                 for left, right in zip(before.axes, new.axes, strict=True):
                     self.facts.indices.join(left, right)
-                after.append(Value(before.axes, max(before.source, new.source), (), before.marks | new.marks))
+                counted = passed([before.counted, new.counted])
+                source, marks = max(before.source, new.source), before.marks | new.marks
+                after.append(Value(before.axes, source, (), marks, counted=counted))
             for one in results:
                 self.facts.use(one)
             self._leave(results)
-            if all((old.source, old.marks) == (new.source, new.marks) for old, new in zip(carry, after, strict=True)):
+            if all(self._carries(old) == self._carries(new) for old, new in zip(carry, after, strict=True)):
                 return after, results[len(carry) :]
             carry = after
+
+    def _carries(self, value: Value) -> tuple[Any, ...]:
+        """What must not change any more from turn to turn."""
+        counts = self.facts.counts
+        return value.source, value.marks, None if counts is None else counts.places(value.counted)
 
     def _leave(self, values: Sequence[Value]) -> None:
         """Notes what is carried into another turn, or out of a loop or branch: nothing is known of its sums there."""
@@ -292,7 +304,11 @@ class Walk:
             for one in results:
                 marks |= one.marks
                 self.facts.use(one)
-            merged.append(Value(results[0].axes, max(one.source for one in results), (), marks))
+            source, counted = (
+                max(one.source for one in results),
+                passed([one.counted for one in (operands[0], *results)]),
+            )
+            merged.append(Value(results[0].axes, source, (), marks, counted=counted))
         return merged
 
 
@@ -308,7 +324,7 @@ def _moving(value: Value) -> Value:
 
 def _without_first(value: Value) -> Value:
     origins = tuple(Origin(origin.leaf, origin.axes[1:]) for origin in value.origins)
-    return Value(value.axes[1:], value.source, origins, value.marks)
+    return Value(value.axes[1:], value.source, origins, value.marks, counted=value.counted)
 
 
 def _moved(step: Step, value: Value, origin: Origin) -> tuple[frozenset[int], ...]:
@@ -329,20 +345,3 @@ def _moved(step: Step, value: Value, origin: Origin) -> tuple[frozenset[int], ..
                 after[axis] = frozenset().union(*(before[one] for one in left))
         return tuple(after)
     return before
-
-
-def _known(equation: core.JaxprEqn, operands: Sequence[Value]) -> np.ndarray | None:
-    """Works out a constant of whole numbers."""
-    if len(equation.outvars) != 1 or not all(operand.known is not None for operand in operands):
-        return None
-    aval: Any = equation.outvars[0].aval
-    if np.prod(aval.shape, dtype=float) > _MANY or getattr(aval.dtype, "kind", "") not in "iub":
-        return None
-    if equation.primitive.name.startswith("random"):
-        return None
-    with jax.ensure_compile_time_eval():
-        made = equation.primitive.bind(
-            *(jax.numpy.asarray(operand.known) for operand in operands),
-            **equation.primitive.get_bind_params(equation.params),
-        )
-    return np.asarray(made[0] if equation.primitive.multiple_results else made)
