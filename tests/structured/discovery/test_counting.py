@@ -205,6 +205,15 @@ def test_discover_follows_statistics_through_loops_and_branches(name):
     assert "meets 12, 12, their number" in found.fixed["in", 1]
 
 
+def test_discover_keeps_units_whose_root_of_a_sum_is_scaled_before():
+    def apply(p, s, x):
+        h = x.reshape(len(x), -1) @ p["in"]
+        return h @ p["out"] + jnp.sqrt(_total((h * 0.2) ** 2))
+
+    found = discover(jp.Network(apply, {"in": PARAMS["in"], "out": PARAMS["out"]}), IMAGES, **RECOMPUTE)
+    assert "not divided by their number meets what a number multiplies" in found.fixed["in", 1]
+
+
 @jax.custom_jvp
 def _ruled(h):
     return h - h.mean(-1, keepdims=True)
