@@ -86,7 +86,7 @@ def _average(counts: list[int], *values: Any) -> Any:
     # What stays keeps its bits; a sum would round, or overflow.
     same = reduce(jnp.logical_and, [value == values[0] for value in values])
     parts = [tree.wide(value) * (count / sum(counts)) for count, value in zip(counts, values, strict=True)]
-    return jnp.where(same, values[0], sum(parts).astype(values[0].dtype))
+    return jnp.where(same, values[0], reduce(jnp.add, parts).astype(values[0].dtype))
 
 
 def _demand_averages(averaged: Any) -> None:
