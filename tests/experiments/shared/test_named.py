@@ -25,7 +25,8 @@ OWN = {
     "data": "tests.experiments.small:images",
     "methods": ("tests.experiments.small:smallest_first", "random"),
 }
-TINY = {"sparsities": (0.5,), "seeds": (0,), "shifts": (), "penalties": (1.0,), "finetune_steps": 1, "batch_size": 16}
+TINY = {"sparsities": (0.5,), "rungs": (), "seeds": (0,), "shifts": (), "penalties": (1.0,)}
+TINY |= {"finetune_steps": 1, "batch_size": 16}
 
 
 @pytest.fixture(autouse=True)

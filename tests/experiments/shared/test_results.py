@@ -121,6 +121,7 @@ def test_examples_are_in_the_order_of_hits_whatever_that_of_a_stored_record(tmp_
         stages = {stage: {"frozen": found, "refitted": found} for stage in ("pruned", "finetuned")}
         metrics = {"source": "src", "domains": domains, **stages}
         config = {"seed": seed, "objective": "none", "score": "dense", "update": "none", "sparsity": 0.0}
+        config["@type"] = "Run"
         path = tmp_path / f"{seed}.json"
         files.write_json(path, {"config": config, "metrics": metrics, "data": ""})
         records.append(json.loads(path.read_text()))

@@ -86,6 +86,7 @@ def asked(place: Path, out: Path, **options: Any) -> transfer.Settings:
         "shifts": (),
         "methods": ("magnitude",),
         "sparsities": (0.5,),
+        "rungs": (),
         "seeds": (0,),
         "penalties": (1.0,),
         "finetune_steps": 1,
