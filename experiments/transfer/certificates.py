@@ -49,7 +49,7 @@ def certificates(results: Results, alpha: float) -> list[Line]:
     for method in results.methods:
         for place, seed in enumerate(results.seeds):
             dense = results.metrics("dense", 0.0)[place]
-            rungs = [results.metrics(method, sparsity)[place] for sparsity in (*results.rungs, *results.sparsities)]
+            rungs = [results.metrics(method, sparsity)[place] for sparsity in results.ladder]
             for role in ROLES:
                 for labels in (False, True):
                     found = _certificate(results, seed, dense, rungs, role, alpha, labels)
@@ -76,7 +76,7 @@ def _certificate(
     try:
         return safety.largest(
             {" and ".join(task.name for task in tasks): evidence},
-            (*results.rungs, *results.sparsities),
+            results.ladder,
             alpha=alpha,
             made={name: inputs.identities(seed, name) for name in made},
             reported={"test": inputs.identities(seed, "test")},

@@ -29,13 +29,11 @@ class Results:
     Attributes:
       records: of the networks that were tested.
       sparsities: of these.
-      rungs: lower ones, of networks that only serve certificates.
+      ladder: these, and the lower ones of networks that only serve certificates.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]], inputs: Any) -> None:
-        kinds = [record["config"]["@type"] == Rung.__name__ for record in records]
-        self.records = [record for record, lower in zip(records, kinds, strict=True) if not lower]
-        self.rungs = sorted({one["config"]["sparsity"] for one, lower in zip(records, kinds, strict=True) if lower})
+        self.records = [record for record in records if record["config"]["@type"] != Rung.__name__]
         self.inputs = inputs
         self.data = records[0]["data"]
         self._cells: dict[tuple[str, float], list[dict[str, Any]]] = {}
@@ -44,8 +42,9 @@ class Results:
             config = record["config"]
             self._cells.setdefault((word_of(config), config["sparsity"]), []).append(record["metrics"])
         self.methods = list(dict.fromkeys(method for method, _ in self._cells if method != "dense"))
-        tested = {sparsity for method, sparsity in self._cells if method != "dense"}
-        self.sparsities = sorted(tested - set(self.rungs))
+        self.ladder = sorted({sparsity for method, sparsity in self._cells if method != "dense"})
+        tested = {record["config"]["sparsity"] for record in self.records}
+        self.sparsities = [sparsity for sparsity in self.ladder if sparsity in tested]
         self.seeds = sorted({record["config"]["seed"] for record in records})
         shifted = any(entry["shift"] for entry in self.records[0]["metrics"]["domains"].values())
         self.groups = [group for group in GROUPS if shifted or "shifted" not in group]

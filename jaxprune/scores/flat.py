@@ -71,13 +71,8 @@ def price_flat(score: Score) -> Score:
         check.same_structure("scores", scored, "network.params", network.params)
 
         def leaf(path: str, w: Any, values: Any) -> Any:
-            if np.shape(values) != np.shape(w):
-                raise ValueError(
-                    f"scores: expected one for each weight, but those of {path!r} are {np.shape(values)}, and its "
-                    f"weights {np.shape(w)}. Return a tree like network.params."
-                )
             members = partition.members(np.shape(w), "unit", found.unit_axes(path, np.ndim(w)))
-            return _priced(w, tree.wide(jnp.asarray(values, jnp.result_type(values, jnp.float32))), members)
+            return _priced(w, jnp.asarray(values, jnp.result_type(values, jnp.float32)), members)
 
         return tree.map_named(leaf, weights, scored)
 
