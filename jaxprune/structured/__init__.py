@@ -9,6 +9,7 @@ Start with ``jaxprune.groups``, which says what a group and a specification are.
     prune_jointly(network, groups, batches, 0.5) by the exact Hessian of all gates, kept ones re-adjusted
     Search(criteria=..., chooser=..., tune=...)  a step at a time, with training between
     verify(network, groups)                      whether groups that were declared are right
+    widths(network, groups, gates)               of what is left, for owners who rebuild their module
     save, load, save_program, load_program       a specification, or any program, without pickle; ``export`` for servers
 """
 
@@ -26,6 +27,7 @@ from jaxprune.structured.interactions import gate_hessian
 from jaxprune.structured.joint import JointPruning, prune_jointly
 from jaxprune.structured.limits import drop_shares, limited
 from jaxprune.structured.programs import load_program, save_program
+from jaxprune.structured.rebuilding import Widths, widths
 from jaxprune.structured.removal import remove, restore
 from jaxprune.structured.searching import Compaction, Search, Tune
 from jaxprune.structured.selection import ALLOCATIONS, drop_layers, drop_units
@@ -49,6 +51,7 @@ __all__ = [
     "Step",
     "Traced",
     "Tune",
+    "Widths",
     "account",
     "budgets",
     "choosers",
@@ -78,4 +81,5 @@ __all__ = [
     "save",
     "save_program",
     "verify",
+    "widths",
 ]

@@ -1,7 +1,7 @@
 """Groups as a table: what each unit owns, and what it costs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from jaxprune.groups import Group, Member
 from jaxprune.structured.discovery.facts import Facts
@@ -29,19 +29,28 @@ def table(
     if proof is not None:
         marks = [("no" if proof[one.name] else "yes") if one.name in proof else "" for one in groups]
         rows = [(*row[:2], mark, *row[2:]) for row, mark in zip(rows, ("proven", *marks), strict=True)]
-    numbers = range(1, len(rows[0]) - 2)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned(rows, numbers=range(1, len(rows[0]) - 2))
     lines += [f"{name} is not proven: {why}." for name, why in (proof or {}).items() if why]
     if recomputed := [group.name for group in groups if group.recomputed]:
         lines.append(f"Statistics are recomputed: to remove units of {_joined(recomputed)} is not to gate them.")
     return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], numbers: Container[int] = ()) -> list[str]:
+    """Writes rows of one length as lines, their columns under each other; those of numbers to the right.
+
+    >>> aligned([("a", "1"), ("bcd", "20")], numbers=[1])
+    ['a     1', 'bcd  20']
+    """
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, wide, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _row(group: Group, leaves: Sequence[Leaf], facts: Facts, batch: int) -> tuple[str, ...]:
