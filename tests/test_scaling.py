@@ -41,10 +41,10 @@ def test_of_task_finds_that_a_device_goes_through_its_own_examples_only(scaling,
 def test_of_solve_finds_that_a_device_solves_its_own_units_only(scaling, name):
     one, eight = scaling.of_solve(name, None, 1, 8), scaling.of_solve(name, None, 8, 64)
     all_on_one = scaling.of_solve(name, None, 1, 64, compiles=False)
-    if name == "greedy":  # the scores of the other are scattered, number by number
+    if name == "greedy":
         assert eight.trips == one.trips == 8
     assert eight.gathered <= 64 * 96  # the leaf
-    assert eight.operations <= 0.16 * all_on_one.operations
+    assert eight.operations <= 0.15 * all_on_one.operations
 
 
 def test_of_task_inside_of_a_compiled_function_is_divided_too(scaling):
