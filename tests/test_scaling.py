@@ -21,7 +21,8 @@ def scaling(monkeypatch):
         yield importlib.import_module("scaling")
 
 
-# Products of single weights (gelu) are laid out anew by XLA where there is more than one device: 1.12, and flat beyond.
+# After GELUs the sums that XLA fuses on a CPU read two copies more where there is more than one device: 1.12, and flat
+# beyond; 1.00 without these fusions, see docs/devices.md.
 @pytest.mark.parametrize(
     ("kind", "name", "temporaries"), [("relu", "diagonal", 1.1), ("relu", "gram", 1.1), ("gelu", "diagonal", 1.15)]
 )
