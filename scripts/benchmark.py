@@ -39,7 +39,7 @@ CASES = {
     ],
     "representation": ["benchmark_representation:integrated_gradients", "benchmark_representation:lost"],
     "rounds": ["benchmark_rounds:prices"],
-    "heads": ["benchmark_heads:neighbours", "benchmark_heads:ridge"],
+    "heads": ["benchmark_heads:neighbours", "benchmark_heads:held", "benchmark_heads:ridge"],
     "safety": ["benchmark_safety:guarantee"],
     "pretrained": ["benchmark_pretrained:transformers", "benchmark_pretrained:residual"],
     "pipeline": ["benchmark_pipeline:decoding", "benchmark_pipeline:consumed"],

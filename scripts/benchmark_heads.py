@@ -1,5 +1,6 @@
 """Heads on many features: seconds beside those of the plain matrix products, and the peak of the process."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,18 @@ def neighbours(rounds: int) -> Iterator[Row]:
     taken = jax.jit(head.apply).lower(head.params, head.state, queries).compile().memory_analysis()
     held = (taken.argument_size_in_bytes + taken.temp_size_in_bytes + taken.output_size_in_bytes) / bank.nbytes
     yield Row("  what its program holds over the features", (held,), "times")
+
+
+def held(rounds: int) -> Iterator[Row]:
+    """What a process takes that holds 50,000 features and the copy of them that a head needs, and asks nothing."""
+    del rounds  # memory is measured once
+    _warmed()
+    before = resident()
+    bank = np.random.default_rng(0).standard_normal((BANK, DIMENSIONS), np.float32)
+    copy = jax.block_until_ready(jax.device_put(bank))
+    row = _peak(resident() - before, bank.nbytes)
+    del copy
+    yield dataclasses.replace(row, quantity=f"{BANK:,} x {DIMENSIONS} and a copy of them:{row.quantity}")
 
 
 def ridge(rounds: int) -> Iterator[Row]:

@@ -150,7 +150,8 @@ def of_solve(name: str, _: Any, devices: int, units: int, *, compiles: bool = Tr
 
     if name == "obs by factors":
         members = np.arange(units * 96, dtype=np.int32).reshape(units, 96)
-        given: tuple[Any, ...] = (shaped(units, 96), shaped(units, 24, 96), members, shaped())
+        order = np.arange(units * 96, dtype=np.int32)
+        given: tuple[Any, ...] = (shaped(units, 96), shaped(units, 24, 96), members, order, shaped())
         figures.operations = measure(surgeon._by_factors, given, {"placement": placement}).operations
         return figures
     given = (shaped(units, 96, 96), shaped(units, 96), shaped(units, 96, dtype=jnp.bool_), shaped())

@@ -21,7 +21,8 @@ def scaling(monkeypatch):
         yield importlib.import_module("scaling")
 
 
-# Products of single weights (gelu) are laid out anew by XLA where there is more than one device: 1.12, and flat beyond.
+# After GELUs the sums that XLA fuses on a CPU read two copies more where there is more than one device: 1.12, and flat
+# beyond; 1.00 without these fusions, see docs/devices.md.
 @pytest.mark.parametrize(
     ("kind", "name", "temporaries"), [("relu", "diagonal", 1.1), ("relu", "gram", 1.1), ("gelu", "diagonal", 1.15)]
 )
@@ -41,10 +42,10 @@ def test_of_task_finds_that_a_device_goes_through_its_own_examples_only(scaling,
 def test_of_solve_finds_that_a_device_solves_its_own_units_only(scaling, name):
     one, eight = scaling.of_solve(name, None, 1, 8), scaling.of_solve(name, None, 8, 64)
     all_on_one = scaling.of_solve(name, None, 1, 64, compiles=False)
-    if name == "greedy":  # the scores of the other are scattered, number by number
+    if name == "greedy":
         assert eight.trips == one.trips == 8
     assert eight.gathered <= 64 * 96  # the leaf
-    assert eight.operations <= 0.16 * all_on_one.operations
+    assert eight.operations <= 0.15 * all_on_one.operations
 
 
 def test_of_task_inside_of_a_compiled_function_is_divided_too(scaling):

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxprune import losses, tree
 from jaxprune.curvature import partition
+from jaxprune.curvature.loops import side_by_side
 from jaxprune.curvature.products import linearised
 from jaxprune.curvature.rows import rows
 from jaxprune.curvature.tasks import WIDTH
@@ -58,7 +59,7 @@ def products(network: Network, batch: Batch, vector: Any, indices: Any, *, loss:
         inside = numbers == index
         return jnp.where(inside, product(jnp.where(inside, moved, 0)), 0)
 
-    return jax.linear_transpose(linear, vector)(jnp.sum(jax.vmap(one)(indices), axis=0))[0]
+    return jax.linear_transpose(linear, vector)(jnp.sum(side_by_side(one, indices), axis=0))[0]
 
 
 @partial(jax.jit, static_argnames=("loss", "matrix", "path", "quantity"))
@@ -95,4 +96,4 @@ def blocks(network: Network, batch: Batch, indices: Any, *, loss: Loss, matrix: 
             result = result * (scale[:, None] * scale if quantity == "block" else scale**2)
         return jnp.where(index >= 0, result, 0)
 
-    return jax.vmap(one)(indices)
+    return side_by_side(one, indices)

@@ -46,6 +46,9 @@ def total(function: Callable[[Any], Any], parts: Sequence[np.ndarray], traced: b
 
 def side_by_side(function: Callable[[Any], Any], indices: Any) -> Any:
     """Maps a function over indices, all at once where JAX can do that."""
+    if len(indices) == 1:
+        # No axis of one: jaxlib 0.10.2 on a CPU dies of sums over such arrays of six axes (jax-ml/jax#40412).
+        return jax.tree.map(lambda leaf: leaf[None], function(indices[0]))
     try:
         return jax.vmap(function)(indices)
     except NotImplementedError:

@@ -21,6 +21,9 @@ HeadMaker = Callable[[Any, Any, int], Network]
 _ROWS = 4096
 """Examples that are looked at together: what is made of them takes memory beside all the features."""
 
+_POINTS = 1024
+"""Points of a bank that are copied, or compared with all queries, at a time; more measured no faster."""
+
 
 def ridge(penalty: float = 1.0) -> HeadMaker:
     """Fits a class-balanced ridge regression to one-hot labels.
@@ -131,7 +134,7 @@ def _checked(features: Any, labels: Any, classes: int) -> tuple[np.ndarray, np.n
 
 def _kind(features: Any) -> Any:
     """Float32 or wider: a mean of whole numbers is none, and one in half precision has three digits."""
-    return jnp.promote_types(jnp.asarray(features).dtype, jnp.float32)
+    return jnp.promote_types(jnp.result_type(features), jnp.float32)
 
 
 def _affine(kernel: np.ndarray, bias: np.ndarray, like: Any) -> Network:
@@ -146,14 +149,17 @@ def _affine_apply(params: Any, state: Any, features: Any) -> Any:
 
 def _centred(points: np.ndarray, dtype: Any) -> dict[str, Any]:
     """Points [n, d], told from their mean: of numbers that are far from zero the squares would leave no digits."""
-    centre = points.mean(axis=0, dtype=np.float64).astype(dtype)
-    # In the place of the only copy: a bank may be as large as what memory there is.
-    return {"points": _moved(jnp.array(points, dtype), centre[None, :]), "centre": jnp.asarray(centre)}
+    centre = jnp.asarray(points.mean(axis=0, dtype=np.float64), dtype)
+    # Some at a time, one after the other, into the only copy: a bank may be as large as what memory there is.
+    held = jnp.zeros(points.shape, dtype)
+    for start in range(0, len(points), _POINTS):
+        held = jax.block_until_ready(_filled(held, points[start : start + _POINTS], centre, start))
+    return {"points": held, "centre": centre}
 
 
-@partial(jax.jit, donate_argnames="points")
-def _moved(points: Any, centre: Any) -> Any:
-    return points - centre
+@partial(jax.jit, donate_argnames="held")
+def _filled(held: Any, rows: Any, centre: Any, start: Any) -> Any:
+    return jax.lax.dynamic_update_slice_in_dim(held, rows.astype(held.dtype) - centre[None, :], start, axis=0)
 
 
 def _negative_distances(params: Any, state: Any, features: Any) -> Any:
@@ -177,7 +183,7 @@ class _Votes:
         del state
         features = features - params["centre"][None, :]
         points = params["points"]
-        count, size = len(points), min(_ROWS, len(points))
+        count, size = len(points), min(_POINTS, len(points))
 
         def block(number: Any, best: tuple[Any, Any]) -> tuple[Any, Any]:
             """The k nearest of those so far and of the next points; of equals the first ones, as they come first."""
@@ -185,8 +191,9 @@ class _Votes:
             places = start + jnp.arange(size)
             near = _nearness(jax.lax.dynamic_slice_in_dim(points, start, size), features)
             near = jnp.where((places >= number * size)[None, :], near, -jnp.inf)
+            near, chosen = jax.lax.top_k(near, min(self.k, size))
             near = jnp.concatenate([best[0], near], axis=1)
-            places = jnp.concatenate([best[1], jnp.broadcast_to(places[None, :], (len(features), size))], axis=1)
+            places = jnp.concatenate([best[1], start + chosen], axis=1)
             near, chosen = jax.lax.top_k(near, self.k)
             return near, jnp.take_along_axis(places, chosen, axis=1)
 

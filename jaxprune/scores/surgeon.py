@@ -118,8 +118,8 @@ def deletion_costs(
             if factors is None:
                 dense.append(path)
             else:
-                options = {"placement": mesh.found(asked.batch)}
-                found[path] = _by_factors(leaf, factors, asked.members(path), damping, **options)
+                members, options = asked.members(path), {"placement": mesh.found(asked.batch)}
+                found[path] = _by_factors(leaf, factors, members, _order(members, leaf.size), damping, **options)
         # What is zero is free to re-adjust for a weight that is deleted alone, and gone where all go in turn.
         kept = {path: leaves[path] != 0 if form == "greedy" else np.ones(leaves[path].shape, bool) for path in dense}
         found.update(_solved(costs, asked, batches, dense, leaves, kept, damping))
@@ -177,26 +177,30 @@ def _factors(asked: Request, batches: list[Batch], path: str, damping: float) ->
 
 
 @partial(jax.jit, static_argnames="placement")
-def _by_factors(leaf: Any, factors: Any, members: Any, damping: Any, *, placement: Placement | None) -> Any:
-    """The scores of one leaf from the factors of its blocks, with padding and dead inputs as in ``_read``."""
+def _by_factors(leaf: Any, factors: Any, members: Any, order: Any, damping: Any, *, placement: Placement | None) -> Any:
+    """The scores of one leaf from the factors of its blocks, which are zero where there is padding or a dead input.
 
-    def read(factors: Any, units: Any) -> Any:
-        return jax.lax.map(lambda unit: (jnp.sum(factors[unit] ** 2, 0), jnp.all(factors[unit] == 0, 0)), units)
+    All that is done for a block is done where the block is solved; what every device does is to sum a number for each
+    block, and to put the scores in ``order``, see ``_order``.
+    """
+
+    def traces(factors: Any, units: Any) -> Any:
+        return jax.lax.map(lambda unit: jnp.sum(factors[unit] ** 2), units)
 
     def alone(given: Any, units: Any) -> Any:
-        factors, shift = given
-        return jax.lax.map(lambda unit: inverse_diagonal(factors[unit][None], shift)[0], units)
+        factors, members, flat, shift = given
 
-    diagonal, void = divided(read, placement, factors, len(factors))
-    padding = members < 0
-    void = padding | void
-    shift = damping * jnp.sum(jnp.where(padding, 0, diagonal)) / leaf.size
-    shift = jnp.where(shift > 0, shift, 1)
-    # Below 1 / A_jj no diagonal of an inverse falls, but by rounding.
-    inverse = jnp.maximum(divided(alone, placement, (factors, shift), len(factors)), 1 / (diagonal + shift))
-    weights = jnp.where(padding, 0, leaf.ravel()[members])
-    scores = jnp.where(void, 0, weights**2 / (2 * inverse))
-    return _placed([scores], [members], [leaf])[0]
+        def one(unit: Any) -> Any:
+            diagonal = jnp.sum(factors[unit] ** 2, 0)
+            # Below 1 / A_jj no diagonal of an inverse falls, but by rounding.
+            inverse = jnp.maximum(inverse_diagonal(factors[unit][None], shift)[0], 1 / (diagonal + shift))
+            return jnp.where(jnp.all(factors[unit] == 0, 0), 0, flat[members[unit]] ** 2 / (2 * inverse))
+
+        return jax.lax.map(one, units)
+
+    shift = damping * jnp.sum(divided(traces, placement, factors, len(factors))) / leaf.size
+    given = (factors, members, leaf.ravel(), jnp.where(shift > 0, shift, 1))
+    return _placed([divided(alone, placement, given, len(factors))], [order], [leaf])[0]
 
 
 def _solved(
@@ -239,7 +243,9 @@ def _solved(
                 raise ValueError(_indefinite(path, gram[path], np.asarray(void), failed, damping, float(mean_diagonal)))
             gram.pop(path)
             values.append(each)
-        yield from zip(group, _placed(values, members, [leaves[path] for path in group]), strict=True)
+        given = [leaves[path] for path in group]
+        orders = [_order(places, leaf.size) for places, leaf in zip(members, given, strict=True)]
+        yield from zip(group, _placed(values, orders, given), strict=True)
 
 
 def _groups(asked: Request, paths: Sequence[str]) -> list[list[str]]:
@@ -271,14 +277,20 @@ def _read(
     return found
 
 
+def _order(members: np.ndarray, size: int) -> np.ndarray:
+    """Where among the numbers of every block [blocks, m] that of each weight of a leaf stands; each is in one block."""
+    order = np.empty(size + 1, np.int32)
+    order[members.ravel()] = np.arange(members.size)  # padding, -1, falls off the end
+    return order[:-1]
+
+
 @jax.jit
-def _placed(values: list[Any], members: list[Any], leaves: list[Any]) -> list[Any]:
-    """Numbers of every block [blocks, m] where their weights stand in their leaf; padding falls off its end."""
-    found = []
-    for each, places, leaf in zip(values, members, leaves, strict=True):
-        flat = jnp.zeros(leaf.size + 1, each.dtype).at[jnp.where(places < 0, leaf.size, places)].set(each)
-        found.append(flat[:-1].reshape(leaf.shape).astype(leaf.dtype))
-    return found
+def _placed(values: list[Any], orders: list[Any], leaves: list[Any]) -> list[Any]:
+    """Numbers of every block [blocks, m] where their weights stand in their leaf."""
+    return [
+        each.ravel()[order].reshape(leaf.shape).astype(leaf.dtype)
+        for each, order, leaf in zip(values, orders, leaves, strict=True)
+    ]
 
 
 @partial(jax.jit, static_argnames=("solve", "placement"))

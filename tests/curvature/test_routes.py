@@ -1,12 +1,14 @@
 """Which route serves which leaf, what the plan says of it, and that outside of ``jit`` it is as right as inside."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.curvature import routes
+from jaxprune.curvature import blocks, routes
 from tests.curvature import networks
 from tests.curvature.networks import close, flat
 
@@ -280,3 +282,23 @@ def test_plan_of_a_block_is_of_the_blocks_that_are_computed_where_nothing_is_sai
     with pytest.raises(MemoryError) as raised:
         jp.curvature.block(network, LOSS, batch, "w", memory=10**6)
     assert (plan.fits, plan.refusal) == (False, str(raised.value))
+
+
+def test_blocks_of_one_unit_at_a_time_are_those_of_two_and_have_no_axis_of_one():
+    def applied(p, s, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        z = jax.lax.conv_general_dilated(x, p["kernel"], (1, 1), "SAME", dimension_numbers=numbers)
+        return jax.nn.gelu(z).mean((1, 2)) @ p["head"]
+
+    draw = np.random.default_rng(0)
+    params = {name: jnp.asarray(draw.normal(size=s)) for name, s in {"kernel": (3, 3, 3, 4), "head": (4, 3)}.items()}
+    batch = {"image": jnp.asarray(draw.normal(size=(2, 4, 4, 3))), "label": jnp.arange(2)}
+    asked = blocks.request(jp.Network(applied, params), LOSS, batch, "hessian", "unit", None)
+    (task,) = (task for task in routes.diagonal_tasks(asked) if task.route == routes.POSITIONS)
+    assert task.width == 1  # sixteen positions
+    expected = replace(task, width=2).call(np.array([2, 3]))
+    np.testing.assert_allclose([*task.call(np.array([2])), *task.call(np.array([3]))], expected, rtol=1e-12)
+    program, static = task._program()
+    jaxpr = str(program.trace(*task.arguments, np.array([2]), **static).jaxpr)
+    assert "[16,2,4,4,4]" in jaxpr  # positions side by side, and z
+    assert "[1,16,2,4,4,4]" not in jaxpr

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -262,7 +264,7 @@ def test_heads_on_features_of_whole_numbers_or_half_precision_are_those_of_the_s
 @pytest.mark.parametrize("k", [1, 5, 20])
 @pytest.mark.parametrize("far", [0.0, 1e4])
 def test_nearest_neighbours_looks_at_parts_of_the_bank_and_finds_those_of_the_whole(monkeypatch, k, far):
-    monkeypatch.setattr(heads, "_ROWS", 7)
+    monkeypatch.setattr(heads, "_POINTS", 7)
     x, y = problem(dtype=np.float32)
     x = (x + far).astype(np.float32)
     x[50] = x[3]  # of equals the first one votes
@@ -277,6 +279,24 @@ def test_nearest_neighbours_looks_at_parts_of_the_bank_and_finds_those_of_the_wh
     clear = gaps[:, k] - gaps[:, k - 1] > 1e-4
     assert clear.mean() > 0.9
     np.testing.assert_allclose(np.asarray(found)[clear], expected[clear], rtol=1e-6)
+
+
+def test_nearest_neighbours_takes_memory_for_parts_of_the_bank_and_not_for_copies_of_it():
+    bank, asked = np.ones((20_000, 64), np.float32), jnp.ones((50, 64), np.float32)
+    labels = np.arange(len(bank)) % 2
+    maker = heads.nearest_neighbours(5)
+    maker(bank[:2000], labels[:2000], 2)  # what JAX takes once
+    tracemalloc.start()
+    head = maker(bank, labels, 2)
+    fitting = tracemalloc.get_traced_memory()[1]  # of NumPy; that of JAX is the bank of the head alone
+    tracemalloc.stop()
+    assert fitting <= bank.nbytes / 2
+    filled = heads._filled.lower(head.params["points"], bank[:1024], head.params["centre"], 0).compile()
+    assert filled.memory_analysis().alias_size_in_bytes == bank.nbytes
+    votes = jax.jit(head.apply).lower(head.params, head.state, asked).compile().memory_analysis()
+    # The points of a part, and how near each is to every query.
+    part = 4 * heads._POINTS * (64 + len(asked))
+    assert votes.temp_size_in_bytes <= 1.5 * part <= bank.nbytes / 5
 
 
 def test_ridge_adds_parts_up_to_the_normal_equations_of_the_whole(monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.scores import surgeon
 from jaxprune.scores.units import divided
 from tests import many
 
@@ -114,3 +115,23 @@ def test_divided_joins_what_devices_make_of_units(count):
     got = jax.jit(lambda given: divided(function, placement, given, count))(given)
     np.testing.assert_array_equal(got[0], 3 * rows)
     np.testing.assert_array_equal(got[1], np.arange(count))
+
+
+def test_by_factors_on_eight_devices_is_the_inverse_of_every_damped_block():
+    draw = np.random.default_rng(0)
+    leaf, factors = draw.normal(size=(5, 11)), draw.normal(size=(22, 2, 3))
+    members = jp.curvature.partition.members(leaf.shape, 3)  # 22 blocks, three on a device; every second one is shorter
+    factors[1::2, :, 2] = 0
+    factors[3, :, 1] = 0  # an input that is always zero
+    blocks = np.einsum("bri,brj->bij", factors, factors)
+    shift = 0.1 * np.einsum("bii->", blocks) / leaf.size
+    expected = np.zeros_like(leaf)
+    for row, block in zip(members, blocks, strict=True):
+        for place, weight in enumerate(row):
+            if weight >= 0 and block[place, place] > 0:
+                alone = np.linalg.inv(block + shift * np.eye(3))[place, place]
+                expected.flat[weight] = leaf.flat[weight] ** 2 / (2 * alone)
+    order = surgeon._order(members, leaf.size)
+    for placement in (None, jp.mesh.Placement(jp.mesh.make())):
+        got = surgeon._by_factors(jnp.asarray(leaf), factors, members, order, 0.1, placement=placement)
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
