@@ -13,7 +13,7 @@ import jaxprune as jp
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxprune"
 FLOORS = [
-    {"types", "check", "files", "exclusive", "rendezvous", "words"},
+    {"types", "check", "files", "exclusive", "rendezvous", "words", "draws"},
     {"processes"},
     {"tree", "mesh", "memory", "stats", "records", "tensor_files", "libraries"},
     {"network", "losses", "finite", "store"},

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import check, memory
+from jaxprune import check, draws, memory
 from jaxprune.network import Network
 from jaxprune.sites import outputs_at
 
@@ -47,9 +47,8 @@ def sketched(network: Network, images: Any, directions: int, *, key: Any, at: st
     memory.fits(
         "sketched: the directions", 2 * shape.shape[1] * directions * shape.dtype.itemsize, None, remedy="Take fewer."
     )
-    signs = jax.random.rademacher(key, (shape.shape[1], directions), shape.dtype) / jnp.sqrt(directions).astype(
-        shape.dtype
-    )
+    signs = draws.shaped(jax.random.rademacher, key, (shape.shape[1], directions), shape.dtype)
+    signs = signs / jnp.sqrt(directions).astype(shape.dtype)
     return Network(_Sketched(whole.apply), whole.params, {"network": whole.state, "directions": signs})
 
 

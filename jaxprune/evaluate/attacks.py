@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, losses, processes, tree
+from jaxprune import check, draws, losses, processes, tree
 from jaxprune.curvature.inputs import placed
 from jaxprune.curvature.products import demand_slope
 from jaxprune.network import Network
@@ -254,7 +254,7 @@ def _back_inside(batch: Batch, images: Any, limits: Any) -> Any:
 def _start(batch: Batch, images: Any, limits: Any, key: jax.Array) -> Any:
     """A point drawn uniformly from the ball."""
     epsilon = limits[0]
-    noise = jax.random.uniform(key, images.shape, images.dtype, -1.0, 1.0)
+    noise = draws.shaped(jax.random.uniform, key, images.shape, images.dtype, -1.0, 1.0)
     return _projected(batch, images + epsilon * noise, limits)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, sites
+from jaxprune import check, draws, sites
 from jaxprune.evaluate import _maps
 from jaxprune.evaluate._requests import (
     Attribution,
@@ -265,5 +265,5 @@ def _plus(integral: Any, weight: Any, slope: Any) -> jax.Array:
 def _noisy(images: Any, std: Any, key: jax.Array, sample: Any) -> jax.Array:
     drawn = jax.random.fold_in(key, sample)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(drawn, jnp.arange(len(images)))
-    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+    noise = jax.vmap(lambda key: draws.shaped(jax.random.normal, key, images.shape[1:], images.dtype))(keys)
     return images + std * noise

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check, processes
+from jaxprune import check, draws, processes
 from jaxprune.evaluate._maps import levelled
 from jaxprune.evaluate._requests import colours, finite, logit, ready, settled
 from jaxprune.network import Network
@@ -228,7 +228,7 @@ def _places(pooled: Any, shape: tuple[int, ...], key: jax.Array) -> np.ndarray:
 def _uniform(key: jax.Array, *, shape: tuple[int, int, int]) -> jax.Array:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
     # In float32 whatever the settings are, so that a key means one order.
-    return jax.vmap(lambda key: jax.random.uniform(key, shape[1:], jnp.float32))(keys)
+    return jax.vmap(lambda key: draws.shaped(jax.random.uniform, key, shape[1:], jnp.float32))(keys)
 
 
 @partial(jax.jit, static_argnames="score")

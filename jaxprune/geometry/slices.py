@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import check
+from jaxprune import check, draws
 from jaxprune.geometry.operators import ready
 from jaxprune.geometry.paths import average_loss
 from jaxprune.network import Network
@@ -155,7 +155,8 @@ def _drawn(leaves: list[Any], keys: jax.Array, masks: list[Any]) -> list[Any]:
 def _scaled(weights: Any, key: jax.Array, kept: Any) -> Any:
     if weights.ndim < 2:
         return jnp.zeros_like(weights)
-    drawn = jnp.where(kept, jax.random.normal(key, weights.shape, jnp.promote_types(weights.dtype, jnp.float32)), 0)
+    wide = jnp.promote_types(weights.dtype, jnp.float32)
+    drawn = jnp.where(kept, draws.shaped(jax.random.normal, key, weights.shape, wide), 0)
     inputs = tuple(range(weights.ndim - 1))
     length, wanted = (jnp.sqrt(jnp.sum(jnp.square(leaf), axis=inputs, keepdims=True)) for leaf in (drawn, weights))
     # A filter that was pruned whole stays where it is.

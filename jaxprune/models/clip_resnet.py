@@ -28,6 +28,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
 from jaxprune.groups import Gates, Group
+from jaxprune.models.initial import LECUN_NORMAL, in_a_line
 from jaxprune.models.positions import cubic_antialiased
 from jaxprune.models.resnet_blocks import (
     BlockShape,
@@ -155,7 +156,7 @@ class ClipResNet(nn.Module):
             filters = self.width * 2 ** (shape.stage + 1)
             x = Bottleneck(filters, shape.inner, stride, shape.tag, layers, name=shape.name)(x)
         features = checkpoint_name(AttentionPool(HEAD_WIDTH, name="pool")(x), "features")
-        return nn.Dense(self.classes, name="head")(features) if self.classes else features
+        return nn.Dense(self.classes, kernel_init=LECUN_NORMAL, name="head")(features) if self.classes else features
 
     @nn.nowrap
     def projects(self, shape: BlockShape) -> bool:
@@ -248,7 +249,7 @@ class AttentionPool(nn.Module):
         width = x.shape[-1]
         x = rearrange(x, "b h w d -> b (h w) d")
         x = jnp.concatenate([jnp.mean(x, axis=1, keepdims=True), x], axis=1)
-        scaled = nn.initializers.normal(width**-0.5)
+        scaled = in_a_line(nn.initializers.normal(width**-0.5))
         x = x + self.param("position", scaled, x.shape[1:], jnp.float32)[None]
 
         def project(name: str, tokens: Any) -> Any:

@@ -36,6 +36,7 @@ from jaxprune.models.efficientnet_blocks import (
     read_blocks,
     written_blocks,
 )
+from jaxprune.models.initial import LECUN_NORMAL
 from jaxprune.network import Network
 
 
@@ -173,7 +174,8 @@ class EfficientNetLite(nn.Module):
         features = checkpoint_name(jnp.mean(x, axis=(1, 2)), "features")
         if not self.classes:
             return features
-        return nn.Dense(self.classes, name="head")(nn.Dropout(self.dropout, deterministic=not train)(features))
+        dropped = nn.Dropout(self.dropout, deterministic=not train)(features)
+        return nn.Dense(self.classes, kernel_init=LECUN_NORMAL, name="head")(dropped)
 
     @property
     def depths(self) -> tuple[int, ...]:

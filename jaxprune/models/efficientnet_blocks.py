@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,11 +11,11 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune.groups import Gates, Group, Member, alive, lives
-from jaxprune.models.resnet_blocks import HE_NORMAL
+from jaxprune.models.initial import HE_NORMAL, scaled
 
 # Every filter of a depthwise convolution sees one channel, and so does every channel one filter: the variance is
 # 2 / fan_in of its kernel [h, w, 1, c], of which the fan_out would count all channels.
-_DEPTHWISE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_DEPTHWISE = partial(scaled, gain=2.0, fan="in")
 # Flax's momentum is the share of the old value, as TensorFlow's is.
 _MOMENTUM, _EPSILON = 0.99, 1e-3
 

@@ -24,6 +24,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
 from jaxprune.groups import Gates, Group
+from jaxprune.models.initial import LECUN_NORMAL
 from jaxprune.models.resnet_blocks import (
     Basic,
     BlockShape,
@@ -159,7 +160,7 @@ class ResNet(nn.Module):
             block = Bottleneck if self.bottleneck else Basic
             x = block(filters, shape.inner, stride, shape.tag, layers, name=shape.name)(x)
         features = checkpoint_name(jnp.mean(x, axis=(1, 2)), "features")
-        return nn.Dense(self.classes, name="head")(features) if self.classes else features
+        return nn.Dense(self.classes, kernel_init=LECUN_NORMAL, name="head")(features) if self.classes else features
 
     @nn.nowrap
     def projects(self, shape: BlockShape) -> bool:

@@ -8,9 +8,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune.groups import Gates, Group, Member, alive, lives
-
-# The variance 2 / fan_out, with which gradients keep their size through ReLU (He et al. 2015, arXiv 1502.01852).
-HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from jaxprune.models.initial import HE_NORMAL
 
 
 class BlockShape(NamedTuple):

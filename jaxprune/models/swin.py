@@ -38,8 +38,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
 from jaxprune.groups import Gates, Group, Member
+from jaxprune.models.initial import NORMAL
 from jaxprune.models.swin_blocks import Block, Merge, norm
-from jaxprune.models.transformer_blocks import LAYERS, NORMAL, block_groups, blocks_without, dense
+from jaxprune.models.transformer_blocks import LAYERS, block_groups, blocks_without, dense
 from jaxprune.network import Network
 
 # Size: width and heads of the first stage, and the blocks of every stage.

@@ -12,8 +12,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune.groups import Gates, Group, Member, alive, lives
-
-NORMAL = nn.initializers.truncated_normal(0.02)
+from jaxprune.models.initial import NORMAL
 
 LAYERS = ("branches", "blocks")
 

@@ -35,7 +35,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune import check
 from jaxprune.groups import Gates, Group, Member
-from jaxprune.models.transformer_blocks import ACTIVATIONS, LAYERS, MLP, NORMAL, block_groups, blocks_without, dense
+from jaxprune.models.initial import NORMAL
+from jaxprune.models.transformer_blocks import ACTIVATIONS, LAYERS, MLP, block_groups, blocks_without, dense
 from jaxprune.network import Network
 
 # Size: width, heads, blocks.

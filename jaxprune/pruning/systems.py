@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import curvature, tree
+from jaxprune import curvature, draws, tree
 from jaxprune.curvature import products
 from jaxprune.curvature.blocks import request
 from jaxprune.curvature.jacobian import jacobian
@@ -139,18 +139,19 @@ def _diagonal(objective: Objective, params: Params, free: Mask) -> Params:
     return jax.tree.map(lambda inside, leaf: leaf if inside else jnp.full_like(leaf, mean), served, found)
 
 
+def _signs(leaf: Any, free: Any, key: jax.Array) -> jax.Array:
+    """Random signs for the free weights of a leaf, and zeros for the others."""
+    return jnp.where(free, draws.shaped(jax.random.rademacher, key, leaf.shape, leaf.dtype), 0)
+
+
 def _mean_diagonal(objective: Objective, params: Params, free: Mask) -> float:
     """The mean of G_jj over the free weights by products with random signs s, E[s^T G s] = sum_j G_jj."""
     network, loss = objective.at(params), objective.loss
     found = []
     for seed in range(2):
         keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params)))
-        signs = jax.tree.map(
-            lambda leaf, keep, key: jnp.where(keep, jax.random.rademacher(key, leaf.shape, leaf.dtype), 0),
-            params,
-            free,
-            jax.tree.unflatten(jax.tree.structure(params), list(keys)),
-        )
+        each = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+        signs = jax.tree.map(_signs, params, free, each)
         product = objective.mean(lambda batch, signs=signs: products.ggnvp_of(network, loss, batch, signs), "fitted")
         found.append(float(tree.dot(signs, product)))
     return float(np.mean(found)) / sum(int(np.sum(leaf)) for leaf in jax.tree.leaves(free))
