@@ -41,6 +41,8 @@ QUICKLY = {
     "test_scaling.py",
 }
 
+haste.together()
+
 # What takes longest begins first, so that no worker is left alone with it at the end.
 LONGEST = (
     "test_docs.py",
