@@ -38,7 +38,12 @@ QUICKLY = {
     "test_hooks.py",
     "test_identity.py",
     "test_optim.py",
+    "test_placement.py",
+    "test_prefetching.py",
+    "test_processes.py",
     "test_scaling.py",
+    "test_teacher.py",
+    "test_train.py",
 }
 
 haste.together()
@@ -71,14 +76,16 @@ LONGEST = (
 )
 
 
-# Traces are many objects and few cycles: looking for these took a twelfth of the time.
+# Traces are many objects and few cycles: looking for these took a twelfth of the time.  What is imported stays.
 gc.set_threshold(50_000, 20, 50)
+gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """What was imported stays: it need not be looked at again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -106,8 +113,8 @@ def float64():
 def compiled_quickly(request):
     """Programs of the long batteries run a few times only: optimising them would take longer than that.
 
-    The laws of masks, training (but its hooks), checkpoints and data, float32 and its extremes above all, run as users
-    run them.
+    The laws of masks, checkpoints, data, and float32 with its extremes above all, run as users run them; so does what
+    the documentation of training and losses shows.
     """
     with haste.everywhere() if any(name in request.path.parts for name in QUICKLY) else nullcontext():
         yield
