@@ -10,6 +10,7 @@ can have; most calls are simple.
 import functools
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import beartype
@@ -74,13 +75,4 @@ def signature(function: Callable[..., Any]) -> Signature:
     return Signature(list(found.parameters.values()), return_annotation=found.return_annotation)
 
 
-class Inspect:
-    """``inspect``, but for signatures."""
-
-    signature = staticmethod(signature)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(inspect, name)
-
-
-jaxtyping._decorator.inspect = Inspect()  # type: ignore[assignment]
+jaxtyping._decorator.inspect = SimpleNamespace(**{**vars(inspect), "signature": signature})  # type: ignore[assignment]
