@@ -12,7 +12,9 @@ import reference  # noqa: E402
 import jaxprune  # noqa: E402
 
 project, author, release = "jaxprune", "the jaxprune authors", jaxprune.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+if not tags.has("no_sources"):  # noqa: F821  Sphinx puts it here
+    extensions.append("sphinx.ext.viewcode")  # a page for each of our modules: a third of the time
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_show_copyright = False

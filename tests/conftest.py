@@ -38,45 +38,59 @@ QUICKLY = {
     "test_hooks.py",
     "test_identity.py",
     "test_optim.py",
+    "test_placement.py",
+    "test_prefetching.py",
+    "test_processes.py",
     "test_scaling.py",
+    "test_teacher.py",
+    "test_train.py",
 }
+
+haste.together()
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
 LONGEST = (
     "test_docs.py",
-    "test_representation.py",
-    "test_pretrained_networks.py",
     "test_matrices.py",
     "test_distillation.py",
-    "test_sweep.py",
     "test_joint.py",
-    "test_patterns.py",
-    "test_transfer.py",
+    "test_representation.py",
+    "test_twelve.py",
+    "test_processes.py",
+    "test_sweep.py",
+    "test_pretrained_networks.py",
     "test_contract.py",
-    "test_landscape.py",
-    "test_optim.py",
     "test_spectrum.py",
+    "test_pretrained.py",
+    "test_train.py",
+    "test_methods.py",
+    "test_transfer.py",
+    "test_landscape.py",
     "test_surgeon.py",
+    "test_patterns.py",
+    "test_gates.py",
+    "test_optim.py",
     "test_routes.py",
     "test_oracles.py",
-    "test_pretrained.py",
     "test_laws.py",
     "test_models.py",
-    "test_train.py",
     "test_estimates.py",
     "test_folded.py",
     "test_axes.py",
+    "test_finding.py",
 )
 
 
-# Traces are many objects and few cycles: looking for these took a twelfth of the time.
+# Traces are many objects and few cycles: looking for these took a twelfth of the time.  What is imported stays.
 gc.set_threshold(50_000, 20, 50)
+gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """What was imported stays: it need not be looked at again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,8 +118,8 @@ def float64():
 def compiled_quickly(request):
     """Programs of the long batteries run a few times only: optimising them would take longer than that.
 
-    The laws of masks, training (but its hooks), checkpoints and data, float32 and its extremes above all, run as users
-    run them.
+    The laws of masks, checkpoints, data, and float32 with its extremes above all, run as users run them; so does what
+    the documentation of training and losses shows.
     """
     with haste.everywhere() if any(name in request.path.parts for name in QUICKLY) else nullcontext():
         yield

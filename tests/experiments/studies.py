@@ -36,7 +36,9 @@ from rich.console import Console
 import jaxprune as jp
 from experiments.shared.study import run
 from jaxprune.report import Page
+from tests import haste
 
+haste.together()
 name, settings, shards, out = sys.argv[1], eval(sys.argv[2]), sys.argv[3].split(), Path(sys.argv[4])
 gc.set_threshold(50_000, 20, 50)  # as in tests/conftest.py
 made, fit, console = importlib.import_module(f"experiments.{name}"), jp.train.fit, Console(stderr=True)

@@ -1,6 +1,7 @@
 """Loading and exporting by name: wrappers, precisions, sizes, formats, and files of something else."""
 
 import dataclasses
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def small(name: str) -> jp.models.Architecture:
 
 
 def file_of(name: str, classes: int = 7, image: int = 64) -> dict[str, np.ndarray]:
+    return dict(_file_of(name, classes, image))
+
+
+@functools.cache
+def _file_of(name: str, classes: int, image: int) -> dict[str, np.ndarray]:
     known = small(name)
     module = known.module(classes if known.head else 0, image)
     images = jax.ShapeDtypeStruct((1, image, image, 3), np.float32)

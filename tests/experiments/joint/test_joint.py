@@ -19,9 +19,10 @@ from experiments.joint.settings import FRACTIONS, PAPER, Decisive, quirks, resol
 from experiments.joint.trajectory import Trajectory
 from experiments.shared.images import Sources
 from jaxprune import exclusive, records
-from tests.experiments import studies
+from tests.experiments import small, studies
 
 TINY: dict[str, Any] = {
+    "data": "tests.experiments.small:images",
     "width": 2,
     "pretrain_steps": 3,
     "brief_steps": 1,
@@ -91,7 +92,7 @@ def test_measure_records_objective_score_and_update_of_every_step(made, finished
 
 def test_measure_records_the_hits_of_the_saved_networks_and_times_aside(finished):
     record, trajectory = finished
-    images = jp.data.digits()
+    images = small.images()
     test = jp.data.select(images, jp.data.split(images.labels, images.name, 0, FRACTIONS)["test"])
     last = record["metrics"]["steps"][-1]
     _, network = jp.structured.load(trajectory / f"step_{last['number']:03}", jp.models.specification)
