@@ -31,7 +31,7 @@ def with_mask(tx: optax.GradientTransformation, mask: Any) -> optax.GradientTran
     Whatever ``tx`` does to a pruned weight w afterwards (weight decay, momentum), its update becomes -w.
 
     The mask lives in the optimizer state: it is an argument of the jitted step, never a constant in it, and it is saved
-    and sharded with the state.  Two wrappers of one ``tx`` share their ``update``, so one compiled step serves every
+    and sharded with the state.  Two wrappers of one ``tx.update`` share their own, so one compiled step serves every
     mask.  ``optax.tree.map_params`` takes it for what it is, no copy of the parameters.
 
     Args:
@@ -53,7 +53,7 @@ def with_mask(tx: optax.GradientTransformation, mask: Any) -> optax.GradientTran
     >>> optax.apply_updates(params, updates)["w"][1]
     Array(0., dtype=float32)
     """
-    return optax.GradientTransformationExtraArgs(_MaskedInit(tx, mask), _masked_update(tx))  # type: ignore[arg-type]
+    return optax.GradientTransformationExtraArgs(_MaskedInit(tx, mask), _masked_update(tx.update))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +94,13 @@ def _hidden_and_wrong(mask: Any, params: Any) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=128)
-def _masked_update(tx: optax.GradientTransformation) -> Any:
+def _masked_update(inside: Callable[..., Any]) -> Any:
     def update(updates: Any, state: MaskedState, params: Any = None, **extra: Any) -> tuple[Any, MaskedState]:
         if params is None:
             raise ValueError("params: expected the parameters, but got None. Call tx.update(gradients, state, params).")
         hide = functools.partial(_hidden, state.mask)
         extra = {name: hide(value) for name, value in extra.items()}
-        updates, inner = call(tx.update, _hide(state.mask, updates), state.inner, _hide(state.mask, params), extra)
+        updates, inner = call(inside, _hide(state.mask, updates), state.inner, _hide(state.mask, params), extra)
         check.same_structure("tx: its updates", updates, "params", params)
         updates = jax.tree.map(lambda keep, leaf, w: jnp.where(keep, leaf, -w), state.mask, updates, params)
         return updates, MaskedState(state.mask, _without_revived(inner, hide))

@@ -150,6 +150,21 @@ def test_transformation_is_made_once_for_each_rate(make):
     assert made[0] is not made[1]
 
 
+def test_adam_of_every_rate_is_one_program_and_that_of_optax():
+    params = {"w": np.linspace(-1, 1, 5, dtype=np.float32)}
+    gradients = [{"w": np.cos(np.arange(5, dtype=np.float32) + step)} for step in range(4)]
+    ours = [frozen_heads.adam(rate, 6) for rate in (1e-3, 1e-2)]
+    assert ours[0].update is ours[1].update
+    assert len({jp.optim.with_mask(tx, {"w": np.ones(5, bool)}).update for tx in ours}) == 1
+    for tx, rate in zip(ours, (1e-3, 1e-2), strict=True):
+        want = optax.adam(optax.cosine_decay_schedule(rate, 6))
+        state, other = tx.init(params), want.init(params)
+        for each in gradients:
+            got, state = tx.update(each, state, params)
+            wanted, other = want.update(each, other, params)
+            np.testing.assert_allclose(got["w"], wanted["w"], rtol=1e-6)
+
+
 def test_transfer_records_the_rate_of_every_network_and_tunes_the_dense_one_by_the_same_grid(tmp_path, monkeypatch):
     tried, finetuned_at = [], frozen_heads.finetuned_at
 
