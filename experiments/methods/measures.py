@@ -10,7 +10,8 @@ import jaxprune as jp
 from experiments.methods.arms import ARMS, Scene, prune
 from experiments.methods.settings import Inputs, Run
 from experiments.shared import options
-from experiments.shared.frozen_heads import CLASSIFIER, Tuned, adam, best_rate, movable, pretrain
+from experiments.shared.cooling import adam
+from experiments.shared.frozen_heads import CLASSIFIER, Tuned, best_rate, movable, pretrain
 from experiments.shared.methods import DENSE
 from jaxprune.evaluate import transfer
 from jaxprune.types import Batch

@@ -7,11 +7,10 @@ Every split is disjoint.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -19,6 +18,7 @@ import jaxprune as jp
 from experiments.shared import hosts, options
 from experiments.shared.architectures import architecture_of
 from experiments.shared.checkpoints import fitted, initialised, trained
+from experiments.shared.cooling import adam
 from experiments.shared.hosts import batches
 from experiments.shared.splits import Inputs
 from jaxprune import check, records
@@ -119,37 +119,6 @@ class World:
 def movable(params: Any) -> Any:
     """Says which leaves an update may move: all but those of the classifier of the pretraining."""
     return jp.tree.map_named(lambda name, _: not re.search(CLASSIFIER, name), params)
-
-
-class Cooling(NamedTuple):
-    """The state of ``adam``: its rate at the first step, how many steps were taken, and the moments."""
-
-    rate: jax.Array
-    count: jax.Array
-    moments: Any
-
-
-@cache
-def adam(rate: float, steps: int) -> optax.GradientTransformation:
-    """Makes what fine-tunes: Adam with cosine decay.  The rate lies in its state: one program serves every rate."""
-
-    def init(params: Any) -> Cooling:
-        return Cooling(jnp.asarray(rate, float), jnp.zeros((), jnp.int32), optax.scale_by_adam().init(params))
-
-    return optax.GradientTransformation(init, _cooled(steps))
-
-
-@cache
-def _cooled(steps: int) -> Callable[..., tuple[Any, Cooling]]:
-    moments, share = optax.scale_by_adam(), optax.cosine_decay_schedule(1.0, steps)
-
-    def update(updates: Any, state: Cooling, params: Any = None) -> tuple[Any, Cooling]:
-        updates, moved = moments.update(updates, state.moments, params)
-        size = state.rate * share(state.count)
-        updates = jax.tree.map(lambda leaf: jnp.asarray(-size, leaf.dtype) * leaf, updates)
-        return updates, Cooling(state.rate, optax.safe_increment(state.count), moved)
-
-    return update
 
 
 def prepare(

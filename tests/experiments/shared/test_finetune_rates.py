@@ -14,7 +14,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import transfer
-from experiments.shared import conditions, frozen_heads, pages
+from experiments.shared import conditions, cooling, frozen_heads, pages
 from experiments.shared.methods import parse
 from experiments.shared.pruned import prune
 from experiments.shared.study import run
@@ -143,7 +143,7 @@ def test_finetuned_looks_at_the_selection_images_alone(world, pruned, monkeypatc
     assert not images["test"] & set(looked)
 
 
-@pytest.mark.parametrize("make", [frozen_heads.adam, protocol.transformation])
+@pytest.mark.parametrize("make", [cooling.adam, protocol.transformation])
 def test_transformation_is_made_once_for_each_rate(make):
     made = [make(rate, STEPS) for rate in (1e-3, 1e-2, 1e-3)]
     assert made[0] is made[2]
@@ -153,7 +153,7 @@ def test_transformation_is_made_once_for_each_rate(make):
 def test_adam_of_every_rate_is_one_program_and_that_of_optax():
     params = {"w": np.linspace(-1, 1, 5, dtype=np.float32)}
     gradients = [{"w": np.cos(np.arange(5, dtype=np.float32) + step)} for step in range(4)]
-    ours = [frozen_heads.adam(rate, 6) for rate in (1e-3, 1e-2)]
+    ours = [cooling.adam(rate, 6) for rate in (1e-3, 1e-2)]
     assert ours[0].update is ours[1].update
     assert len({jp.optim.with_mask(tx, {"w": np.ones(5, bool)}).update for tx in ours}) == 1
     for tx, rate in zip(ours, (1e-3, 1e-2), strict=True):
