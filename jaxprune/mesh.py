@@ -127,7 +127,7 @@ class Placement:
         sharding = NamedSharding(self.mesh, PartitionSpec(self.data))
         made = {}
         for name, entry in part.items():
-            entry = np.asarray(entry)
+            entry = np.array(entry)  # see _put
             whole = (len(entry) * count, *entry.shape[1:])
             self.demand_divisible("batch", whole[0])
             made[name] = jax.make_array_from_process_local_data(sharding, entry, whole)
@@ -171,6 +171,8 @@ def _put(leaf: Any, sharding: NamedSharding) -> Any:
     """Puts an array there; with several processes each of them has to have all of it, or to have it placed before."""
     if getattr(leaf, "sharding", None) == sharding:
         return leaf
+    # Of NumPy's memory JAX makes its own where it is aligned: a caller who writes into it would change the array.
+    leaf = leaf.copy() if isinstance(leaf, np.ndarray) else leaf
     if processes.count() == 1:
         return jax.device_put(leaf, sharding)
     value = processes.read(leaf)

@@ -190,8 +190,10 @@ def copied(tree: Any) -> Any:
     """
 
     def copy(leaf: Any) -> jax.Array:
-        elsewhere = isinstance(leaf, Tracer) or not getattr(leaf, "is_fully_addressable", True)
-        return jnp.array(leaf) if elsewhere else jax.device_put(leaf, may_alias=False)
+        if isinstance(leaf, Tracer) or not getattr(leaf, "is_fully_addressable", True):
+            return jnp.array(leaf)
+        # Of NumPy's memory JAX makes its own where it is aligned, whatever may_alias says.
+        return jax.device_put(leaf.copy() if isinstance(leaf, np.ndarray) else leaf, may_alias=False)
 
     return jax.tree.map(copy, tree)
 

@@ -17,6 +17,16 @@ from jax.flatten_util import ravel_pytree
 import jaxprune as jp
 
 
+def aligned(size: int, dtype: Any) -> np.ndarray:
+    """Ones in memory that JAX takes as its own, if it is let."""
+    count = size * np.dtype(dtype).itemsize
+    memory = np.zeros(count + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    numbers = memory[start : start + count].view(dtype)
+    numbers[:] = 1
+    return numbers
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A network with zeros among its weights, a batch with weights, and what may be pruned.

@@ -59,7 +59,7 @@ def test_copied_copies_where_an_array_lies_and_compiles_nothing():
         seen.append(event)
 
     there = jax.device_put(jnp.ones((3, 7)), jax.devices()[1])
-    here, numpy = jnp.asarray(np.ones((3, 7))), np.ones(2)
+    here, numpy = jnp.asarray(np.ones((3, 7))), cases.aligned(2, np.float64)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         got = jp.tree.copied([here, there, numpy])

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxprune as jp
 from jaxprune import mesh
+from tests import cases
 
 
 def two_axes():
@@ -76,6 +77,15 @@ def test_replicate_is_what_a_placement_does():
     tree = {"w": np.ones((2, 3)), "count": 3}
     one, other = jp.mesh.replicate(jp.mesh.make(), tree), jp.mesh.Placement(jp.mesh.make()).tree(tree)
     assert jax.tree.map(lambda leaf: leaf.sharding, one) == jax.tree.map(lambda leaf: leaf.sharding, other)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("method", ["tree", "whole", "batch"])
+def test_placement_keeps_no_memory_of_its_caller(method, devices):
+    given = {"image": cases.aligned(64, np.float64)}
+    placed = getattr(jp.mesh.Placement(jp.mesh.make(jax.devices()[:devices])), method)(given)
+    given["image"][:] = 0
+    np.testing.assert_array_equal(placed["image"], np.ones(64))
 
 
 def test_placement_refuses_explicit_axes_wherever_they_come_from():

@@ -13,7 +13,7 @@ class Cooling(NamedTuple):
     """The state of ``adam``: its rate at the first step, how many steps were taken, and the moments."""
 
     rate: jax.Array
-    count: jax.Array
+    taken: jax.Array
     moments: Any
 
 
@@ -33,8 +33,8 @@ def _cooled(steps: int) -> Callable[..., tuple[Any, Cooling]]:
 
     def update(updates: Any, state: Cooling, params: Any = None) -> tuple[Any, Cooling]:
         updates, moved = moments.update(updates, state.moments, params)
-        size = state.rate * share(state.count)
+        size = state.rate * share(state.taken)
         updates = jax.tree.map(lambda leaf: jnp.asarray(-size, leaf.dtype) * leaf, updates)
-        return updates, Cooling(state.rate, optax.safe_increment(state.count), moved)
+        return updates, Cooling(state.rate, jnp.asarray(optax.safe_increment(state.taken)), moved)
 
     return update
