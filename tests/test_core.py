@@ -74,6 +74,52 @@ def test_copied_copies_where_an_array_lies_and_compiles_nothing():
     assert all((np.asarray(leaf) == 1).all() for leaf in got)
 
 
+class Reusing:
+    """A loader that writes every batch into the memory of the last one."""
+
+    def __init__(self, batches):
+        self.batches, self.count = batches, len(batches)
+
+    def __iter__(self):
+        held = {name: np.empty_like(part) for name, part in self.batches[0].items()}
+        for batch in self.batches:
+            for name, part in batch.items():
+                held[name][:] = part
+            yield held
+
+
+def test_batches_of_a_loader_that_reuses_its_memory_are_those_of_a_list():
+    rng = np.random.default_rng(0)
+    params = {"in": rng.normal(size=(6, 5)), "out": rng.normal(size=(5, 3))}
+    net = jp.Network(lambda p, s, x: jax.nn.relu(x @ p["in"]) @ p["out"], params)
+    given = [{"image": rng.normal(size=(4, 6)), "label": rng.integers(0, 3, 4)} for _ in range(3)]
+    mask = {name: jnp.asarray(rng.random(leaf.shape) < 0.5) for name, leaf in params.items()}
+    loss = jp.losses.cross_entropy
+    asked = {
+        "streamed": lambda batches: jp.scores.fisher(loss)(net, batches),
+        "listed": lambda batches: jp.scores.surgeon_update(jp.losses.distillation())(net, batches, mask),
+        "operator": lambda batches: jp.geometry.operator(net, loss, batches)(np.ones(45)),
+        "rated": lambda batches: jp.structured.criteria.listed(batches)[0]["image"],
+    }
+    for ask in asked.values():
+        want = ask(given)
+        for batches in (Reusing(given), iter(Reusing(given))):
+            jax.tree.map(np.testing.assert_array_equal, ask(batches), want)
+
+
+def test_batches_that_are_not_listed_have_arrays_of_their_own():
+    """They are read while the device still computes with those before."""
+    given = [{"image": np.full((2, 3), number), "name": "a"} for number in range(3)]
+    loader = jp.check.batches(Reusing([{"image": one["image"]} for one in given]))
+    assert loader.count == 3
+    for batches in (loader, loader, jp.check.each(Reusing([{"image": one["image"]} for one in given]))):
+        read = list(batches)
+        assert [int(one["image"].max()) for one in read] == [0, 1, 2]
+        assert not any(np.shares_memory(read[0]["image"], one["image"]) for one in read[1:])
+    assert jp.check.batches(given) is given
+    assert next(jp.check.each(given)) is given[0]
+
+
 def test_replace_changes_a_leaf_and_nothing_else():
     replaced = jp.tree.replace(TREE, "block/w1", "new")
     assert jp.tree.leaf(replaced, "block/w1") == "new"

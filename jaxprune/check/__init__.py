@@ -6,7 +6,7 @@ came, and the remedy; it returns nothing, or the value in its checked form.  ``i
 error of somebody else in one.
 """
 
-from jaxprune.check.data import batch, batches, finite_batch, floating_images, label_range, labels, outputs, takes
+from jaxprune.check.data import batch, batches, each, finite_batch, floating_images, label_range, labels, outputs, takes
 from jaxprune.check.trees import (
     concrete,
     distinct,
@@ -39,6 +39,7 @@ __all__ = [
     "choice",
     "concrete",
     "distinct",
+    "each",
     "finite",
     "finite_batch",
     "first_line",

@@ -1,6 +1,6 @@
 """Preconditions of batches, of labels, and of what a network returns for them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,12 +82,47 @@ def batch(value: Mapping[str, Any], name: str = "batch", keys: Iterable[str] = (
 
 
 def batches(value: Any, name: str = "batches") -> Iterable[Any]:
-    """Checks that there are several batches, and returns what can be read again and again."""
+    """Checks that there are several batches, and returns what can be read again and again.
+
+    Batches that are not listed have arrays of their own whenever they are read, see ``each``.
+    """
     if hasattr(value, "keys"):
         raise TypeError(f"{name}: expected a list of batches, but got a single one. Pass [batch].")
     if not isinstance(value, Iterable) and not hasattr(value, "__getitem__"):
         raise TypeError(f"{name}: expected a list of batches, but got a {type(value).__name__}. Pass [batch, ...].")
-    return list(value) if isinstance(value, Iterator) else value
+    if isinstance(value, Iterator):
+        return list(each(value))
+    return value if isinstance(value, (Sequence, _Read)) else _Read(value)
+
+
+def each(value: Iterable[Any]) -> Iterator[Any]:
+    """Yields batches with arrays of their own, but those that are listed.
+
+    A loader may write the next batch into the memory of the last one, while the device still reads that, or after it
+    was put into a list.
+    """
+    kept = isinstance(value, (Sequence, _Read))
+    for one in value:
+        if kept or not isinstance(one, Mapping):
+            yield one
+        else:
+            yield {name: part.copy() if isinstance(part, np.ndarray) else part for name, part in one.items()}
+
+
+class _Read:
+    """Batches of a loader, with arrays of their own; all else is the loader's."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return each(iter(self._loader))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
 
 
 def takes(network: Any, images: Any, name: str = "batches") -> None:

@@ -50,7 +50,7 @@ def average(function: Callable[[Batch], Any], batches: Iterable[Batch]) -> Any:
     Array(0.25, dtype=float32)
     """
     total, result, alike = 0.0, None, Alike()
-    for batch in batches:
+    for batch in check.each(batches):
         alike.check(batch)
         value = function(batch)
         weight = total_weight(batch)

@@ -136,7 +136,7 @@ def attacked(network: Network, loss: Loss, batches: Iterable[Batch], attack: Att
     >>> net(batch["image"]).argmax(axis=1).tolist(), net(worse["image"]).argmax(axis=1).tolist()
     ([0], [1])
     """
-    for batch in batches:
+    for batch in check.each(batches):
         yield {**batch, "image": attack(network, loss, batch)}
 
 

@@ -155,7 +155,7 @@ def _asked(
     network: Network, loss: Loss, batches: Iterable[Batch], blocks: str | int, matrix: str
 ) -> tuple[Request, list[Batch]]:
     """What is asked of the first batch, and all batches: they are read once for every group of leaves."""
-    listed = list(batches)
+    listed = list(check.batches(batches))
     if not listed:
         raise ValueError(NO_BATCH)
     return request(network, loss, listed[0], matrix, blocks, None), listed

@@ -178,8 +178,8 @@ def centred(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _array(x: Any) -> jax.Array:
-    # Not jnp.asarray, which compiles a program for every shape.
-    return x if isinstance(x, jax.Array) else jax.device_put(np.asarray(x))
+    # Not jnp.array, which compiles a program for every shape; a copy, since of NumPy's memory JAX may make its own.
+    return x if isinstance(x, jax.Array) else jax.device_put(np.array(x))
 
 
 @jax.jit

@@ -52,7 +52,7 @@ def recalibrate(
         raise ValueError("network: expected a train_apply, whose statistics are averaged, but it has none.")
     found, counts, weights = [], [], set()
     check.network(network)
-    for batch in batches:
+    for batch in check.each(batches):
         check.batch(batch)
         check.finite_batch(batch)
         images = _counted(batch, weights)
