@@ -32,11 +32,14 @@ def batches():
 
 def test_with_teacher_adds_the_outputs_and_keeps_all_else():
     given = batches()
-    taught = jp.data.with_teacher(iter(given), network())
-    for batch, answer in zip(given, taught, strict=True):
+    read = jp.data.with_teacher(iter(given), network())
+    for batch, answer, again in zip(given, jp.data.with_teacher(given, network()), read, strict=True):
         assert "teacher" not in batch
-        assert set(answer) == {*batch, "teacher"}
+        assert set(answer) == set(again) == {*batch, "teacher"}
         assert all(answer[name] is entry for name, entry in batch.items())
+        # What is read once may lie in memory that is written again.
+        assert all((again[name] == entry).all() and again[name] is not entry for name, entry in batch.items())
+        np.testing.assert_array_equal(again["teacher"], answer["teacher"])
         w, head = (np.asarray(network().params[name]) for name in ("w", "head"))
         np.testing.assert_allclose(answer["teacher"], np.tanh(batch["image"] @ w) @ head, rtol=1e-12)
 
