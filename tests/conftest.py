@@ -42,7 +42,6 @@ QUICKLY = {
     "test_prefetching.py",
     "test_processes.py",
     "test_scaling.py",
-    "test_teacher.py",
     "test_train.py",
 }
 
