@@ -107,6 +107,15 @@ def test_batches_of_a_loader_that_reuses_its_memory_are_those_of_a_list():
             jax.tree.map(np.testing.assert_array_equal, ask(batches), want)
 
 
+def test_whatever_reads_batches_one_by_one_gives_them_arrays_of_their_own():
+    given = [{"image": np.full((2, 3), number / 4), "label": np.full(2, number)} for number in range(3)]
+    net, seen = jp.Network(lambda p, s, x: x @ p, np.eye(3)), []
+    jp.curvature.average(lambda batch: seen.append(batch) or jnp.zeros(()), iter(Reusing(given)))
+    attacked = jp.evaluate.attacks.attacked
+    seen += attacked(net, jp.losses.cross_entropy, Reusing(given), lambda network, loss, batch: batch["image"])
+    assert [int(one["label"][0]) for one in seen] == [0, 1, 2, 0, 1, 2]
+
+
 def test_batches_that_are_not_listed_have_arrays_of_their_own():
     """They are read while the device still computes with those before."""
     given = [{"image": np.full((2, 3), number), "name": "a"} for number in range(3)]

@@ -8,6 +8,8 @@ from scipy.spatial import procrustes as disparity_of
 from scipy.stats import spearmanr
 
 from jaxprune import similarity
+from jaxprune.similarity import features
+from tests import cases
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -141,3 +143,11 @@ def test_mutual_neighbours_are_those_of_a_loop(count):
 def test_mutual_neighbours_of_independent_features_agree_by_chance():
     found = [similarity.mutual_neighbours(normal(seed, 60, 8), normal(seed + 99, 60, 8)) for seed in range(20)]
     assert abs(np.mean(found) - 10 / 59) < 4 * np.std(found) / np.sqrt(20)
+
+
+def test_features_are_read_from_memory_of_their_own():
+    """Nothing is waited for: a caller may fill the same array again before the number is there."""
+    filled = cases.aligned(64, np.float64)
+    held = features._array(filled)
+    filled[:] = 0
+    np.testing.assert_array_equal(held, np.ones(64))
