@@ -107,7 +107,7 @@ def test_batches_of_a_loader_that_reuses_its_memory_are_those_of_a_list():
             jax.tree.map(np.testing.assert_array_equal, ask(batches), want)
 
 
-def test_whatever_reads_batches_one_by_one_gives_them_arrays_of_their_own():
+def test_average_and_attacked_give_batches_arrays_of_their_own():
     given = [{"image": np.full((2, 3), number / 4), "label": np.full(2, number)} for number in range(3)]
     net, seen = jp.Network(lambda p, s, x: x @ p, np.eye(3)), []
     jp.curvature.average(lambda batch: seen.append(batch) or jnp.zeros(()), iter(Reusing(given)))
