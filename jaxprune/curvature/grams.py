@@ -50,7 +50,7 @@ def dense(ready: Rows, signals: list[Any], weights: Any, blocks: str | int, unit
         found = _over_units(alone, ready, signals, jnp.sqrt(weights), blocks, units)
     else:
         scales = jnp.concatenate([weights, jnp.ones_like(weights)], axis=1)
-        found = _over_units(paired, ready, signals, scales, blocks, units, paired=True)
+        found = _over_units(paired, ready, signals, scales, blocks, units)
     return found.reshape(-1, *found.shape[-2:])
 
 
@@ -88,12 +88,10 @@ def _over_units(
     scales: Any,
     blocks: str | int,
     units: tuple[int, ...],
-    *,
-    paired: bool = False,
 ) -> Any:
     """Maps a function of scaled gradients [n, k, runs, m] over the units of a leaf, one at a time.
 
-    ``scales``: of every signal [n, k].  ``paired``: whether the signals are left ones before right ones.
+    ``scales``: of every signal [n, k].
     """
     inputs, ordered = ready.all(signals)
     ordered = ordered * scales[:, None, None, :, None]
@@ -102,16 +100,13 @@ def _over_units(
         gradients = jnp.stack(jax.vmap(ready.gradients)(inputs, ordered), axis=1)
         gradients = gradients.reshape(*gradients.shape[:2], 1, -1)
         return function(gradients[..., np.argsort(index.ravel())])
-    order = np.argsort(partition.labels(ready.layout.shape, "unit", units).ravel()[index[:, 0, :].ravel()])
-    size = index.shape[1] if isinstance(blocks, str) else blocks
-    runs = -(-index.shape[1] // size)
-    wide = ((0, 0), (0, 0), (0, runs * size - index.shape[1]))
+    order = unit_order(ready, units)
 
     def one(rows: Any) -> Any:
-        return function(jnp.pad(rows, wide).reshape(*rows.shape[:2], runs, size))
+        return function(in_runs(rows, blocks))
 
     if index.shape[0] > 1 or inputs.shape[2] == 1:
-        return jax.lax.map(lambda unit: one(ready.of_unit(inputs, ordered, unit, paired=paired)), jnp.asarray(order))
+        return jax.lax.map(lambda unit: one(ready.of_unit(inputs, ordered, unit)), jnp.asarray(order))
 
     def some(units: Any) -> Any:
         return jax.lax.map(one, ready.of_units(inputs, ordered, units))
@@ -124,3 +119,16 @@ def _over_units(
     chunks = np.resize(order, (count, -(-len(order) // count)))
     found = jax.lax.map(some, jnp.asarray(chunks))
     return found.reshape(-1, *found.shape[2:])[: len(order)]
+
+
+def unit_order(ready: Rows, units: tuple[int, ...]) -> np.ndarray:
+    """The numbers of the units, in the order g, o of a site, as the blocks of their leaf are ordered."""
+    return np.argsort(partition.labels(ready.layout.shape, "unit", units).ravel()[ready.layout.index[:, 0, :].ravel()])
+
+
+def in_runs(rows: Any, blocks: str | int) -> Any:
+    """Cuts the inputs of a unit [n, k, d] into runs, the last filled up by zeros: [n, k, runs, m]."""
+    inputs = rows.shape[2]
+    size = inputs if isinstance(blocks, str) else blocks
+    runs = -(-inputs // size)
+    return jnp.pad(rows, ((0, 0), (0, 0), (0, runs * size - inputs))).reshape(*rows.shape[:2], runs, size)

@@ -79,41 +79,44 @@ class Rows:
 
     def squares(self, signals: list[Any], weights: Any) -> Any:
         """Sums the products of the gradients of a pair: sum_{n,k} c_{n,k} left right, [g, d, o]."""
-        inputs, ordered = self.all(signals)
-        if inputs.shape[2] > 1:
-            return self.sum(jnp.multiply, signals, weights)
-        # One position: the square of a product is the product of the squares.
-        left, right = sides(jnp.moveaxis(ordered[:, :, 0], 2, 0), weights.shape[1])
-        squared = jnp.einsum("nk,kngo->ngo", weights, left * right)
-        total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
-        return total if self.scale is None else total * self.scale**2
+        return self.sum(jnp.multiply, signals, weights)
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        """The positions t of a unit, and its inputs d."""
+        if self.operand is None:
+            return 1, 1
+        one = jax.ShapeDtypeStruct(self.operand.shape[1:], self.operand.dtype)
+        return jax.eval_shape(self.layout.inputs, one).shape[1:]
+
+    def inputs(self, like: Any) -> Any:
+        """The inputs of all examples, [n, g, t, d]; of a bias ones, as many as ``like`` has, and of its type."""
+        if self.operand is None:
+            return jnp.ones((len(like), 1, 1, 1), like.dtype)
+        return tree.wide(jax.vmap(self.layout.inputs)(self.operand))
+
+    def ordered(self, signals: list[Any]) -> Any:
+        """The signals of all examples in order, [n, g, t, k, o]."""
+        given = [unfolded(each, self.layout.examples) for each in signals]
+        if self.operand is None:
+            return tree.wide(jax.vmap(lambda each: self.layout.signals(None, each))(given))
+        return tree.wide(jax.vmap(self.layout.signals)(self.operand, given))
 
     def all(self, signals: list[Any]) -> tuple[Any, Any]:
         """The inputs [n, g, t, d] and the signals [n, g, t, k, o] of all examples."""
-        given = [unfolded(each, self.layout.examples) for each in signals]
-        if self.operand is None:
-            ordered = jax.vmap(lambda each: self.layout.signals(None, each))(given)
-            inputs = jnp.ones((len(ordered), 1, 1, 1), ordered.dtype)
-        else:
-            ordered = jax.vmap(self.layout.signals)(self.operand, given)
-            inputs = jax.vmap(self.layout.inputs)(self.operand)
-        return tree.wide((inputs, ordered))
+        ordered = self.ordered(signals)
+        return self.inputs(ordered), ordered
 
-    def of_unit(self, inputs: Any, signals: Any, unit: Any, *, paired: bool = False) -> Any:
+    def of_unit(self, inputs: Any, signals: Any, unit: Any) -> Any:
         """The gradients of all examples by one unit, a number in the order g, o: [n, k, d].
 
-        Where there is one position they are multiples of the inputs, so that one row, or one pair, stands for all.
+        Where there is one position they are multiples of the inputs, so that one row stands for all.
         """
         outputs = self.layout.index.shape[2]
         group, output = unit // outputs, unit % outputs
         own, signal = inputs[:, group], signals[:, group, :, :, output]  # [n, t, d], [n, t, k]
         if own.shape[1] == 1:
-            if paired:
-                left, right = jnp.split(signal, 2, axis=2)
-                along = jnp.sum(left * right, axis=2, keepdims=True)
-                signal = jnp.concatenate([along, jnp.ones_like(along)], axis=2)
-            else:
-                signal = jnp.sqrt(jnp.sum(signal**2, axis=2, keepdims=True))
+            signal = jnp.sqrt(jnp.sum(signal**2, axis=2, keepdims=True))
         rows = jnp.einsum("ntd,ntk->nkd", own, signal)
         return rows if self.scale is None else rows * self.scale[group, :, output]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import losses
-from jaxprune.curvature import loops, signals
+from jaxprune.curvature import finishing, loops, signals
 from jaxprune.curvature.compiled import Compiled, compile_only, shape_of, struct_of
 from jaxprune.curvature.signals import Wanted
 from jaxprune.memory import available, refusal
@@ -159,9 +159,11 @@ class SignalTask:
         point = self.begun()
         found = loops.total(partial(self.of_columns, point), self.chunks(), traced)
         for blocks in self.wanted.products:
-            found[blocks] = signals.weight_gradients(
+            found[blocks] = finishing.weight_gradients(
                 self.network, self.batch, point.values, found[blocks], paths=self.paths, placement=self.placement
             )
+        for name, made in self._of_moments(point, found.pop(signals.MOMENTS, None)).items():
+            found[name] = [now if later is None else later for now, later in zip(found[name], made, strict=True)]
         return found
 
     def _divided(self, placement: Placement) -> dict[Any, list[Any]]:
@@ -180,6 +182,10 @@ class SignalTask:
         """What some columns add to every quantity; to products, in the space of z."""
         options = {"wanted": self.wanted, "count": self.count, "placement": self.placement}
         return signals.of_columns(point, self.vectors, indices, **options)
+
+    def _of_moments(self, point: signals.Point, moments: list[Any] | None) -> dict[str, list[Any]]:
+        options = {"wanted": self.wanted, "count": self.count, "placement": self.placement}
+        return {} if moments is None else finishing.of_moments(point, moments, **options)
 
     def begun(self) -> signals.Point:
         """The forward pass."""
@@ -224,12 +230,15 @@ def _signal_cost(
     found = jax.eval_shape(partial(signals.of_columns, **options), *arguments)
     last = [
         measure(
-            signals.weight_gradients,
+            finishing.weight_gradients,
             (network, batch, point.values, kept(found[of], placement)),
             {"paths": wanted.paths, "placement": placement},
         )
         for of in wanted.products
     ]
+    if signals.MOMENTS in found:
+        given = (point, kept(found[signals.MOMENTS], placement))
+        last.append(measure(finishing.of_moments, given, {**static, "count": count}))
     operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last)
     # The sum so far lies beside what is added to it.
     held = [each.bytes + (len(chunks) > 1) * each.results, *(each.results + other.bytes for other in last)]
