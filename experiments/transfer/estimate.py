@@ -180,13 +180,16 @@ def _measured(settings: Settings, inputs: Inputs, seed: int) -> tuple[jp.Network
     labels = np.searchsorted(np.unique(source.labels[chosen]), source.labels[chosen])
     batch = {"image": images[:], "label": labels.astype(np.int32)}
 
+    quick = jp.models.sliced(network)  # as the study reads features and trains
+
     def look() -> Any:
-        return jax.block_until_ready(sites.read_jit(network, batch["image"], sites=("features",))[0])
+        return jax.block_until_ready(sites.read_jit(quick, batch["image"], sites=("features",))[0])
 
     features = np.asarray(look())
-    headed = transfer.with_head(network, options.HEADS["ridge"](1.0)(features, labels, int(labels.max()) + 1))
+    head = options.HEADS["ridge"](1.0)(features, labels, int(labels.max()) + 1)
+    headed, quick = (transfer.with_head(one, head) for one in (network, quick))
     loss = options.LOSSES[settings.label_loss]
-    gradient = jax.jit(lambda params: jp.curvature.gradient(headed.replace(params=params), loss, batch))
+    gradient = jax.jit(lambda params: jp.curvature.gradient(quick.replace(params=params), loss, batch))
     compiled = gradient.lower(headed.params).compile()
     speeds = Speeds(
         examples=len(chosen),

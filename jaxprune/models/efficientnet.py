@@ -141,7 +141,7 @@ class EfficientNetLite(nn.Module):
       stem: the filters of the first convolution.
       top: the filters of the last convolution, as many as there are features.
       dropout: the share of the features that training drops before the head.
-      sliced: whether depthwise convolutions are sums of slices, see ``sliced``.
+      sliced: whether convolutions in blocks are written as XLA runs them fastest on a CPU, see ``sliced``.
     """
 
     blocks: tuple[BlockShape, ...]
@@ -223,12 +223,13 @@ class EfficientNetLite(nn.Module):
 
 
 def sliced(network: Network) -> Network:
-    """Makes the same network with depthwise convolutions as sums of slices: on a CPU many times faster.
+    """Makes the same network in the form that XLA runs fastest on a CPU, many times faster than as convolutions.
 
-    XLA runs depthwise convolutions on CPUs 10 to 100 times slower than ``sum_ij kernel[i, j] x[i::s, j::s]``.  Outputs
-    and derivatives are the same up to rounding, for evaluation, fine-tuning and products with vectors.  But a kernel
-    that enters slice by slice is no site: what ``jp.curvature`` reads off sites (diagonals, blocks), and scores made of
-    that, want the network as it was.
+    XLA runs depthwise convolutions on CPUs 10 to 100 times slower than ``sum_ij kernel[i, j] x[i::s, j::s]``, and those
+    of one pixel slower than products of matrices.  Outputs and derivatives are the same up to rounding, for evaluation,
+    fine-tuning and products with vectors.  But a kernel that enters slice by slice is no site: what ``jp.curvature``
+    reads off sites (diagonals, blocks), and scores made of that, want the network as it was; they take slices where it
+    has none.
 
     Args:
       network: of an ``EfficientNetLite``, also with a head, gates or a normalisation on it.

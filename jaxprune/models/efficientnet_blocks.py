@@ -84,6 +84,23 @@ class SlicedDepthwise(nn.Module):
         return total
 
 
+class Pointwise(nn.Module):
+    """A convolution of one pixel as a product of matrices: the same parameter and, up to rounding, the same numbers."""
+
+    filters: int
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Maps ``[b, h, w, c]`` to ``[b, h, w, filters]``."""
+        kernel = self.param("kernel", HE_NORMAL, (1, 1, x.shape[-1], self.filters), jnp.float32)
+        return x @ kernel[0, 0]
+
+
+def pointwise(filters: int, name: str, *, sliced: bool) -> nn.Module:
+    """Makes a convolution of one pixel, in the form that ``sliced`` networks have or in the other."""
+    return Pointwise(filters, name=name) if sliced else convolution(filters, 1, 1, name)
+
+
 def norm(train: bool, name: str) -> nn.BatchNorm:
     """Makes a BatchNorm."""
     return nn.BatchNorm(use_running_average=not train, momentum=_MOMENTUM, epsilon=_EPSILON, name=name)
@@ -116,7 +133,7 @@ class InvertedResidual(nn.Module):
       stride: of the depthwise convolution.
       tag: the name of its output.
       train: whether to normalise by the batch.
-      sliced: whether the depthwise convolution is a sum of slices.
+      sliced: whether its convolutions are sums of slices, and products.
     """
 
     filters: int
@@ -132,14 +149,14 @@ class InvertedResidual(nn.Module):
         """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, filters]``, rounded up."""
         y = x
         if self.hidden:
-            y = convolution(self.hidden, 1, 1, "expand")(y)
+            y = pointwise(self.hidden, "expand", sliced=self.sliced)(y)
             y = checkpoint_name(relu6(norm(self.train, "norm1")(y)), f"{self.tag}/expanded")
         if self.sliced:
             y = SlicedDepthwise(self.kernel, self.stride, name="depthwise")(y)
         else:
             y = convolution(y.shape[-1], self.kernel, self.stride, "depthwise", depthwise=True)(y)
         y = checkpoint_name(relu6(norm(self.train, "norm2")(y)), f"{self.tag}/units")
-        y = convolution(self.filters, 1, 1, "project")(y)
+        y = pointwise(self.filters, "project", sliced=self.sliced)(y)
         y = norm(self.train, "norm3")(y)
         if self.stride == 1 and x.shape[-1] == self.filters:
             y = x + checkpoint_name(y, f"{self.tag}/branch")

@@ -26,7 +26,7 @@ def slices_serve(params: Mapping[str, Any], images: Any, kernel: Any) -> bool:
         # In half precision a convolution sums wider than its inputs are.
         and jnp.issubdtype(images.dtype, jnp.floating)
         and jnp.finfo(images.dtype).bits >= 32
-        and params["preferred_element_type"] in (None, images.dtype)
+        and (params["preferred_element_type"] is None or params["preferred_element_type"] == images.dtype)
         and images.dtype == kernel.dtype
     )
 
