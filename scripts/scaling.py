@@ -29,7 +29,7 @@ from jaxprune.curvature import blocks, estimates, routes
 from jaxprune.curvature.compiled import Compiled
 from jaxprune.curvature.counting import count_only
 from jaxprune.curvature.requests import why_signals
-from jaxprune.scores import one_block, surgeon
+from jaxprune.scores import one_block, solving, surgeon
 from jaxprune.train import stepping
 
 LOSS = jp.losses.cross_entropy
@@ -156,7 +156,7 @@ def of_solve(name: str, _: Any, devices: int, units: int, *, compiles: bool = Tr
         return figures
     given = (shaped(units, 96, 96), shaped(units, 96), shaped(units, 96, dtype=jnp.bool_), shaped())
     options = {"solve": SOLVES[name], "placement": placement}
-    figures.operations = measure(surgeon._each_block, given, options).operations
+    figures.operations = measure(solving._each_block, given, options).operations
     return figures
 
 

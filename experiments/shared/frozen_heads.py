@@ -67,8 +67,9 @@ class World:
     tests: dict[str, Domain]
     transformation: Callable[[float, int], optax.GradientTransformation]
     """(rate, steps) -> what fine-tunes: always the same for the same ones, so that it is compiled once."""
-    scored: dict[Any, Any] = field(default_factory=dict)
-    """The score that was computed last, by its name: one-shot pruning scores once for all sparsities."""
+    scored: dict[Any, tuple[Any, dict[float, Any]]] = field(default_factory=dict)
+    """The score that was computed last, by its name, and the parameters that were re-adjusted by it, by sparsity:
+    one-shot pruning does both once for all sparsities."""
     rounds: dict[Any, Any] = field(default_factory=dict)
     """Rounds of pruning that were done, which sparsities share."""
 

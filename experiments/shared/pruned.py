@@ -11,9 +11,10 @@ from experiments.shared import options
 from experiments.shared.frozen_heads import World, recalibrated
 from experiments.shared.hosts import batches
 from experiments.shared.methods import DENSE, Method
-from jaxprune import check
+from jaxprune import check, memory
 from jaxprune.pruning import Compensated
 from jaxprune.pruning.rounds import warn_of_one_deletion
+from jaxprune.scores.surgeon import SurgeonUpdate
 from jaxprune.types import Loss, Score
 
 SKETCH = 1
@@ -121,10 +122,28 @@ def _at_once(world: World, method: Method, sparsity: float, select: Any) -> Prun
         world.scored.clear()
         values = score(aim.network, aim.images)
         check.finite("scores", values, "Inspect the loss and the images.")
-        world.scored[name] = values
-    mask = select(sparsity)(world.scored[name], world.prunable)
-    params = aim.network.params if update is None else update(aim.network, aim.images, mask)
+        world.scored[name] = values, {}
+    values, updated = world.scored[name]
+    mask = select(sparsity)(values, world.prunable)
+    if update is None:
+        params = aim.network.params
+    elif select is not jp.masks.unstructured:
+        params = update(aim.network, aim.images, mask)
+    else:
+        if sparsity not in updated:
+            updated.clear()
+            updated.update(_updated(world, values, aim, update, sparsity))
+        params = updated[sparsity]
     return Pruned(world.quick.replace(params=jp.masks.apply(mask, params)), mask)
+
+
+def _updated(world: World, values: Any, aim: Goal, update: SurgeonUpdate, sparsity: float) -> dict[float, Any]:
+    """Re-adjusts by a score: the same blocks serve all sparsities of a study, of which as many as fit are held."""
+    others = [*world.settings.sparsities, *getattr(world.settings, "rungs", ())]
+    held = memory.available(None) // (4 * sum(leaf.nbytes for leaf in jax.tree.leaves(aim.network.params)))
+    chosen = list(dict.fromkeys([sparsity, *others]))[: max(1, held)]
+    masks = [jp.masks.unstructured(one)(values, world.prunable) for one in chosen]
+    return dict(zip(chosen, update.each(aim.network, aim.images, masks), strict=True))
 
 
 # --------------------------------------------------------------------------------------------- rounds and their control

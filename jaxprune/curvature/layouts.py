@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.sites import Site, Survey
+from jaxprune.sites import Site, Survey, windows
 from jaxprune.sites.axes import Along
 
 
@@ -106,8 +105,10 @@ class Layout:
         window = self.window
         assert window is not None
         images = example.reshape(-1, *example.shape[2:])
-        patches = jax.vmap(lambda image: _patches(image, window))(images)  # [m, t, taps, c]
-        patches = patches.reshape(-1, *patches.shape[2:])
+        seen = windows.taps(
+            images, window.kernel, window.strides, window.padding, window.lhs_dilation, window.rhs_dilation
+        )
+        patches = jnp.stack([each.reshape(-1, each.shape[-1]) for _, each in seen], axis=1)  # [m t, taps, c]
         split = patches.reshape(*patches.shape[:2], window.groups, -1)
         return jnp.moveaxis(split, 2, 0).reshape(window.groups, len(patches), -1)
 
@@ -217,26 +218,3 @@ def _leaf_axes(site: Site, axes: Any) -> tuple[int, ...]:
 
 def _extent(site: Site, shape: tuple[int, ...], axis: int) -> int:
     return int(np.prod([shape[each] for each in site.axes[axis] or ()], dtype=np.int64))
-
-
-def _patches(image: Any, window: Window) -> Any:
-    """Cuts [*space, c] into what every position of a convolution sees: [positions, taps, c].
-
-    Strided slices of the padded input, one for each tap: XLA's own extraction of patches is a grouped convolution, ten
-    times slower on CPU.
-    """
-    edges = zip(window.padding, window.lhs_dilation, strict=True)
-    padding = [(low, high, dilation - 1) for (low, high), dilation in edges]
-    padded = jax.lax.pad(image, jnp.zeros((), image.dtype), [*padding, (0, 0, 0)])
-    strides, dilations, channels = window.strides, window.rhs_dilation, image.shape[-1]
-    steps = [
-        (extent - (size - 1) * dilation - 1) // stride + 1
-        for extent, size, dilation, stride in zip(padded.shape, window.kernel, dilations, strides, strict=False)
-    ]
-    slices = []
-    for tap in itertools.product(*map(range, window.kernel)):
-        start = [at * dilation for at, dilation in zip(tap, dilations, strict=True)]
-        stop = [low + (count - 1) * stride + 1 for low, count, stride in zip(start, steps, strides, strict=True)]
-        seen = jax.lax.slice(padded, (*start, 0), (*stop, channels), (*strides, 1))
-        slices.append(seen.reshape(-1, channels))
-    return jnp.stack(slices, axis=1)

@@ -1,17 +1,18 @@
 """What EfficientNet-Lite is made of: convolutions with BatchNorm, inverted residual blocks, and what can be removed."""
 
-import itertools
 import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune.groups import Gates, Group, Member, alive, lives
 from jaxprune.models.initial import HE_NORMAL, scaled
+from jaxprune.sites import windows
 
 # Every filter of a depthwise convolution sees one channel, and so does every channel one filter: the variance is
 # 2 / fan_in of its kernel [h, w, 1, c], of which the fan_out would count all channels.
@@ -72,16 +73,9 @@ class SlicedDepthwise(nn.Module):
     def __call__(self, x: Any) -> Any:
         """Maps ``[b, h, w, c]`` to ``[b, h / stride, w / stride, c]``, rounded up."""
         kernel = self.param("kernel", _DEPTHWISE, (self.kernel, self.kernel, 1, x.shape[-1]), jnp.float32)
-        made = [-(-side // self.stride) for side in x.shape[1:3]]
-        spans = [(count - 1) * self.stride + 1 for count in made]
-        wanting = [max(0, span - 1 + self.kernel - side) for span, side in zip(spans, x.shape[1:3], strict=True)]
-        edges = [(pixels // 2, pixels - pixels // 2) for pixels in wanting]
-        padded = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-        total = jnp.zeros((), x.dtype)
-        for row, column in itertools.product(range(self.kernel), repeat=2):
-            seen = padded[:, row : row + spans[0] : self.stride, column : column + spans[1] : self.stride]
-            total = total + seen * kernel[None, row, column]
-        return total
+        sizes, strides = (self.kernel,) * 2, (self.stride,) * 2
+        edges = jax.lax.padtype_to_pads(x.shape[1:3], sizes, strides, "SAME")
+        return windows.depthwise(x, kernel[:, :, 0], strides, edges, (1, 1))
 
 
 class Pointwise(nn.Module):

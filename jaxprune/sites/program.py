@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxprune.sites import depthwise
+from jaxprune.sites import windows
 
 # Equations that hold a program of their own, and where.
 _CALLS = {
@@ -122,8 +122,8 @@ def trace(function: Callable[..., Any], *arguments: Any, enter_custom: bool = Fa
 
 def apply(step: Step, operands: Sequence[Any]) -> list[Any]:
     """Evaluates one step; on a CPU, a depthwise convolution as a sum of slices."""
-    if step.name == "conv_general_dilated" and depthwise.slices_serve(step.params, *operands):
-        return [depthwise.of_slices(step.params, *operands)]
+    if step.name == "conv_general_dilated" and windows.slices_serve(step.params, *operands):
+        return [windows.of_slices(step.params, *operands)]
     results = step.primitive.bind(*operands, **step.primitive.get_bind_params(step.params))
     return list(results) if step.primitive.multiple_results else [results]
 

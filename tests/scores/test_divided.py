@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.scores import surgeon
+from jaxprune.scores import solving, surgeon
 from jaxprune.scores.units import divided
 from tests import many
 
@@ -131,7 +131,7 @@ def test_by_factors_on_eight_devices_is_the_inverse_of_every_damped_block():
             if weight >= 0 and block[place, place] > 0:
                 alone = np.linalg.inv(block + shift * np.eye(3))[place, place]
                 expected.flat[weight] = leaf.flat[weight] ** 2 / (2 * alone)
-    order = surgeon._order(members, leaf.size)
+    order = solving.order(members, leaf.size)
     for placement in (None, jp.mesh.Placement(jp.mesh.make())):
         got = surgeon._by_factors(jnp.asarray(leaf), factors, members, order, 0.1, placement=placement)
         np.testing.assert_allclose(got, expected, rtol=1e-12)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxprune as jp
-from jaxprune.scores import surgeon
+from jaxprune.scores import solving, surgeon
 from tests import cases
 
 pytestmark = pytest.mark.usefixtures("same_rank")
@@ -165,6 +165,22 @@ def test_surgeon_update_gives_the_weights_of_deleting_and_solving_again(blocks, 
     got = update(network, [batch], {"kernel": jnp.asarray(mask)})["kernel"]
     for unit in range(2):
         close(got[:, unit], refit(problem, solution, unit, np.flatnonzero(mask[:, unit]), shift)[0])
+
+
+def test_surgeon_update_of_each_mask_is_that_of_the_mask_alone():
+    params = [cases.vector(jnp.zeros((6, 6)), seed) for seed in range(3)]
+    network = jp.Network(lambda p, s, x: jnp.abs(x @ p[0]) @ p[1] @ p[2], params)
+    batch = {"image": cases.vector(jnp.zeros((9, 6))), "label": np.zeros((9, 6))}
+    masks = [[cases.vector(leaf, 10 * seed + k) < 0 for k, leaf in enumerate(params)] for seed in range(1, 4)]
+    masks[1][2] = jnp.ones((6, 6), bool)  # a leaf that one mask leaves alone, and the others do not
+    update = jp.scores.surgeon_update(SQUARED, damping=0.1)
+    found = update.each(network, [batch], masks)
+    for mask, one in zip(masks, found, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, update(network, [batch], mask))
+    assert found[1][2] is params[2]
+    assert found[0][2] is not params[2]
+    with pytest.raises(ValueError, match=r"masks\[1\]"):
+        update.each(network, [batch], [masks[0], masks[0][:2]])
 
 
 def test_block_hessian_greedy_prices_add_up_to_what_the_refits_cost():
@@ -441,12 +457,12 @@ def test_surgeon_update_shares_one_program_for_leaves_of_one_shape_and_all_masks
     def masks(seed):
         return [cases.vector(leaf, seed + k) < 0 for k, leaf in enumerate(params)]
 
-    before = surgeon._each_block._cache_size()
+    before = solving._each_block._cache_size()
     update(network, [batch], masks(0))
-    assert surgeon._each_block._cache_size() == before + 1
+    assert solving._each_block._cache_size() == before + 1
     update(network, [batch], masks(10))
     jp.scores.surgeon_update(SQUARED, matrix="ggn", damping=0.3)(network, [batch], masks(20))
-    assert surgeon._each_block._cache_size() == before + 1
+    assert solving._each_block._cache_size() == before + 1
 
 
 @every_form
@@ -455,10 +471,10 @@ def test_block_hessian_solves_blocks_side_by_side_as_alone(form, monkeypatch):
     options = {"blocks": 2, "matrix": "ggn", "damping": 0.1}
     alone = scored(form, case, "0/w", **options)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(surgeon, "_SIDE_BY_SIDE", 12)  # three blocks of 2 x 2 at once
-    surgeon._each_block.clear_cache()
+    monkeypatch.setattr(solving, "_SIDE_BY_SIDE", 12)  # three blocks of 2 x 2 at once
+    solving._each_block.clear_cache()
     close(scored(form, case, "0/w", **options), alone)
-    surgeon._each_block.clear_cache()
+    solving._each_block.clear_cache()
 
 
 def test_rounds_with_an_update_score_and_update_what_the_round_before_left():
@@ -507,7 +523,7 @@ def test_deletion_costs_of_leaves_that_do_not_fit_together_are_those_of_each_alo
     })  # fmt: skip
     batch = {"image": jnp.asarray(np.random.default_rng(2).standard_normal((16, 4)))}
     score = jp.scores.block_hessian(jp.losses.distillation(), form="greedy")
-    whole, sizes, real = score(net, [batch]), [], surgeon.sweep
+    whole, sizes, real = score(net, [batch]), [], solving.sweep
 
     def narrow(*arguments, scope, **options):
         count = sum(jax.tree.leaves(scope))
@@ -516,7 +532,7 @@ def test_deletion_costs_of_leaves_that_do_not_fit_together_are_those_of_each_alo
             raise MemoryError("too much at once")
         return real(*arguments, scope=scope, **options)
 
-    monkeypatch.setattr(surgeon, "sweep", narrow)
+    monkeypatch.setattr(solving, "sweep", narrow)
     found = score(net, [batch])
     assert max(sizes) > 1
     for one, other in zip(*map(jax.tree.leaves, (whole, found)), strict=True):
@@ -527,20 +543,20 @@ def test_deletion_costs_look_again_without_compiled_programs_once(monkeypatch):
     net = jp.Network(lambda p, s, x: x @ p, jnp.asarray(np.random.default_rng(0).standard_normal((4, 3))))
     batch = {"image": jnp.asarray(np.random.default_rng(1).standard_normal((16, 4)))}
     score = jp.scores.block_hessian(jp.losses.distillation(), form="greedy")
-    whole, room, real = score(net, [batch]), [], surgeon.sweep
+    whole, room, real = score(net, [batch]), [], solving.sweep
 
     def full(*arguments, **options):
         if not room:
             raise MemoryError("programs take it")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(surgeon, "sweep", full)
-    monkeypatch.setattr(surgeon, "forget_programs", lambda: room.append(1))
+    monkeypatch.setattr(solving, "sweep", full)
+    monkeypatch.setattr(solving, "forget_programs", lambda: room.append(1))
     np.testing.assert_allclose(score(net, [batch]), whole, rtol=1e-12)
     assert room == [1]
     forgotten: list[int] = []
-    monkeypatch.setattr(surgeon, "sweep", lambda *arguments, **options: (_ for _ in ()).throw(MemoryError("never")))
-    monkeypatch.setattr(surgeon, "forget_programs", lambda: forgotten.append(1))
+    monkeypatch.setattr(solving, "sweep", lambda *arguments, **options: (_ for _ in ()).throw(MemoryError("never")))
+    monkeypatch.setattr(solving, "forget_programs", lambda: forgotten.append(1))
     with pytest.raises(MemoryError, match="never"):
         score(net, [batch])
     assert forgotten == [1]

@@ -1,6 +1,7 @@
 """Methods of three axes: their words, and what they make of a network."""
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jaxprune as jp
 from experiments import transfer
 from experiments.shared import methods, pruned
 from experiments.shared.methods import parse, word_of
+from jaxprune.scores.surgeon import SurgeonUpdate
 from tests.experiments import small
 
 
@@ -132,6 +134,25 @@ def test_goal_sketches_what_is_scored_and_moves_by_every_output(world, objective
     mask = pruned.prune(dataclasses.replace(few, scored={}), parse(f"{objective}/greedy+surgeon"), 0.5).mask
     assert jp.masks.sparsity(mask, world.prunable) == pytest.approx(0.5, abs=0.02)
     assert pruned.goal(few, "label").network(images).shape == pruned.goal(world, "label").network(images).shape
+
+
+def test_prune_readjusts_for_all_sparsities_at_once_as_for_each_alone(world, monkeypatch):
+    method, seen, each = parse("logits/greedy+surgeon"), [], SurgeonUpdate.each
+
+    def spied(self, network, batches, masks):
+        seen.append(len(masks))
+        return each(self, network, batches, masks)
+
+    monkeypatch.setattr(SurgeonUpdate, "each", spied)
+    together, sparsities = dataclasses.replace(world, scored={}), world.settings.sparsities[:2]
+    found = [pruned.prune(together, method, sparsity).network.params for sparsity in sparsities]
+    assert seen == [len(world.settings.sparsities) + len(world.settings.rungs)]
+    monkeypatch.setattr(pruned, "memory", types.SimpleNamespace(available=lambda _: 1))  # no other is held
+    for sparsity, params in zip(sparsities, found, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, pruned.prune(together, method, sparsity).network.params, params)
+        alone = dataclasses.replace(world, scored={name: (values, {}) for name, (values, _) in together.scored.items()})
+        jax.tree.map(np.testing.assert_array_equal, pruned.prune(alone, method, sparsity).network.params, params)
+    assert seen[1:] == [1, 1]
 
 
 def test_prune_solves_blocks_of_as_many_inputs_as_the_settings_say(world):

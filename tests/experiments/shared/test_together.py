@@ -236,7 +236,7 @@ jp.train.fit = dying
 run(transfer.STUDY._replace(prepare=prepare), settings, Console(quiet=True))
 if worlds and processes.is_first():
     world = worlds[0]
-    scores, = world.scored.values()
+    (scores, _), = world.scored.values()
     mask = jp.masks.unstructured(0.5)(scores, world.prunable)
     found = {"scores": scores["conv"]["kernel"], "mask": mask["conv"]["kernel"]}
     np.savez(here / name, **{key: np.asarray(one) for key, one in found.items()})

@@ -1,0 +1,68 @@
+"""Depthwise convolutions as sums of slices, against XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune.sites import windows
+from jaxprune.sites.program import trace
+from tests.curvature.networks import normal
+
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+LAST = {"dimension_numbers": LAYOUTS[2], "feature_group_count": 3}
+
+
+def step_of(images, kernel, strides=(1, 1), padding="SAME", **options):
+    """The only step of a program that convolves."""
+    (step,) = trace(lambda x, w: jax.lax.conv_general_dilated(x, w, strides, padding, **options), images, kernel).steps
+    return step
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "strides", "padding", "options"),
+    [
+        ((2, 5, 6, 3), (3, 3, 1, 3), (1, 1), "SAME", LAST),
+        ((2, 5, 6, 3), (2, 3, 1, 3), (2, 1), "SAME", LAST),
+        ((2, 7, 6, 3), (3, 2, 1, 3), (1, 2), ((2, -1), (0, 3)), LAST),
+        ((2, 8, 7, 3), (3, 2, 1, 3), (2, 1), "VALID", {**LAST, "rhs_dilation": (2, 3)}),
+        ((2, 3, 5, 6), (3, 1, 3, 3), (1, 1), "SAME", {"feature_group_count": 3}),  # channels first, as PyTorch has them
+        ((2, 9, 3), (4, 1, 3), (3,), "SAME", {**LAST, "dimension_numbers": LAYOUTS[1]}),
+        ((1, 4, 3, 5, 3), (2, 2, 3, 1, 3), (1, 2, 1), "SAME", {**LAST, "dimension_numbers": LAYOUTS[3]}),
+        ((2, 2, 2, 3), (3, 3, 1, 3), (1, 1), "VALID", LAST),  # nothing is left
+    ],
+)
+def test_of_slices_is_the_convolution_with_its_derivatives(images, kernel, strides, padding, options):
+    given = normal(0, *images), normal(1, *kernel)
+    step = step_of(*given, strides, padding, **options)
+    assert windows.slices_serve(step.params, *given)
+    sides = (
+        lambda x, w: windows.of_slices(step.params, x, w),
+        lambda x, w: jax.lax.conv_general_dilated(x, w, strides, padding, **options),
+    )
+
+    def found(function):
+        out, along = jax.jvp(function, given, (normal(2, *images), normal(3, *kernel)))
+        return out, along, *jax.vjp(function, *given)[1](normal(4, *out.shape))
+
+    for got, expected in zip(*map(found, sides), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "options"),
+    [
+        ((2, 5, 6, 3), (3, 3, 1, 6), LAST),  # two filters for each channel
+        ((2, 5, 6, 6), (3, 3, 2, 3), LAST),
+        ((2, 5, 6, 1), (3, 3, 1, 1), {**LAST, "feature_group_count": 1}),
+        ((2, 5, 6, 3), (3, 3, 1, 3), {**LAST, "lhs_dilation": (2, 1), "padding": ((1, 1), (1, 1))}),
+        ((2, 5, 6, 3), (3, 3, 1, 3), {**LAST, "preferred_element_type": jnp.float64, "kind": jnp.float32}),
+        ((2, 5, 6, 3), (3, 3, 1, 3), {**LAST, "kind": jnp.bfloat16}),  # it sums in float32
+        ((4, 5, 6, 3), (3, 3, 3, 2), {"dimension_numbers": LAYOUTS[2], "batch_group_count": 2}),
+    ],
+)
+def test_slices_serve_no_other_convolution(images, kernel, options):
+    kind = options.get("kind", jnp.float64)
+    given = jnp.zeros(images, kind), jnp.zeros(kernel, kind)
+    step = step_of(*given, **{name: each for name, each in options.items() if name != "kind"})
+    assert not windows.slices_serve(step.params, *given)
