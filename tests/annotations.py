@@ -3,17 +3,19 @@
 Every time a function is defined, jaxtyping writes two empty functions of its signature and beartype writes a check for
 each.  For one inside of another function that is a millisecond at every call.  Both depend on the signature alone.
 
-At every call jaxtyping binds the arguments to the signature.  ``inspect`` goes through all the kinds that a parameter
-can have; most calls are simple.
+At every call jaxtyping binds the arguments to the signature, and remembers the extents of their arrays.  ``inspect`` goes
+through all the kinds that a parameter can have; most calls are simple, and most functions name no extents at all.
 """
 
 import functools
 import inspect
+import typing
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import beartype
+import beartype.roar
 import jaxtyping._decorator
 
 # Where a float is wanted an int will do, as everywhere in Python (PEP 484's numeric tower).
@@ -76,3 +78,60 @@ def signature(function: Callable[..., Any]) -> Signature:
 
 
 jaxtyping._decorator.inspect = SimpleNamespace(**{**vars(inspect), "signature": signature})  # type: ignore[assignment]
+
+
+def names_extents(annotation: Any) -> bool:
+    """Whether a type of jaxtyping is somewhere in an annotation."""
+    if type(annotation).__module__.startswith("jaxtyping") or getattr(annotation, "__module__", "") == "jaxtyping":
+        return True
+    return any(map(names_extents, typing.get_args(annotation)))
+
+
+whole = jaxtyping.jaxtyped
+Checks = tuple[Callable[..., Any], Callable[..., Any] | None, str]
+
+
+@remembered
+def checks(about: tuple[str, str, str], read: Signature, typechecker: Any) -> Checks | None:
+    """What checks the arguments and what checks the result, under the name it has; None where extents are named."""
+    if any(names_extents(one.annotation) for one in read.parameters.values()) or names_extents(read.return_annotation):
+        return None
+    make = jaxtyping._decorator._make_fn_with_signature
+    accepts = typechecker(make(*about, read.replace(return_annotation=Any), output=False))
+    if read.return_annotation is inspect.Signature.empty:
+        return accepts, None, ""
+    full, name = make(*about, read, output=True)
+    return accepts, typechecker(full), name
+
+
+def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
+    """As jaxtyping's, with less to do for functions whose annotations name no extents."""
+    if function is None:
+        return functools.partial(jaxtyped, typechecker=typechecker)
+    if not isinstance(function, FunctionType) or any(isinstance(one, str) for one in function.__annotations__.values()):
+        return whole(function, typechecker=typechecker)
+    found = checks((function.__name__, function.__qualname__, function.__module__), signature(function), typechecker)
+    if found is None:
+        return whole(function, typechecker=typechecker)
+    accepts, returns, name = found
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*arguments, **options)
+        try:
+            accepts(*arguments, **options)
+        except Exception:
+            return whole(function, typechecker=typechecker)(*arguments, **options)  # says what is wrong
+        result = function(*arguments, **options)
+        if returns is not None:
+            try:
+                returns(*arguments, **options, **{name: result})
+            except beartype.roar.BeartypeCallHintViolation as error:
+                raise jaxtyping.TypeCheckError(f"{function.__module__}.{function.__qualname__}: {error}") from None
+        return result
+
+    return call
+
+
+jaxtyping.jaxtyped = jaxtyping._decorator.jaxtyped = jaxtyped
