@@ -3,8 +3,8 @@
 Every time a function is defined, jaxtyping writes two empty functions of its signature and beartype writes a check for
 each.  For one inside of another function that is a millisecond at every call.  Both depend on the signature alone.
 
-At every call jaxtyping binds the arguments to the signature, and remembers the extents of their arrays.  ``inspect`` goes
-through all the kinds that a parameter can have; most calls are simple, and most functions name no extents at all.
+At every call jaxtyping binds the arguments to the signature, and remembers the extents of their arrays.  ``inspect``
+goes through all the kinds that a parameter can have; most calls are simple, and most functions name no extents at all.
 """
 
 import functools
