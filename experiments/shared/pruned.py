@@ -143,7 +143,10 @@ def _updated(world: World, values: Any, aim: Goal, update: SurgeonUpdate, sparsi
     held = memory.available(None) // (4 * sum(leaf.nbytes for leaf in jax.tree.leaves(aim.network.params)))
     chosen = list(dict.fromkeys([sparsity, *others]))[: max(1, held)]
     masks = [jp.masks.unstructured(one)(values, world.prunable) for one in chosen]
-    return dict(zip(chosen, update.each(aim.network, aim.images, masks), strict=True))
+    try:
+        return dict(zip(chosen, update.each(aim.network, aim.images, masks), strict=True))
+    except ValueError:  # of a block that is not definite: another sparsity may do without it
+        return {sparsity: update(aim.network, aim.images, masks[0])}
 
 
 # --------------------------------------------------------------------------------------------- rounds and their control

@@ -113,11 +113,11 @@ def at_head(loss: Loss, outputs: Any, batch: Batch, share: Any, kernel: Any) -> 
     if is_softmax(loss):
         p, mass = _probabilities(loss, values, batch)
         roots = jnp.linalg.qr(_softmax_rows(p, kernel), mode="r")
-        return Partial(_Roots(kind), roots, mass * share)
+        return Partial(_Roots(kind), roots, mass, share)
     if is_known(loss):
         root = jnp.linalg.qr(kernel.T, mode="r")
         roots = jnp.broadcast_to(root, (len(values), *root.shape))
-        return Partial(_Roots(kind), roots, _twice(loss, values, batch) * share)
+        return Partial(_Roots(kind), roots, _twice(loss, values, batch), share)
     return Partial(_PairsAtHead(loss, kind), values, batch, share, kernel)
 
 
@@ -125,8 +125,8 @@ def at_head(loss: Loss, outputs: Any, batch: Batch, share: Any, kernel: Any) -> 
 class _Roots:
     kind: Any
 
-    def __call__(self, roots: Any, share: Any, index: Any) -> tuple[Any, Any, Any]:
-        return _narrowed(roots[:, index], None, 1, share, self.kind)
+    def __call__(self, roots: Any, scale: Any, share: Any, index: Any) -> tuple[Any, Any, Any]:
+        return _narrowed(roots[:, index], None, scale, share, self.kind)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is left to do with signals after the last column: the weight gradients of products, and what moments say."""
+"""What is left to do after a chunk of columns (roots are joined) and after the last (blocks and weight gradients)."""
 
 from functools import partial
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune.curvature import moments
+from jaxprune.curvature import roots
 from jaxprune.curvature.signals import Point, Wanted, name_of
 from jaxprune.mesh import Placement, each_shard
 from jaxprune.network import Network
@@ -14,22 +14,34 @@ from jaxprune.sites import Site, Survey, survey
 from jaxprune.types import Batch
 
 
-@partial(jax.jit, static_argnames=("wanted", "count", "placement"))
+@partial(jax.jit, static_argnames="placement")
 @jax.default_matmul_precision("highest")
-def of_moments(
-    point: Point, given: list[Any], *, wanted: Wanted, count: int, placement: Placement | None = None
+def joined(one: list[Any], other: list[Any], *, placement: Placement | None = None) -> list[Any]:
+    """The roots of the columns of both; None for a leaf without."""
+
+    def of_part(_: Any, __: Any, own: Any) -> tuple[Any, Any]:
+        return (), jax.tree.map(roots.joined, *own)
+
+    return each_shard(of_part, placement, (), (), (one, other))[1]
+
+
+@partial(jax.jit, static_argnames=("wanted", "placement"))
+@jax.default_matmul_precision("highest")
+def of_roots(
+    point: Point, given: list[Any], *, wanted: Wanted, placement: Placement | None = None
 ) -> dict[str, list[Any]]:
-    """The quantities that follow from the moments of all columns; None for other leaves."""
+    """The dense blocks of the leaves that have roots of all columns; None for other leaves."""
 
     def of_part(_: Any, __: Any, own: Any) -> tuple[Any, Any]:
         point, given = own
-        found = {}
-        for quantity in wanted.others:
-            found[name_of(quantity)] = [
-                moments.made(ready, quantity, each, units) if moments.serve(ready, quantity, count) else None
-                for ready, each, units in zip(point.rows, given, wanted.units, strict=True)
+        leaves = list(zip(point.rows, given, wanted.units, strict=True))
+        return {
+            name_of(quantity): [
+                None if each is None else roots.dense(ready, each, quantity[1], units) for ready, each, units in leaves
             ]
-        return found, ()
+            for quantity in wanted.others
+            if quantity[0] == "dense"
+        }, ()
 
     return each_shard(of_part, placement, (), (), (point, given))[0]
 

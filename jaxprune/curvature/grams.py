@@ -43,14 +43,22 @@ def dense(ready: Rows, signals: list[Any], weights: Any, blocks: str | int, unit
         total = jnp.einsum("nkri,nkrj->rij", left, right)
         return (total + total.mT) / 2
 
+    inputs, ordered = ready.all(signals)
+    if len(signals) == weights.shape[1]:
+        return of_ordered(ready, inputs, ordered * jnp.sqrt(weights)[:, None, None, :, None], blocks, units)
+    scales = jnp.concatenate([weights, jnp.ones_like(weights)], axis=1)
+    ordered = ordered * scales[:, None, None, :, None]
+    found = _over_units(paired, ready, inputs, ordered, blocks, units, paired=True)
+    return found.reshape(-1, *found.shape[-2:])
+
+
+def of_ordered(ready: Rows, inputs: Any, ordered: Any, blocks: str | int, units: tuple[int, ...]) -> Any:
+    """Sums the dense blocks of a leaf over weighted signals in order [n, g, t, k, o]."""
+
     def alone(rows: Any) -> Any:
         return symmetric(rows.reshape(-1, *rows.shape[2:]))
 
-    if len(signals) == weights.shape[1]:
-        found = _over_units(alone, ready, signals, jnp.sqrt(weights), blocks, units)
-    else:
-        scales = jnp.concatenate([weights, jnp.ones_like(weights)], axis=1)
-        found = _over_units(paired, ready, signals, scales, blocks, units)
+    found = _over_units(alone, ready, inputs, ordered, blocks, units)
     return found.reshape(-1, *found.shape[-2:])
 
 
@@ -77,36 +85,41 @@ def factors(
     def rows(rows: Any) -> Any:
         return jnp.moveaxis(rows, 2, 0).reshape(rows.shape[2], -1, rows.shape[3])
 
-    found = _over_units(rows, ready, signals, jnp.sqrt(jnp.abs(weights)), blocks, units)
+    inputs, ordered = ready.all(signals)
+    ordered = ordered * jnp.sqrt(jnp.abs(weights))[:, None, None, :, None]
+    found = _over_units(rows, ready, inputs, ordered, blocks, units)
     return found.reshape(-1, *found.shape[-2:]), jnp.min(weights)
 
 
 def _over_units(
     function: Callable[[Any], Any],
     ready: Rows,
-    signals: list[Any],
-    scales: Any,
+    inputs: Any,
+    ordered: Any,
     blocks: str | int,
     units: tuple[int, ...],
+    *,
+    paired: bool = False,
 ) -> Any:
-    """Maps a function of scaled gradients [n, k, runs, m] over the units of a leaf, one at a time.
+    """Maps a function of gradients [n, k, runs, m] over the units of a leaf, one at a time.
 
-    ``scales``: of every signal [n, k].
+    ``ordered``: weighted signals; ``paired``: whether these are left ones before right ones.
     """
-    inputs, ordered = ready.all(signals)
-    ordered = ordered * scales[:, None, None, :, None]
     index = ready.layout.index
     if blocks == "layer":
         gradients = jnp.stack(jax.vmap(ready.gradients)(inputs, ordered), axis=1)
         gradients = gradients.reshape(*gradients.shape[:2], 1, -1)
         return function(gradients[..., np.argsort(index.ravel())])
-    order = unit_order(ready, units)
+    order = np.argsort(partition.labels(ready.layout.shape, "unit", units).ravel()[index[:, 0, :].ravel()])
+    size = index.shape[1] if isinstance(blocks, str) else blocks
+    runs = -(-index.shape[1] // size)
+    wide = ((0, 0), (0, 0), (0, runs * size - index.shape[1]))
 
     def one(rows: Any) -> Any:
-        return function(in_runs(rows, blocks))
+        return function(jnp.pad(rows, wide).reshape(*rows.shape[:2], runs, size))
 
     if index.shape[0] > 1 or inputs.shape[2] == 1:
-        return jax.lax.map(lambda unit: one(ready.of_unit(inputs, ordered, unit)), jnp.asarray(order))
+        return jax.lax.map(lambda unit: one(ready.of_unit(inputs, ordered, unit, paired=paired)), jnp.asarray(order))
 
     def some(units: Any) -> Any:
         return jax.lax.map(one, ready.of_units(inputs, ordered, units))
@@ -119,16 +132,3 @@ def _over_units(
     chunks = np.resize(order, (count, -(-len(order) // count)))
     found = jax.lax.map(some, jnp.asarray(chunks))
     return found.reshape(-1, *found.shape[2:])[: len(order)]
-
-
-def unit_order(ready: Rows, units: tuple[int, ...]) -> np.ndarray:
-    """The numbers of the units, in the order g, o of a site, as the blocks of their leaf are ordered."""
-    return np.argsort(partition.labels(ready.layout.shape, "unit", units).ravel()[ready.layout.index[:, 0, :].ravel()])
-
-
-def in_runs(rows: Any, blocks: str | int) -> Any:
-    """Cuts the inputs of a unit [n, k, d] into runs, the last filled up by zeros: [n, k, runs, m]."""
-    inputs = rows.shape[2]
-    size = inputs if isinstance(blocks, str) else blocks
-    runs = -(-inputs // size)
-    return jnp.pad(rows, ((0, 0), (0, 0), (0, runs * size - inputs))).reshape(*rows.shape[:2], runs, size)

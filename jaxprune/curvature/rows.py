@@ -79,15 +79,21 @@ class Rows:
 
     def squares(self, signals: list[Any], weights: Any) -> Any:
         """Sums the products of the gradients of a pair: sum_{n,k} c_{n,k} left right, [g, d, o]."""
-        return self.sum(jnp.multiply, signals, weights)
+        inputs, ordered = self.all(signals)
+        if inputs.shape[2] > 1:
+            return self.sum(jnp.multiply, signals, weights)
+        # One position: the square of a product is the product of the squares.
+        left, right = sides(jnp.moveaxis(ordered[:, :, 0], 2, 0), weights.shape[1])
+        squared = jnp.einsum("nk,kngo->ngo", weights, left * right)
+        total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
+        return total if self.scale is None else total * self.scale**2
 
     @property
-    def extents(self) -> tuple[int, int]:
-        """The positions t of a unit, and its inputs d."""
+    def positions(self) -> int:
+        """How many positions of an example share the weights of a unit, t."""
         if self.operand is None:
-            return 1, 1
-        one = jax.ShapeDtypeStruct(self.operand.shape[1:], self.operand.dtype)
-        return jax.eval_shape(self.layout.inputs, one).shape[1:]
+            return 1
+        return jax.eval_shape(self.layout.inputs, jax.eval_shape(lambda: self.operand[0])).shape[1]
 
     def inputs(self, like: Any) -> Any:
         """The inputs of all examples, [n, g, t, d]; of a bias ones, as many as ``like`` has, and of its type."""
@@ -107,16 +113,21 @@ class Rows:
         ordered = self.ordered(signals)
         return self.inputs(ordered), ordered
 
-    def of_unit(self, inputs: Any, signals: Any, unit: Any) -> Any:
+    def of_unit(self, inputs: Any, signals: Any, unit: Any, *, paired: bool = False) -> Any:
         """The gradients of all examples by one unit, a number in the order g, o: [n, k, d].
 
-        Where there is one position they are multiples of the inputs, so that one row stands for all.
+        Where there is one position they are multiples of the inputs, so that one row, or one pair, stands for all.
         """
         outputs = self.layout.index.shape[2]
         group, output = unit // outputs, unit % outputs
         own, signal = inputs[:, group], signals[:, group, :, :, output]  # [n, t, d], [n, t, k]
         if own.shape[1] == 1:
-            signal = jnp.sqrt(jnp.sum(signal**2, axis=2, keepdims=True))
+            if paired:
+                left, right = jnp.split(signal, 2, axis=2)
+                along = jnp.sum(left * right, axis=2, keepdims=True)
+                signal = jnp.concatenate([along, jnp.ones_like(along)], axis=2)
+            else:
+                signal = jnp.sqrt(jnp.sum(signal**2, axis=2, keepdims=True))
         rows = jnp.einsum("ntd,ntk->nkd", own, signal)
         return rows if self.scale is None else rows * self.scale[group, :, output]
 
@@ -162,7 +173,8 @@ def rows(found: Survey, site: Site, values: dict[int, Any]) -> Rows:
         ones = jnp.ones(where.shape, program.avals[site.leaf].dtype)
         return Rows(unfolded(site.contribution(program, values)(ones), where.examples), None, where)
     operand = look(values, site.operation(program).inputs[1 - site.position])
-    scale = _scale(program, site, values, where.index) if scaled else None
+    # Its square would be out of half precision where the scale is not.
+    scale = tree.wide(_scale(program, site, values, where.index)) if scaled else None
     return Rows(where.prepared(operand), scale, where)
 
 

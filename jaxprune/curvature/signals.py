@@ -12,8 +12,7 @@ the sum over k of s_k J_z^T r_k goes through one weight gradient for all units o
 The programs sum over examples by shares that the caller gives.  ``begin`` is the forward pass; ``of_columns`` the
 backward passes of some columns with all that is made of them; what is left to do after the last column is in
 ``finishing``.  With a ``placement`` each device runs them on its own examples, and keeps what it has made of these:
-every array of a ``Point``, the cotangents of products and the moments then have a first axis of one entry for each
-device.
+every array of a ``Point``, the cotangents of products and the roots then have a first axis, an entry for each device.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import losses
-from jaxprune.curvature import columns, grams, moments
+from jaxprune.curvature import columns, grams, roots
 from jaxprune.curvature.layouts import Layout, folded, layout, unfolded
 from jaxprune.curvature.rows import Rows, rows
 from jaxprune.mesh import Placement, each_shard
@@ -35,8 +34,8 @@ from jaxprune.sites.heads import find_head
 from jaxprune.sites.program import look
 from jaxprune.types import Batch, Loss
 
-MOMENTS = "moments"
-"""The name, beside those of quantities, of what some of these are made of once all columns are summed."""
+ROOTS = "roots"
+"""The name, beside those of quantities, of what some dense blocks are made of after the last column; see ``roots``."""
 
 # Backward passes that one program may unroll: XLA runs convolutions in loops slowly on CPU, but compile time grows.
 _UNROLLED = 16
@@ -67,6 +66,7 @@ class Wanted:
       others: what else: "diagonal", ("runs", size), ("dense", blocks), ("factors", blocks).
       units: the axes of every leaf that are output.
       signed: whether the weights of columns may be negative, as of targets that are no probabilities.
+      rooted: whether dense blocks may be made after the last column (``roots``): nothing differentiates through them.
     """
 
     loss: Loss
@@ -78,6 +78,7 @@ class Wanted:
     others: tuple[Any, ...] = ()
     units: tuple[tuple[int, ...], ...] = ()
     signed: bool = False
+    rooted: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -148,7 +149,7 @@ def _begun(network: Network, batch: Batch, share: Any, vectors: Sequence[Any], d
     keep |= set() if head is None else {head.inputs, *head.needs}
 
     def forward(parts: list[Any]) -> tuple[Any, Any]:
-        (values,), kept = program.run(arguments, add_to(sites, parts), sorted(keep))
+        (values,), kept = program.run(arguments, add_to(sites, parts), sorted(keep), sliced=True)
         return (values if head is None else kept[head.inputs]), (values, kept)
 
     parts = [jnp.zeros(program.avals[site.output].shape, program.avals[site.output].dtype) for site in sites]
@@ -193,7 +194,7 @@ def of_columns(
     Returns:
       The name of every quantity (``name_of``) -> one array for each leaf; of products, the cotangents
       sum_k c_k s_k J_z^T r_k of every site; of factors, the rows of all examples; None where the quantity follows from
-      what ``MOMENTS`` has for the leaf.
+      what ``ROOTS`` has for the leaf.
     """
     if placement is None:
         return _of_columns(point, vectors, indices, wanted, count)
@@ -214,7 +215,7 @@ def is_kept(name: str) -> bool:
     >>> is_kept("unit"), is_kept("dense unit")
     (True, False)
     """
-    return name in ("unit", "layer", MOMENTS) or name.startswith("factors")
+    return name in ("unit", "layer", ROOTS) or name.startswith("factors")
 
 
 def _rows_joined(factors: list[Any]) -> list[Any]:
@@ -237,23 +238,24 @@ def _of_columns(point: Point, vectors: Sequence[Any], indices: Any, wanted: Want
             totals[blocks] = [total + part for total, part in zip(so_far, parts, strict=True)] if so_far else parts
     signals = [left for left, _ in every] + [right for _, right in every if right is not None]
     weights = jnp.stack(every_weight, axis=-1)
-    served = [any(moments.serve(ready, quantity, count) for quantity in wanted.others) for ready in point.rows]
+    # Of pairs whose columns differ, or whose weights have no root, there are no roots.
+    rooted = wanted.rooted and not wanted.signed and len(signals) == len(every)
+    served = [rooted and any(roots.serve(ready, quantity, count) for quantity in wanted.others) for ready in point.rows]
     if any(served):
-        totals[MOMENTS] = [
-            moments.of_signals(ready, [parts[at] for parts in signals], weights) if each else None
-            for at, (ready, each) in enumerate(zip(point.rows, served, strict=True))
+        totals[ROOTS] = [
+            roots.of_signals(ready, [parts[at] for parts in signals], weights) if served[at] else None
+            for at, ready in enumerate(point.rows)
         ]
     for quantity in wanted.others:
         # A weight below zero has no root: then left and right columns are told apart though they are the same.
         given = 2 * signals if wanted.signed and quantity[0] == "dense" else signals
-        totals[name_of(quantity)] = [
-            None
-            if moments.serve(ready, quantity, count)
-            else _of_leaf(
-                quantity, ready, [parts[at] for parts in given], weights, vectors[at] if vectors else None, units
-            )
-            for at, (ready, units) in enumerate(zip(point.rows, wanted.units, strict=True))
-        ]
+        totals[name_of(quantity)] = leaves = []
+        for at, (ready, units) in enumerate(zip(point.rows, wanted.units, strict=True)):
+            if served[at] and roots.serve(ready, quantity, count):
+                leaves.append(None)
+                continue
+            own, vector = [parts[at] for parts in given], vectors[at] if vectors else None
+            leaves.append(_of_leaf(quantity, ready, own, weights, vector, units))
     return totals
 
 

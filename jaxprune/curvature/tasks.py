@@ -68,6 +68,10 @@ class Task:
         options = tuple(sorted(self.options.items()))
         return _on_parts, {"program": self.program, "placement": self.placement, "options": options}
 
+    def smaller(self) -> "Task | None":
+        """The task with fewer products side by side, if there are fewer."""
+        return replace(self, width=self.width // 2) if self.count and self.width > 1 else None
+
     def run(self) -> Any:
         """Computes the result of all calls."""
         if not self.count:
@@ -151,18 +155,26 @@ class SignalTask:
         """The numbers of the columns of every call."""
         return loops.chunks(self.count, self.width)
 
+    def smaller(self) -> "SignalTask | None":
+        """The task with fewer signals side by side, or without roots, which are held until the end."""
+        if self.width > 1:
+            return replace(self, width=self.width // 2)
+        if not self.wanted.rooted:
+            return None
+        return replace(self, wanted=replace(self.wanted, rooted=False), width=signals.width(self.count))
+
     def run(self) -> dict[Any, list[Any]]:
         """Computes every quantity: its name -> one array for every leaf."""
         traced = loops.is_traced(self._beginning())
         if traced and self.placement is not None:
             return self._divided(self.placement)
         point = self.begun()
-        found = loops.total(partial(self.of_columns, point), self.chunks(), traced)
+        found = loops.total(partial(self.of_columns, point), self.chunks(), traced, self._added)
         for blocks in self.wanted.products:
             found[blocks] = finishing.weight_gradients(
                 self.network, self.batch, point.values, found[blocks], paths=self.paths, placement=self.placement
             )
-        for name, made in self._of_moments(point, found.pop(signals.MOMENTS, None)).items():
+        for name, made in self._of_roots(point, found.pop(signals.ROOTS, None)).items():
             found[name] = [now if later is None else later for now, later in zip(found[name], made, strict=True)]
         return found
 
@@ -183,9 +195,16 @@ class SignalTask:
         options = {"wanted": self.wanted, "count": self.count, "placement": self.placement}
         return signals.of_columns(point, self.vectors, indices, **options)
 
-    def _of_moments(self, point: signals.Point, moments: list[Any] | None) -> dict[str, list[Any]]:
-        options = {"wanted": self.wanted, "count": self.count, "placement": self.placement}
-        return {} if moments is None else finishing.of_moments(point, moments, **options)
+    def _added(self, one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+        if signals.ROOTS not in one:
+            return loops.added(one, other)
+        (left, one), (right, other) = ((each[signals.ROOTS], _without_roots(each)) for each in (one, other))
+        joined = finishing.joined(left, right, placement=self.placement)
+        return loops.added(one, other) | {signals.ROOTS: joined}
+
+    def _of_roots(self, point: signals.Point, roots: list[Any] | None) -> dict[str, list[Any]]:
+        options = {"wanted": self.wanted, "placement": self.placement}
+        return {} if roots is None else finishing.of_roots(point, roots, **options)
 
     def begun(self) -> signals.Point:
         """The forward pass."""
@@ -236,13 +255,16 @@ def _signal_cost(
         )
         for of in wanted.products
     ]
-    if signals.MOMENTS in found:
-        given = (point, kept(found[signals.MOMENTS], placement))
-        last.append(measure(finishing.of_moments, given, {**static, "count": count}))
+    if signals.ROOTS in found:
+        last.append(measure(finishing.of_roots, (point, kept(found[signals.ROOTS], placement)), static))
     operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last)
     # The sum so far lies beside what is added to it.
     held = [each.bytes + (len(chunks) > 1) * each.results, *(each.results + other.bytes for other in last)]
     return 1 + len(chunks) + len(last), operations, first.results + max(first.bytes - first.results, *held)
+
+
+def _without_roots(found: dict[Any, Any]) -> dict[Any, Any]:
+    return {name: each for name, each in found.items() if name != signals.ROOTS}
 
 
 def fitted(task: Any, memory: int | None, measure: Measure) -> Any:
@@ -262,7 +284,8 @@ def fitted(task: Any, memory: int | None, measure: Measure) -> Any:
 def narrowed(task: Any, there: int, measure: Measure) -> tuple[Any, str]:
     """Returns a task with as many side by side as fit into so many bytes, and why not even one does, or nothing."""
     while (needed := task.cost(measure)[2]) > there:
-        if not task.count or task.width == 1:
+        smaller = task.smaller()
+        if smaller is None:
             return task, refusal(f"{task.route} of {', '.join(task.paths[:3])}", needed, max(there, 1))
-        task = replace(task, width=max(1, task.width // 2))
+        task = smaller
     return task, ""

@@ -43,7 +43,7 @@ def solved(
     kept: Sequence[dict[str, Any]],
     damping: float,
 ) -> Iterator[tuple[str, list[Any]]]:
-    """Solves every block of these leaves, once for each set of kept weights.
+    """Solves every block of these leaves, once for each set of kept weights that has an entry for the leaf; else None.
 
     The results stand where their weights do, zero for what takes no part.  A sweep for as many leaves at a time as fit
     into memory together.
@@ -64,22 +64,26 @@ def solved(
             forget_programs()
             groups, forgotten = [*groups, group], True
             continue
-        members, given = [asked.members(path) for path in group], [leaves[path] for path in group]
-        orders = [order(places, leaf.size) for places, leaf in zip(members, given, strict=True)]
-        results = []
+        results: list[dict[str, Any]] = []
         for one in kept:
-            reads = _read(given, [one[path] for path in group], gram, members, tuple(group))
-            values = []
-            for path, (weights, void, mean_diagonal) in zip(group, reads, strict=True):
-                blocks = (gram[path], weights, void, damping * mean_diagonal)
-                each, definite = _each_block(*blocks, solve=solve, placement=placement)
+            some = tuple(path for path in group if path in one)
+            members = [asked.members(path) for path in some]
+            given, blocks = [leaves[path] for path in some], {path: gram[path] for path in some}
+            reads, values = _read(given, [one[path] for path in some], blocks, members, some), []
+            for path, (weights, void, mean_diagonal) in zip(some, reads, strict=True):
+                shift = damping * mean_diagonal
+                each, definite = _each_block(blocks[path], weights, void, shift, solve=solve, placement=placement)
                 failed = np.flatnonzero(~np.asarray(definite))
                 if failed.size:
-                    values = gram[path], np.asarray(void), failed, damping, float(mean_diagonal)
-                    raise ValueError(_indefinite(path, *values))
+                    size = float(mean_diagonal)
+                    raise ValueError(_indefinite(path, blocks[path], np.asarray(void), failed, damping, size))
+                del blocks[path]
+                if one is kept[-1]:
+                    del gram[path]
                 values.append(each)
-            results.append(placed(values, orders, given))
-        yield from zip(group, map(list, zip(*results, strict=True)), strict=True)
+            orders = [order(places, leaf.size) for places, leaf in zip(members, given, strict=True)]
+            results.append(dict(zip(some, placed(values, orders, given), strict=True)))
+        yield from ((path, [one.get(path) for one in results]) for path in group)
 
 
 def _groups(asked: Request, paths: Sequence[str]) -> list[list[str]]:

@@ -83,20 +83,25 @@ class SurgeonUpdate:
 
     def each(self, network: Network, batches: Iterable[Batch], masks: Sequence[Mask]) -> list[Params]:
         """Returns the parameters under every one of some masks of the same network, each alone."""
+        if not isinstance(masks, (list, tuple)):
+            raise TypeError(
+                f"masks: expected a list of masks, but got a {type(masks).__name__}. Pass a list, or call the update "
+                "itself with one mask."
+            )
         weights, batches = ready(network, batches)
         for place, mask in enumerate(masks):
             check.mask("mask" if len(masks) == 1 else f"masks[{place}]", mask, network.params)
         asked, batches = solving.requested(network, self.loss, batches, self.blocks, self.matrix)
-        kept, leaves = [tree.by_name(mask) for mask in masks], tree.by_name(weights)
-        changed = [path for path in leaves if not all(np.asarray(one[path]).all() for one in kept)]
+        # A leaf that keeps everything is as it was.
+        named, leaves = map(tree.by_name, masks), tree.by_name(weights)
+        kept = [{path: each for path, each in one.items() if not np.asarray(each).all()} for one in named]
+        changed = [path for path in leaves if any(path in one for one in kept)]
         found: list[dict[str, Any]] = [{} for _ in masks]
-        for path, changes in solving.solved(
-            one_block.readjustment, asked, batches, changed, leaves, kept, self.damping
-        ):
+        options = (asked, batches, changed, leaves, kept, self.damping)
+        for path, changes in solving.solved(one_block.readjustment, *options):
             for params, one, change in zip(found, kept, changes, strict=True):
-                narrow = tree.leaf(network.params, path).dtype
-                # A leaf that keeps everything is as it was.
-                if not np.asarray(one[path]).all():
+                if change is not None:
+                    narrow = tree.leaf(network.params, path).dtype
                     params[path] = jnp.where(one[path], leaves[path] + change, 0).astype(narrow)
         return [
             tree.map_named(lambda path, given, params=params: params.get(path, given), network.params)

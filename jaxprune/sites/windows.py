@@ -61,9 +61,9 @@ def depthwise(images: Any, kernel: Any, strides: Sequence[int], padding: Edges, 
     >>> depthwise(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2)), (1, 1), ((1, 1), (1, 1)), (1, 1))[0, 0, :, 0]
     Array([4., 6., 6., 4.], dtype=float32)
     """
-    total = jnp.zeros((), images.dtype)
+    total = 0.0
     for tap, seen in taps(images, kernel.shape[:-1], strides, padding, [1] * len(strides), dilation):
-        total = total + seen * kernel[tap]
+        total = total + seen * jnp.broadcast_to(kernel[tap], seen.shape)
     return total
 
 

@@ -167,3 +167,17 @@ def test_plan_of_an_own_loss_costs_at_most_twice_that_of_cross_entropy():
     assert own.gradients * jp.curvature.products.gradient_cost(network, smoothing, batch) <= 2.2 * (
         known.gradients * jp.curvature.products.gradient_cost(network, jp.losses.cross_entropy, batch)
     )
+
+
+# Targets that sum to less than zero turn the Hessian by the outputs over; three columns at the head stand for five.
+@pytest.mark.parametrize("total", [-1.0, 2.0])
+def test_curvature_before_a_narrow_head_is_right_for_targets_of_any_sum(total):
+    network = jp.Network(
+        lambda p, s, x: jnp.abs(x @ p["w"]) @ p["head"],
+        {"w": jnp.asarray(networks.normal(0, 2, 3)), "head": jnp.asarray(networks.normal(1, 3, 6))},
+    )
+    batch = {"image": networks.normal(2, 4, 2), "label": np.full((4, 6), total / 6)}
+    dense = networks.Dense(network, batch).matrices["hessian"]
+    close(flat(jp.curvature.diagonal(network, jp.losses.cross_entropy, batch)), np.diag(dense))
+    for path, blocks in jp.curvature.sweep(network, jp.losses.cross_entropy, [batch], ("gram",)).gram.items():
+        close(blocks, networks.Dense(network, batch).blocks(path, (1,), "unit", "hessian"))

@@ -183,6 +183,26 @@ def test_surgeon_update_of_each_mask_is_that_of_the_mask_alone():
         update.each(network, [batch], [masks[0], masks[0][:2]])
 
 
+def test_surgeon_update_of_each_mask_solves_only_what_the_mask_prunes(unchecked):
+    def loss(values, batch):  # not convex in the second output
+        return values[:, 0] ** 2 - 0.1 * values[:, 1] ** 2 + 0 * batch["label"]
+
+    params = {"a": jnp.asarray([[1.0, 2.0], [3.0, 1.0]]), "b": jnp.asarray([[1.0, 0.0], [0.0, 1.0]])}
+    network = jp.Network(lambda p, s, x: (x @ p["a"]) @ p["b"], params)
+    batch = {"image": cases.vector(jnp.zeros((9, 2))), "label": np.zeros(9)}
+    keeps = {name: jnp.ones((2, 2), bool) for name in params}
+    # The second unit of both has no definite block, but where nothing of it is kept.
+    pruned = {name: {**keeps, name: jnp.asarray([[True, False], [False, False]])} for name in params}
+    update = jp.scores.surgeon_update(loss, damping=0.01)
+    for name in params:
+        update(network, [batch], pruned[name])
+    each = update.each(network, [batch], [pruned["a"], pruned["b"]])
+    for name, found in zip(pruned, each, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, found, update(network, [batch], pruned[name]))
+    with pytest.raises(TypeError, match="masks: expected a list of masks, but got a dict"):
+        update.each(network, [batch], keeps)
+
+
 def test_block_hessian_greedy_prices_add_up_to_what_the_refits_cost():
     network, batch, problem = linear(units=1)
     solution = np.asarray(network.params["kernel"])

@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
-from jaxprune.sites import windows
+import jaxprune as jp
+from jaxprune.sites import survey, windows
 from jaxprune.sites.program import trace
 from tests.curvature.networks import normal
+
+pytestmark = pytest.mark.usefixtures("same_rank")
 
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 LAST = {"dimension_numbers": LAYOUTS[2], "feature_group_count": 3}
@@ -66,3 +70,21 @@ def test_slices_serve_no_other_convolution(images, kernel, options):
     given = jnp.zeros(images, kind), jnp.zeros(kernel, kind)
     step = step_of(*given, **{name: each for name, each in options.items() if name != "kind"})
     assert not windows.slices_serve(step.params, *given)
+
+
+def test_run_of_a_program_that_is_traced_again_leaves_convolutions_whole():
+    def apply(params, _, images):
+        numbers = jax.lax.conv_dimension_numbers(images.shape, params["deep"].shape, ("NHWC", "OIHW", "NHWC"))
+        options = {"dimension_numbers": numbers, "feature_group_count": 3}
+        x = jax.lax.conv_general_dilated(images, params["deep"], (1, 1), "SAME", **options)
+        return checkpoint_name(jnp.abs(x), "features").mean((1, 2)) @ params["head"]
+
+    params = {"deep": normal(0, 3, 1, 2, 2), "head": normal(1, 3, 4)}
+    images = normal(2, 2, 4, 4, 3)
+    network = jp.sites.outputs_at(jp.Network(apply, jax.tree.map(jnp.asarray, params)), "features")
+    flat = network.replace(apply=lambda p, s, x: network.apply(p, s, x).reshape(len(x), -1))
+    assert survey(flat, images).sites["deep"].unit_axes == (0,)
+    loss, batch = jp.losses.distillation(), {"image": images}
+    assert jp.curvature.block(flat, loss, batch, "deep", "unit").shape == (3, 4, 4)
+    assert jp.curvature.sweep(flat, loss, [batch], ("gram",)).gram["deep"].shape == (3, 4, 4)
+    assert jp.cost.macs(flat, (4, 4, 3)) == 4 * 4 * 3 * 4

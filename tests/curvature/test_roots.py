@@ -1,0 +1,144 @@
+"""Dense blocks of leaves with few positions and many columns: against dense matrices, and where float32 is short."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune.curvature import roots, signals
+from jaxprune.curvature.blocks import request
+from jaxprune.curvature.routes import signal_tasks
+from tests.curvature import networks
+from tests.curvature.networks import close, flat
+
+LOSS = jp.losses.cross_entropy
+CLASSES = 24
+SCALES = np.array([0.5, -2.0, 1.5, 1.0])[:, None, None, None]
+UNITS = {"bias": (0,), "deep": (3,), "grouped": (3,), "tokens": (1,), "torch": (0,)}
+
+
+def _conv(x, kernel, padding="VALID", groups=1):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+
+
+# Four positions everywhere, and no head whose inputs are fewer than the classes: every class is a column.
+def _apply(p, _, x):
+    x = jnp.abs(_conv(x, jnp.transpose(p["torch"] * SCALES, (2, 3, 1, 0))))
+    x = jnp.maximum(_conv(x, p["grouped"], groups=2) + p["bias"], -1)
+    x = jnp.abs(_conv(x, p["deep"], "SAME", groups=4))
+    return (x.reshape(-1, 4, 4) @ p["tokens"]).reshape(-1, CLASSES)
+
+
+@functools.cache
+def few():
+    shapes = {"torch": (4, 2, 2, 2), "grouped": (1, 1, 2, 4), "bias": (4,), "deep": (2, 2, 1, 4), "tokens": (4, 6)}
+    params = {name: jnp.asarray(networks.normal(at, *shape)) / 2 for at, (name, shape) in enumerate(shapes.items())}
+    batch = {
+        "image": networks.normal(9, 5, 3, 3, 2),
+        "label": np.array([0, 20, 3, 7, 11]),
+        "weight": np.array([1.0, 0.5, 2.0, 0.0, 1.5]),
+    }
+    return jp.Network(_apply, params), batch
+
+
+KINDS = {
+    "cross_entropy": (LOSS, lambda batch: batch),
+    "soft": (LOSS, lambda batch: networks.soft(batch, CLASSES)),  # weights of columns below zero
+    "bumpy": (networks.bumpy, lambda batch: batch),  # left and right columns, and not convex
+}
+
+
+def everything(network, loss, batch, blocks="unit", **options):
+    found = jp.curvature.sweep(network, loss, [batch], ("diagonal", "gram"), blocks=blocks, **options)
+    return found.diagonal, found.gram
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks"), [("cross_entropy", "unit"), ("cross_entropy", 3), ("soft", 3), ("bumpy", 3)]
+)
+def test_sweep_of_few_positions_is_of_the_dense_matrix(kind, blocks):
+    network, batch = few()
+    loss, change = KINDS[kind]
+    dense = networks.Dense(network, change(batch), loss)
+    diagonal, gram = everything(network, loss, change(batch), blocks)
+    close(flat(diagonal), np.diag(dense.matrices["hessian"]))
+    for path, units in UNITS.items():
+        # A block that is longer than its unit ends in zeros.
+        expected = dense.blocks(path, units, blocks, "hessian")
+        assert not np.asarray(gram[path])[:, expected.shape[1] :].any()
+        close(np.asarray(gram[path])[:, : expected.shape[1], : expected.shape[2]], expected)
+
+
+def test_of_roots_on_eight_devices_is_that_on_one():
+    network, batch = few()
+    batch = {name: np.concatenate([each, each[:3]]) for name, each in batch.items()}
+    mesh = jp.mesh.make()
+    sharded = everything(jp.mesh.replicate(mesh, network), LOSS, jp.mesh.shard_batch(mesh, batch))
+    for got, expected in zip(map(flat, sharded), map(flat, everything(network, LOSS, batch)), strict=True):
+        close(jax.device_get(got), expected, 1e-12)
+
+
+def task_of(network, batch):
+    asked, share = request(network, LOSS, batch, "hessian", "unit", None), jnp.ones(len(batch["image"]))
+    (task,) = signal_tasks(asked, asked.paths, [("dense", "unit")], None, "", share)
+    return replace(task, wanted=replace(task.wanted, rooted=True))
+
+
+def test_of_columns_keeps_roots_where_positions_are_fewer_than_columns():
+    task = task_of(*few())
+    assert len(task.chunks()) == 3
+    found = task.of_columns(task.begun(), task.chunks()[0])
+    kept = dict(zip(task.paths, found[signals.ROOTS], strict=True))
+    wide = {"torch": (1, 4), "grouped": (2, 2), "deep": (4, 1), "tokens": (1, 6)}
+    shapes = {name: (5, *units, 4, 4) for name, units in wide.items()}
+    assert {path: each.shape for path, each in kept.items()} == {**shapes, "bias": (5, 1, 4, 1, 1)}
+    assert found["dense unit"] == [None] * 5
+    ready = dict(zip(task.paths, task.begun().rows, strict=True))["torch"]
+    assert [roots.serve(ready, ("dense", "unit"), columns) for columns in (4, 5)] == [False, True]
+    assert not any(roots.serve(ready, one, 100) for one in ("diagonal", ("dense", "layer"), ("factors", "unit")))
+
+
+def test_smaller_gives_up_roots_where_nothing_else_fits():
+    task = task_of(*few())
+    widths = [(task.width, task.wanted.rooted)]
+    while (smaller := task.smaller()) is not None:
+        task = smaller
+        widths.append((task.width, task.wanted.rooted))
+    assert widths == [(9, True), (4, True), (2, True), (1, True), (9, False), (4, False), (2, False), (1, False)]
+    network, batch = few()
+    for needed, memory in ((True, 10**9), (False, 45_000)):
+        assert task_of(network, batch).fitted(memory).wanted.rooted is needed
+    for got, expected in zip(
+        everything(network, LOSS, batch, memory=45_000), everything(network, LOSS, batch), strict=True
+    ):
+        close(flat(got), flat(expected), 1e-12)
+
+
+# Before a layer that centres over the positions, gradients of inputs that are the same at all of them cancel: what is
+# left of a number in float32 is its rounding, squared.
+def test_sweep_keeps_blocks_semidefinite_where_gradients_cancel_over_positions():
+    def apply(p, _, x):
+        x = x @ p["w"]
+        return jnp.abs(x - x.mean(1, keepdims=True)).reshape(len(x), -1)
+
+    draw = np.random.default_rng(0)
+    image = draw.normal(size=(6, 9, 24))
+    image[:, :, :8] = image[:, :1, :8]
+    given = {"w": draw.normal(size=(24, 12))}, {"image": image, "label": np.arange(6)}
+    params, batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == float else None), given)
+    diagonal, gram = everything(jp.Network(apply, params), LOSS, batch)
+    assert gram["w"].dtype == jnp.float32
+    blocks = np.asarray(gram["w"], np.float64)
+    scale = blocks.diagonal(axis1=1, axis2=2).max()
+    for numbers in (np.asarray(diagonal["w"]).T, blocks.diagonal(axis1=1, axis2=2)):
+        assert numbers.min() >= 0
+        assert numbers[:, :8].max() < 1e-11 * scale
+    assert np.linalg.eigvalsh(blocks).min() > -1e-7 * scale
+    mask = {"w": jnp.asarray(draw.random((24, 12)) < 0.5)}
+    jp.scores.surgeon_update(LOSS, damping=1e-7)(jp.Network(apply, params), [batch], mask)
