@@ -145,3 +145,18 @@ def test_scores_in_float64_do_not_depend_on_batches_whose_weights_are_arrays_of_
     parts = [{name: entry[start:end] for name, entry in data.items()} for start, end in ((0, 2), (2, 7))]
     whole, split = (jp.scores.snip(LOSS)(network, batches) for batches in ([data], parts))
     close(flat(split), flat(whole), 1e-12)
+
+
+@pytest.mark.parametrize("scale", [400.0, 1e-4])
+def test_diagonal_of_a_kernel_that_is_scaled_in_half_precision_is_finite_and_not_zero(scale):
+    """The square of the scale is beyond the largest number of float16, or below the smallest."""
+
+    def apply(p, _, x):
+        kernel = p["w"].astype(jnp.float16) * jnp.float16(scale)
+        return jnp.abs(x.astype(jnp.float16) @ kernel).astype(jnp.float32) / scale
+
+    weights = jnp.asarray(np.round(4 * networks.normal(0, 5, 3)) / 4, jnp.float32)
+    batch = {"image": np.round(2 * networks.normal(1, 6, 5)).astype(np.float32) / 2, "label": np.arange(6) % 3}
+    found = jp.curvature.diagonal(jp.Network(apply, {"w": weights}), LOSS, batch)["w"]
+    wide = jp.Network(lambda p, s, x: jnp.abs(x @ p["w"]), {"w": weights})
+    np.testing.assert_allclose(found, jp.curvature.diagonal(wide, LOSS, batch)["w"], rtol=0.02)
