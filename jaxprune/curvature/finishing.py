@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune.curvature import roots
-from jaxprune.curvature.signals import Point, Wanted, name_of
+from jaxprune.curvature.rows import Rows
 from jaxprune.mesh import Placement, each_shard
 from jaxprune.network import Network
 from jaxprune.sites import Site, Survey, survey
@@ -20,30 +20,24 @@ def joined(one: list[Any], other: list[Any], *, placement: Placement | None = No
     """The roots of the columns of both; None for a leaf without."""
 
     def of_part(_: Any, __: Any, own: Any) -> tuple[Any, Any]:
-        return (), jax.tree.map(roots.joined, *own)
+        one, other = own
+        return (), jax.tree.map(roots.joined, one, other)
 
     return each_shard(of_part, placement, (), (), (one, other))[1]
 
 
-@partial(jax.jit, static_argnames=("wanted", "placement"))
+@partial(jax.jit, static_argnames=("blocks", "units", "placement"))
 @jax.default_matmul_precision("highest")
 def of_roots(
-    point: Point, given: list[Any], *, wanted: Wanted, placement: Placement | None = None
-) -> dict[str, list[Any]]:
-    """The dense blocks of the leaves that have roots of all columns; None for other leaves."""
+    ready: Rows, triangles: Any, *, blocks: str | int, units: tuple[int, ...], placement: Placement | None = None
+) -> Any:
+    """The dense blocks of a leaf from the roots of all columns: a program that leaves of equal layout share."""
 
     def of_part(_: Any, __: Any, own: Any) -> tuple[Any, Any]:
-        point, given = own
-        leaves = list(zip(point.rows, given, wanted.units, strict=True))
-        return {
-            name_of(quantity): [
-                None if each is None else roots.dense(ready, each, quantity[1], units) for ready, each, units in leaves
-            ]
-            for quantity in wanted.others
-            if quantity[0] == "dense"
-        }, ()
+        ready, triangles = own
+        return roots.dense(ready, triangles, blocks, units), ()
 
-    return each_shard(of_part, placement, (), (), (point, given))[0]
+    return each_shard(of_part, placement, (), (), (ready, triangles))[0]
 
 
 @partial(jax.jit, static_argnames=("paths", "placement"))

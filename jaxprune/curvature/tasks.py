@@ -1,6 +1,6 @@
 """What serves some leaves by one route: what a plan reads, and a computation runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -161,7 +161,7 @@ class SignalTask:
             return replace(self, width=self.width // 2)
         if not self.wanted.rooted:
             return None
-        return replace(self, wanted=replace(self.wanted, rooted=False), width=signals.width(self.count))
+        return replace(self, wanted=replace(self.wanted, rooted=False))
 
     def run(self) -> dict[Any, list[Any]]:
         """Computes every quantity: its name -> one array for every leaf."""
@@ -174,8 +174,9 @@ class SignalTask:
             found[blocks] = finishing.weight_gradients(
                 self.network, self.batch, point.values, found[blocks], paths=self.paths, placement=self.placement
             )
-        for name, made in self._of_roots(point, found.pop(signals.ROOTS, None)).items():
-            found[name] = [now if later is None else later for now, later in zip(found[name], made, strict=True)]
+        rooted = found.pop(signals.ROOTS, [])
+        for name, at, options in _rooted(self.wanted, found, rooted):
+            found[name][at] = finishing.of_roots(point.rows[at], rooted[at], **options, placement=self.placement)
         return found
 
     def _divided(self, placement: Placement) -> dict[Any, list[Any]]:
@@ -198,13 +199,9 @@ class SignalTask:
     def _added(self, one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
         if signals.ROOTS not in one:
             return loops.added(one, other)
-        (left, one), (right, other) = ((each[signals.ROOTS], _without_roots(each)) for each in (one, other))
-        joined = finishing.joined(left, right, placement=self.placement)
-        return loops.added(one, other) | {signals.ROOTS: joined}
-
-    def _of_roots(self, point: signals.Point, roots: list[Any] | None) -> dict[str, list[Any]]:
-        options = {"wanted": self.wanted, "placement": self.placement}
-        return {} if roots is None else finishing.of_roots(point, roots, **options)
+        joined = finishing.joined(one[signals.ROOTS], other[signals.ROOTS], placement=self.placement)
+        rests = ({name: each for name, each in side.items() if name != signals.ROOTS} for side in (one, other))
+        return loops.added(*rests) | {signals.ROOTS: joined}
 
     def begun(self) -> signals.Point:
         """The forward pass."""
@@ -255,16 +252,33 @@ def _signal_cost(
         )
         for of in wanted.products
     ]
-    if signals.ROOTS in found:
-        last.append(measure(finishing.of_roots, (point, kept(found[signals.ROOTS], placement)), static))
-    operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last)
+    rooted = kept(found.pop(signals.ROOTS, []), placement)
+    made = [
+        measure(finishing.of_roots, (point.rows[at], rooted[at]), {**options, "placement": placement})
+        for _, at, options in _rooted(wanted, found, rooted)
+    ]
+    operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last + made)
     # The sum so far lies beside what is added to it.
     held = [each.bytes + (len(chunks) > 1) * each.results, *(each.results + other.bytes for other in last)]
-    return 1 + len(chunks) + len(last), operations, first.results + max(first.bytes - first.results, *held)
+    # Blocks are made one leaf after the other.
+    blocks, beside = (
+        sum(other.results for other in made),
+        max((other.bytes - other.results for other in made), default=0),
+    )
+    held.append(each.results + blocks + beside)
+    calls = 1 + len(chunks) + len(last) + len(made)
+    return calls, operations, first.results + max(first.bytes - first.results, *held)
 
 
-def _without_roots(found: dict[Any, Any]) -> dict[Any, Any]:
-    return {name: each for name, each in found.items() if name != signals.ROOTS}
+def _rooted(
+    wanted: Wanted, found: dict[Any, Any], given: list[Any] | None
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Lists (quantity, leaf, options of ``finishing.of_roots``) of the dense blocks that are made of roots."""
+    for quantity in wanted.others if given else ():
+        name = signals.name_of(quantity)
+        for at, units in enumerate(wanted.units):
+            if given[at] is not None and found[name][at] is None:
+                yield name, at, {"blocks": quantity[1], "units": units}
 
 
 def fitted(task: Any, memory: int | None, measure: Measure) -> Any:

@@ -105,19 +105,23 @@ def test_of_columns_keeps_roots_where_positions_are_fewer_than_columns():
 
 
 def test_smaller_gives_up_roots_where_nothing_else_fits():
-    task = task_of(*few())
-    widths = [(task.width, task.wanted.rooted)]
-    while (smaller := task.smaller()) is not None:
-        task = smaller
-        widths.append((task.width, task.wanted.rooted))
-    assert widths == [(9, True), (4, True), (2, True), (1, True), (9, False), (4, False), (2, False), (1, False)]
     network, batch = few()
-    for needed, memory in ((True, 10**9), (False, 45_000)):
-        assert task_of(network, batch).fitted(memory).wanted.rooted is needed
-    for got, expected in zip(
-        everything(network, LOSS, batch, memory=45_000), everything(network, LOSS, batch), strict=True
-    ):
-        close(flat(got), flat(expected), 1e-12)
+    tasks = [task_of(network, batch)]
+    while (smaller := tasks[-1].smaller()) is not None:
+        tasks.append(smaller)
+    assert [(task.width, task.wanted.rooted) for task in tasks] == [
+        (9, True),
+        (4, True),
+        (2, True),
+        (1, True),
+        (1, False),
+    ]
+    # Chunks of every size, joined, and none.
+    expected = tasks[0].run()["dense unit"]
+    for task in tasks[1:]:
+        for got, whole in zip(task.run()["dense unit"], expected, strict=True):
+            close(got, whole, 1e-12)
+    assert tasks[0].fitted(tasks[2].cost()[2]).width == 2
 
 
 # Before a layer that centres over the positions, gradients of inputs that are the same at all of them cancel: what is
