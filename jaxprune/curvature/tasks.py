@@ -270,9 +270,7 @@ def _signal_cost(
     return calls, operations, first.results + max(first.bytes - first.results, *held)
 
 
-def _rooted(
-    wanted: Wanted, found: dict[Any, Any], given: list[Any] | None
-) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _rooted(wanted: Wanted, found: dict[Any, Any], given: list[Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Lists (quantity, leaf, options of ``finishing.of_roots``) of the dense blocks that are made of roots."""
     for quantity in wanted.others if given else ():
         name = signals.name_of(quantity)
