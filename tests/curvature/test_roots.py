@@ -96,11 +96,11 @@ def test_of_columns_keeps_roots_where_positions_are_fewer_than_columns():
     found = task.of_columns(task.begun(), task.chunks()[0])
     kept = dict(zip(task.paths, found[signals.ROOTS], strict=True))
     wide = {"torch": (1, 4), "grouped": (2, 2), "deep": (4, 1), "tokens": (1, 6)}
-    shapes = {name: (5, *units, 4, 4) for name, units in wide.items()}
-    assert {path: each.shape for path, each in kept.items()} == {**shapes, "bias": (5, 1, 4, 1, 1)}
+    shapes = {name: (4, 4, 5, *units) for name, units in wide.items()}
+    assert {path: each.shape for path, each in kept.items()} == {**shapes, "bias": (1, 1, 5, 1, 4)}
     assert found["dense unit"] == [None] * 5
     ready = dict(zip(task.paths, task.begun().rows, strict=True))["torch"]
-    assert [roots.serve(ready, ("dense", "unit"), columns) for columns in (4, 5)] == [False, True]
+    assert [roots.serve(ready, ("dense", "unit"), columns) for columns in (7, 8)] == [False, True]
     assert not any(roots.serve(ready, one, 100) for one in ("diagonal", ("dense", "layer"), ("factors", "unit")))
 
 
@@ -122,6 +122,21 @@ def test_smaller_gives_up_roots_where_nothing_else_fits():
         for got, whole in zip(task.run()["dense unit"], expected, strict=True):
             close(got, whole, 1e-12)
     assert tasks[0].fitted(tasks[2].cost()[2]).width == 2
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e30])
+@pytest.mark.parametrize("shape", [(7, 3), (3, 3), (2, 4), (1, 1), (5, 1)])
+def test_of_signals_makes_triangles_whose_products_are_those_of_the_signals(shape, size):
+    rows = np.random.default_rng(0).normal(size=(*shape, 2, 5))
+    rows[..., 0, 0] = 0
+    rows[:, 0, 0, 1] = 0
+    rows[:, -1, 1, 1] = 3 * rows[:, 0, 1, 1]  # dependent
+    found = np.asarray(roots._triangle(jnp.asarray(size * rows, jnp.float32)), np.float64) / size
+    assert found.shape == (shape[1], shape[1], 2, 5)
+    below = np.tril_indices(shape[1], -1)
+    assert not found[below].any()
+    expected = np.einsum("ktab,ksab->tsab", rows, rows)
+    np.testing.assert_allclose(np.einsum("ktab,ksab->tsab", found, found), expected, rtol=0, atol=2e-6 * expected.max())
 
 
 # Before a layer that centres over the positions, gradients of inputs that are the same at all of them cancel: what is
