@@ -242,3 +242,28 @@ def test_sweep_prints_what_it_holds_and_no_number():
     assert repr(jp.curvature.Sweep(diagonal=many)) == f"Sweep(diagonal of {shown})"
     assert repr(jp.curvature.Sweep(gram=many)) == f"Sweep(gram of {shown})"
     assert repr(jp.curvature.Sweep()) == "Sweep()"
+
+
+# Before a layer that centres over the positions, gradients of inputs that are the same at all of them cancel: what is
+# left of a number in float32 is its rounding, squared.
+def test_sweep_keeps_blocks_semidefinite_where_gradients_cancel_over_positions():
+    def apply(p, _, x):
+        x = x @ p["w"]
+        return jnp.abs(x - x.mean(1, keepdims=True)).reshape(len(x), -1)
+
+    draw = np.random.default_rng(0)
+    image = draw.normal(size=(6, 9, 24))
+    image[:, :, :8] = image[:, :1, :8]
+    given = {"w": draw.normal(size=(24, 12))}, {"image": image, "label": np.arange(6)}
+    params, batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == float else None), given)
+    found = jp.curvature.sweep(jp.Network(apply, params), LOSS, [batch], ("diagonal", "gram"))
+    diagonal, gram = found.diagonal, found.gram
+    assert gram["w"].dtype == jnp.float32
+    blocks = np.asarray(gram["w"], np.float64)
+    scale = blocks.diagonal(axis1=1, axis2=2).max()
+    for numbers in (np.asarray(diagonal["w"]).T, blocks.diagonal(axis1=1, axis2=2)):
+        assert numbers.min() >= 0
+        assert numbers[:, :8].max() < 1e-11 * scale
+    assert np.linalg.eigvalsh(blocks).min() > -1e-7 * scale
+    mask = {"w": jnp.asarray(draw.random((24, 12)) < 0.5)}
+    jp.scores.surgeon_update(LOSS, damping=1e-7)(jp.Network(apply, params), [batch], mask)

@@ -72,6 +72,15 @@ def test_slices_serve_no_other_convolution(images, kernel, options):
     assert not windows.slices_serve(step.params, *given)
 
 
+def test_run_slices_depthwise_convolutions_where_it_may():
+    given = normal(0, 2, 5, 6, 3), normal(1, 3, 3, 1, 3)
+    program = trace(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", **LAST), *given)
+    whole, sliced = (program.run(given, {}, sliced=sliced)[0][0] for sliced in (False, True))
+    np.testing.assert_allclose(sliced, whole, rtol=0, atol=1e-13)
+    made = jax.make_jaxpr(lambda *arguments: program.run(arguments, {}, sliced=True)[0])(*given)
+    assert "conv_general_dilated" not in str(made)
+
+
 def test_run_of_a_program_that_is_traced_again_leaves_convolutions_whole():
     def apply(params, _, images):
         numbers = jax.lax.conv_dimension_numbers(images.shape, params["deep"].shape, ("NHWC", "OIHW", "NHWC"))
