@@ -48,7 +48,31 @@ def solved(
     The results stand where their weights do, zero for what takes no part.  A sweep for as many leaves at a time as fit
     into memory together.
     """
-    options, placement = {"matrix": asked.matrix, "blocks": asked.blocks}, mesh.found(asked.batch)
+    placement = mesh.found(asked.batch)
+    for group, gram in _swept(asked, batches, paths):
+        results: list[dict[str, Any]] = []
+        for one in kept:
+            some = tuple(path for path in group if path in one)
+            members, given = [asked.members(path) for path in some], [leaves[path] for path in some]
+            reads = _read(given, [one[path] for path in some], {path: gram[path] for path in some}, members, some)
+            values = []
+            for path, (weights, void, mean_diagonal) in zip(some, reads, strict=True):
+                blocks = gram.pop(path) if one is kept[-1] else gram[path]
+                shift = damping * mean_diagonal
+                each, definite = _each_block(blocks, weights, void, shift, solve=solve, placement=placement)
+                failed = np.flatnonzero(~np.asarray(definite))
+                if failed.size:
+                    raise ValueError(_indefinite(path, blocks, np.asarray(void), failed, damping, float(mean_diagonal)))
+                values.append(each)
+            orders = [order(places, leaf.size) for places, leaf in zip(members, given, strict=True)]
+            results.append(dict(zip(some, placed(values, orders, given), strict=True)))
+        gram.clear()  # of leaves that the last mask keeps whole; else they would lie beside the next group
+        yield from ((path, [one.get(path) for one in results]) for path in group)
+
+
+def _swept(asked: Request, batches: list[Batch], paths: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """The dense blocks of all leaves over all batches, for as many leaves at a time as fit."""
+    options = {"matrix": asked.matrix, "blocks": asked.blocks}
     groups, forgotten = _groups(asked, paths)[::-1], False
     while groups:
         group = groups.pop()
@@ -64,26 +88,7 @@ def solved(
             forget_programs()
             groups, forgotten = [*groups, group], True
             continue
-        results: list[dict[str, Any]] = []
-        for one in kept:
-            some = tuple(path for path in group if path in one)
-            members = [asked.members(path) for path in some]
-            given, blocks = [leaves[path] for path in some], {path: gram[path] for path in some}
-            reads, values = _read(given, [one[path] for path in some], blocks, members, some), []
-            for path, (weights, void, mean_diagonal) in zip(some, reads, strict=True):
-                shift = damping * mean_diagonal
-                each, definite = _each_block(blocks[path], weights, void, shift, solve=solve, placement=placement)
-                failed = np.flatnonzero(~np.asarray(definite))
-                if failed.size:
-                    size = float(mean_diagonal)
-                    raise ValueError(_indefinite(path, blocks[path], np.asarray(void), failed, damping, size))
-                del blocks[path]
-                if one is kept[-1]:
-                    del gram[path]
-                values.append(each)
-            orders = [order(places, leaf.size) for places, leaf in zip(members, given, strict=True)]
-            results.append(dict(zip(some, placed(values, orders, given), strict=True)))
-        yield from ((path, [one.get(path) for one in results]) for path in group)
+        yield group, gram
 
 
 def _groups(asked: Request, paths: Sequence[str]) -> list[list[str]]:
