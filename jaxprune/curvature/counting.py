@@ -175,8 +175,10 @@ def _cost(step: Step, there: set[int], stored: set[int]) -> float:
     moved = BYTE * (read + written)
     if step.name in PRODUCTS:
         return product(step.name, step.params, step.needs, step.makes) + moved
+    # Depthwise convolutions as sums of slices: what they multiply, and what they add.
+    multiplied = multiplications(step.name, step.params, step.needs, step.makes)
     numbers = sum(map(_size, step.needs if step.name.startswith("reduce") else step.makes))
-    return numbers + moved
+    return (numbers if multiplied is None else 2 * multiplied) + moved
 
 
 def product(name: str, params: dict[str, Any], needs: Sequence[Any], makes: Sequence[Any]) -> float:

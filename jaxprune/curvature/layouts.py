@@ -13,25 +13,19 @@ from jaxprune.sites.axes import Along
 
 
 @dataclass(frozen=True)
-class Window:
-    """What a convolution slides over its input; attributes as those of ``jax.lax.conv_general_dilated``.
+class Convolution:
+    """How a convolution reads its input.
 
     Attributes:
       order: the axes of the input, (examples, *space, channels).
-      kernel: the extent of the kernel along every axis of space.
-      strides: of the window.
-      padding: of every axis of space, low and high.
-      lhs_dilation: of the input.
-      rhs_dilation: of the kernel.
+      sizes: the extent of the kernel along every axis of space.
+      window: in which it slides.
       groups: that share no channels.
     """
 
     order: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    lhs_dilation: tuple[int, ...]
-    rhs_dilation: tuple[int, ...]
+    sizes: tuple[int, ...]
+    window: windows.Window
     groups: int
 
 
@@ -46,7 +40,7 @@ class Layout:
       weights: the axes of the leaf that make up g, d and o, in this order.
       operand: of a dense site: the axes of the other input, its examples first, that make up g, t and d.
       folded: where the examples of the other input lie.
-      window: of a convolution.
+      convolution: None: it is none.
     """
 
     shape: tuple[int, ...]
@@ -55,7 +49,7 @@ class Layout:
     weights: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     operand: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
     folded: Along | None = None
-    window: Window | None = None
+    convolution: Convolution | None = None
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -65,15 +59,15 @@ class Layout:
     def prepared(self, operand: Any) -> Any:
         """Puts the examples of the other input of the operation first."""
         assert self.folded is not None
-        if self.window is not None:
-            operand = jnp.transpose(operand, self.window.order)
+        if self.convolution is not None:
+            operand = jnp.transpose(operand, self.convolution.order)
         return unfolded(operand, self.folded)
 
     def inputs(self, operand: Any) -> Any:
         """The inputs of one example, [g, t, d], from its part of the other input; of a scale, 1."""
-        if self.window is None and self.operand is None:
+        if self.convolution is None and self.operand is None:
             return jnp.ones((1, 1, 1), operand.dtype)
-        cut = self._dense(operand) if self.window is None else self._windows(operand)
+        cut = self._dense(operand) if self.convolution is None else self._windows(operand)
         # The order of the leaf, so that runs of inputs are those of ``partition``.
         return cut if np.array_equal(self._order, np.arange(self._order.size)) else cut[..., self._order]
 
@@ -84,7 +78,7 @@ class Layout:
     def _ordered(self, operand: Any, signal: Any) -> Any:
         groups, positions, units = (tuple(axis - 1 for axis in axes) for axes in self.axes)
         count, outputs = self.index.shape[0], self.index.shape[2]
-        if self.window is None and self.operand is None:
+        if self.convolution is None and self.operand is None:
             along = signal if operand is None else signal * operand
             summed = jnp.sum(along, axis=positions, keepdims=True)
             return jnp.transpose(summed, (*positions, *units)).reshape(1, 1, outputs)
@@ -102,23 +96,21 @@ class Layout:
 
     def _windows(self, example: Any) -> Any:
         """[before, after, *space, c] -> what every position sees, [g, t, d]."""
-        window = self.window
-        assert window is not None
+        assert self.convolution is not None
+        groups = self.convolution.groups
         images = example.reshape(-1, *example.shape[2:])
-        seen = windows.taps(
-            images, window.kernel, window.strides, window.padding, window.lhs_dilation, window.rhs_dilation
-        )
+        seen = windows.taps(images, self.convolution.sizes, self.convolution.window)
         patches = jnp.stack([each.reshape(-1, each.shape[-1]) for _, each in seen], axis=1)  # [m t, taps, c]
-        split = patches.reshape(*patches.shape[:2], window.groups, -1)
-        return jnp.moveaxis(split, 2, 0).reshape(window.groups, len(patches), -1)
+        split = patches.reshape(*patches.shape[:2], groups, -1)
+        return jnp.moveaxis(split, 2, 0).reshape(groups, len(patches), -1)
 
     @cached_property
     def _unordered(self) -> np.ndarray:
         flat = _positions(self.shape, *self.weights)
-        if self.window is None:
+        if self.convolution is None:
             return flat
         # [1, taps x channels, filters]: the groups of a convolution are runs of its filters.
-        return np.moveaxis(flat[0].reshape(flat.shape[1], self.window.groups, -1), 1, 0)
+        return np.moveaxis(flat[0].reshape(flat.shape[1], self.convolution.groups, -1), 1, 0)
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -160,21 +152,17 @@ def layout(found: Survey, site: Site) -> Layout:
     if site.kind == "dense":
         return _dense(site, params, len(program.aval(_other(found, site)).shape), examples, shape)
     numbers = params["dimension_numbers"]
-    kernel = tuple(_extent(site, shape, axis) for axis in numbers.rhs_spec[2:])
-    window = Window(
+    convolution = Convolution(
         (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1]),
-        kernel,
-        tuple(params["window_strides"]),
-        tuple(tuple(edges) for edges in params["padding"]),
-        tuple(params["lhs_dilation"]),
-        tuple(params["rhs_dilation"]),
+        tuple(_extent(site, shape, axis) for axis in numbers.rhs_spec[2:]),
+        windows.of(params),
         params["feature_group_count"],
     )
     axes = ((), moved((numbers.out_spec[0], *numbers.out_spec[2:])), moved((numbers.out_spec[1],)))
     taps = (*numbers.rhs_spec[2:], numbers.rhs_spec[1])
     weights = ((), _leaf_axes(site, taps), _leaf_axes(site, numbers.rhs_spec[:1]))
     folded = Along(0, examples.before, examples.after)
-    return Layout(shape, examples, axes, weights, folded=folded, window=window)
+    return Layout(shape, examples, axes, weights, folded=folded, convolution=convolution)
 
 
 def _other(found: Survey, site: Site) -> Any:

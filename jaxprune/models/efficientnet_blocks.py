@@ -12,7 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxprune.groups import Gates, Group, Member, alive, lives
 from jaxprune.models.initial import HE_NORMAL, scaled
-from jaxprune.sites import windows
+from jaxprune.sites.depthwise import depthwise
+from jaxprune.sites.windows import Window
 
 # Every filter of a depthwise convolution sees one channel, and so does every channel one filter: the variance is
 # 2 / fan_in of its kernel [h, w, 1, c], of which the fan_out would count all channels.
@@ -75,7 +76,8 @@ class SlicedDepthwise(nn.Module):
         kernel = self.param("kernel", _DEPTHWISE, (self.kernel, self.kernel, 1, x.shape[-1]), jnp.float32)
         sizes, strides = (self.kernel,) * 2, (self.stride,) * 2
         edges = jax.lax.padtype_to_pads(x.shape[1:3], sizes, strides, "SAME")
-        return windows.depthwise(x, kernel[:, :, 0], strides, edges, (1, 1))
+        window = Window(strides, tuple(edges), inner=(1, 1), outer=(1, 1))
+        return depthwise(x, kernel[:, :, 0], window)
 
 
 class Pointwise(nn.Module):

@@ -203,6 +203,8 @@ def _followed(equation: Any, marked: dict[int, Along], rest: dict[int, Whole], s
         return _product(equation, marked, shapes, result)
     if name == "conv_general_dilated":
         return _ruled(name, equation, marked, shapes, result) if params["batch_group_count"] == 1 else None
+    if name == "depthwise":
+        return _ruled(name, equation, marked, shapes, result)
     if name in _REDUCING:
         return _ruled("reduce_sum", equation, marked, shapes, result)
     if name in _ALONG:

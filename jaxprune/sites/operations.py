@@ -56,6 +56,10 @@ def multiplications(name: str, params: Mapping[str, Any], inputs: Sequence[Any],
     elif name == "conv_general_dilated":
         _, of_input, *space = params["dimension_numbers"].rhs_spec
         extents = [inputs[1].shape[axis] for axis in (of_input, *space)]
+    elif name == "depthwise":
+        extents = inputs[1].shape[:-1]
+    elif name == "correlations":
+        return size(inputs[1]) * math.prod(params["sizes"])
     else:
         return None
     return size(outputs[0]) * math.prod(extents)

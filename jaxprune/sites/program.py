@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxprune.sites import windows
+from jaxprune.sites.depthwise import of_slices, slices_serve
 
 # Equations that hold a program of their own, and where.
 _CALLS = {
@@ -100,8 +100,8 @@ class Program:
         values.update(zip(self.arguments, arguments, strict=True))
         for step in self.steps:
             operands = [look(values, atom) for atom in step.inputs]
-            quick = sliced and step.name == "conv_general_dilated" and windows.slices_serve(step.params, *operands)
-            results = [windows.of_slices(step.params, *operands)] if quick else apply(step, operands)
+            quick = sliced and step.name == "conv_general_dilated" and slices_serve(step.params, *operands)
+            results = [of_slices(step.params, *operands)] if quick else apply(step, operands)
             for number, result in zip(step.outputs, results, strict=True):
                 values[number] = change[number](result) if number in change else result
         return [look(values, atom) for atom in self.outputs], {number: values[number] for number in keep}
