@@ -53,20 +53,27 @@ _CLAIMS = {
 """The claims that belong under each figure."""
 
 
-def _figures(settings: Any, results: Results) -> list[tuple[str, Callable[[Results], Any], str]]:
-    drawn, seeds = figures, f"Thin: each seed; thick: their mean. {results.count}"
-    dashes = f"Dashes: each seed. {results.count}"
-    matrix = {"hessian": "Hessian", "ggn": "generalised Gauss-Newton matrix"}[settings.matrix]
+Figure = tuple[str, Callable[[Results], Any], str]
+"""The heading, what draws, and the caption."""
+
+
+def _figures(settings: Any, results: Results) -> list[Figure]:
+    return [*_curvature(settings, results), *_losses(settings, results)]
+
+
+def _curvature(settings: Any, results: Results) -> list[Figure]:
+    seeds, dashes = _seeds(results), f"Dashes: each seed. {results.count}"
+    matrix = _MATRICES[settings.matrix]
     return [
         (
             "How sharp is the loss?",
-            drawn.spectra,
+            figures.spectra,
             f"The {settings.count} largest eigenvalues of the {matrix} of the loss, in the prunable weights that each "
             f"network has: a pruned network has fewer directions. {seeds}",
         ),
         (
             "The whole spectrum",
-            drawn.densities,
+            figures.densities,
             f"Density of the eigenvalues, by stochastic Lanczos quadrature with {settings.probes} random vectors and "
             f"{settings.steps} steps, smoothed by a Gaussian of 1 % of the width of the spectrum: a peak narrower than "
             f"that is not resolved. A line for each seed; eigenvalues on a scale that is linear between −1 and 1. "
@@ -74,47 +81,60 @@ def _figures(settings: Any, results: Results) -> list[tuple[str, Callable[[Resul
         ),
         (
             "Do the two tasks agree about the sharpest directions?",
-            drawn.alignment,
+            figures.alignment,
             f"Mean squared cosine of the principal angles between the top {settings.count} eigenvectors on the source "
             "and those on the transfer task (filled), or on other images of the source (open): what the sampling of "
             f"images leaves. Dotted: two random subspaces, {settings.count} / number of weights. {dashes}",
         ),
         (
             "Does pruning remove what is flat?",
-            drawn.removed,
+            figures.removed,
             f"Mean curvature (trace of the {matrix} / number of weights, by {settings.trace_probes} random vectors) of "
             f"the dense network in all prunable weights, and in those that each method removes. {dashes}",
         ),
+    ]
+
+
+def _losses(settings: Any, results: Results) -> list[Figure]:
+    seeds, matrix = _seeds(results), _MATRICES[settings.matrix]
+    return [
         (
             "Does a Taylor expansion predict the damage?",
-            drawn.paths,
+            figures.paths,
             "Change of the loss on the straight way from the dense network to the pruned one: measured, and predicted "
             f"at the dense network by the gradient (first order) and with the {matrix} (second order). A prediction "
             f"that leaves the figure is more than about twice too large. {seeds}",
         ),
         (
             "Slices of the loss",
-            drawn.lines,
+            figures.lines,
             "Loss along random directions in which every filter is as long as the network's (biases and BatchNorm do "
             "not move, nor do pruned weights), averaged over the two directions of the figure below. Networks of "
             f"different sparsity move different numbers of weights. {seeds}",
         ),
         (
             "Slices in two directions",
-            drawn.planes,
+            figures.planes,
             f"Loss of the fine-tuned networks over two such directions; the cross is the network. Mean of "
             f"{counted(len(results.seeds), 'seed')}, each with its own directions; the levels are those of all panels. "
             f"{results.count}",
         ),
         (
             "Are there barriers between the networks?",
-            drawn.barriers,
+            figures.barriers,
             "Loss on the straight way between two networks, with BatchNorm statistics of its own at every point (the "
             "ends included, so that losses differ a little from those above). By fine-tuning: from pruned to "
             "fine-tuned. Other data order: between two fine-tunings of one pruned network. To dense fine-tuned: from "
             f"the dense network, fine-tuned equally long, to the pruned and fine-tuned one. {seeds}",
         ),
     ]
+
+
+_MATRICES = {"hessian": "Hessian", "ggn": "generalised Gauss-Newton matrix"}
+
+
+def _seeds(results: Results) -> str:
+    return f"Thin: each seed; thick: their mean. {results.count}"
 
 
 # ------------------------------------------------------------------------------------------------------ what was found

@@ -63,7 +63,8 @@ class Settings(Decisive, Execution):
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9)
     rungs: tuple[float, ...] = (0.25,)
     """Lower sparsities at which certificates begin: a first rung that fails ends everything.  Cheap: networks there are
-    neither fine-tuned nor tested, and 0.25 is a round that others pass through."""
+    neither fine-tuned nor tested, and 0.25 is a round that others pass through.  Below all sparsities; 0.25 is left out
+    where it is not."""
     out: Path = Path("results/transfer")
     margin: float = 0.05
     """A network keeps an accuracy if it loses less than this, and a certificate allows as much; only verdicts, and
@@ -80,6 +81,11 @@ def open_study(settings: Settings) -> Inputs:
     for rung in settings.rungs:
         check.sparsity(rung, "rungs")
     each_once("rungs", settings.rungs or ("none",))
+    if settings.rungs != Settings.rungs and max(settings.rungs, default=-1) >= min(settings.sparsities):
+        raise ValueError(
+            f"rungs: expected sparsities below the lowest of sparsities, {min(settings.sparsities)}, but got "
+            f"{settings.rungs}. A certificate asks at every sparsity anyway: leave the others out."
+        )
     check.positive("margin", settings.margin)
     conditions.check_conditions(settings)
     check.choice("protocol", settings.protocol, PROTOCOLS)

@@ -97,6 +97,10 @@ def test_transfer_leaves_a_record_of_every_run_that_fits_its_digest(made):
             r"sparsities: expected a fraction in \[0, 1\).*To remove 90 % of the weights pass 0.9",
         ),
         ({"sparsities": (-0.1,)}, r"sparsities: expected a fraction in \[0, 1\)"),
+        (
+            {"rungs": (0.3, 0.5)},
+            r"rungs: expected sparsities below the lowest of sparsities, 0\.5, but got \(0\.3, 0\.5\)",
+        ),
         ({"shard": "3/2"}, "shard: expected i/n with 1 <= i <= n, such as 2/4, but got '3/2'"),
         ({"shard": "0/2"}, "shard: expected i/n"),
         ({"shard": "one"}, "shard: expected i/n"),
