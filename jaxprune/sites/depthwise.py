@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
@@ -112,11 +113,11 @@ def of_slices(params: Mapping[str, Any], images: Any, kernel: Any) -> Any:
 
 def _made(images: Any, kernel: Any, *, window: Window) -> Any:
     space = window.made(images.shape[1:-1], kernel.shape[:-1])
-    return jax.core.ShapedArray((images.shape[0], *space, images.shape[-1]), images.dtype)
+    return ShapedArray((images.shape[0], *space, images.shape[-1]), images.dtype)
 
 
 def _summed(images: Any, signals: Any, *, sizes: tuple[int, ...], window: Window) -> Any:
-    return jax.core.ShapedArray((*sizes, images.shape[-1]), images.dtype)
+    return ShapedArray((*sizes, images.shape[-1]), images.dtype)
 
 
 def _to_images(signals: Any, images: Any, kernel: Any, window: Window) -> Any:
