@@ -17,7 +17,7 @@ from jaxprune.sites.program import Program, trace
 # Equations that run one program, once, on their own inputs.
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"}
 _CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vmap_call"}
-_PRODUCTS = {"dot_general", "conv_general_dilated"}
+_PRODUCTS = {"dot_general", "conv_general_dilated", "depthwise", "correlations"}
 # Equations that may multiply matrices where nobody can see it.
 _OPAQUE = {"ragged_dot_general", "scaled_matmul", "scaled_matmul_wrapper", "dot_product_attention_fwd"}
 _OPAQUE |= {"dot_product_attention_fp8_fwd", "ffi_call", "pure_callback", "io_callback"}
@@ -108,7 +108,7 @@ def _traced(network: Network, image_shape: Sequence[int]) -> Program:
     types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(network.params)]
     floats = [kind for kind in types if jnp.issubdtype(kind, jnp.floating)]
     image = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(*floats) if floats else jnp.result_type(float))
-    return trace(network.apply, network.params, network.state, image)
+    return trace(network.apply, network.params, network.state, image, whole=True)
 
 
 class _Equation(NamedTuple):

@@ -236,10 +236,6 @@ def _convolution(step: Step, known: Known, shapes: Shapes, result: tuple[int, ..
     return replace(known[0], axis=numbers.out_spec[0])
 
 
-def _depthwise(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> Along | None:
-    return known[0] if list(known) == [0] and known[0].axis == 0 else None
-
-
 def _window(step: Step, known: Known, shapes: Shapes, result: tuple[int, ...]) -> Along | None:
     if list(known) != [0]:
         return None
@@ -309,7 +305,6 @@ RULES: dict[str, Rule] = {
     "dynamic_update_slice": _dynamic_update,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
-    "depthwise": _depthwise,
     "reduce_window_sum": _window,
     "select_and_scatter_add": _window,
     "gather": _gather,

@@ -3,18 +3,22 @@
     y[b, o, c] = sum_t w[t, c] x[b, s o + d t, c]
 
 is linear in the images x and in the kernel w.  What JAX derives of the sum is slow on a CPU: it pads the gradient once
-for every tap t, and sums over all images once for every tap.  So this sum is a primitive of its own, and its two
-transposes are given: with respect to the images it is a depthwise convolution of the gradient, by the turned kernel;
-with respect to the kernel it is
+for every tap t, and sums over all images once for every tap.  So where programs are run, this sum is a primitive of its
+own, whose two transposes are given: with respect to the images it is a depthwise convolution of the gradient, by the
+turned kernel; with respect to the kernel it is
 
     v[t, c] = sum_bo x[b, s o + d t, c] g[b, o, c],
 
-a second primitive, that reads images and gradients once for all taps, and sums every image apart, in float32 at least.
-Either is linear in both inputs, and its transposes are these two again: so derivatives of every order, forward and
-backward, are what they should be.
+a second primitive, that reads images and gradients once for all taps.  Either is linear in both inputs, and its
+transposes are these two again: so derivatives of every order, forward and backward, are what they should be.
+
+Where programs are read (``written_out``), and wherever a mesh has other axes than ``Auto``, whose rules primitives of
+ours do not have, it is the plain sum of slices.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,7 +33,12 @@ from jaxprune.sites import windows
 from jaxprune.sites.windows import Window, taps
 
 _TOGETHER = 32
-"""Taps that are summed in one pass: XLA's loop over more of them would spill what it adds up."""
+"""Taps that are summed in one pass over images and gradients."""
+_RUN = 256
+"""Numbers that are added up one after the other: rounding grows with their number."""
+
+written_out = jax.make_user_context(default_value=False)
+"""``with written_out(True)``: what is traced holds slices, sums and products, and no primitive of ours."""
 
 
 def depthwise(images: Any, kernel: Any, window: Window) -> Any:
@@ -46,28 +55,48 @@ def depthwise(images: Any, kernel: Any, window: Window) -> Any:
     """
     kind = jnp.result_type(images, kernel)
     images, kernel = jnp.asarray(images, kind), jnp.asarray(kernel, kind)
-    # A shard_map asks of every primitive along which axes its results vary, which there is no public way to say.
-    if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+    if written_out.value or not _all_auto():
         return _sums(images, kernel, window=window)
     return depthwise_p.bind(images, kernel, window=window)
 
 
+def _all_auto() -> bool:
+    return {*jax.sharding.get_abstract_mesh().axis_types} <= {AxisType.Auto}
+
+
 def _sums(images: Any, kernel: Any, *, window: Window) -> Any:
-    total: Any = 0.0
+    total: Any = jnp.zeros((), images.dtype)
     for tap, seen in taps(images, kernel.shape[:-1], window):
         total = total + seen * jnp.broadcast_to(kernel[tap], seen.shape)
     return total
 
 
 def _correlations(images: Any, signals: Any, *, sizes: tuple[int, ...], window: Window) -> Any:
-    """Sums ``images[s o + d t] signals[o]``, ``[*sizes, c]``."""
-    wide = jnp.promote_types(images.dtype, jnp.float32)
-    products = [(seen * signals).astype(wide) for _, seen in taps(images, sizes, window)]
-    space, sums = tuple(range(1, images.ndim - 1)), []
+    """Sums ``images[s o + d t] signals[o]`` over all images and positions, ``[*sizes, c]``."""
+    kind = images.dtype
+    # XLA folds constants one number at a time: two of them would take it longer to compile than to run.
+    signals = jax.lax.optimization_barrier(signals)
+    wide = jnp.float32 if jnp.issubdtype(kind, jnp.floating) and jnp.finfo(kind).bits < 32 else kind
+    products = [_in_runs((seen * signals).astype(wide)) for _, seen in taps(images, sizes, window)]
+    # Of small images one run for each, of large ones one for each part of a row.
+    rank, many = products[0].ndim, math.prod(products[0].shape[1:-1]) > _RUN
+    axes, sums = ((rank - 2,) if many else tuple(range(1, rank - 1))), []
     for start in range(0, len(products), _TOGETHER):
         some = products[start : start + _TOGETHER]
-        sums += jax.lax.reduce(some, [np.zeros((), wide)] * len(some), _add, space)
-    return jnp.stack(sums).sum(1).reshape(*sizes, images.shape[-1]).astype(images.dtype)
+        sums += jax.lax.reduce(some, [np.zeros((), wide)] * len(some), _add, axes)
+    parts = jnp.stack(sums)
+    return parts.sum(tuple(range(1, parts.ndim - 1))).reshape(*sizes, images.shape[-1]).astype(kind)
+
+
+def _in_runs(products: Any) -> Any:
+    """Splits rows that are too long: [b, *space, c] -> [b, *space, runs, run, c]."""
+    row = products.shape[-2]
+    if row <= _RUN:
+        return products
+    runs = -(-row // _RUN)
+    edges = [(0, 0, 0)] * (products.ndim - 2) + [(0, runs * _RUN - row, 0), (0, 0, 0)]
+    padded = jax.lax.pad(products, np.zeros((), products.dtype), edges)
+    return padded.reshape(*products.shape[:-2], runs, _RUN, products.shape[-1])
 
 
 def _add(some: Sequence[Any], others: Sequence[Any]) -> list[Any]:
@@ -112,12 +141,22 @@ def of_slices(params: Mapping[str, Any], images: Any, kernel: Any) -> Any:
 
 
 def _made(images: Any, kernel: Any, *, window: Window) -> Any:
+    _demand_auto()
     space = window.made(images.shape[1:-1], kernel.shape[:-1])
     return ShapedArray((images.shape[0], *space, images.shape[-1]), images.dtype)
 
 
 def _summed(images: Any, signals: Any, *, sizes: tuple[int, ...], window: Window) -> Any:
+    _demand_auto()
     return ShapedArray((*sizes, images.shape[-1]), images.dtype)
+
+
+def _demand_auto() -> None:
+    if not _all_auto():
+        raise NotImplementedError(
+            "A program with depthwise convolutions as slices was traced outside of a mesh whose axes are Manual or "
+            "Explicit, and is run inside. Trace it there: call the network itself."
+        )
 
 
 def _to_images(signals: Any, images: Any, kernel: Any, window: Window) -> Any:
@@ -130,36 +169,33 @@ def _to_images(signals: Any, images: Any, kernel: Any, window: Window) -> Any:
 
 
 def _batched_depthwise(arguments: Any, axes: Any, *, window: Window) -> Any:
-    """Takes what is mapped over for more images, or, of several kernels, for more channels."""
+    """Takes what is mapped over for more images, or, with kernels of their own, for more channels."""
     (images, kernel), (mapped, filters) = arguments, axes
+    if mapped is None:  # many kernels for the same images, which nobody need repeat
+        return jax.vmap(partial(_sums, window=window), (None, filters))(images, kernel), 0
     if filters is None:
         images = jnp.moveaxis(images, mapped, 0)
         merged = images.reshape(images.shape[0] * images.shape[1], *images.shape[2:])
         made = depthwise_p.bind(merged, kernel, window=window)
         return made.reshape(*images.shape[:2], *made.shape[1:]), 0
-    size = kernel.shape[filters]
-    made = depthwise_p.bind(_in_channels(images, mapped, size), _in_channels(kernel, filters, size), window=window)
-    return _apart(made, size)
+    return _in_channels(partial(depthwise_p.bind, window=window), arguments, axes)
 
 
 def _batched_correlations(arguments: Any, axes: Any, **options: Any) -> Any:
+    return _in_channels(partial(correlations_p.bind, **options), arguments, axes)
+
+
+def _in_channels(function: Callable[..., Any], arguments: Any, axes: Any) -> tuple[Any, int]:
+    """Merges an axis that is mapped over into the channels, and takes it out again; what has none is repeated."""
     size = next(one.shape[axis] for one, axis in zip(arguments, axes, strict=True) if axis is not None)
-    merged = [_in_channels(one, axis, size) for one, axis in zip(arguments, axes, strict=True)]
-    return _apart(correlations_p.bind(*merged, **options), size)
-
-
-def _in_channels(values: Any, axis: Any, size: int) -> Any:
-    """Merges an axis that is mapped over into the channels; what has none is repeated."""
-    if axis is None:
-        values = jnp.broadcast_to(values[..., None, :], (*values.shape[:-1], size, values.shape[-1]))
-    else:
-        values = jnp.moveaxis(values, axis, -2)
-    return values.reshape(*values.shape[:-2], size * values.shape[-1])
-
-
-def _apart(made: Any, size: int) -> tuple[Any, int]:
-    """Takes the merged axis out of the channels again; and where it is."""
-    return made.reshape(*made.shape[:-1], size, made.shape[-1] // size), made.ndim - 1
+    merged, channels = [], 0
+    for one, axis in zip(arguments, axes, strict=True):
+        moved = jnp.expand_dims(one, -2) if axis is None else jnp.moveaxis(one, axis, -2)
+        channels = moved.shape[-1]
+        wide = jnp.broadcast_to(moved, (*moved.shape[:-2], size, channels))
+        merged.append(wide.reshape(*moved.shape[:-2], size * channels))
+    made = function(*merged)
+    return made.reshape(*made.shape[:-1], size, channels), made.ndim - 1
 
 
 depthwise_p, correlations_p = Primitive("depthwise"), Primitive("correlations")

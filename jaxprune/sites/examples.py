@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxprune.sites.axes import MIXED, RULES, Along
+from jaxprune.sites.depthwise import written_out
 from jaxprune.sites.operations import inside, opened
 from jaxprune.sites.program import Step
 
@@ -84,10 +85,11 @@ def _are_alone(function: Any, structure: Any, shapes: Any, first: int, parts: in
         return False
     some = [((examples // parts, *shape[1:]), kind) for shape, kind in shapes[first:]]
     try:
-        whole, part = (
-            jax.make_jaxpr(function)(*structure.unflatten([jax.ShapeDtypeStruct(*each) for each in given]))
-            for given in (shapes, [*shapes[:first], *some])
-        )
+        with written_out(True):
+            whole, part = (
+                jax.make_jaxpr(function)(*structure.unflatten([jax.ShapeDtypeStruct(*each) for each in given]))
+                for given in (shapes, [*shapes[:first], *some])
+            )
     except (TypeError, ValueError, AssertionError):  # it takes so many examples only
         return False
     states: list[Any] = [Whole()] * first + [Along(0)] * (len(shapes) - first)
@@ -203,8 +205,6 @@ def _followed(equation: Any, marked: dict[int, Along], rest: dict[int, Whole], s
         return _product(equation, marked, shapes, result)
     if name == "conv_general_dilated":
         return _ruled(name, equation, marked, shapes, result) if params["batch_group_count"] == 1 else None
-    if name == "depthwise":
-        return _ruled(name, equation, marked, shapes, result)
     if name in _REDUCING:
         return _ruled("reduce_sum", equation, marked, shapes, result)
     if name in _ALONG:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxprune.sites.depthwise import of_slices, slices_serve
+from jaxprune.sites.depthwise import of_slices, slices_serve, written_out
 
 # Equations that hold a program of their own, and where.
 _CALLS = {
@@ -107,7 +107,7 @@ class Program:
         return [look(values, atom) for atom in self.outputs], {number: values[number] for number in keep}
 
 
-def trace(function: Callable[..., Any], *arguments: Any, enter_custom: bool = False) -> Program:
+def trace(function: Callable[..., Any], *arguments: Any, enter_custom: bool = False, whole: bool = False) -> Program:
     """Traces a pure function into a flat program.
 
     Args:
@@ -115,6 +115,7 @@ def trace(function: Callable[..., Any], *arguments: Any, enter_custom: bool = Fa
       *arguments: pytrees of arrays, or of ``jax.ShapeDtypeStruct``.
       enter_custom: whether to take apart also the calls with a derivative rule of their own that hold a tagged value.
         The rule is then lost: for reading, not for differentiating.
+      whole: whether a depthwise convolution that runs as slices is one step.
 
     >>> program = trace(jax.jit(lambda x: x * 2 + 1), 3.0)
     >>> [step.name for step in program.steps]
@@ -122,7 +123,8 @@ def trace(function: Callable[..., Any], *arguments: Any, enter_custom: bool = Fa
     >>> program.run([3.0], {})[0]
     [Array(7., dtype=float32, weak_type=True)]
     """
-    closed = jax.make_jaxpr(function)(*arguments)
+    with written_out(not whole):
+        closed = jax.make_jaxpr(function)(*arguments)
     program = Program()
     program.arguments = tuple(program.new(variable.aval) for variable in closed.jaxpr.invars)
     program.outputs = tuple(_inline(program, closed.jaxpr, closed.consts, program.arguments, enter_custom))

@@ -312,6 +312,17 @@ def test_sliced_network_is_the_same_function_with_the_same_derivatives(sides):
         np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-9)
 
 
+def test_sliced_network_is_read_like_the_other_one():
+    images = jnp.zeros((1, 8, 8, 3))
+    network = jp.Network.from_linen(TINY, TINY.init(jax.random.key(0), images))
+    quick = jp.models.sliced(network)
+    assert jp.cost.macs(quick, (8, 8, 3)) == jp.cost.macs(network, (8, 8, 3))
+    found, expected = (jp.structured.discover(one, images, prove=False) for one in (quick, network))
+    assert [(one.name, one.size) for one in (*found, *found.layers)] == [
+        (one.name, one.size) for one in (*expected, *expected.layers)
+    ]
+
+
 def test_sliced_of_another_network_is_that_network():
     network = jp.Network(lambda params, state, images: images.sum((1, 2)) @ params, jnp.ones((3, 2)))
     assert jp.models.sliced(network).apply is network.apply

@@ -106,16 +106,64 @@ def test_of_slices_maps_over_either_input(case, mapped):
     agree(sides, found)
 
 
-def test_gradient_of_a_kernel_is_summed_for_each_image_apart_in_float32():
-    images = 1 + jnp.asarray(normal(0, 64, 32, 32, 2), jnp.float32)
-    window = Window((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
-    kernel = jnp.zeros((3, 3, 2), jnp.float32)
+@pytest.mark.parametrize("space", [(64, 32, 32), (1, 300, 300), (1, 90000), (3, 2, 700)])
+def test_gradient_of_a_kernel_adds_up_few_numbers_in_a_row(space):
+    images = 1 + jnp.asarray(normal(0, *space, 2), jnp.float32)
+    rank = len(space) - 1
+    window = Window((1,) * rank, ((1, 1),) * rank, (1,) * rank, (1,) * rank)
+    kernel = jnp.zeros((3,) * rank + (2,), jnp.float32)
     found = jax.grad(lambda w: jnp.sum(depthwise.depthwise(images, w, window)))(kernel)
-    exact = np.pad(np.asarray(images, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    expected = np.array([[exact[:, i : i + 32, j : j + 32].sum((0, 1, 2)) for j in range(3)] for i in range(3)])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)  # one running sum is off by 1e-5
+    padded = jnp.pad(images.astype(jnp.float64), ((0, 0), *window.padding, (0, 0)))
+    ones = jnp.ones((*space[1:], 1, 1))
+    layout = {1: ("CWN", "WIO", "WNC"), 2: ("CHWN", "HWIO", "HWNC")}[rank]
+    expected = [
+        jax.lax.conv_general_dilated(padded[..., [at]], jnp.repeat(ones, space[0], -2), (1,) * rank, "VALID",
+                                     dimension_numbers=layout)[..., 0, 0]
+        for at in range(2)
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, np.stack(expected, -1), rtol=3e-7)  # one running sum is off by 1e-5
     half = jax.grad(lambda w: jnp.sum(depthwise.depthwise(images.astype(jnp.bfloat16), w, window)).astype(jnp.float32))
-    np.testing.assert_allclose(half(kernel.astype(jnp.bfloat16)), expected, rtol=1e-2)
+    np.testing.assert_allclose(half(kernel.astype(jnp.bfloat16)), found, rtol=1e-2)
+
+
+def test_depthwise_of_integers_and_of_nothing():
+    window = Window((1,), ((1, 1),), (1,), (1,))
+    images, kernel = jnp.full((1, 5, 1), 2**24 + 1), jnp.ones((3, 1), int)
+    (found,) = jax.linear_transpose(lambda w: depthwise.depthwise(images, w, window), kernel)(jnp.ones((1, 5, 1), int))
+    np.testing.assert_array_equal(found[:, 0], np.array([4, 5, 4]) * (2**24 + 1))
+    slopes = jax.grad(lambda w, x: depthwise.depthwise(x, w, window).sum(), (0, 1))
+    none = jnp.zeros((0, 3, 1)), jnp.zeros((0, 1, 5, 1))
+    for axes in ((0, 0), (None, 0), (0, None)):
+        some = [one if axis == 0 else jnp.ones(one.shape[1:]) for one, axis in zip(none, axes, strict=True)]
+        assert [one.shape for one in jax.vmap(slopes, axes)(*some)] == [(0, 3, 1), (0, 1, 5, 1)]
+
+
+def test_gradient_of_kernels_under_strict_types():
+    window = Window((1,), ((1, 1),), (1,), (1,))
+    with jax.numpy_dtype_promotion("strict"):
+        found = jax.grad(lambda w: depthwise.depthwise(jnp.ones((1, 4, 1)), w, window).sum())(jnp.ones((3, 1)))
+    np.testing.assert_array_equal(found[:, 0], [3, 4, 3])
+
+
+def test_written_out_holds_no_primitive_of_ours():
+    window = Window((1,), ((1, 1),), (1,), (1,))
+    network = jax.jit(lambda w, x: depthwise.depthwise(x, w, window))
+    given = normal(0, 3, 2), normal(1, 1, 4, 2)
+    for told in (False, True, False):  # also where jit has traced it before
+        with depthwise.written_out(told):
+            assert ("depthwise" in str(jax.make_jaxpr(network)(*given))) != told
+    assert [step.name for step in trace(network, *given, whole=True).steps] == ["depthwise"]
+    assert "depthwise" not in [step.name for step in trace(network, *given).steps]
+
+
+def test_depthwise_that_was_traced_outside_of_a_shard_map_does_not_run_inside():
+    window = Window((1,), ((1, 1),), (1,), (1,))
+    given = normal(0, 3, 2), normal(1, 8, 4, 2)
+    program = jax.make_jaxpr(lambda w, x: depthwise.depthwise(x, w, window))(*given)
+    specs = PartitionSpec(), PartitionSpec("data")
+    run = lambda *values: jax.core.eval_jaxpr(program.jaxpr, program.consts, *values)[0]  # noqa: E731
+    with pytest.raises(NotImplementedError, match="traced outside of a mesh"):
+        jax.shard_map(run, mesh=jp.mesh.make(), in_specs=specs, out_specs=specs[1])(*given)
 
 
 def test_depthwise_of_images_on_many_devices_and_inside_a_shard_map():
