@@ -4,6 +4,7 @@ Pytest loads this before it imports anything of jaxprune, also when the doctests
 """
 
 import gc
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,6 +17,10 @@ import tests.annotations  # noqa: F401  the hook below looks it up
 from tests import haste
 
 jaxtyping.install_import_hook("jaxprune", "tests.annotations.check")
+
+# A shell starts its background jobs with Ctrl-C ignored, and so would be what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Arrays still live on the first device, unless a test shards them.
 jax.config.update("jax_num_cpu_devices", 8)
