@@ -19,6 +19,7 @@ from jaxprune import tree
 from jaxprune.models import efficientnet_blocks, layouts_efficientnet, mapping
 from jaxprune.models.efficientnet import EfficientNetLite, StageShape, efficientnet_lite
 from jaxprune.models.efficientnet_blocks import BlockShape, InvertedResidual, relu6
+from jaxprune.structured.programs.networks import program
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -321,6 +322,10 @@ def test_sliced_network_is_read_like_the_other_one():
     assert [(one.name, one.size) for one in (*found, *found.layers)] == [
         (one.name, one.size) for one in (*expected, *expected.layers)
     ]
+    apply = lambda params, state, images: [quick.apply(params, state, images)]  # noqa: E731
+    shapes = jax.eval_shape(lambda: (network.params, network.state))
+    written, _ = program(apply, lambda count: (*shapes, jax.ShapeDtypeStruct((count, 8, 8, 3), jnp.float32)))
+    assert "depthwise" not in str(written)
 
 
 def test_sliced_of_another_network_is_that_network():

@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxprune as jp
-from jaxprune.sites import depthwise, survey
+from jaxprune.sites import depthwise, rules, survey
 from jaxprune.sites.program import trace
 from jaxprune.sites.windows import Window
 from tests.curvature.networks import normal
@@ -154,6 +154,14 @@ def test_written_out_holds_no_primitive_of_ours():
             assert ("depthwise" in str(jax.make_jaxpr(network)(*given))) != told
     assert [step.name for step in trace(network, *given, whole=True).steps] == ["depthwise"]
     assert "depthwise" not in [step.name for step in trace(network, *given).steps]
+    own = jax.custom_jvp(network)
+    own.defjvp(lambda values, moves: (network(*values), network(moves[0], values[1])))
+    (call,) = jax.make_jaxpr(own)(*given).eqns
+    assert "depthwise" not in str(rules.forward_rule(call))
+    own = jax.custom_vjp(network)
+    own.defvjp(lambda *values: (network(*values), values), lambda kept, moved: jax.vjp(network, *kept)[1](moved))
+    (call,) = jax.make_jaxpr(own)(*given).eqns
+    assert not {"depthwise", "correlations"} & set(str(rules.backward_rule(call)).replace("[", " ").split())
 
 
 def test_depthwise_that_was_traced_outside_of_a_shard_map_does_not_run_inside():
