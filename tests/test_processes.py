@@ -12,6 +12,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import rendezvous, words
+from jaxprune.models.resnet import ResNet, full_blocks
 from tests import many
 
 SCRIPT = """
@@ -58,7 +59,7 @@ for name, values in stations(placement).items():
 
 def stations(placement=None):
     """What one process, or several together, make of the same data: the name of a station -> numbers."""
-    module = jp.models.resnet_cifar(8, 3, 4)
+    module = ResNet(full_blocks((4, 3), 4), 3, 4)
     draw = np.random.default_rng(1)
     # Not what init draws: that is float32, and rounds as its program was compiled.
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 8, 8, 1)))
@@ -97,22 +98,54 @@ def stations(placement=None):
     found["loss"] = [jp.evaluate.transfer.mean_loss(jp.losses.cross_entropy, batches)(net)["loss"]]
     unweighted = {name: one for name, one in batches[0].items() if name != "weight"}  # statistics know no weights
     found["recalibrated"] = jp.train.recalibrate(net, [unweighted], jax.random.key(0)).state
+    ends = jax.jit(lambda network, images: jp.sites.read(network, images, ["stage1/block1", "features"]))
+    left, right = (one.reshape(len(one), -1) for one in ends(net, batches[0]["image"]))
+    found["similarity"] = [
+        *(getattr(jp.similarity, name)(left, right) for name in ("linear_cka", "rbf_cka", "procrustes", "rsa")),
+        jp.similarity.svcca(left, right, variance=0.5),
+        jp.similarity.mutual_neighbours(left, right, neighbours=3),
+        jp.similarity.streaming_cka([(left, right), (left**2, right)]),
+        jp.similarity.minibatch_cka([(left, right)]),
+    ]
+    operator = jp.geometry.operator(net, jp.losses.cross_entropy, batches)
+    key = jax.random.key(0)
+    found["geometry"] = [
+        jp.geometry.eigenpairs(operator, count=1, steps=6, key=key).values,
+        jp.geometry.trace(operator, key=key, probes=2).value,
+    ]
+    search = jp.structured.Search(
+        criteria=dict.fromkeys(("layer", "neurons"), jp.structured.criteria.l2()),
+        chooser=jp.structured.choosers.cka(batches),
+        tune=lambda network, parent, number, stage: network,
+        scoring=batches,
+        image_shape=(8, 8, 1),
+        target=None,
+        steps=1,
+        budget=jp.structured.budgets.macs(share=0.1),
+    )
+    _, step = search(module, net)
+    found["contest"] = [step.macs, *step.scores.values()]
+    found["searched"] = step.params
     read = jp.processes.read(found)
     return {name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for name, tree in read.items()}
 
 
-def test_start_brings_two_processes_through_every_station_with_the_numbers_of_one(tmp_path):
+def demand_same(found, alone):
+    assert found.keys() == alone.keys()
+    for name, values in found.items():
+        scale = np.abs(alone[name]).max()
+        # Adam divides by roots of squares of gradients, of which rounding is a larger part.
+        most = 1e-8 if "trained" in name else 1e-12
+        np.testing.assert_allclose(np.asarray(values, float), alone[name], rtol=0, atol=most * scale, err_msg=name)
+
+
+def test_start_brings_two_processes_and_eight_devices_through_every_station_with_the_numbers_of_one(tmp_path):
     alone = stations()
     alone["trained, split"] = alone["trained"]
+    demand_same(stations(jp.mesh.Placement(jp.mesh.make())), alone)
     for output in many.run(tmp_path, SCRIPT):
         rows = [line.removeprefix("RESULT ") for line in output.splitlines() if line.startswith("RESULT ")]
-        found = {row[: row.index(" [")]: json.loads(row[row.index(" [") :]) for row in rows}
-        assert found.keys() == alone.keys()
-        for name, values in found.items():
-            scale = np.abs(alone[name]).max()
-            # Adam divides by roots of squares of gradients, of which rounding is a larger part.
-            most = 1e-8 if "trained" in name else 1e-12
-            np.testing.assert_allclose(np.asarray(values, float), alone[name], rtol=0, atol=most * scale, err_msg=name)
+        demand_same({row[: row.index(" [")]: json.loads(row[row.index(" [") :]) for row in rows}, alone)
 
 
 MISSING = """
