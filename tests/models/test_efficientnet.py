@@ -334,6 +334,13 @@ def test_sliced_of_another_network_is_that_network():
     assert TINY.clone(sliced=True).describe() == TINY.describe()  # so that it is written under the names of its source
 
 
+def test_sliced_on_an_accelerator_is_that_network(monkeypatch):
+    network = jp.Network.from_linen(TINY, jax.eval_shape(TINY.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    assert jp.models.sliced(network).apply != network.apply
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert jp.models.sliced(network).apply is network.apply
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
