@@ -9,6 +9,7 @@ or is ``MIXED``.  What is not known mixes; nothing is guessed.
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from numbers import Number
 from typing import Any
 
 import jax
@@ -46,6 +47,9 @@ _SHAPED = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "rev"
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 # Of these there may be more or fewer where an axis has one index only.
 _LAYOUT = ("broadcast_in_dim", "reshape", "squeeze", "tile", "copy", "copy_p")
+
+# Parameters that say how long axes are, that of the examples among them; shapes are compared by themselves.
+_EXTENTS = {"shape", "limit_indices", "slice_sizes", "sizes", "new_sizes", "length"}
 
 # Of a value that depends on no example: the axes along which it is known to be the same everywhere.
 Whole = frozenset[int]
@@ -134,7 +138,13 @@ def _words(equation: Any, given: list[Any]) -> list[Any]:
         if hasattr(atom.aval, "shape")
     ]
     made = [np.shape(value.aval) for value in equation.outvars] if counts and name not in _CALLS else []
-    return [(name, *literals, equation.params.get("y", "") if name == "integer_pow" else "", *shapes, *made)]
+    rest = [(key, value) for key, value in equation.params.items() if key not in _EXTENTS and _is_plain(value)]
+    return [(name, *literals, *rest, *shapes, *made)]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a parameter is a number, a word, or some of them."""
+    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (str, Number))
 
 
 def _rest(shape: tuple[int, ...], state: Any) -> tuple[Any, ...]:
