@@ -41,6 +41,12 @@ written_out = jax.make_user_context(default_value=False)
 """``with written_out(True)``: what is traced holds slices, sums and products, and no primitive of ours."""
 
 
+def to_read(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Makes a program to be read: ``jax.make_jaxpr(function, **options)(*arguments)``, written out."""
+    with written_out(True):
+        return jax.make_jaxpr(function, **options)(*arguments)
+
+
 def depthwise(images: Any, kernel: Any, window: Window) -> Any:
     """Convolves every channel with a filter of its own.
 

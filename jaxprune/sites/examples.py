@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxprune.sites.axes import MIXED, RULES, Along
-from jaxprune.sites.depthwise import written_out
+from jaxprune.sites.depthwise import to_read
 from jaxprune.sites.operations import inside, opened
 from jaxprune.sites.program import Step
 
@@ -89,11 +89,10 @@ def _are_alone(function: Any, structure: Any, shapes: Any, first: int, parts: in
         return False
     some = [((examples // parts, *shape[1:]), kind) for shape, kind in shapes[first:]]
     try:
-        with written_out(True):
-            whole, part = (
-                jax.make_jaxpr(function)(*structure.unflatten([jax.ShapeDtypeStruct(*each) for each in given]))
-                for given in (shapes, [*shapes[:first], *some])
-            )
+        whole, part = (
+            to_read(function, *structure.unflatten([jax.ShapeDtypeStruct(*each) for each in given]))
+            for given in (shapes, [*shapes[:first], *some])
+        )
     except (TypeError, ValueError, AssertionError):  # it takes so many examples only
         return False
     states: list[Any] = [Whole()] * first + [Along(0)] * (len(shapes) - first)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxprune.sites.depthwise import of_slices, slices_serve, written_out
+from jaxprune.sites.depthwise import of_slices, slices_serve, to_read
 
 # Equations that hold a program of their own, and where.
 _CALLS = {
@@ -123,8 +123,7 @@ def trace(function: Callable[..., Any], *arguments: Any, enter_custom: bool = Fa
     >>> program.run([3.0], {})[0]
     [Array(7., dtype=float32, weak_type=True)]
     """
-    with written_out(not whole):
-        closed = jax.make_jaxpr(function)(*arguments)
+    closed = jax.make_jaxpr(function)(*arguments) if whole else to_read(function, *arguments)
     program = Program()
     program.arguments = tuple(program.new(variable.aval) for variable in closed.jaxpr.invars)
     program.outputs = tuple(_inline(program, closed.jaxpr, closed.consts, program.arguments, enter_custom))

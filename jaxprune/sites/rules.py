@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxprune.sites.depthwise import written_out
+from jaxprune.sites.depthwise import to_read
 
 Run = Callable[[Sequence[Any]], list[Any]]
 
@@ -52,8 +52,7 @@ def forward_rule(equation: core.JaxprEqn) -> core.ClosedJaxpr:
         made, moves = jax.jvp(_of_floating(equation, given, moving), [given[place] for place in moving], tangents)
         return made, [moves[place] for place in moved]
 
-    with written_out(True):
-        return jax.make_jaxpr(rule)(operands, [operands[place] for place in moving])
+    return to_read(rule, operands, [operands[place] for place in moving])
 
 
 def backward_rule(equation: core.JaxprEqn) -> Backward:
@@ -69,10 +68,9 @@ def backward_rule(equation: core.JaxprEqn) -> Backward:
         function = _of_floating(equation, given, moving)
         return jax.vjp(lambda some: function(*some), [given[place] for place in moving])
 
-    with written_out(True):
-        there, shapes = jax.make_jaxpr(forward, return_shape=True)(operands)
-    made, pulled = shapes
-    kept, structure = jax.tree.flatten(pulled)
+    there, shapes = to_read(forward, operands, return_shape=True)
+    made, back = shapes
+    kept, structure = jax.tree.flatten(back)
 
     def backward(kept: list[Any], cotangents: list[Any]) -> Any:
         given = dict(zip(moved, cotangents, strict=True))
@@ -82,9 +80,7 @@ def backward_rule(equation: core.JaxprEqn) -> Backward:
         ]
         return jax.tree.unflatten(structure, kept)(full)[0]
 
-    with written_out(True):
-        back = jax.make_jaxpr(backward)(kept, [results[place] for place in moved])
-    return Backward(there, back, len(made))
+    return Backward(there, to_read(backward, kept, [results[place] for place in moved]), len(made))
 
 
 def with_forward_rule(function: Run, rule: Run, results: int, moving: Sequence[int]) -> Callable[..., list[Any]]:

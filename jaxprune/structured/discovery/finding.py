@@ -12,7 +12,7 @@ from jax.extend import core
 from jaxprune import check, tree
 from jaxprune.groups import Group
 from jaxprune.network import Network
-from jaxprune.sites.depthwise import written_out
+from jaxprune.sites.depthwise import to_read
 from jaxprune.sites.program import opened, trace
 from jaxprune.structured.discovery import reasons
 from jaxprune.structured.discovery.counting import RECOMPUTED
@@ -233,8 +233,7 @@ def _check_state(train_apply: TrainApply, network: Network, images: Any, keys: A
 
 def program_of(function: Callable[..., Any], *arguments: Any) -> core.ClosedJaxpr:
     """Traces a function, and checks that it has no side effects."""
-    with written_out(True):
-        made = jax.make_jaxpr(function)(*arguments)
+    made = to_read(function, *arguments)
     if made.effects:
         raise ValueError(
             f"network: expected a pure function, but its program has side effects: {made.effects}. Leave prints, "

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxprune import tree
 from jaxprune.network import Network
-from jaxprune.sites.depthwise import written_out
+from jaxprune.sites.depthwise import to_read
 from jaxprune.sites.rules import Run
 from jaxprune.structured.programs import sizes
 from jaxprune.structured.programs.reading import Reader
@@ -171,8 +171,7 @@ def program(function: Callable[..., Any], arguments: Callable[[int], tuple[Any, 
     """
     documents, constants = [], []
     for count in sizes.COUNTS:
-        with written_out(True):
-            closed = jax.make_jaxpr(function)(*arguments(count))
+        closed = to_read(function, *arguments(count))
         if closed.effects:
             raise Unknown(f"side effects, {closed.effects}")
         writer = Writer()
