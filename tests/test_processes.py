@@ -14,6 +14,7 @@ import jaxprune as jp
 from jaxprune import rendezvous, words
 from jaxprune.models.resnet import ResNet, full_blocks
 from tests import many
+from tests.scores.test_divided import demand_same
 
 SCRIPT = """
 import json
@@ -130,22 +131,21 @@ def stations(placement=None):
     return {name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for name, tree in read.items()}
 
 
-def demand_same(found, alone):
+def demand_stations(found, alone):
     assert found.keys() == alone.keys()
     for name, values in found.items():
-        scale = np.abs(alone[name]).max()
         # Adam divides by roots of squares of gradients, of which rounding is a larger part.
         most = 1e-8 if "trained" in name else 1e-12
-        np.testing.assert_allclose(np.asarray(values, float), alone[name], rtol=0, atol=most * scale, err_msg=name)
+        demand_same({name: np.asarray(values, float)}, {name: np.asarray(alone[name], float)}, most)
 
 
 def test_start_brings_two_processes_and_eight_devices_through_every_station_with_the_numbers_of_one(tmp_path):
     alone = stations()
     alone["trained, split"] = alone["trained"]
-    demand_same(stations(jp.mesh.Placement(jp.mesh.make())), alone)
+    demand_stations(stations(jp.mesh.Placement(jp.mesh.make())), alone)
     for output in many.run(tmp_path, SCRIPT):
         rows = [line.removeprefix("RESULT ") for line in output.splitlines() if line.startswith("RESULT ")]
-        demand_same({row[: row.index(" [")]: json.loads(row[row.index(" [") :]) for row in rows}, alone)
+        demand_stations({row[: row.index(" [")]: json.loads(row[row.index(" [") :]) for row in rows}, alone)
 
 
 MISSING = """
