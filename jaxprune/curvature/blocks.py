@@ -127,7 +127,7 @@ def block(
     Returns:
       "layer": [n, n], weights in row-major order.  "unit": [units, m, m], the m inputs of a unit in row-major order.
       An int b: [units * ceil(m / b), b, b]; where b does not divide m, the missing rows and columns of a unit's last
-      block are zero.
+      block are zero; and where b is more than m, blocks are those of "unit".
 
     Raises:
       ValueError: no such leaf, unknown matrix or blocks, NaN anywhere.
@@ -272,7 +272,8 @@ def _bytes_of_blocks(asked: Request, paths: Sequence[str], blocks: str | int) ->
         inputs = leaf.size // max(1, units)
         count, size = (1, leaf.size) if blocks == "layer" else (units, inputs)
         if isinstance(blocks, int):
-            count, size = units * -(-inputs // blocks), blocks
+            size = max(1, min(blocks, inputs))
+            count = units * -(-inputs // size)
         total += count * size**2 * leaf.dtype.itemsize
     return total
 

@@ -43,14 +43,22 @@ def dense(ready: Rows, signals: list[Any], weights: Any, blocks: str | int, unit
         total = jnp.einsum("nkri,nkrj->rij", left, right)
         return (total + total.mT) / 2
 
+    inputs, ordered = ready.all(signals)
+    if len(signals) == weights.shape[1]:
+        return of_ordered(ready, inputs, ordered * jnp.sqrt(weights)[:, None, None, :, None], blocks, units)
+    scales = jnp.concatenate([weights, jnp.ones_like(weights)], axis=1)
+    ordered = ordered * scales[:, None, None, :, None]
+    found = _over_units(paired, ready, inputs, ordered, blocks, units, paired=True)
+    return found.reshape(-1, *found.shape[-2:])
+
+
+def of_ordered(ready: Rows, inputs: Any, ordered: Any, blocks: str | int, units: tuple[int, ...]) -> Any:
+    """Sums the dense blocks of a leaf over weighted signals in order [n, g, t, k, o]."""
+
     def alone(rows: Any) -> Any:
         return symmetric(rows.reshape(-1, *rows.shape[2:]))
 
-    if len(signals) == weights.shape[1]:
-        found = _over_units(alone, ready, signals, jnp.sqrt(weights), blocks, units)
-    else:
-        scales = jnp.concatenate([weights, jnp.ones_like(weights)], axis=1)
-        found = _over_units(paired, ready, signals, scales, blocks, units, paired=True)
+    found = _over_units(alone, ready, inputs, ordered, blocks, units)
     return found.reshape(-1, *found.shape[-2:])
 
 
@@ -77,33 +85,33 @@ def factors(
     def rows(rows: Any) -> Any:
         return jnp.moveaxis(rows, 2, 0).reshape(rows.shape[2], -1, rows.shape[3])
 
-    found = _over_units(rows, ready, signals, jnp.sqrt(jnp.abs(weights)), blocks, units)
+    inputs, ordered = ready.all(signals)
+    ordered = ordered * jnp.sqrt(jnp.abs(weights))[:, None, None, :, None]
+    found = _over_units(rows, ready, inputs, ordered, blocks, units)
     return found.reshape(-1, *found.shape[-2:]), jnp.min(weights)
 
 
 def _over_units(
     function: Callable[[Any], Any],
     ready: Rows,
-    signals: list[Any],
-    scales: Any,
+    inputs: Any,
+    ordered: Any,
     blocks: str | int,
     units: tuple[int, ...],
     *,
     paired: bool = False,
 ) -> Any:
-    """Maps a function of scaled gradients [n, k, runs, m] over the units of a leaf, one at a time.
+    """Maps a function of gradients [n, k, runs, m] over the units of a leaf, one at a time.
 
-    ``scales``: of every signal [n, k].  ``paired``: whether the signals are left ones before right ones.
+    ``ordered``: weighted signals; ``paired``: whether these are left ones before right ones.
     """
-    inputs, ordered = ready.all(signals)
-    ordered = ordered * scales[:, None, None, :, None]
     index = ready.layout.index
     if blocks == "layer":
         gradients = jnp.stack(jax.vmap(ready.gradients)(inputs, ordered), axis=1)
         gradients = gradients.reshape(*gradients.shape[:2], 1, -1)
         return function(gradients[..., np.argsort(index.ravel())])
     order = np.argsort(partition.labels(ready.layout.shape, "unit", units).ravel()[index[:, 0, :].ravel()])
-    size = index.shape[1] if isinstance(blocks, str) else blocks
+    size = index.shape[1] if isinstance(blocks, str) else min(blocks, index.shape[1])
     runs = -(-index.shape[1] // size)
     wide = ((0, 0), (0, 0), (0, runs * size - index.shape[1]))
 

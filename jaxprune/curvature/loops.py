@@ -31,17 +31,23 @@ def chunks(count: int, width: int) -> list[np.ndarray]:
     return list(indices.reshape(runs, size))
 
 
-def total(function: Callable[[Any], Any], parts: Sequence[np.ndarray], traced: bool) -> Any:
-    """Sums a tree-valued function over the chunks."""
+def total(
+    function: Callable[[Any], Any],
+    parts: Sequence[np.ndarray],
+    traced: bool,
+    add: Callable[[Any, Any], Any] | None = None,
+) -> Any:
+    """Sums a tree-valued function over the chunks; ``add``: how, if not by ``added``."""
+    add = add or added
     if not traced or len(parts) == 1:
         result = function(parts[0])
         for part in parts[1:]:
-            result = _add(result, function(part))
+            result = add(result, function(part))
         return result
     shapes = jax.eval_shape(function, parts[0])
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     table = jnp.asarray(np.stack(parts))
-    return jax.lax.fori_loop(0, len(parts), lambda at, so_far: _add(so_far, function(table[at])), start)
+    return jax.lax.fori_loop(0, len(parts), lambda at, so_far: add(so_far, function(table[at])), start)
 
 
 def side_by_side(function: Callable[[Any], Any], indices: Any) -> Any:
@@ -66,5 +72,6 @@ def concatenated(function: Callable[[Any], Any], parts: Sequence[np.ndarray], co
 
 
 @jax.jit
-def _add(left: Any, right: Any) -> Any:
+def added(left: Any, right: Any) -> Any:
+    """The sum of two trees."""
     return jax.tree.map(jnp.add, left, right)

@@ -57,7 +57,7 @@ def members(shape: tuple[int, ...], blocks: str | int, units: tuple[int, ...] | 
     numbers = labels(shape, blocks, units).ravel()
     order = np.argsort(numbers, kind="stable")
     counts = np.bincount(numbers)
-    size = blocks if isinstance(blocks, int) else int(counts.max(initial=0))
+    size = int(counts.max(initial=0))
     within = np.arange(numbers.size) - np.repeat(np.cumsum(counts) - counts, counts)
     table = np.full((counts.size, size), -1, dtype=np.int32)
     table[numbers[order], within] = order

@@ -88,16 +88,30 @@ class Rows:
         total = jnp.einsum("ngd,ngo->gdo", inputs[:, :, 0] ** 2, squared)
         return total if self.scale is None else total * self.scale**2
 
-    def all(self, signals: list[Any]) -> tuple[Any, Any]:
-        """The inputs [n, g, t, d] and the signals [n, g, t, k, o] of all examples."""
+    @property
+    def positions(self) -> int:
+        """How many positions of an example share the weights of a unit, t."""
+        if self.operand is None:
+            return 1
+        return jax.eval_shape(self.layout.inputs, jax.eval_shape(lambda: self.operand[0])).shape[1]
+
+    def inputs(self, like: Any) -> Any:
+        """The inputs of all examples, [n, g, t, d]; of a bias ones, as many as ``like`` has, and of its type."""
+        if self.operand is None:
+            return jnp.ones((len(like), 1, 1, 1), like.dtype)
+        return tree.wide(jax.vmap(self.layout.inputs)(self.operand))
+
+    def ordered(self, signals: list[Any]) -> Any:
+        """The signals of all examples in order, [n, g, t, k, o]."""
         given = [unfolded(each, self.layout.examples) for each in signals]
         if self.operand is None:
-            ordered = jax.vmap(lambda each: self.layout.signals(None, each))(given)
-            inputs = jnp.ones((len(ordered), 1, 1, 1), ordered.dtype)
-        else:
-            ordered = jax.vmap(self.layout.signals)(self.operand, given)
-            inputs = jax.vmap(self.layout.inputs)(self.operand)
-        return tree.wide((inputs, ordered))
+            return tree.wide(jax.vmap(lambda each: self.layout.signals(None, each))(given))
+        return tree.wide(jax.vmap(self.layout.signals)(self.operand, given))
+
+    def all(self, signals: list[Any]) -> tuple[Any, Any]:
+        """The inputs [n, g, t, d] and the signals [n, g, t, k, o] of all examples."""
+        ordered = self.ordered(signals)
+        return self.inputs(ordered), ordered
 
     def of_unit(self, inputs: Any, signals: Any, unit: Any, *, paired: bool = False) -> Any:
         """The gradients of all examples by one unit, a number in the order g, o: [n, k, d].

@@ -10,9 +10,9 @@ For unit and layer blocks g is never formed: g_nk,B . v_B = sum_t (J_z^T l_k)[n,
 the sum over k of s_k J_z^T r_k goes through one weight gradient for all units of all layers at once.
 
 The programs sum over examples by shares that the caller gives.  ``begin`` is the forward pass; ``of_columns`` the
-backward passes of some columns with all that is made of them; ``weight_gradients`` what is left for products.  With a
-``placement`` each device runs them on its own examples, and keeps what it has made of these: every array of a
-``Point``, and the cotangents of products, then have a first axis of one entry for each device.
+backward passes of some columns with all that is made of them; what is left to do after the last column is in
+``finishing``.  With a ``placement`` each device runs them on its own examples, and keeps what it has made of these:
+every array of a ``Point``, the cotangents of products and the roots then have a first axis, an entry for each device.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import losses
-from jaxprune.curvature import columns, grams
+from jaxprune.curvature import columns, grams, roots
 from jaxprune.curvature.layouts import Layout, folded, layout, unfolded
 from jaxprune.curvature.rows import Rows, rows
 from jaxprune.mesh import Placement, each_shard
@@ -33,6 +33,9 @@ from jaxprune.sites import Site, Survey, add_to, survey
 from jaxprune.sites.heads import find_head
 from jaxprune.sites.program import look
 from jaxprune.types import Batch, Loss
+
+ROOTS = "roots"
+"""The name, beside those of quantities, of what some dense blocks are made of after the last column; see ``roots``."""
 
 # Backward passes that one program may unroll: XLA runs convolutions in loops slowly on CPU, but compile time grows.
 _UNROLLED = 16
@@ -63,6 +66,7 @@ class Wanted:
       others: what else: "diagonal", ("runs", size), ("dense", blocks), ("factors", blocks).
       units: the axes of every leaf that are output.
       signed: whether the weights of columns may be negative, as of targets that are no probabilities.
+      rooted: whether dense blocks may be made after the last column (``roots``): nothing differentiates through them.
     """
 
     loss: Loss
@@ -74,6 +78,7 @@ class Wanted:
     others: tuple[Any, ...] = ()
     units: tuple[tuple[int, ...], ...] = ()
     signed: bool = False
+    rooted: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -188,7 +193,8 @@ def of_columns(
 
     Returns:
       The name of every quantity (``name_of``) -> one array for each leaf; of products, the cotangents
-      sum_k c_k s_k J_z^T r_k of every site; of factors, the rows of all examples.
+      sum_k c_k s_k J_z^T r_k of every site; of factors, the rows of all examples; None where the quantity follows from
+      what ``ROOTS`` has for the leaf.
     """
     if placement is None:
         return _of_columns(point, vectors, indices, wanted, count)
@@ -200,7 +206,7 @@ def of_columns(
         return found, stays
 
     found, stays = each_shard(of_part, placement, (vectors, indices), (), point)
-    return found | {name: _rows_joined(each) if name not in wanted.products else each for name, each in stays.items()}
+    return found | {name: _rows_joined(each) if name.startswith("factors") else each for name, each in stays.items()}
 
 
 def is_kept(name: str) -> bool:
@@ -209,7 +215,7 @@ def is_kept(name: str) -> bool:
     >>> is_kept("unit"), is_kept("dense unit")
     (True, False)
     """
-    return name in ("unit", "layer") or name.startswith("factors")
+    return name in ("unit", "layer", ROOTS) or name.startswith("factors")
 
 
 def _rows_joined(factors: list[Any]) -> list[Any]:
@@ -232,13 +238,24 @@ def _of_columns(point: Point, vectors: Sequence[Any], indices: Any, wanted: Want
             totals[blocks] = [total + part for total, part in zip(so_far, parts, strict=True)] if so_far else parts
     signals = [left for left, _ in every] + [right for _, right in every if right is not None]
     weights = jnp.stack(every_weight, axis=-1)
+    # Of pairs whose columns differ, or whose weights have no root, there are no roots.
+    rooted = wanted.rooted and not wanted.signed and len(signals) == len(every)
+    served = [rooted and any(roots.serve(ready, quantity, count) for quantity in wanted.others) for ready in point.rows]
+    if any(served):
+        totals[ROOTS] = [
+            roots.of_signals(ready, [parts[at] for parts in signals], weights) if served[at] else None
+            for at, ready in enumerate(point.rows)
+        ]
     for quantity in wanted.others:
         # A weight below zero has no root: then left and right columns are told apart though they are the same.
         given = 2 * signals if wanted.signed and quantity[0] == "dense" else signals
-        totals[name_of(quantity)] = [
-            _of_leaf(quantity, ready, [parts[at] for parts in given], weights, vectors[at] if vectors else None, units)
-            for at, (ready, units) in enumerate(zip(point.rows, wanted.units, strict=True))
-        ]
+        totals[name_of(quantity)] = leaves = []
+        for at, (ready, units) in enumerate(zip(point.rows, wanted.units, strict=True)):
+            if served[at] and roots.serve(ready, quantity, count):
+                leaves.append(None)
+                continue
+            own, vector = [parts[at] for parts in given], vectors[at] if vectors else None
+            leaves.append(_of_leaf(quantity, ready, own, weights, vector, units))
     return totals
 
 
@@ -282,46 +299,6 @@ def _along(where: Layout, blocks: str, moved: Any, left: Any, right: Any, weight
     summed = jnp.sum(along, axis=tuple(axis for axis in range(along.ndim) if axis not in kept), keepdims=True)
     share = summed * weights.reshape(-1, *[1] * (along.ndim - 1))
     return folded(share * unfolded(right, where.examples), where.examples, right.shape).astype(kind)
-
-
-@partial(jax.jit, static_argnames=("paths", "placement"))
-@jax.default_matmul_precision("highest")
-def weight_gradients(
-    network: Network,
-    batch: Batch,
-    values: dict[int, Any],
-    cotangents: list[Any],
-    *,
-    paths: tuple[str, ...],
-    placement: Placement | None = None,
-) -> list[Any]:
-    """The gradients by the leaves of these names, from cotangents of their z, which may be wider than z."""
-
-    def of_part(network: Network, batch: Batch, own: Any) -> tuple[Any, Any]:
-        values, cotangents = own
-        return _weight_gradients(network, batch, values, cotangents, paths), ()
-
-    return each_shard(of_part, placement, network, batch, (values, cotangents))[0]
-
-
-def _weight_gradients(
-    network: Network, batch: Batch, values: dict[int, Any], cotangents: list[Any], paths: tuple[str, ...]
-) -> list[Any]:
-    found = survey(network, batch["image"])
-    sites = [found.sites[path] for path in paths]
-    return [_weight_gradient(found, site, values, each) for site, each in zip(sites, cotangents, strict=True)]
-
-
-def _weight_gradient(found: Survey, site: Site, values: dict[int, Any], cotangent: Any) -> Any:
-    leaf, narrow = found.program.avals[site.leaf], found.program.avals[site.output].dtype
-    like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    transposed = jax.linear_transpose(site.contribution(found.program, values), like)
-    if narrow == cotangent.dtype:
-        return transposed(cotangent)[0]
-    # In half precision what is small would be zero.
-    size = jnp.max(jnp.abs(cotangent))
-    size = jnp.where(size > 0, size, 1)
-    return size * transposed((cotangent / size).astype(narrow))[0]
 
 
 @partial(jax.jit, static_argnames="loss")

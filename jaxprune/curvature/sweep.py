@@ -146,7 +146,8 @@ def _of_batch(asked: Request, wanted: tuple[str, ...], memory: int | None) -> di
     if served and made:
         why = why_signals(asked)
         for task in routes.signal_tasks(asked, served, made, vectors, why, jnp.where(weights > 0, weights, 0)):
-            results = task.fitted(memory).run()
+            # Nothing differentiates through a sweep.
+            results = replace(task, wanted=replace(task.wanted, rooted=True)).fitted(memory).run()
             for quantity in wanted:
                 given = results.get(name_of(by_signals[quantity]), [])
                 found[quantity].update(zip(task.paths, given, strict=False))

@@ -1,6 +1,6 @@
 """What serves some leaves by one route: what a plan reads, and a computation runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import losses
-from jaxprune.curvature import loops, signals
+from jaxprune.curvature import finishing, loops, signals
 from jaxprune.curvature.compiled import Compiled, compile_only, shape_of, struct_of
 from jaxprune.curvature.signals import Wanted
 from jaxprune.memory import available, refusal
@@ -67,6 +67,10 @@ class Task:
             return self.program, self.options
         options = tuple(sorted(self.options.items()))
         return _on_parts, {"program": self.program, "placement": self.placement, "options": options}
+
+    def smaller(self) -> "Task | None":
+        """The task with fewer products side by side, if there are fewer."""
+        return replace(self, width=self.width // 2) if self.count and self.width > 1 else None
 
     def run(self) -> Any:
         """Computes the result of all calls."""
@@ -151,17 +155,28 @@ class SignalTask:
         """The numbers of the columns of every call."""
         return loops.chunks(self.count, self.width)
 
+    def smaller(self) -> "SignalTask | None":
+        """The task with fewer signals side by side, or without roots, which are held until the end."""
+        if self.width > 1:
+            return replace(self, width=self.width // 2)
+        if not self.wanted.rooted:
+            return None
+        return replace(self, wanted=replace(self.wanted, rooted=False))
+
     def run(self) -> dict[Any, list[Any]]:
         """Computes every quantity: its name -> one array for every leaf."""
         traced = loops.is_traced(self._beginning())
         if traced and self.placement is not None:
             return self._divided(self.placement)
         point = self.begun()
-        found = loops.total(partial(self.of_columns, point), self.chunks(), traced)
+        found = loops.total(partial(self.of_columns, point), self.chunks(), traced, self._added)
         for blocks in self.wanted.products:
-            found[blocks] = signals.weight_gradients(
+            found[blocks] = finishing.weight_gradients(
                 self.network, self.batch, point.values, found[blocks], paths=self.paths, placement=self.placement
             )
+        rooted = found.pop(signals.ROOTS, [])
+        for name, at, options in _rooted(self.wanted, found, rooted):
+            found[name][at] = finishing.of_roots(point.rows[at], rooted[at], **options, placement=self.placement)
         return found
 
     def _divided(self, placement: Placement) -> dict[Any, list[Any]]:
@@ -180,6 +195,13 @@ class SignalTask:
         """What some columns add to every quantity; to products, in the space of z."""
         options = {"wanted": self.wanted, "count": self.count, "placement": self.placement}
         return signals.of_columns(point, self.vectors, indices, **options)
+
+    def _added(self, one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+        if signals.ROOTS not in one:
+            return loops.added(one, other)
+        joined = finishing.joined(one[signals.ROOTS], other[signals.ROOTS], placement=self.placement)
+        rests = ({name: each for name, each in side.items() if name != signals.ROOTS} for side in (one, other))
+        return loops.added(*rests) | {signals.ROOTS: joined}
 
     def begun(self) -> signals.Point:
         """The forward pass."""
@@ -224,16 +246,37 @@ def _signal_cost(
     found = jax.eval_shape(partial(signals.of_columns, **options), *arguments)
     last = [
         measure(
-            signals.weight_gradients,
+            finishing.weight_gradients,
             (network, batch, point.values, kept(found[of], placement)),
             {"paths": wanted.paths, "placement": placement},
         )
         for of in wanted.products
     ]
-    operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last)
+    rooted = kept(found.pop(signals.ROOTS, []), placement)
+    made = [
+        measure(finishing.of_roots, (point.rows[at], rooted[at]), {**options, "placement": placement})
+        for _, at, options in _rooted(wanted, found, rooted)
+    ]
+    operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last + made)
     # The sum so far lies beside what is added to it.
     held = [each.bytes + (len(chunks) > 1) * each.results, *(each.results + other.bytes for other in last)]
-    return 1 + len(chunks) + len(last), operations, first.results + max(first.bytes - first.results, *held)
+    # Blocks are made one leaf after the other.
+    blocks, beside = (
+        sum(other.results for other in made),
+        max((other.bytes - other.results for other in made), default=0),
+    )
+    held.append(each.results + blocks + beside)
+    calls = 1 + len(chunks) + len(last) + len(made)
+    return calls, operations, first.results + max(first.bytes - first.results, *held)
+
+
+def _rooted(wanted: Wanted, found: dict[Any, Any], given: list[Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Lists (quantity, leaf, options of ``finishing.of_roots``) of the dense blocks that are made of roots."""
+    for quantity in wanted.others if given else ():
+        name = signals.name_of(quantity)
+        for at, units in enumerate(wanted.units):
+            if given[at] is not None and found[name][at] is None:
+                yield name, at, {"blocks": quantity[1], "units": units}
 
 
 def fitted(task: Any, memory: int | None, measure: Measure) -> Any:
@@ -253,7 +296,8 @@ def fitted(task: Any, memory: int | None, measure: Measure) -> Any:
 def narrowed(task: Any, there: int, measure: Measure) -> tuple[Any, str]:
     """Returns a task with as many side by side as fit into so many bytes, and why not even one does, or nothing."""
     while (needed := task.cost(measure)[2]) > there:
-        if not task.count or task.width == 1:
+        smaller = task.smaller()
+        if smaller is None:
             return task, refusal(f"{task.route} of {', '.join(task.paths[:3])}", needed, max(there, 1))
-        task = replace(task, width=max(1, task.width // 2))
+        task = smaller
     return task, ""

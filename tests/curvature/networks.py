@@ -517,7 +517,7 @@ class Dense:
     def blocks(self, path, units, blocks, matrix):
         """The dense blocks of a leaf; what is missing of a unit's last block is zero."""
         members = self.members(path, units, blocks)
-        size = blocks if isinstance(blocks, int) else max(map(len, members))
+        size = max(map(len, members))
         result = np.zeros((len(members), size, size))
         for place, member in zip(result, members, strict=True):
             place[: len(member), : len(member)] = self.matrices[matrix][np.ix_(member, member)]

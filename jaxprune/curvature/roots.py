@@ -1,0 +1,81 @@
+"""Dense blocks of a leaf with fewer positions than columns: the signals of all columns shrink to as many as positions.
+
+With the inputs A_n [t, d] of a unit o and its signals S_n [k, t], weighted by the roots of c_nk, its block is
+
+    H_o  =  sum_n (S_n A_n)^T (S_n A_n)  =  sum_n (R_n A_n)^T (R_n A_n),      R_n^T R_n = S_n^T S_n
+
+with the triangle R_n [t, t] of a QR decomposition: t gradients of an example stand for those of all columns.  After the
+last stage of a network there may be four positions for a thousand classes, or a single one.  Chunks of columns are
+joined by another decomposition; S_n^T S_n is never formed, which would lose what cancels over the positions.
+
+The decompositions are those of modified Gram and Schmidt, whose triangle is as exact as that of reflections, of all
+units side by side.  A program with one of LAPACK's for each of several leaves did not return, all of its threads
+waiting, where there are two of them (jaxlib 0.10.2).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune.curvature import grams
+from jaxprune.curvature.rows import Rows
+
+# Beyond so many positions decompositions take longer than the gradients that they save.
+_POSITIONS = 9
+
+
+def serve(ready: Rows, quantity: Any, columns: int) -> bool:
+    """Whether a quantity is of dense blocks, and roots are far fewer gradients than those of all columns."""
+    if isinstance(quantity, str):
+        return False
+    kind, blocks = quantity
+    return kind == "dense" and blocks != "layer" and ready.positions <= min(columns // 2, _POSITIONS)
+
+
+def of_signals(ready: Rows, signals: list[Any], weights: Any) -> Any:
+    """The triangles of some columns, [t, t, n, g, o]; ``weights``: of every column, none below 0 [n, k]."""
+    ordered = ready.ordered(signals) * jnp.sqrt(weights)[:, None, None, :, None]
+    return _triangle(jnp.transpose(ordered, (3, 2, 0, 1, 4)))
+
+
+def joined(one: Any, other: Any) -> Any:
+    """The triangles of the columns of both."""
+    return _triangle(jnp.concatenate([one, other]))
+
+
+def _triangle(rows: Any) -> Any:
+    """R [t, t, ...] with R^T R = S^T S, of S [k, t, ...]: each step takes a column out of those after it.
+
+    >>> _triangle(jnp.array([[3.0, 1.0], [4.0, 2.0], [0.0, 2.0]]))
+    Array([[5.       , 2.2      ],
+           [0.       , 2.0396078]], dtype=float32)
+    """
+    positions = jnp.arange(rows.shape[1]).reshape(-1, *[1] * (rows.ndim - 2))
+    # Scaled, so that no square of a small signal is zero.
+    size = jnp.max(jnp.abs(rows), axis=(0, 1))
+    # What is left of a column after that is no more than the rounding of rounding.
+    nothing = jnp.finfo(rows.dtype).eps ** 2
+
+    def step(rows: Any, at: Any) -> tuple[Any, Any]:
+        # A loop, and a barrier in it: of a dependent column only rounding is left, which a compiler that computes it
+        # twice, fused with one thing and another, may round in two ways; its direction would be no unit vector.
+        rows = jax.lax.optimization_barrier(rows)
+        column = rows[:, at]
+        counts = jnp.max(jnp.abs(column), axis=0) > nothing
+        norm = jnp.where(counts, jnp.sqrt(jnp.sum(column**2, axis=0)), 0)
+        direction = jnp.where(counts, column / jnp.where(counts, norm, 1), 0)
+        along = jnp.where(positions > at, jnp.sum(direction[:, None] * rows, axis=0), 0)
+        return rows - direction[:, None] * along, jnp.where(positions == at, norm, along)
+
+    return jax.lax.scan(step, rows / jnp.where(size > 0, size, 1), jnp.arange(rows.shape[1]))[1] * size
+
+
+def dense(ready: Rows, triangles: Any, blocks: str | int, units: tuple[int, ...]) -> Any:
+    """The dense blocks of a leaf, [blocks, m, m], from the triangles of all columns.
+
+    ``units``: the axes of the leaf that are output.
+    """
+    # As signals of as many columns as positions, [n, g, t, k, o].
+    signals = jnp.transpose(triangles, (2, 3, 1, 0, 4))
+    return grams.of_ordered(ready, ready.inputs(signals), signals, blocks, units)
