@@ -24,6 +24,7 @@ from experiments.shared.splits import PROTOCOLS, Inputs
 from experiments.shared.work import part
 from experiments.transfer.settings import Rung, Settings, plan
 from jaxprune import memory, sites
+from jaxprune.data.splits import shuffled
 from jaxprune.evaluate import transfer
 
 # Scores that are a quantity of the curvature, and the gradients that others take for each batch.
@@ -173,32 +174,38 @@ def _measured(settings: Settings, inputs: Inputs, seed: int) -> tuple[jp.Network
     network = inputs.weights.network
     source, indices = inputs.indices(seed, "scoring", inputs.source.classes)
     # Of all classes: a head of one class would have no gradient.
-    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(indices))
-    chosen = np.sort(indices[order[: settings.largest_batch]])
-    images = jp.data.Stream(source, chosen)
-    fetching = _clock(lambda: images[:], len(chosen))
-    labels = np.searchsorted(np.unique(source.labels[chosen]), source.labels[chosen])
-    batch = {"image": images[:], "label": labels.astype(np.int32)}
+    order = shuffled(len(indices), "the images of an estimate")
+    fetching, batch = _read(source, indices[order[: settings.largest_batch]])
 
     quick = jp.models.sliced(network)  # as the study reads features and trains
 
     def look() -> Any:
         return jax.block_until_ready(sites.read_jit(quick, batch["image"], sites=("features",))[0])
 
-    features = np.asarray(look())
+    features, labels = np.asarray(look()), batch["label"]
     head = options.HEADS["ridge"](1.0)(features, labels, int(labels.max()) + 1)
     headed, quick = (transfer.with_head(one, head) for one in (network, quick))
     loss = options.LOSSES[settings.label_loss]
-    gradient = jax.jit(lambda params: jp.curvature.gradient(quick.replace(params=params), loss, batch))
+    # As many as fine-tuning takes at a time, which is what most gradients are for.
+    steps = {name: np.resize(one, (settings.batch_size, *one.shape[1:])) for name, one in batch.items()}
+    gradient = jax.jit(lambda params: jp.curvature.gradient(quick.replace(params=params), loss, steps))
     compiled = gradient.lower(headed.params).compile()
     speeds = Speeds(
-        examples=len(chosen),
+        examples=len(labels),
         fetching=fetching,
-        features=_clock(look, len(chosen)),
-        gradient=_clock(lambda: jax.block_until_ready(compiled(headed.params)), len(chosen)),
+        features=_clock(look, len(labels)),
+        gradient=_clock(lambda: jax.block_until_ready(compiled(headed.params)), settings.batch_size),
         bytes=_taken(compiled),
     )
     return headed, batch, speeds
+
+
+def _read(source: Any, indices: np.ndarray) -> tuple[float, dict[str, Any]]:
+    """Reads a batch of some images, with labels from 0 on; and how many images are read in a second."""
+    images = jp.data.Stream(source, np.sort(indices))
+    labels = np.unique(source.labels[np.sort(indices)], return_inverse=True)[1]
+    batch = {"image": images[:], "label": labels.astype(np.int32)}
+    return _clock(lambda: images[:], len(indices)), batch
 
 
 def _cost(settings: Settings, headed: jp.Network, batch: dict[str, Any], method: Method) -> Cost:

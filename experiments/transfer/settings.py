@@ -106,6 +106,11 @@ def open_study(settings: Settings) -> Inputs:
             f"protocol: {settings.protocol!r} is about pretrained networks. Pass weights, or leave it out."
         )
     certifies = settings.protocol == "leak-free"
+    if not certifies and settings.rungs not in ((), Settings.rungs):
+        raise ValueError(
+            f"rungs: expected none under public-proxy, whose images leave none to certify with, but got "
+            f"{settings.rungs}. Leave them out, or take the protocol leak-free."
+        )
     if certifies and not min(settings.sparsities) > 0:
         raise ValueError("sparsities: expected numbers above 0, each a rung of a certificate, but got 0. Leave it out.")
     if certifies and not min(settings.rungs, default=1) > 0:

@@ -64,11 +64,12 @@ def _triangle(rows: Any) -> Any:
         column = rows[:, at]
         counts = jnp.max(jnp.abs(column), axis=0) > nothing
         norm = jnp.where(counts, jnp.sqrt(jnp.sum(column**2, axis=0)), 0)
-        direction = jnp.where(counts, column / jnp.where(counts, norm, 1), 0)
+        direction = jnp.where(counts, column / jnp.where(counts, norm, 1)[None], 0)
         along = jnp.where(positions > at, jnp.sum(direction[:, None] * rows, axis=0), 0)
-        return rows - direction[:, None] * along, jnp.where(positions == at, norm, along)
+        return rows - direction[:, None] * along[None], jnp.where(positions == at, norm[None], along)
 
-    return jax.lax.scan(step, rows / jnp.where(size > 0, size, 1), jnp.arange(rows.shape[1]))[1] * size
+    scaled = rows / jnp.where(size > 0, size, 1)[None, None]
+    return jax.lax.scan(step, scaled, jnp.arange(rows.shape[1]))[1] * size[None, None]
 
 
 def dense(ready: Rows, triangles: Any, blocks: str | int, units: tuple[int, ...]) -> Any:

@@ -321,6 +321,7 @@ def test_open_study_refuses_or_counts_images_that_cannot_be_read(place, tmp_path
             "finetune_rates: expected one under public-proxy, whose selection images are those of the test, but got",
         ),
         ({"protocol": "public-proxy", "most_per_class": 5}, "most_per_class: expected 0 under public-proxy"),
+        ({"protocol": "public-proxy", "rungs": (0.1,)}, r"rungs: expected none under public-proxy.*got \(0\.1,\)"),
         ({"data": "digits", "tasks": ()}, r"data: expected images in colours"),
         ({"data": "folder:"}, "data: unknown value"),
         ({"weights": "", "architecture": "torchvision/resnet18"}, "architecture: expected none"),
