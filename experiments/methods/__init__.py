@@ -25,7 +25,7 @@ __all__ = ["STUDY", "Settings"]
 
 STUDY = study.Study(
     name="methods",
-    version=1,
+    version=2,  # 2: every baseline is tried with every option; other images
     open=open_study,
     plan=plan,
     shared=lambda run: run.seed,

@@ -1,9 +1,8 @@
 """Every method of the study: an objective, a score, an update, and the options that are tried for it.
 
 All have the same images, and a method is tried with each of its options: which of them is best is read off images held
-out, by the squared distance to the dense network, and then it has all images.  The most expensive methods have the
-least tuning: thresholding by labels and WoodFisher in rounds the damping, thresholding by logits and rounds nothing,
-and the control of rounds its rate.
+out, by the squared distance to the dense network, and then it has all images.  Only rounds and their control, whose
+rate is chosen by what is held out of the images, are tried with nothing else.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +73,6 @@ class Arm:
       make: (scene, batch, prunable, sparsity, options) -> the pruned network.
       damped: whether damping is an option of it.
       allocations: which are tried.
-      firsts: whether the first kernel is pruned: which are tried.
     """
 
     method: Method
@@ -82,11 +80,10 @@ class Arm:
     make: Callable[[Scene, Batch, Prunable, float, Options], Round]
     damped: bool = False
     allocations: Sequence[str] = ALLOCATIONS
-    firsts: Sequence[bool] = (True, False)
 
     def options(self) -> Iterator[Options]:
-        """Lists what is tried."""
-        for one in product(self.allocations, self.firsts, DAMPINGS if self.damped else (DEFAULT,)):
+        """Lists what is tried: of every method with and without the first kernel."""
+        for one in product(self.allocations, (True, False), DAMPINGS if self.damped else (DEFAULT,)):
             yield Options(*one)
 
 
@@ -281,30 +278,24 @@ ARMS: Mapping[str, Arm] = dict(
             "WoodFisher, greedy, in 4 rounds, labels",
             _fisher_blocks("greedy", 4),
             damped=True,
-            firsts=(True,),
         ),
         _arm(
             "label/thresholding+thresholding",
             "iterated hard thresholding (CHITA), labels",
             _thresholded("label"),
             damped=True,
-            allocations=("global",),
-            firsts=(True,),
         ),
         _arm(
             "label/thresholding+stages",
             "the same in 4 stages (CHITA++), labels",
             _thresholded("label", stages=4, steps=20),
             damped=True,
-            allocations=("global",),
-            firsts=(True,),
         ),
         _arm(
             "logits/thresholding+stages",
             "the same on the Gauss-Newton matrix, logits",
             _thresholded("logits", stages=4, steps=5, first_order=True),
-            allocations=("global",),
-            firsts=(True,),
+            damped=True,
         ),
     ]
 )

@@ -13,6 +13,7 @@ from experiments.shared import options
 from experiments.shared.cooling import adam
 from experiments.shared.frozen_heads import CLASSIFIER, Tuned, best_rate, movable, pretrain
 from experiments.shared.methods import DENSE
+from jaxprune.data.splits import shuffled
 from jaxprune.evaluate import transfer
 from jaxprune.types import Batch
 
@@ -23,7 +24,7 @@ def prepare_seed(settings: Any, inputs: Inputs, seed: int) -> Scene:
     """Trains the network of a seed, and splits what every method has."""
     training = inputs.part(seed, "pretraining")
     dense = pretrain(settings, seed, training, len(inputs.images.classes))
-    chosen = np.random.Generator(np.random.Philox(key=seed)).permutation(len(training["label"]))[: settings.examples]
+    chosen = shuffled(len(training["label"]), f"the images of every method, {seed}")[: settings.examples]
     batch = {name: jnp.asarray(entry[chosen]) for name, entry in training.items() if name in ("image", "label")}
     held = np.arange(settings.examples) % _HELD_OUT == _HELD_OUT - 1
     fitted, held_out = ({name: one[np.flatnonzero(rows)] for name, one in batch.items()} for rows in (~held, held))

@@ -1,6 +1,5 @@
 """The study of methods: what every study promises, options that are chosen, and predictions against derivatives."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -90,7 +89,7 @@ def test_prune_reaches_the_same_sparsity_by_every_method(scene, word):
 
 
 def test_prune_chooses_the_option_that_is_nearest_on_images_held_out(scene):
-    """Of three, one that keeps the network as it is."""
+    """Of six, one that keeps the network as it is; of two that do, the first."""
     seen = []
 
     def make(scene: Any, batch: Any, prunable: Any, sparsity: float, options: Options) -> Any:
@@ -100,9 +99,19 @@ def test_prune_chooses_the_option_that_is_nearest_on_images_held_out(scene):
         return jp.pruning.Round(jp.masks.ones(params), params)
 
     arm = Arm(Method(objective="none", score="x", update="none"), "", make, damped=True, allocations=("global",))
-    found = arms.prune(scene, dataclasses.replace(arm, firsts=(True,)), 0.5)
+    found = arms.prune(scene, arm, 0.5)
     assert found.options == Options("global", True, arms.DAMPINGS[1])
-    assert seen == [*((30, damping) for damping in arms.DAMPINGS), (40, arms.DAMPINGS[1])]
+    assert seen == [*(2 * [(30, damping) for damping in arms.DAMPINGS]), (40, arms.DAMPINGS[1])]
+
+
+@pytest.mark.parametrize("word", [word for word in ARMS if not word.endswith(("+rounds", "+adam"))])
+def test_options_leave_no_baseline_weak(word):
+    """Uniform and global, with and without the first kernel, and damping wherever a matrix is solved with."""
+    tried = list(ARMS[word].options())
+    assert {"uniform", "global"} <= {one.allocation for one in tried}
+    assert {one.first for one in tried} == {True, False}
+    solves = ARMS[word].method.update != "none" or any(name in word for name in ("greedy", "obs"))
+    assert len({one.damping for one in tried}) == (3 if solves else 1)
 
 
 def test_increase_predicts_by_definition(scene):
