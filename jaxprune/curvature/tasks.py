@@ -258,15 +258,16 @@ def _signal_cost(
         for _, at, options in _rooted(wanted, found, rooted)
     ]
     operations = first.operations + len(chunks) * each.operations + sum(other.operations for other in last + made)
+    calls = 1 + len(chunks) + len(last) + len(made)
     # The sum so far lies beside what is added to it.
     held = [each.bytes + (len(chunks) > 1) * each.results, *(each.results + other.bytes for other in last)]
     # Blocks are made one leaf after the other.
-    blocks, beside = (
-        sum(other.results for other in made),
-        max((other.bytes - other.results for other in made), default=0),
-    )
-    held.append(each.results + blocks + beside)
-    calls = 1 + len(chunks) + len(last) + len(made)
+    blocks = sum(other.results for other in made)
+    held.append(each.results + blocks + max((other.bytes - other.results for other in made), default=0))
+    if made and len(chunks) > 1:
+        join = measure(finishing.joined, (rooted, rooted), {"placement": placement})
+        operations, calls = operations + (len(chunks) - 1) * join.operations, calls + len(chunks) - 1
+        held.append(2 * each.results + join.bytes)
     return calls, operations, first.results + max(first.bytes - first.results, *held)
 
 

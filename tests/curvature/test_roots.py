@@ -35,6 +35,12 @@ def _apply(p, _, x):
     return (x.reshape(-1, 4, 4) @ p["tokens"]).reshape(-1, CLASSES)
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Also blocks for which roots are not worth it, since the small ones can be compared with dense matrices."""
+    monkeypatch.setattr(roots, "_WORTH", 0)
+
+
 @functools.cache
 def few():
     shapes = {"torch": (4, 2, 2, 2), "grouped": (1, 1, 2, 4), "bias": (4,), "deep": (2, 2, 1, 4), "tokens": (4, 6)}
@@ -101,6 +107,15 @@ def test_of_columns_keeps_roots_where_positions_are_fewer_than_columns():
     assert not any(roots.serve(ready, one, 100) for one in ("diagonal", ("dense", "layer"), ("factors", "unit")))
 
 
+def test_serve_leaves_small_blocks_to_gradients(monkeypatch):
+    monkeypatch.undo()
+    network = jp.Network(lambda p, s, x: jnp.maximum(x @ p["w"], 0), {"w": jnp.ones((32, CLASSES))})
+    task = task_of(network, {"image": np.ones((5, 32)), "label": np.zeros(5, int)})
+    (ready,) = task.begun().rows
+    kinds = [("dense", "unit"), ("dense", 100), ("dense", 16), ("dense", 8)]
+    assert [roots.serve(ready, kind, CLASSES) for kind in kinds] == [True, True, True, False]
+
+
 def test_smaller_gives_up_roots_where_nothing_else_fits():
     network, batch = few()
     tasks = [task_of(network, batch)]
@@ -118,7 +133,10 @@ def test_smaller_gives_up_roots_where_nothing_else_fits():
     for task in tasks[1:]:
         for got, whole in zip(task.run()["dense unit"], expected, strict=True):
             close(got, whole, 1e-12)
-    assert tasks[0].fitted(tasks[2].cost()[2]).width == 2
+    fitting = [tasks[0].fitted(tasks[at].cost()[2]) for at in (0, -1)]
+    assert [(task.width, task.wanted.rooted) for task in fitting] == [(9, True), (1, False)]
+    # Joining the roots of two chunks takes more than anything else here.
+    assert tasks[0].cost()[2] > 2 * tasks[-1].cost()[2]
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-30, 1e30])
@@ -143,6 +161,7 @@ def test_of_signals_takes_columns_that_depend_on_others(kind):
     rows = np.random.default_rng(0).normal(size=(18, 9, 8, 1, 64))
     rows[:, 2], rows[:, 3] = 2 * rows[:, 0] - rows[:, 1], rows[:, 0]
     rows[:, 5:, :, :, :32] = 1e-7 * rows[:, :4, :, :, :32] + rows[:, :1, :, :, :32]
+    rows[:, ::2] *= 1e-15  # positions of quite another size
     rows = rows.astype(kind)
     found = np.asarray(jax.jit(roots._triangle)(rows), np.float64)
     expected = np.einsum("ktngo,ksngo->tsngo", rows, rows, dtype=np.float64)
