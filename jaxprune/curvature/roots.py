@@ -61,8 +61,9 @@ def _triangle(rows: Any) -> Any:
     nothing = jnp.finfo(rows.dtype).eps ** 2
 
     def step(rows: Any, at: Any) -> tuple[Any, Any]:
-        # A loop, and a barrier in it: of a dependent column only rounding is left, which a compiler that computes it
-        # twice, fused with one thing and another, may round in two ways; its direction would be no unit vector.
+        # Of a dependent column only rounding is left.  Unrolled, XLA on a CPU computes it once for its length and once
+        # for its direction, rounded in two ways, and that is no unit vector; what a loop carries is computed once.
+        # The barrier is for compilers that unroll loops.
         rows = jax.lax.optimization_barrier(rows)
         column = rows[:, at]
         counts = jnp.max(jnp.abs(column), axis=0) > nothing
