@@ -202,8 +202,9 @@ def _measured(settings: Settings, inputs: Inputs, seed: int) -> tuple[jp.Network
 
 def _read(source: Any, indices: np.ndarray) -> tuple[float, dict[str, Any]]:
     """Reads a batch of some images, with labels from 0 on; and how many images are read in a second."""
-    images = jp.data.Stream(source, np.sort(indices))
-    labels = np.unique(source.labels[np.sort(indices)], return_inverse=True)[1]
+    indices = np.sort(indices)
+    images = jp.data.Stream(source, indices)
+    labels = np.unique(source.labels[indices], return_inverse=True)[1]
     batch = {"image": images[:], "label": labels.astype(np.int32)}
     return _clock(lambda: images[:], len(indices)), batch
 
